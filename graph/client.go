@@ -1,0 +1,231 @@
+// Package graph speaks the part of Microsoft Graph that this program needs: the beta resource
+// windowsAutopilotDeviceIdentity and its one action unassignResourceAccountFromDevice.
+//
+// The action exists in beta only
+// (https://learn.microsoft.com/graph/api/intune-enrollment-windowsautopilotdeviceidentity-unassignresourceaccountfromdevice).
+// Repeating it is safe, since it sets a state; so every request is tried up to three times inside the time that its
+// context leaves.
+package graph
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/upstream"
+)
+
+const (
+	retries    = 2                      // after the first try
+	firstDelay = 400 * time.Millisecond // before the second try, where Graph does not say; three times that before the third, jittered
+	errorBody  = 64 << 10               // as much of a failure's body as is read, in bytes
+	noDeadline = 25 * time.Second       // the time for a call whose context has no deadline
+)
+
+// Client makes requests of Graph. It is safe for concurrent use.
+type Client struct {
+	endpoint string // https://graph.microsoft.com
+	pipeline runtime.Pipeline
+}
+
+// Options are what a Client may be told beside its endpoint and credential.
+type Options struct {
+	azcore.ClientOptions        // Transport is the one seam to the cloud; nil means [upstream.NewClient]
+	Version              string // of this program, for User-Agent
+}
+
+// New returns a Client of the Graph root endpoint ("https://graph.microsoft.com"), which authorises its requests with
+// tokens of cred for that root's .default scope. It makes no request. A cred with a method Expire(token string) is told
+// of a token that Graph has refused.
+func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, error) {
+	root, err := url.Parse(endpoint)
+	if err != nil || root.Scheme != "https" || root.Host == "" || (root.Path != "" && root.Path != "/") || root.RawQuery != "" {
+		return nil, errors.New("graph: the endpoint must be https:// and a host")
+	}
+	if o.Transport == nil {
+		o.Transport = upstream.NewClient()
+	}
+	endpoint = "https://" + root.Host
+	return &Client{
+		endpoint: endpoint,
+		pipeline: runtime.NewPipeline("autopilot-unassign", o.Version, runtime.PipelineOptions{
+			PerCall:  []policy.Policy{&authorize{cred: cred, scope: endpoint + "/.default"}},
+			PerRetry: []policy.Policy{policyFunc(readFailure)},
+		}, &o.ClientOptions),
+	}, nil
+}
+
+// call is what the policies of the pipeline know of one request, over all its tries.
+type call struct {
+	deadline  time.Time
+	tries     int
+	failure   *upstream.Error // of the last try that was answered; nil while none was, or when it was a success
+	maybeDone bool            // a try ended in a way that leaves open whether Graph has acted
+}
+
+// do sends req and returns the answer if its status is 2xx, with its body unread. Any other end is an *upstream.Error.
+func (c *Client) do(ctx context.Context, req *policy.Request) (*http.Response, error) {
+	header := req.Raw().Header
+	header.Set("Accept", "application/json")
+	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
+	// turns out to be dead, as it is after a freeze.
+	header["Idempotency-Key"] = nil
+
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(noDeadline)
+	}
+	call := &call{deadline: deadline}
+	req.SetOperationValue(call)
+	runtime.SkipBodyDownload(req)
+	*req = *req.WithContext(policy.WithRetryOptions(ctx, policy.RetryOptions{
+		MaxRetries:    retries,
+		RetryDelay:    firstDelay,
+		MaxRetryDelay: time.Until(deadline),
+		TryTimeout:    time.Until(deadline) / (retries + 1),
+		ShouldRetry:   call.again,
+	}))
+	resp, err := c.pipeline.Do(req)
+	switch {
+	case err != nil:
+		failure := upstream.Transport(upstream.Graph, err)
+		if failure.Service == upstream.Graph {
+			failure.MaybeDone = failure.MaybeDone || call.maybeDone
+		}
+		return nil, failure
+	case call.failure != nil:
+		call.failure.MaybeDone = call.failure.MaybeDone || call.maybeDone
+		return nil, call.failure
+	}
+	return resp, nil
+}
+
+// newClientRequestID returns the id of the request being served if it is a GUID, which Graph asks for, else a fresh one.
+func newClientRequestID(ctx context.Context) string {
+	if id := upstream.RequestID(ctx); id != "" {
+		if _, err := guid.Parse(id); err == nil {
+			return id
+		}
+	}
+	return guid.New().String()
+}
+
+// again decides whether a try that ended with resp or err is worth another: Graph or the network may do better next time,
+// and waiting for it leaves at least as much time as it takes.
+func (c *call) again(resp *http.Response, err error) bool {
+	failure := c.failure
+	if err != nil {
+		failure = upstream.Transport(upstream.Graph, err)
+	}
+	if failure == nil {
+		return false
+	}
+	c.maybeDone = c.maybeDone || failure.MaybeDone
+	switch failure.Reason {
+	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable, upstream.BadAnswer:
+	default:
+		return false
+	}
+	wait := failure.RetryAfter
+	if wait == 0 {
+		wait = firstDelay << c.tries // an upper bound of the delay that the pipeline will choose
+	}
+	return wait < time.Until(c.deadline)/2
+}
+
+// readFailure is the policy nearest to the wire. It counts the try, and reads an answer that is no success to its end or
+// limit, so that a try's time-out covers it and again() can decide by what it says.
+func readFailure(req *policy.Request) (*http.Response, error) {
+	var call *call
+	req.OperationValue(&call)
+	call.tries++
+	call.failure = nil
+	upstream.Tried(req.Raw().Context())
+	resp, err := req.Next()
+	if err != nil || resp.StatusCode/100 == 2 {
+		return resp, err
+	}
+	// What was read before an error is worth reading all the same: the status has the last word.
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBody))
+	_ = resp.Body.Close()
+	resp.Body = http.NoBody
+	call.failure = failure(resp, body)
+	if after := call.failure.RetryAfter; after > 0 && resp.Header.Get("Retry-After") == "" {
+		// Graph said it in the body alone; the retry policy looks at the header.
+		resp.Header.Set("Retry-After", fmt.Sprint(int(after.Seconds())))
+	}
+	return resp, nil
+}
+
+// authorize is the policy that puts a token on a request, and on a second one where Graph refuses the first.
+//
+// It stands in front of the retries, not behind them, so that a wait for the credential is not cut by the time-out of a
+// try. azcore's own bearer token policy lets the callers wait for one another's token without an eye on their contexts.
+type authorize struct {
+	cred  azcore.TokenCredential
+	scope string
+}
+
+func (a *authorize) Do(req *policy.Request) (*http.Response, error) {
+	resp, token, err := a.send(req, "")
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	claims := claimsChallenge(resp.Header)
+	if caching, ok := a.cred.(interface{ Expire(token string) }); ok && claims == "" {
+		caching.Expire(token)
+	}
+	resp, _, err = a.send(req, claims)
+	return resp, err
+}
+
+// send gets a token that meets claims and passes req on with it. It returns the token beside the answer.
+func (a *authorize) send(req *policy.Request, claims string) (*http.Response, string, error) {
+	ctx := req.Raw().Context()
+	token, err := a.cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{a.scope}, Claims: claims, EnableCAE: true})
+	if err != nil {
+		if _, ok := errors.AsType[*upstream.Error](err); !ok {
+			err = &upstream.Error{Service: upstream.Identity, Reason: upstream.Unavailable, Cause: fmt.Sprintf("error of type %T", err)}
+		}
+		return nil, "", err
+	}
+	req.Raw().Header.Set("Authorization", "Bearer "+token.Token)
+	start := time.Now()
+	resp, err := req.Next()
+	upstream.Spent(ctx, upstream.Graph, time.Since(start))
+	return resp, token.Token, err
+}
+
+// claimsParameter finds the claims in the challenge of continuous access evaluation:
+// Bearer …, error="insufficient_claims", claims="eyJ…"
+// (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
+var claimsParameter = regexp.MustCompile(`\bclaims="([A-Za-z0-9+/_=-]+)"`)
+
+// claimsChallenge returns the claims that the answer with header h wants a new token to meet, "" if it names none.
+func claimsChallenge(h http.Header) string {
+	for _, challenge := range h.Values("WWW-Authenticate") {
+		if m := claimsParameter.FindStringSubmatch(challenge); m != nil {
+			for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawURLEncoding} {
+				if claims, err := encoding.DecodeString(m[1]); err == nil {
+					return string(claims)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+type policyFunc func(*policy.Request) (*http.Response, error)
+
+func (f policyFunc) Do(req *policy.Request) (*http.Response, error) { return f(req) }
