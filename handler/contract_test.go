@@ -1,0 +1,168 @@
+package handler
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+)
+
+// loadContract returns openapi.yaml, which must be valid.
+func loadContract(t *testing.T) *openapi3.T {
+	t.Helper()
+	doc, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := doc.Validate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// statuses returns the codes of the status table by status.
+func statuses() map[int][]string {
+	codes := map[int][]string{}
+	for code, row := range rows {
+		codes[row.status] = append(codes[row.status], string(code))
+	}
+	for _, list := range codes {
+		slices.Sort(list)
+	}
+	return codes
+}
+
+func TestContractHasEveryCode(t *testing.T) {
+	doc := loadContract(t)
+	if paths := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(paths, []string{RouteHealth, RouteUnassign}) {
+		t.Errorf("openapi.yaml has the routes %v", paths)
+	}
+	described := map[int][]string{}
+	for status, response := range doc.Paths.Value(RouteUnassign).Post.Responses.Map() {
+		n, err := strconv.Atoi(status)
+		if err != nil {
+			t.Fatal(err)
+		}
+		described[n] = nil
+		list, _ := response.Value.Extensions["x-codes"].([]any)
+		for _, code := range list {
+			described[n] = append(described[n], fmt.Sprint(code))
+		}
+		slices.Sort(described[n])
+	}
+	want := statuses()
+	want[404] = slices.DeleteFunc(want[404], func(code string) bool { return code == string(routeNotFound) }) // of no route
+	want[200], want[204] = nil, nil
+	for status := range maps.Keys(want) {
+		if _, ok := described[status]; !ok {
+			t.Errorf("openapi.yaml has no response %d", status)
+		}
+	}
+	for status, codes := range described {
+		if !slices.Equal(codes, want[status]) {
+			t.Errorf("status %d: openapi.yaml has %v, the table %v", status, codes, want[status])
+		}
+	}
+	var enumerated []string
+	for _, code := range doc.Components.Schemas["FailureError"].Value.Properties["code"].Value.Enum {
+		enumerated = append(enumerated, fmt.Sprint(code))
+	}
+	slices.Sort(enumerated)
+	var all []string
+	for code := range rows {
+		all = append(all, string(code))
+	}
+	slices.Sort(all)
+	if !slices.Equal(enumerated, all) {
+		t.Errorf("FailureError.code lists %v, the table has %v", enumerated, all)
+	}
+}
+
+// ServiceNow's importer passes over what these would say, or refuses the file.
+func TestContractIsFlat(t *testing.T) {
+	text, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"oneOf:", "anyOf:", "allOf:", "not:", "nullable:", "discriminator:"} {
+		if strings.Contains(string(text), word) {
+			t.Errorf("openapi.yaml has %s", word)
+		}
+	}
+}
+
+func TestDocsHaveEveryCode(t *testing.T) {
+	text, err := os.ReadFile("../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := regexp.MustCompile(`(?m)^## (\w+)\n\n\*\*(\d{3}), (retry|do not retry)\.\*\* \S`)
+	documented := map[Code]string{}
+	for _, m := range entry.FindAllStringSubmatch(string(text), -1) {
+		documented[Code(m[1])] = m[2] + ", " + m[3]
+	}
+	for code, row := range rows {
+		want := fmt.Sprintf("%d, do not retry", row.status)
+		if retryable(row.status) {
+			want = fmt.Sprintf("%d, retry", row.status)
+		}
+		if documented[code] != want {
+			t.Errorf("docs/errors.md has %q for %s, want %q", documented[code], code, want)
+		}
+	}
+	if headings := strings.Count(string(text), "\n## "); headings != len(rows) {
+		t.Errorf("docs/errors.md has %d entries, the table %d", headings, len(rows))
+	}
+}
+
+// The table of README is: | what happened | status | codes |.
+func TestReadmeHasTheTable(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile("(?m)^\\| [^|]+ \\| (\\d{3})[^|]* \\| ([^|]+) \\|$")
+	code := regexp.MustCompile("`(\\w+)`")
+	shown := map[int][]string{}
+	for _, m := range line.FindAllStringSubmatch(string(text), -1) {
+		status, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range code.FindAllStringSubmatch(m[2], -1) {
+			shown[status] = append(shown[status], c[1])
+		}
+		slices.Sort(shown[status])
+	}
+	want := statuses()
+	want[204] = []string{string(Unassigned)}
+	for status := range want {
+		if !slices.Equal(shown[status], want[status]) {
+			t.Errorf("status %d: README has %v, the table %v", status, shown[status], want[status])
+		}
+	}
+	for status := range shown {
+		if want[status] == nil {
+			t.Errorf("README has status %d, the table does not", status)
+		}
+	}
+}
+
+func TestRows(t *testing.T) {
+	for code, row := range rows {
+		switch {
+		case row.title == "" || row.message == "" || len(row.message) > 300:
+			t.Errorf("%s: title %q, message of %d bytes", code, row.title, len(row.message))
+		case (row.retryAfter > 0) != (row.status == 429 || row.status == 503):
+			t.Errorf("%s: status %d with Retry-After %v", code, row.status, row.retryAfter)
+		case !regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`).MatchString(string(code)):
+			t.Errorf("%s is no word in snake case", code)
+		}
+	}
+}

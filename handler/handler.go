@@ -1,0 +1,337 @@
+// Package handler is the function itself: it takes the webhook of a caller, finds out who it is, reads what is asked for,
+// has it done, and answers by the status table.
+//
+// It knows HTTP and the log, and neither a cloud nor a host: [New] returns one http.Handler, and the hosts of package
+// main turn their events into requests for it. What it needs of Graph it has from [Devices].
+package handler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/upstream"
+)
+
+// The routes, the same on every host.
+const (
+	RouteUnassign = "/api/unassign"
+	RouteHealth   = "/api/health"
+)
+
+// Devices is what acting on devices needs of Graph. *graph.Client is one.
+type Devices interface {
+	// UnassignResourceAccount takes the resource account off each device and returns one result for each, in order. The
+	// error in a result is an *upstream.Error.
+	UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result
+}
+
+// Options are what New needs. Nothing but Version may be zero.
+type Options struct {
+	Devices  Devices
+	Verifier caller.Verifier
+	Log      *slog.Logger
+	Timeout  time.Duration // the time for one request, from its first byte to the answer
+	Version  string        // of this program, for health
+}
+
+// New returns the handler of all routes.
+func New(o Options) http.Handler { return &handler{o} }
+
+type handler struct {
+	Options
+}
+
+// Invocation is what a host knows of the request it hands on, for the log.
+type Invocation struct {
+	Host string // azure, lambda or local
+	ID   string // the host's own id of it; may be empty
+}
+
+type invocationKey struct{}
+
+// WithInvocation returns a context that carries i to the audit record.
+func WithInvocation(ctx context.Context, i Invocation) context.Context {
+	return context.WithValue(ctx, invocationKey{}, i)
+}
+
+// ServeHTTP answers one request. It does not stop when the caller goes away: what was begun is brought to an end, within
+// the time there is, and recorded.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	deadline := start.Add(h.Timeout)
+	if hosts, ok := r.Context().Deadline(); ok && hosts.Before(deadline) {
+		deadline = hosts
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(r.Context()), deadline)
+	defer cancel()
+
+	id := requestID(r.Header)
+	trace := &upstream.Trace{}
+	ctx = upstream.WithTrace(upstream.WithRequestID(ctx, id), trace)
+	r = r.WithContext(ctx)
+
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("X-Request-Id", id)
+
+	rec := &record{requestID: id, start: start, trace: trace}
+	rec.invocation, _ = ctx.Value(invocationKey{}).(Invocation)
+	defer func() {
+		if p := recover(); p != nil {
+			rec.stack = debug.Stack()
+			h.fail(w, r, rec, fmt.Errorf("panic: %T", p))
+			h.audit(ctx, rec)
+		}
+	}()
+	switch r.URL.Path {
+	case RouteUnassign:
+		h.unassign(w, r, rec)
+		h.audit(ctx, rec)
+	case RouteHealth:
+		h.health(w, r, rec)
+	default:
+		h.fail(w, r, rec, &refusal{code: routeNotFound})
+	}
+}
+
+// health answers that the process is there, and in which version. It asks nobody.
+func (h *handler) health(w http.ResponseWriter, r *http.Request, rec *record) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		h.fail(w, r, rec, &refusal{code: methodNotAllowed})
+		return
+	}
+	reply(w, http.StatusOK, "application/json", struct {
+		Status  string `json:"status"`
+		Version string `json:"version"`
+	}{"ok", h.Version})
+}
+
+// unassign serves the one verb. What it does and finds goes into rec.
+func (h *handler) unassign(w http.ResponseWriter, r *http.Request, rec *record) {
+	body, err := readBody(w, r, min(10*time.Second, h.Timeout/2))
+	if err != nil {
+		h.fail(w, r, rec, err)
+		return
+	}
+	rec.caller, err = h.Verifier.Verify(r, body)
+	if err != nil {
+		h.fail(w, r, rec, err)
+		return
+	}
+	req, err := decode(body)
+	rec.request = req
+	if err != nil {
+		h.fail(w, r, rec, err)
+		return
+	}
+	if err := h.act(r.Context(), rec); err != nil {
+		h.fail(w, r, rec, err)
+		return
+	}
+	h.succeed(w, r, rec)
+}
+
+// readBody returns the body of a request that is a POST of JSON of the right size and has arrived within limit. Nothing
+// in it has been looked at, nor who sent it: these checks cost a stranger more than they cost us.
+func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return nil, &refusal{code: methodNotAllowed}
+	}
+	if !isJSON(r.Header) {
+		w.Header().Set("Accept-Post", "application/json")
+		return nil, &refusal{code: unsupportedMediaType}
+	}
+	// A host without a connection of its own (Lambda) has no deadline to set, and no slow body either.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(limit))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	_ = control.SetReadDeadline(time.Time{})
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case tooLarge:
+		return nil, &refusal{code: bodyTooLarge}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &refusal{code: bodyTimeout}
+	case err != nil:
+		return nil, &refusal{code: invalidJSON}
+	}
+	return body, nil
+}
+
+// isJSON reports whether the body is declared as plain JSON in UTF-8, or not declared at all: scripts in ServiceNow send
+// no Content-Type unless they are told to.
+func isJSON(h http.Header) bool {
+	if encoding := h.Values("Content-Encoding"); len(encoding) > 1 || (len(encoding) == 1 && !strings.EqualFold(encoding[0], "identity")) {
+		return false
+	}
+	types := h.Values("Content-Type")
+	if len(types) == 0 {
+		return true
+	}
+	media, params, err := mime.ParseMediaType(types[0])
+	charset, declared := params["charset"]
+	return len(types) == 1 && err == nil && media == "application/json" && (!declared || strings.EqualFold(charset, "utf-8"))
+}
+
+// requestID returns the id that the caller gave its request if it is plain, else a fresh one.
+func requestID(h http.Header) string {
+	if ids := h.Values("X-Request-Id"); len(ids) == 1 && plainName(ids[0]) {
+		return ids[0]
+	}
+	return guid.New().String()
+}
+
+// succeed answers for a device that the resource account was taken off: like Graph with 204 and no body, or with what
+// was done where the caller prefers that (RFC 7240).
+func (h *handler) succeed(w http.ResponseWriter, r *http.Request, rec *record) {
+	rec.code = Unassigned
+	if !prefersRepresentation(r.Header) {
+		rec.status = http.StatusNoContent
+		w.WriteHeader(rec.status)
+		return
+	}
+	rec.status = http.StatusOK
+	w.Header().Set("Preference-Applied", "return=representation")
+	reply(w, rec.status, "application/json", struct {
+		Code           Code   `json:"code"`
+		Message        string `json:"message"`
+		DeviceID       string `json:"deviceId"`
+		Reference      string `json:"reference,omitempty"`
+		RequestID      string `json:"requestId"`
+		GraphRequestID string `json:"graphRequestId,omitempty"`
+	}{Unassigned, "The device has no resource account any more.", rec.request.device.String(), rec.request.reference, rec.requestID, rec.result.RequestID})
+}
+
+// Failure is the body of every answer that is not a success. What a caller cuts off or shows alone comes first: ServiceNow
+// keeps 100 characters of a body, Power Automate shows error.message. The rest are the members of RFC 9457 and ours.
+type Failure struct {
+	Error struct {
+		Code    Code   `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+	Type      string        `json:"type"`
+	Title     string        `json:"title"`
+	Status    int           `json:"status"`
+	Detail    string        `json:"detail"`
+	Field     string        `json:"field,omitempty"`
+	Retryable bool          `json:"retryable"`
+	Outcome   string        `json:"outcome"`
+	RequestID string        `json:"requestId"`
+	Reference string        `json:"reference,omitempty"`
+	Graph     *GraphFailure `json:"graph,omitempty"`
+}
+
+// GraphFailure is what Graph's support asks for.
+type GraphFailure struct {
+	Status    int    `json:"status"`
+	Code      string `json:"code,omitempty"`
+	RequestID string `json:"requestId,omitempty"`
+}
+
+// fail answers with the row of the status table that err belongs to, and puts the end into rec.
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, rec *record, err error) {
+	rec.err = err
+	rec.code = outcome(err)
+	row := rows[rec.code]
+	rec.status = row.status
+	body := Failure{
+		Type:      "docs/errors.md#" + string(rec.code),
+		Title:     row.title,
+		Status:    row.status,
+		Detail:    row.message,
+		Retryable: retryable(row.status),
+		Outcome:   done(err),
+		RequestID: rec.requestID,
+		Reference: rec.request.reference,
+	}
+	body.Error.Code, body.Error.Message = rec.code, row.message
+	if refused, ok := errors.AsType[*refusal](err); ok {
+		body.Field = shown(refused.field)
+	}
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Service == upstream.Graph && failed.Status != 0 {
+		body.Graph = &GraphFailure{failed.Status, failed.Code, failed.RequestID}
+	}
+	header := w.Header()
+	if row.status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", `Webhook-Signature realm="unassign"`)
+	}
+	if wait := retryAfter(err); wait > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
+	}
+	reply(w, row.status, failureType(r.Header), body)
+}
+
+// reply writes body as JSON.
+func reply(w http.ResponseWriter, status int, contentType string, body any) {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(body); err != nil {
+		panic(fmt.Sprintf("handler: encode %T: %v", body, err)) // the types are all of this file
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, b.String()) // a caller who has gone away does not read it
+}
+
+// shown returns a field's name as a caller wrote it, cut and made plain.
+func shown(field string) string {
+	if len(field) > 64 {
+		field = field[:64] + "…"
+	}
+	return strings.Trim(strconv.QuoteToASCII(field), `"`)
+}
+
+// prefersRepresentation reports whether the caller asked for the result in the body of a success.
+func prefersRepresentation(h http.Header) bool {
+	for _, preference := range listed(h, "Prefer") {
+		name, value, _ := strings.Cut(preference, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "return") && strings.EqualFold(strings.Trim(strings.TrimSpace(value), `"`), "representation") {
+			return true
+		}
+	}
+	return false
+}
+
+// failureType returns the media type for a failure: application/problem+json for a caller that lists it, else
+// application/json, the only one that Power Automate documents as JSON.
+func failureType(h http.Header) string {
+	const problem = "application/problem+json"
+	for _, accepted := range listed(h, "Accept") {
+		media, params, err := mime.ParseMediaType(accepted)
+		refused := params["q"] != "" && strings.Trim(params["q"], "0.") == "" // q=0, which is "not this one"
+		if err == nil && media == problem && !refused {
+			return problem
+		}
+	}
+	return "application/json"
+}
+
+// listed returns the members of a header that is a comma-separated list, without their white space.
+func listed(h http.Header, name string) []string {
+	var members []string
+	for _, value := range h.Values(name) {
+		for member := range strings.SplitSeq(value, ",") {
+			members = append(members, strings.TrimSpace(member))
+		}
+	}
+	return members
+}

@@ -1,0 +1,256 @@
+package handler
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
+)
+
+// Code is the stable word for what became of a request, or of one device in it. docs/errors.md has an entry for each
+// code of a failure.
+type Code string
+
+// The code of a success.
+const Unassigned Code = "unassigned"
+
+// The codes of failures.
+const (
+	invalidJSON          Code = "invalid_json"
+	bodyMissing          Code = "body_missing"
+	unknownField         Code = "unknown_field"
+	duplicateField       Code = "duplicate_field"
+	selectorMissing      Code = "selector_missing"
+	deviceIDInvalid      Code = "device_id_invalid"
+	referenceInvalid     Code = "reference_invalid"
+	contextInvalid       Code = "context_invalid"
+	unauthenticated      Code = "unauthenticated"
+	requestExpired       Code = "request_expired"
+	deviceNotFound       Code = "device_not_found"
+	routeNotFound        Code = "route_not_found"
+	methodNotAllowed     Code = "method_not_allowed"
+	bodyTimeout          Code = "body_timeout"
+	stateChanged         Code = "state_changed"
+	graphConflict        Code = "graph_conflict"
+	bodyTooLarge         Code = "body_too_large"
+	unsupportedMediaType Code = "unsupported_media_type"
+	graphRejected        Code = "graph_rejected"
+	permissionMissing    Code = "graph_permission_missing"
+	tenantNotEnabled     Code = "tenant_not_enabled"
+	vaultForbidden       Code = "vault_forbidden"
+	secretNotFound       Code = "secret_not_found"
+	secretDisabled       Code = "secret_disabled"
+	secretInvalid        Code = "secret_invalid"
+	credentialRejected   Code = "credential_rejected"
+	credentialExpired    Code = "credential_expired"
+	appNotFound          Code = "app_not_found"
+	tenantNotFound       Code = "tenant_not_found"
+	scopeInvalid         Code = "scope_invalid"
+	upstreamTLS          Code = "upstream_tls"
+	graphThrottled       Code = "graph_throttled"
+	internalError        Code = "internal_error"
+	graphError           Code = "graph_error"
+	graphBadAnswer       Code = "graph_bad_answer"
+	graphUnavailable     Code = "graph_unavailable"
+	deviceLocked         Code = "device_locked"
+	vaultUnavailable     Code = "vault_unavailable"
+	identityUnavailable  Code = "identity_unavailable"
+	upstreamUnreachable  Code = "upstream_unreachable"
+	graphTimeout         Code = "graph_timeout"
+	vaultTimeout         Code = "vault_timeout"
+	identityTimeout      Code = "identity_timeout"
+)
+
+// row is one line of the status table: what a caller is told for a code.
+type row struct {
+	status  int
+	title   string
+	message string // what it is and what to do; at most 300 characters, the beginning being what matters
+	// retryAfter is told as Retry-After unless the service behind named a time itself. Zero: no such header.
+	retryAfter time.Duration
+}
+
+// rows is the status table. README shows it, openapi.yaml and docs/errors.md describe it; tests hold them to it.
+var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing writes to
+	invalidJSON:      {400, "Invalid JSON", "The body is not one JSON object in UTF-8. Send a JSON object and nothing behind it.", 0},
+	bodyMissing:      {400, "Body missing", "The request has no body. Send a JSON object that names a device.", 0},
+	unknownField:     {400, "Unknown field", "The body has a field that is not known here. Names are case-sensitive; use context for data of your own.", 0},
+	duplicateField:   {400, "Duplicate field", "The body has a field twice. Send each field once.", 0},
+	selectorMissing:  {400, "No device named", "The body names no device. Send deviceId.", 0},
+	deviceIDInvalid:  {400, "Invalid deviceId", "deviceId is not the id of an Autopilot device: a string with a GUID. In ServiceNow, take it with current.getValue('…').", 0},
+	referenceInvalid: {400, "Invalid reference", "reference must be a string of at most 128 printable characters. In ServiceNow, take it with current.getValue('…').", 0},
+	contextInvalid:   {400, "Invalid context", "context must be an object of at most 20 strings, with names of at most 64 letters, digits, dots, hyphens and underscores and values of at most 256 printable characters.", 0},
+
+	unauthenticated: {401, "Not authenticated", "The request could not be authenticated. Check the signature or the API key, and that it is the current one.", 0},
+	requestExpired:  {401, "Request expired", "The signature is right, but its time is outside the accepted window. Check the clock of the sender, and sign each attempt anew.", 0},
+
+	deviceNotFound: {404, "Device not found", "No Autopilot device has this id. Check that it is the id of the Autopilot device, not of the Entra or Intune device.", 0},
+	routeNotFound:  {404, "Route not found", "There is nothing at this address. The routes are POST /api/unassign and GET /api/health.", 0},
+
+	methodNotAllowed:     {405, "Method not allowed", "The address does not take this method. See the header Allow.", 0},
+	bodyTimeout:          {408, "Body too slow", "The body did not arrive in time. Send the request again.", 0},
+	stateChanged:         {409, "State changed", "The device was changed by somebody else meanwhile. Look at it before asking again.", 0},
+	graphConflict:        {409, "Conflict in Intune", "Graph reports a conflict with another change of this device. Look at it before asking again.", 0},
+	bodyTooLarge:         {413, "Body too large", "The body is larger than 16 KiB.", 0},
+	unsupportedMediaType: {415, "Unsupported media type", "The body must be JSON in UTF-8: Content-Type application/json or none, and no Content-Encoding.", 0},
+	graphRejected:        {422, "Rejected by Graph", "Graph refused the request for this device and will refuse it again. Its own code is in graph.", 0},
+
+	permissionMissing:  {424, "Graph permission missing", "Graph does not let this function act. Its app needs the application permission DeviceManagementServiceConfig.ReadWrite.All with admin consent; a new grant takes some minutes.", 0},
+	tenantNotEnabled:   {424, "Tenant without Intune", "Graph says that this does not apply to the tenant. Check GRAPH_TENANT_ID, and that the tenant has an active Intune licence.", 0},
+	vaultForbidden:     {424, "Key Vault refused", "Key Vault does not let this function read its secrets. Check the role Key Vault Secrets User and the vault's firewall; a new role takes some minutes.", 0},
+	secretNotFound:     {424, "Secret not found", "A secret that this function is set up to use is not in Key Vault. Check the names in its settings.", 0},
+	secretDisabled:     {424, "Secret disabled", "A secret that this function is set up to use is disabled in Key Vault.", 0},
+	secretInvalid:      {424, "Secret unusable", "A secret in Key Vault is not what it must be: empty, too short, not base64, or a certificate without its key. The log names it.", 0},
+	credentialRejected: {424, "Credential rejected", "Entra ID refused the credential of this function. Check that the secret or certificate in Key Vault is a current one of the app.", 0},
+	credentialExpired:  {424, "Credential expired", "The client secret of the app has expired. Make a new one and store it in Key Vault; it is picked up by the next request.", 0},
+	appNotFound:        {424, "App not found", "Entra ID does not know the app in this tenant. Check GRAPH_CLIENT_ID and GRAPH_TENANT_ID.", 0},
+	tenantNotFound:     {424, "Tenant not found", "Entra ID does not know the tenant. Check GRAPH_TENANT_ID and AZURE_CLOUD.", 0},
+	scopeInvalid:       {424, "Scope invalid", "Entra ID does not know Microsoft Graph by the address in use. Check AZURE_CLOUD and GRAPH_ENDPOINT.", 0},
+	upstreamTLS:        {424, "Certificate not trusted", "The certificate of a service behind this function is not trusted. Check AZURE_CLOUD and any proxy in between.", 0},
+
+	graphThrottled:      {429, "Throttled by Graph", "Graph is receiving too many requests. Ask again after the time in Retry-After.", 30 * time.Second},
+	internalError:       {500, "Internal error", "This function failed in a way nobody foresaw. Ask again; if it stays, report the request id.", 0},
+	graphError:          {502, "Graph failed", "Graph failed on its own account. Ask again; repeating is safe.", 0},
+	graphBadAnswer:      {502, "No answer from Graph", "What came back from Graph is not an answer. Ask again; repeating is safe.", 0},
+	graphUnavailable:    {503, "Graph unavailable", "Graph is not available. Ask again after the time in Retry-After.", 30 * time.Second},
+	deviceLocked:        {503, "Device locked", "Intune has locked the device for another change. Ask again after the time in Retry-After.", 30 * time.Second},
+	vaultUnavailable:    {503, "Key Vault unavailable", "Key Vault is not available. Ask again after the time in Retry-After.", 10 * time.Second},
+	identityUnavailable: {503, "Identity unavailable", "The service that issues tokens is not available. Ask again after the time in Retry-After.", 30 * time.Second},
+	upstreamUnreachable: {503, "No connection", "A service behind this function could not be reached. Ask again after the time in Retry-After.", 30 * time.Second},
+	graphTimeout:        {504, "Graph timed out", "Graph did not answer in time, and may or may not have acted. Ask again; repeating is safe.", 0},
+	vaultTimeout:        {504, "Key Vault timed out", "Key Vault did not answer in time. Nothing was done; ask again.", 0},
+	identityTimeout:     {504, "Identity timed out", "The service that issues tokens did not answer in time. Nothing was done; ask again.", 0},
+}
+
+// retryable is the rule for callers: whether a request that got this status may do better when it is sent again.
+func retryable(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// refusal is a failure that this room itself finds.
+type refusal struct {
+	code  Code
+	field string // the field of the body it is about; may be empty
+}
+
+func (r *refusal) Error() string {
+	if r.field != "" {
+		return string(r.code) + ": " + shown(r.field)
+	}
+	return string(r.code)
+}
+
+// outcome says which row of the status table err belongs to. Whatever is not foreseen here is an internal error.
+func outcome(err error) Code {
+	if refused, ok := errors.AsType[*refusal](err); ok {
+		return refused.code
+	}
+	failed, ok := errors.AsType[*upstream.Error](err)
+	switch {
+	case errors.Is(err, caller.ErrExpired):
+		return requestExpired
+	case errors.Is(err, caller.ErrDenied), errors.Is(err, caller.ErrNoEvidence):
+		return unauthenticated
+	case !ok:
+		return internalError
+	case failed.Reason == upstream.Unreachable:
+		return upstreamUnreachable
+	case failed.Reason == upstream.Untrusted:
+		return upstreamTLS
+	}
+	type fault struct {
+		upstream.Service
+		upstream.Reason
+	}
+	switch (fault{failed.Service, failed.Reason}) {
+	case fault{upstream.Graph, upstream.NotFound}:
+		return deviceNotFound
+	case fault{upstream.Graph, upstream.StateChanged}:
+		return stateChanged
+	case fault{upstream.Graph, upstream.Conflict}:
+		return graphConflict
+	case fault{upstream.Graph, upstream.Rejected}:
+		return graphRejected
+	case fault{upstream.Graph, upstream.Forbidden}:
+		return permissionMissing
+	case fault{upstream.Graph, upstream.TenantNotEnabled}:
+		return tenantNotEnabled
+	case fault{upstream.Graph, upstream.Throttled}:
+		return graphThrottled
+	case fault{upstream.Graph, upstream.Internal}:
+		return graphError
+	case fault{upstream.Graph, upstream.BadAnswer}:
+		return graphBadAnswer
+	case fault{upstream.Graph, upstream.Unavailable}:
+		return graphUnavailable
+	case fault{upstream.Graph, upstream.Locked}:
+		return deviceLocked
+	case fault{upstream.Graph, upstream.Timeout}:
+		return graphTimeout
+
+	case fault{upstream.Vault, upstream.Forbidden}, fault{upstream.Vault, upstream.Rejected}:
+		return vaultForbidden
+	case fault{upstream.Vault, upstream.NotFound}:
+		return secretNotFound
+	case fault{upstream.Vault, upstream.SecretDisabled}:
+		return secretDisabled
+	case fault{upstream.Vault, upstream.SecretInvalid}:
+		return secretInvalid
+	case fault{upstream.Vault, upstream.Timeout}:
+		return vaultTimeout
+	case fault{upstream.Vault, upstream.Throttled}, fault{upstream.Vault, upstream.Unavailable},
+		fault{upstream.Vault, upstream.Internal}, fault{upstream.Vault, upstream.BadAnswer}:
+		return vaultUnavailable
+
+	case fault{upstream.Identity, upstream.CredentialRejected}, fault{upstream.Identity, upstream.Forbidden},
+		fault{upstream.Identity, upstream.Rejected}:
+		return credentialRejected
+	case fault{upstream.Identity, upstream.CredentialExpired}:
+		return credentialExpired
+	case fault{upstream.Identity, upstream.AppNotFound}:
+		return appNotFound
+	case fault{upstream.Identity, upstream.TenantNotFound}:
+		return tenantNotFound
+	case fault{upstream.Identity, upstream.ScopeInvalid}:
+		return scopeInvalid
+	case fault{upstream.Identity, upstream.Timeout}:
+		return identityTimeout
+	case fault{upstream.Identity, upstream.Throttled}, fault{upstream.Identity, upstream.Unavailable},
+		fault{upstream.Identity, upstream.Internal}, fault{upstream.Identity, upstream.BadAnswer}:
+		return identityUnavailable
+	}
+	return internalError
+}
+
+// What became of the device, in a failure.
+const (
+	notDone = "not_done"
+	unknown = "unknown"
+)
+
+// done says what became of the device when err came back: notDone, or unknown where the service may have acted or
+// where this program does not know what it did.
+func done(err error) string {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	if (ok && failed.MaybeDone) || outcome(err) == internalError {
+		return unknown
+	}
+	return notDone
+}
+
+// retryAfter returns how long the caller of a request that ended with err is asked to wait, 0 if it is not asked to.
+func retryAfter(err error) time.Duration {
+	wait := rows[outcome(err)].retryAfter
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && wait > 0 && failed.RetryAfter > 0 {
+		// What the service said itself counts, rounded up to whole seconds.
+		return (failed.RetryAfter + time.Second - 1).Truncate(time.Second)
+	}
+	return wait
+}
