@@ -1,0 +1,277 @@
+package azuresim
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // the thumbprint of x5t, which is what the standard says
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"autopilot-unassign/internal/guid"
+)
+
+var entraService = service{ //nolint:gochecknoglobals // a table that nothing writes to
+	name: "entra",
+	step: func(r *http.Request) Step {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/token"):
+			return StepToken
+		case strings.HasSuffix(r.URL.Path, "/keys"):
+			return StepKeys
+		}
+		return StepDiscovery
+	},
+	answer: (*Cloud).entra,
+}
+
+// tokenLife is for how long a token is good.
+const tokenLife = time.Hour
+
+// SetAppSecrets makes values the client secrets of the app that Entra accepts, and no others.
+func (c *Cloud) SetAppSecrets(values ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.accepted)
+	for _, value := range values {
+		c.accepted[value] = true
+	}
+}
+
+// ExpireAppSecret makes value a client secret of the app that has expired.
+func (c *Cloud) ExpireAppSecret(value string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.accepted[value] = false
+}
+
+// SetAppCertificates makes certs the certificates with whose keys the app may sign in, and no others.
+func (c *Cloud) SetAppCertificates(certs ...*x509.Certificate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.certs = certs
+}
+
+// SetGraphRoles sets the application permissions of the app. Tokens issued before keep theirs.
+func (c *Cloud) SetGraphRoles(roles ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.roles = roles
+}
+
+// RevokeTokens makes Graph refuse every token issued so far.
+func (c *Cloud) RevokeTokens() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.revoked = c.Now().Add(time.Nanosecond)
+}
+
+// RequireClaims makes Graph refuse, by the challenge of continuous access evaluation, every token that was not asked for
+// with claims (a JSON object).
+func (c *Cloud) RequireClaims(claims string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.claims = claims
+}
+
+// entraError is an error as Entra words it.
+func (c *Cloud) entraError(status int, code string, number int, message string) answer {
+	return jsonAnswer(status, map[string]any{
+		"error":             code,
+		"error_description": fmt.Sprintf("AADSTS%d: %s Trace ID: %s Correlation ID: %s Timestamp: %s", number, message, guid.New(), guid.New(), c.Now().UTC().Format("2006-01-02 15:04:05Z")),
+		"error_codes":       []int{number},
+		"timestamp":         c.Now().UTC().Format("2006-01-02 15:04:05Z"),
+		"trace_id":          guid.New().String(),
+		"correlation_id":    guid.New().String(),
+		"error_uri":         fmt.Sprintf("https://login.microsoftonline.com/error?code=%d", number),
+	})
+}
+
+func (c *Cloud) entra(r *http.Request, body []byte) answer {
+	base := "https://" + r.Host
+	if r.URL.Path == "/common/discovery/instance" {
+		return jsonAnswer(http.StatusOK, map[string]any{
+			"tenant_discovery_endpoint": base + "/" + c.TenantID + "/v2.0/.well-known/openid-configuration",
+			"api-version":               "1.1",
+			"metadata":                  []any{map[string]any{"preferred_network": r.Host, "preferred_cache": r.Host, "aliases": []string{r.Host}}},
+		})
+	}
+	tenant, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if tenant != c.TenantID {
+		return c.entraError(http.StatusBadRequest, "invalid_tenant", 90002, "Tenant '"+tenant+"' not found.")
+	}
+	switch path {
+	case "v2.0/.well-known/openid-configuration":
+		return jsonAnswer(http.StatusOK, map[string]any{
+			"issuer":                 base + "/" + tenant + "/v2.0",
+			"authorization_endpoint": base + "/" + tenant + "/oauth2/v2.0/authorize",
+			"token_endpoint":         base + "/" + tenant + "/oauth2/v2.0/token",
+			"jwks_uri":               base + "/" + tenant + "/discovery/v2.0/keys",
+		})
+	case "discovery/v2.0/keys":
+		key := signingKey()
+		return jsonAnswer(http.StatusOK, map[string]any{"keys": []any{map[string]any{
+			"kty": "RSA", "use": "sig", "kid": keyID(key), "issuer": base + "/" + tenant + "/v2.0",
+			"n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes()),
+		}}})
+	case "oauth2/v2.0/token":
+		form, err := url.ParseQuery(string(body))
+		if err != nil || r.Method != http.MethodPost {
+			return c.entraError(http.StatusBadRequest, "invalid_request", 900144, "The request body must be a form.")
+		}
+		return c.token(form, base+"/"+tenant+"/oauth2/v2.0/token")
+	}
+	return c.entraError(http.StatusNotFound, "invalid_request", 90023, "There is no such endpoint.")
+}
+
+// token answers a request for a token by client credentials.
+func (c *Cloud) token(form url.Values, endpoint string) answer {
+	if form.Get("grant_type") != "client_credentials" {
+		return c.entraError(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
+	}
+	if form.Get("client_id") != c.ClientID {
+		return c.entraError(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '"+form.Get("client_id")+"' was not found in the directory.")
+	}
+	switch valid, known := c.accepted[form.Get("client_secret")]; {
+	case form.Has("client_assertion"):
+		if err := c.checkAssertion(form.Get("client_assertion"), endpoint); err != nil {
+			return c.entraError(http.StatusUnauthorized, "invalid_client", 700027, "The certificate with identifier used to sign the client assertion is not registered on application. "+err.Error())
+		}
+	case known && !valid:
+		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000222, "The provided client secret keys for app '"+c.ClientID+"' are expired.")
+	case !known:
+		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000215, "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value.")
+	}
+	// MSAL adds scopes of OpenID Connect, which mean nothing here.
+	scopes := slices.DeleteFunc(strings.Fields(form.Get("scope")), func(s string) bool {
+		return s == "openid" || s == "offline_access" || s == "profile"
+	})
+	if len(scopes) != 1 || !strings.HasSuffix(scopes[0], "/.default") {
+		return c.entraError(http.StatusBadRequest, "invalid_scope", 70011, "The provided request must include a 'scope' input parameter that ends in /.default.")
+	}
+	resource := strings.TrimSuffix(scopes[0], "/.default")
+	if !strings.HasPrefix(resource, "https://") {
+		return c.entraError(http.StatusBadRequest, "invalid_resource", 500011, "The resource principal named "+resource+" was not found in the tenant.")
+	}
+	token := c.issue(map[string]any{"aud": resource, "appid": c.ClientID, "idtyp": "app", "roles": c.roles, "xms_claims": form.Get("claims")})
+	// The token stands first, so that whatever cuts the answer off leaves it in.
+	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(tokenLife.Seconds()), strings.Repeat(".", len(token)))
+	return answer{http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body}
+}
+
+// checkAssertion verifies that a client assertion is signed with the key of one of the app's certificates, for this endpoint
+// and this time.
+func (c *Cloud) checkAssertion(assertion, endpoint string) error {
+	header, claims, signed, signature, err := splitToken(assertion)
+	if err != nil {
+		return err
+	}
+	now := float64(c.Now().Unix())
+	exp, _ := claims["exp"].(float64)
+	nbf, _ := claims["nbf"].(float64)
+	if claims["aud"] != endpoint || claims["sub"] != c.ClientID || claims["iss"] != c.ClientID || exp < now || nbf > now+60 {
+		return errors.New("the claims of the assertion are not those of the app")
+	}
+	digest := sha256.Sum256(signed)
+	for _, cert := range c.certs {
+		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
+		if header["x5t#S256"] != encode(long[:]) && header["x5t"] != encode(short[:]) {
+			continue
+		}
+		key, ok := cert.PublicKey.(*rsa.PublicKey)
+		if !ok {
+			continue
+		}
+		switch header["alg"] {
+		case "RS256":
+			return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature)
+		case "PS256":
+			return rsa.VerifyPSS(key, crypto.SHA256, digest[:], signature, nil)
+		}
+	}
+	return errors.New("no certificate fits")
+}
+
+// signingKey is the key that all simulated tenants sign their tokens with. Making one takes a tenth of a second.
+var signingKey = sync.OnceValue(func() *rsa.PrivateKey { //nolint:gochecknoglobals // made once
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(fmt.Sprintf("azuresim: %v", err)) // only for a size that is none
+	}
+	return key
+})
+
+func keyID(key *rsa.PrivateKey) string {
+	sum := sha256.Sum256(key.N.Bytes())
+	return encode(sum[:8])
+}
+
+// issue returns a signed token with claims and those that every token has.
+func (c *Cloud) issue(claims map[string]any) string {
+	c.issued++
+	now := c.Now()
+	claims["iss"] = "https://sts.windows.net/" + c.TenantID + "/"
+	claims["tid"] = c.TenantID
+	claims["iat"], claims["nbf"], claims["exp"] = now.Unix(), now.Unix(), now.Add(tokenLife).Unix()
+	claims["uti"] = fmt.Sprintf("token-%d", c.issued)
+	claims["issued_ns"] = fmt.Sprint(now.UnixNano())
+	key := signingKey()
+	signed := encode([]byte(text(map[string]string{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}))) + "." + encode([]byte(text(claims)))
+	digest := sha256.Sum256([]byte(signed))
+	signature, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, digest[:])
+	if err != nil {
+		panic(fmt.Sprintf("azuresim: %v", err)) // only for a key that is too short
+	}
+	return signed + "." + encode(signature)
+}
+
+// claimsOf returns the claims of the bearer token of a request, if the Cloud has issued it and it has not expired.
+func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return nil, false
+	}
+	_, claims, signed, signature, err := splitToken(token)
+	if err != nil {
+		return nil, false
+	}
+	digest := sha256.Sum256(signed)
+	if rsa.VerifyPKCS1v15(&signingKey().PublicKey, crypto.SHA256, digest[:], signature) != nil {
+		return nil, false
+	}
+	exp, _ := claims["exp"].(float64)
+	return claims, claims["tid"] == c.TenantID && exp > float64(c.Now().Unix())
+}
+
+// splitToken takes a JWT apart, and verifies nothing.
+func splitToken(token string) (header, claims map[string]any, signed, signature []byte, err error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil, nil, nil, nil, errors.New("not a token of three parts")
+	}
+	for i, into := range []*map[string]any{&header, &claims} {
+		raw, err := base64.RawURLEncoding.DecodeString(parts[i])
+		if err != nil {
+			return nil, nil, nil, nil, err
+		}
+		if err := json.NewDecoder(bytes.NewReader(raw)).Decode(into); err != nil {
+			return nil, nil, nil, nil, err
+		}
+	}
+	signature, err = base64.RawURLEncoding.DecodeString(parts[2])
+	return header, claims, []byte(parts[0] + "." + parts[1]), signature, err
+}
+
+func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

@@ -1,0 +1,160 @@
+package azuresim
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Served is a Cloud that answers on loopback. A program reaches it with AZURE_CLOUD=custom and these addresses, the identity
+// by the variables IDENTITY_ENDPOINT and IDENTITY_HEADER of App Service, trusting CA (SSL_CERT_FILE).
+type Served struct {
+	AuthorityHost, VaultURL, GraphEndpoint string // https
+	IdentityEndpoint, IdentityHeader       string // plain http, as on App Service
+	CA                                     []byte // the certificate of the authority that has signed all others, in PEM
+
+	servers []*http.Server
+	running sync.WaitGroup
+	stop    chan struct{}
+}
+
+// Serve answers for the Cloud on loopback until the Served is closed, each service at an address of its own. Faults happen
+// on the wire; those of a connection that cannot be made do not happen here (NoHost, Refused and Untrusted break the
+// connection instead).
+func (c *Cloud) Serve() (*Served, error) {
+	ca, certificate, err := selfSigned()
+	if err != nil {
+		return nil, fmt.Errorf("azuresim: %w", err)
+	}
+	s := &Served{CA: ca, IdentityHeader: identityHeader, stop: make(chan struct{})}
+	for _, part := range []struct {
+		service service
+		address *string
+		scheme  string
+		path    string
+	}{
+		{entraService, &s.AuthorityHost, "https", ""},
+		{vaultService, &s.VaultURL, "https", ""},
+		{graphService, &s.GraphEndpoint, "https", ""},
+		{identityService, &s.IdentityEndpoint, "http", "/msi/token"},
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("azuresim: %w", err)
+		}
+		*part.address = part.scheme + "://" + listener.Addr().String() + part.path
+		if part.scheme == "https" {
+			listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})
+		}
+		server := &http.Server{
+			Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.handle(c, part.service, w, r) }),
+			ReadHeaderTimeout: 10 * time.Second,
+			ErrorLog:          log.New(io.Discard, "", 0),
+		}
+		s.servers = append(s.servers, server)
+		s.running.Go(func() { _ = server.Serve(listener) })
+	}
+	return s, nil
+}
+
+// Close ends the serving. Requests in flight lose their connection.
+func (s *Served) Close() {
+	close(s.stop)
+	for _, server := range s.servers {
+		_ = server.Close()
+	}
+	s.running.Wait()
+}
+
+func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	a, fault := c.serve(service, r, body)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-s.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if fault.wait(ctx) != nil {
+		return
+	}
+	if fault.err != nil || fault.cut {
+		if fault.cut {
+			w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
+			w.WriteHeader(a.status)
+			_, _ = w.Write(a.body[:len(a.body)/2])
+			_ = http.NewResponseController(w).Flush()
+		}
+		reset(w)
+		return
+	}
+	for name, values := range a.header {
+		w.Header()[http.CanonicalHeaderKey(name)] = values
+	}
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body)
+}
+
+// reset breaks the connection of w so that the other side sees it: without a word of farewell.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	raw := conn
+	if t, ok := conn.(*tls.Conn); ok {
+		raw = t.NetConn()
+	}
+	if t, ok := raw.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = raw.Close()
+}
+
+// selfSigned makes an authority and a certificate of its for 127.0.0.1, both for a day.
+func selfSigned() ([]byte, tls.Certificate, error) {
+	now := time.Now()
+	caKey, err1 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err2 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, tls.Certificate{}, err
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "simulated authority"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "simulated cloud"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	caDER, err1 := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	leafDER, err2 := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, tls.Certificate{}, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: key}, nil
+}

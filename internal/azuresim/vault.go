@@ -1,0 +1,102 @@
+package azuresim
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"autopilot-unassign/internal/guid"
+)
+
+var vaultService = service{ //nolint:gochecknoglobals // a table that nothing writes to
+	name: "vault",
+	step: func(r *http.Request) Step {
+		if r.Header.Get("Authorization") == "" {
+			return StepChallenge
+		}
+		return StepSecret
+	},
+	answer: (*Cloud).vault,
+}
+
+// vaultSuffixes are the domains of Key Vault in Azure's clouds.
+var vaultSuffixes = []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"} //nolint:gochecknoglobals // likewise
+
+// Secret is a version of a secret.
+type Secret struct {
+	Value, ContentType string
+	Expires            time.Time // zero: never. An expired secret is served all the same, as Key Vault does.
+	Disabled           bool
+}
+
+type stored struct {
+	Secret
+	version string
+	created time.Time
+}
+
+// PutSecret stores s as the current version of the secret with that name, and returns the version's id.
+func (c *Cloud) PutSecret(name string, s Secret) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	version := strings.ReplaceAll(guid.New().String(), "-", "")
+	c.secrets[name] = append(c.secrets[name], stored{s, version, c.Now()})
+	return version
+}
+
+// DeleteSecret removes all versions of a secret.
+func (c *Cloud) DeleteSecret(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.secrets, name)
+}
+
+// vaultError is an error as Key Vault words it. The inner code may be empty.
+func vaultError(status int, code, inner, message string) answer {
+	e := map[string]any{"code": code, "message": message}
+	if inner != "" {
+		e["innererror"] = map[string]string{"code": inner}
+	}
+	return jsonAnswer(status, map[string]any{"error": e})
+}
+
+func (c *Cloud) vault(r *http.Request, _ []byte) answer {
+	resource := "https://" + vaultSuffixes[0]
+	for _, suffix := range vaultSuffixes {
+		if strings.HasSuffix(r.Host, "."+suffix) {
+			resource = "https://" + suffix
+		}
+	}
+	claims, ok := c.claimsOf(r)
+	if !ok || claims["aud"] != resource {
+		a := vaultError(http.StatusUnauthorized, "Unauthorized", "", "AKV10000: Request is missing a Bearer or PoP token.")
+		a.header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization="https://login.microsoftonline.com/%s", resource="%s"`, c.TenantID, resource))
+		return a
+	}
+	path, ok := strings.CutPrefix(r.URL.Path, "/secrets/")
+	name, version, _ := strings.Cut(strings.TrimSuffix(path, "/"), "/")
+	if !ok || r.Method != http.MethodGet {
+		return vaultError(http.StatusBadRequest, "BadParameter", "", "The simulated vault reads secrets and does nothing else.")
+	}
+	if claims["appid"] != c.IdentityClientID {
+		return vaultError(http.StatusForbidden, "Forbidden", "ForbiddenByRbac", "Caller is not authorized to perform action on resource.")
+	}
+	for i := len(c.secrets[name]) - 1; i >= 0; i-- {
+		s := c.secrets[name][i]
+		if version != "" && version != s.version {
+			continue
+		}
+		if s.Disabled {
+			return vaultError(http.StatusForbidden, "Forbidden", "SecretDisabled", "Operation get is not allowed on a disabled secret.")
+		}
+		attributes := map[string]any{"enabled": true, "created": s.created.Unix(), "updated": s.created.Unix(), "recoveryLevel": "Recoverable"}
+		if !s.Expires.IsZero() {
+			attributes["exp"] = s.Expires.Unix()
+		}
+		return jsonAnswer(http.StatusOK, map[string]any{
+			"value": s.Value, "contentType": s.ContentType, "id": "https://" + r.Host + "/secrets/" + name + "/" + s.version, "attributes": attributes,
+		})
+	}
+	return vaultError(http.StatusNotFound, "SecretNotFound", "", "A secret with (name/id) "+name+" was not found in this key vault.")
+}
