@@ -1,0 +1,109 @@
+package vault
+
+import (
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+	"software.sslmate.com/src/go-pkcs12"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// certificate reads a certificate with its key, which Key Vault hands out as a secret. It is asked for PEM, and whatever
+// form comes is taken: a vault that does not know the option is asked again without it.
+func (v *Vault) certificate(ctx context.Context, name string) (Secret, error) {
+	s, err := v.read(ctx, name, &azsecrets.GetSecretOptions{OutContentType: new(azsecrets.ContentTypePEM)})
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusBadRequest {
+		return v.read(ctx, name, nil)
+	}
+	return s, err
+}
+
+// certificateError says what is wrong with a certificate, in fixed words.
+type certificateError string
+
+func (e certificateError) Error() string { return string(e) }
+
+// reasonOf returns the words of a certificateError. What another error says may be part of the secret.
+func reasonOf(err error) string {
+	if known, ok := errors.AsType[certificateError](err); ok {
+		return string(known)
+	}
+	return "cannot be used to sign in"
+}
+
+// parseCertificate reads a certificate with its RSA key, in PEM or as PKCS#12 in base64 without a password. The certificate
+// that the key belongs to comes first, then the others that there are.
+func parseCertificate(text string) ([]*x509.Certificate, crypto.PrivateKey, error) {
+	var (
+		certs []*x509.Certificate
+		key   any
+		err   error
+	)
+	if strings.Contains(text, "-----BEGIN ") {
+		certs, key, err = parsePEM([]byte(text))
+	} else {
+		certs, key, err = parsePKCS12(text)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	private, ok := key.(*rsa.PrivateKey)
+	switch {
+	case key == nil:
+		return nil, nil, certificateError("has no private key")
+	case !ok:
+		return nil, nil, certificateError("has a key that is not RSA")
+	}
+	for i, cert := range certs {
+		if private.PublicKey.Equal(cert.PublicKey) {
+			certs[0], certs[i] = certs[i], certs[0]
+			return certs, private, nil
+		}
+	}
+	return nil, nil, certificateError("has no certificate that its key belongs to")
+}
+
+func parsePEM(text []byte) (certs []*x509.Certificate, key any, err error) {
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return certs, key, nil
+		}
+		switch block.Type {
+		case "CERTIFICATE":
+			cert, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, nil, certificateError("has a certificate that cannot be read")
+			}
+			certs = append(certs, cert)
+		case "PRIVATE KEY":
+			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+		case "RSA PRIVATE KEY":
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		}
+		if err != nil {
+			return nil, nil, certificateError("has a key that cannot be read")
+		}
+	}
+}
+
+func parsePKCS12(text string) (certs []*x509.Certificate, key any, err error) {
+	file, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil {
+		return nil, nil, certificateError("is neither PEM nor PKCS#12 in base64")
+	}
+	key, leaf, others, err := pkcs12.DecodeChain(file, "")
+	if err != nil {
+		return nil, nil, certificateError("is no PKCS#12 file with a key and without a password")
+	}
+	return append([]*x509.Certificate{leaf}, others...), key, nil
+}

@@ -1,0 +1,212 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// Credential is the credential of an app whose client secret or certificate is in the vault. It is safe for concurrent
+// use; many who need a token at once cause one request for it.
+//
+// The secret is read when the first token is needed, and again after an hour, or when Entra ID refuses it: a new version is
+// then tried within the same call. A token is kept until it nears its end; the call that notices that has it renewed, and
+// goes on with the old one.
+type Credential struct {
+	vault *Vault
+	name  string
+	read  func(ctx context.Context) (Secret, error)
+	// signIn returns what asks Entra ID for tokens with a version of the secret. It makes no request.
+	signIn func(Secret) (azcore.TokenCredential, error)
+
+	flight flight[azcore.AccessToken]
+
+	mu       sync.Mutex
+	token    azcore.AccessToken // the last one; its Token is "" before there is one
+	secret   Secret
+	signed   azcore.TokenCredential // made of secret; nil before that is read
+	readAt   time.Time              // when secret was read
+	rereadAt time.Time              // when it was read because Entra refused it
+	failure  error                  // of the last try, nil if it was a success
+	failedAt time.Time
+}
+
+// reread is the least time between two reads that a refusal of Entra ID causes.
+const reread = 30 * time.Second
+
+// The times before the end of a token: it is renewed from the first on, and used until the second.
+const (
+	renewBefore = 5 * time.Minute
+	useUntil    = time.Minute
+)
+
+// AppSecret returns the credential of an app of a tenant whose client secret is the secret of that name. It makes no
+// request.
+func (v *Vault) AppSecret(tenantID, clientID, name string) *Credential {
+	return &Credential{
+		vault: v,
+		name:  name,
+		read:  func(ctx context.Context) (Secret, error) { return v.Secret(ctx, name) },
+		signIn: func(s Secret) (azcore.TokenCredential, error) {
+			return azidentity.NewClientSecretCredential(tenantID, clientID, s.value, &azidentity.ClientSecretCredentialOptions{
+				ClientOptions:            v.options.client(v.options.share(tokenShare)),
+				DisableInstanceDiscovery: true,
+			})
+		},
+	}
+}
+
+// AppCertificate returns the credential of an app of a tenant that signs in with the certificate of that name. It makes no
+// request.
+func (v *Vault) AppCertificate(tenantID, clientID, name string) *Credential {
+	return &Credential{
+		vault: v,
+		name:  name,
+		read:  func(ctx context.Context) (Secret, error) { return v.certificate(ctx, name) },
+		signIn: func(s Secret) (azcore.TokenCredential, error) {
+			certs, key, err := parseCertificate(s.value)
+			if err != nil {
+				return nil, err
+			}
+			return azidentity.NewClientCertificateCredential(tenantID, clientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
+				ClientOptions:            v.options.client(v.options.share(tokenShare)),
+				DisableInstanceDiscovery: true,
+			})
+		},
+	}
+}
+
+// GetToken returns a token for the scope and claims in o. Its error is an *upstream.Error of the vault or the identity.
+func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	work := func(ctx context.Context) (azcore.AccessToken, error) { return c.acquire(ctx, o) }
+	if o.Claims == "" {
+		now := c.vault.options.Now()
+		c.mu.Lock()
+		token := c.token
+		c.mu.Unlock()
+		switch {
+		case token.Token == "" || token.ExpiresOn.Sub(now) < useUntil:
+		case token.ExpiresOn.Sub(now) < renewBefore, !token.RefreshOn.IsZero() && token.RefreshOn.Before(now):
+			c.flight.start(ctx, "", work)
+			return token, nil
+		default:
+			return token, nil
+		}
+	}
+	return c.flight.do(ctx, o.Claims, work)
+}
+
+// Expire tells that Graph has refused a token. If it is the one that is kept, the next GetToken gets another from Entra ID,
+// past every cache.
+func (c *Credential) Expire(token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if token == "" || c.token.Token != token {
+		return
+	}
+	c.token = azcore.AccessToken{}
+	// azidentity has a cache of its own, and would hand out the same token again.
+	if signed, err := c.signIn(c.secret); err == nil {
+		c.signed = signed
+	}
+}
+
+// acquire gets a token from Entra ID, and the secret from the vault where that is due. It runs in one goroutine at a time
+// for each set of claims.
+func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	failure, since := c.failure, c.vault.options.Now().Sub(c.failedAt)
+	c.mu.Unlock()
+	if failure != nil && since < negative {
+		return azcore.AccessToken{}, failure
+	}
+	token, err := c.ask(ctx, o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure, c.failedAt = err, c.vault.options.Now()
+	if err == nil {
+		c.token = token
+	}
+	return token, err
+}
+
+func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	signed, justRead, err := c.current(ctx)
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	token, err := c.signInWith(ctx, signed, o)
+	failed, _ := errors.AsType[*upstream.Error](err)
+	if failed == nil || justRead || (failed.Reason != upstream.CredentialRejected && failed.Reason != upstream.CredentialExpired) {
+		return token, err
+	}
+	// Refused: it may have been rotated. If it has not been, the refusal stands.
+	now := c.vault.options.Now()
+	c.mu.Lock()
+	before, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < reread
+	if !tooSoon {
+		c.rereadAt = now
+	}
+	c.mu.Unlock()
+	if tooSoon {
+		return token, err
+	}
+	signed, after, rereadErr := c.load(ctx)
+	switch {
+	case rereadErr != nil:
+		return azcore.AccessToken{}, rereadErr
+	case after == before:
+		return token, err
+	}
+	return c.signInWith(ctx, signed, o)
+}
+
+// current returns what signs in now, and whether the secret has just been read for it.
+func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
+	c.mu.Lock()
+	signed, age := c.signed, c.vault.options.Now().Sub(c.readAt)
+	c.mu.Unlock()
+	if signed != nil && age < fresh {
+		return signed, false, nil
+	}
+	again, _, err := c.load(ctx)
+	switch {
+	case err == nil:
+		return again, true, nil
+	case signed != nil && age < stale && usable(err):
+		c.vault.options.Log.WarnContext(ctx, "the vault is not answering; the app's credential is used on", slog.String("secret", c.name), slog.Any("error", err))
+		return signed, false, nil
+	}
+	return nil, false, err
+}
+
+// load reads the secret and returns what signs in with it, and its version.
+func (c *Credential) load(ctx context.Context) (azcore.TokenCredential, string, error) {
+	c.flight.stage.Store(upstream.Vault)
+	secret, err := c.read(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	signed, err := c.signIn(secret)
+	if err != nil {
+		return nil, "", invalid(c.name, reasonOf(err))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.secret, c.signed, c.readAt = secret, signed, c.vault.options.Now()
+	return signed, secret.Version, nil
+}
+
+// signInWith asks Entra ID for a token.
+func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.flight.stage.Store(upstream.Identity)
+	return identity{signed, c.vault.options.share(tokenShare)}.GetToken(ctx, o)
+}

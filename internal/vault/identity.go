@@ -1,0 +1,76 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// ManagedIdentity returns the credential of the host's managed identity, the user-assigned one with that client id, or the
+// system-assigned one if it is "". The errors of its tokens are *upstream.Errors.
+func ManagedIdentity(clientID string, o Options) (azcore.TokenCredential, error) {
+	o = o.withDefaults()
+	limit := o.share(identityShare)
+	options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o.client(limit)}
+	if clientID != "" {
+		options.ID = azidentity.ClientID(clientID)
+	}
+	credential, err := azidentity.NewManagedIdentityCredential(options)
+	return identity{credential, limit}, err
+}
+
+// ClientSecret returns the credential of an app with a client secret, for hosts that have no identity of their own. The
+// errors of its tokens are *upstream.Errors.
+func ClientSecret(tenantID, clientID, secret string, o Options) (azcore.TokenCredential, error) {
+	o = o.withDefaults()
+	limit := o.share(identityShare)
+	credential, err := azidentity.NewClientSecretCredential(tenantID, clientID, secret, &azidentity.ClientSecretCredentialOptions{
+		ClientOptions:            o.client(limit),
+		DisableInstanceDiscovery: true,
+	})
+	return identity{credential, limit}, err
+}
+
+// AzureCLI returns the credential of whoever is signed in with az, for a terminal. The errors of its tokens are
+// *upstream.Errors.
+func AzureCLI(o Options) (azcore.TokenCredential, error) {
+	credential, err := azidentity.NewAzureCLICredential(nil)
+	return signedIn{identity{credential, o.withDefaults().Timeout}}, err
+}
+
+// identity is a credential of azidentity with a limit to its time and its errors reduced.
+type identity struct {
+	azcore.TokenCredential
+	limit time.Duration
+}
+
+// GetToken returns a token, or an *upstream.Error.
+func (i identity) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	start := time.Now()
+	step, cancel := context.WithTimeout(ctx, i.limit)
+	defer cancel()
+	step, seen := watch(step)
+	token, err := i.TokenCredential.GetToken(step, o)
+	upstream.Spent(ctx, upstream.Identity, time.Since(start))
+	if err != nil {
+		return azcore.AccessToken{}, reduceIdentity(step, err, seen)
+	}
+	return token, nil
+}
+
+// signedIn is the identity of az, which is not asked over the network.
+type signedIn struct{ identity }
+
+func (s signedIn) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	token, err := s.identity.GetToken(ctx, o)
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Reason == upstream.BadAnswer {
+		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.CredentialRejected, Cause: "the Azure CLI gave no token: run az login"}
+	}
+	return token, err
+}

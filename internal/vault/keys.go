@@ -1,0 +1,185 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// Key is a key of callers, with the name of its secret. It does not print.
+type Key struct {
+	Name  string
+	Value []byte
+}
+
+// Format prints the name and a placeholder, for every verb.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.Name + ":" + redacted)) }
+
+// LogValue returns the name and a placeholder.
+func (k Key) LogValue() slog.Value { return slog.StringValue(k.Name + ":" + redacted) }
+
+// MarshalText returns the name and a placeholder.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redacted), nil }
+
+// Keys are the keys of one kind of callers. They are read when they are first needed, and again after an hour, or when a
+// caller's evidence fits none of them. Whoever sends evidence that fits none can cause no more than one reading in five
+// minutes.
+type Keys struct {
+	vault  *Vault
+	names  []string
+	decode func(value string) ([]byte, error)
+
+	flight flight[struct{}]
+
+	mu       sync.Mutex
+	known    map[string]knownKey
+	err      error // of a key that is not known
+	readAt   time.Time
+	readNext time.Time // when they are due again
+	rereadAt time.Time // when they were read because nothing fitted
+	reading  bool
+}
+
+type knownKey struct {
+	Key
+	readAt time.Time
+}
+
+// mismatch is the least time between two readings that evidence which fits no key causes.
+const mismatch = 5 * time.Minute
+
+// Keys returns the keys in the secrets of those names, as decode reads them. It makes no request. An error of decode is
+// shown in the log: it must not have the value in it.
+func (v *Vault) Keys(decode func(value string) ([]byte, error), names ...string) *Keys {
+	return &Keys{vault: v, names: names, decode: decode, known: map[string]knownKey{}}
+}
+
+// Current returns the keys. Its error, an *upstream.Error, is about a key that could not be read and is not known from
+// before; the others are there beside it.
+func (k *Keys) Current(ctx context.Context) ([]Key, error) {
+	k.mu.Lock()
+	due := !k.vault.options.Now().Before(k.readNext)
+	k.mu.Unlock()
+	if due {
+		return k.readAgain(ctx)
+	}
+	return k.now()
+}
+
+// Refresh is Current for one who has found that none of the keys fits: they are read again, unless that was done lately
+// for the same reason.
+func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
+	now := k.vault.options.Now()
+	k.mu.Lock()
+	join := k.reading || now.Sub(k.rereadAt) >= mismatch
+	if join && !k.reading {
+		k.rereadAt, k.reading = now, true
+	}
+	k.mu.Unlock()
+	if join {
+		return k.readAgain(ctx)
+	}
+	return k.Current(ctx)
+}
+
+// now returns the keys as they are known.
+func (k *Keys) now() ([]Key, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	keys := make([]Key, 0, len(k.names))
+	for _, name := range k.names {
+		if key, ok := k.known[name]; ok {
+			keys = append(keys, key.Key)
+		}
+	}
+	return keys, k.err
+}
+
+// readAgain reads all keys, or waits for a reading that is under way.
+func (k *Keys) readAgain(ctx context.Context) ([]Key, error) {
+	asked := k.vault.options.Now()
+	_, err := k.flight.do(ctx, "", func(ctx context.Context) (struct{}, error) {
+		k.mu.Lock()
+		done := k.readAt.After(asked) // by a reading that ended just before this one began
+		k.reading = !done
+		k.mu.Unlock()
+		if !done {
+			k.read(ctx)
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return k.now()
+}
+
+// read reads all keys at the same time and keeps what has come of it.
+func (k *Keys) read(ctx context.Context) {
+	type outcome struct {
+		value []byte
+		err   error
+	}
+	outcomes := make([]outcome, len(k.names))
+	var reading sync.WaitGroup
+	for i, name := range k.names {
+		reading.Go(func() {
+			secret, err := k.vault.Secret(ctx, name)
+			if err == nil {
+				outcomes[i].value, err = k.decode(secret.value)
+				if err != nil {
+					err = invalid(name, "is unusable: "+err.Error())
+				}
+			}
+			outcomes[i].err = err
+		})
+	}
+	reading.Wait()
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.vault.options.Now()
+	k.reading, k.readAt, k.err = false, now, nil
+	failed := 0
+	for i, name := range k.names {
+		err := outcomes[i].err
+		if err == nil {
+			k.known[name] = knownKey{Key{name, outcomes[i].value}, now}
+			continue
+		}
+		failed++
+		old, known := k.known[name]
+		keep := known && usable(err) && now.Sub(old.readAt) < stale
+		if !keep {
+			delete(k.known, name)
+			k.err = worse(k.err, err)
+		}
+		k.vault.options.Log.WarnContext(ctx, "a caller's key could not be read", slog.String("secret", name), slog.Bool("used_on", keep), slog.Any("error", err))
+	}
+	switch {
+	case failed == 0:
+		k.readNext = now.Add(fresh)
+	case len(k.known) > 0:
+		k.readNext = now.Add(partial)
+	default:
+		k.readNext = now.Add(negative)
+	}
+}
+
+// worse returns the one of two errors that matters more to somebody whose evidence fits no key: the one that may pass, since
+// the missing key may be the right one. Of two alike it is the first.
+func worse(a, b error) error {
+	if a == nil {
+		return b
+	}
+	first, ok := errors.AsType[*upstream.Error](a)
+	if ok && !usable(first) && usable(b) {
+		return b
+	}
+	return a
+}
