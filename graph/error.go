@@ -30,27 +30,29 @@ func failure(resp *http.Response, body []byte) *upstream.Error {
 	switch status := resp.StatusCode; {
 	case status < 400:
 		e.Reason = upstream.BadAnswer
+	case status == http.StatusServiceUnavailable, status == http.StatusRequestTimeout:
+		e.Reason = upstream.Unavailable
+	case status == http.StatusGatewayTimeout:
+		e.Reason = upstream.Timeout
+	case status >= 500:
+		e.Reason = upstream.Internal
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		e.Reason = upstream.Forbidden
-	case said.mentions("Request not applicable to target tenant"):
-		e.Reason = upstream.TenantNotEnabled
-	case said.mentions("Invalid version:"): // the root of the endpoint is wrong: it says nothing of the device
-		e.Reason = upstream.Rejected
-	case status == http.StatusNotFound, said.code == "ResourceNotFound", said.mentions("Cannot find device"):
-		e.Reason = upstream.NotFound
+	case status == http.StatusTooManyRequests:
+		e.Reason = upstream.Throttled
 	case status == http.StatusConflict:
 		e.Reason = upstream.Conflict
 	case status == http.StatusPreconditionFailed:
 		e.Reason = upstream.StateChanged
 	case status == http.StatusLocked:
 		e.Reason = upstream.Locked
-	case status == http.StatusTooManyRequests:
-		e.Reason = upstream.Throttled
-	case status == http.StatusRequestTimeout, status == http.StatusServiceUnavailable:
-		e.Reason = upstream.Unavailable
-	case status == http.StatusGatewayTimeout:
-		e.Reason = upstream.Timeout
-	case status >= 500, said.code == "InternalError", said.code == "InternalServerError":
+	case said.mentions("Request not applicable to target tenant"):
+		e.Reason = upstream.TenantNotEnabled
+	case said.mentions("Invalid version:"): // the root of the endpoint is wrong: it says nothing of the device
+		e.Reason = upstream.Rejected
+	case status == http.StatusNotFound, said.code == "ResourceNotFound", said.mentions("Cannot find device"):
+		e.Reason = upstream.NotFound
+	case said.code == "InternalError", said.code == "InternalServerError":
 		e.Reason = upstream.Internal
 	default:
 		e.Reason = upstream.Rejected

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func noEnv(string) string { return "" }
+
+// runCommand runs the program with arguments and standard input, and returns what it printed.
+func runCommand(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	err = run(t.Context(), append([]string{"unassign"}, args...), noEnv, strings.NewReader(stdin), &out, &errs)
+	return out.String(), errs.String(), err
+}
+
+// serveSimulation serves a simulated cloud until the test ends, and returns it with its address.
+func serveSimulation(t *testing.T) (*simulation, string) {
+	t.Helper()
+	s, err := newSimulation(noEnv, &lockedBuffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.handler)
+	t.Cleanup(server.Close)
+	return s, server.URL
+}
+
+func TestCall(t *testing.T) {
+	s, url := serveSimulation(t)
+	device := s.cloud.Devices()[0].ID
+	keyFile := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(keyFile, []byte(s.webhookKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	stdout, stderr, err := runCommand(t, "", "call", "-url", url, "-secret-file", keyFile, "-device", device, "-reference", "RITM1")
+	if err != nil || stderr != "200 OK\n" || !strings.Contains(stdout, `"code": "unassigned"`) || !strings.Contains(stdout, `"reference": "RITM1"`) {
+		t.Errorf("signed: %v\n%s%s", err, stderr, stdout)
+	}
+	if d, _ := s.cloud.Device(device); d.UserPrincipalName != "" {
+		t.Errorf("the device still has %s", d.UserPrincipalName)
+	}
+	stdout, stderr, err = runCommand(t, s.apiKey, "call", "-url", url+"/api/unassign", "-api-key-file", "-", "-device", device)
+	if err != nil || stderr != "200 OK\n" {
+		t.Errorf("with an API key: %v\n%s%s", err, stderr, stdout)
+	}
+	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-device", "6f1a9c0e-5b1d-4c55-9d3a-000000000000")
+	if err == nil || stderr != "404 Not Found\n" || !strings.Contains(stdout, `"code": "device_not_found"`) {
+		t.Errorf("an unknown device: %v\n%s%s", err, stderr, stdout)
+	}
+}
+
+func TestCallRefusesToBeMisused(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no address":          {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
+		"a key in the clear":  {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"}, "-url must be https"},
+		"no address at all":   {[]string{"-url", "contoso", "-secret-file", "-", "-device", "x"}, "-url is not an address"},
+		"no key":              {[]string{"-url", "https://contoso.example", "-device", "x"}, "name either -secret-file or -api-key-file"},
+		"two keys":            {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-device", "x"}, "name either -secret-file or -api-key-file"},
+		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device is missing"},
+		"something more":      {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "y"}, `"y" is not a flag`},
+		"a flag nobody knows": {[]string{"-force"}, "flag provided but not defined: -force"},
+	} {
+		stdout, _, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
+		if _, ok := errors.AsType[usageError](err); !ok || !strings.Contains(err.Error(), test.want) || stdout != "" {
+			t.Errorf("%s: %v, %q; want a usageError with %q", name, err, stdout, test.want)
+		}
+	}
+	_, _, err := runCommand(t, "weak", "call", "-url", "https://contoso.example", "-secret-file", "-", "-device", "x")
+	if err == nil || !strings.Contains(err.Error(), "-secret-file") {
+		t.Errorf("a weak key: %v", err)
+	}
+}
+
+func TestCallReportsNoAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer server.Close()
+	_, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
+	if err == nil || !strings.Contains(err.Error(), "not known what was done") {
+		t.Errorf("a lost connection: %v", err)
+	}
+}
+
+func TestRun(t *testing.T) {
+	if stdout, _, err := runCommand(t, "", "version"); err != nil || stdout != version+"\n" {
+		t.Errorf("version: %q, %v", stdout, err)
+	}
+	if stdout, _, err := runCommand(t, "", "help"); err != nil || stdout != usage {
+		t.Errorf("help: %q, %v", stdout, err)
+	}
+	for _, args := range [][]string{{"sing"}, {"demo", "-fast"}, {"serve", "-port", "1"}} {
+		if _, _, err := runCommand(t, "", args...); err == nil {
+			t.Errorf("%v is accepted", args)
+		}
+	}
+}
+
+func TestDemo(t *testing.T) {
+	stdout, stderr, err := runCommand(t, "", "demo")
+	if err != nil || stderr != "" {
+		t.Fatalf("demo: %v\n%s", err, stderr)
+	}
+	for _, want := range []string{"nothing leaves this process", "webhook-signature: v1,", "200 OK", `"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", "The devices now"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("the demo does not show %q", want)
+		}
+	}
+	if strings.Contains(stdout, "\x1b") {
+		t.Error("the demo is coloured although it is not on a terminal")
+	}
+}
+
+func TestServeSimulated(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	out := &lockedBuffer{}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, noEnv, nil, out, out)
+	}()
+	for !strings.Contains(out.String(), "Stop with Ctrl-C") {
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		default:
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("stopped: %v", err)
+	}
+	if first, _, _ := strings.Cut(out.String(), "\n"); first != "simulated: nothing leaves this process" {
+		t.Errorf("the first line is %q", first)
+	}
+}
+
+func TestOnlyTheLocalHostSimulates(t *testing.T) {
+	for _, variable := range []string{"FUNCTIONS_CUSTOMHANDLER_PORT", "AWS_LAMBDA_RUNTIME_API"} {
+		var out bytes.Buffer
+		err := run(t.Context(), []string{"unassign"}, func(name string) string {
+			return map[string]string{variable: "8080"}[name]
+		}, nil, &out, &out)
+		if _, ok := errors.AsType[configError](err); !ok || !strings.Contains(err.Error(), "KEY_VAULT_URL") || out.Len() > 0 {
+			t.Errorf("%s with no settings: %v, %q", variable, err, out.String())
+		}
+	}
+}

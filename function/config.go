@@ -1,0 +1,284 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+
+	"autopilot-unassign/internal/guid"
+)
+
+// config is what the settings say. README has the table of them; a test holds it to loadConfig.
+type config struct {
+	vaultURL        string
+	vaultCredential string // managedIdentity, clientSecret or azureCLI
+	azureTenantID   string // of the vault identity, for clientSecret
+	azureClientID   string // likewise; for managedIdentity the user-assigned identity, "" being the system-assigned
+	azureSecret     string
+
+	tenantID        string // where the app is that may call Graph
+	clientID        string
+	secretName      string // exactly one of these two is set
+	certificateName string
+
+	cloud azureCloud
+
+	webhookSecretNames []string
+	apiKeySecretNames  []string
+	platformAuth       bool
+	tolerance          time.Duration
+
+	timeout  time.Duration
+	logLevel slog.Level
+}
+
+// The values of VAULT_CREDENTIAL.
+const (
+	managedIdentity = "managed-identity"
+	clientSecret    = "client-secret"
+	azureCLI        = "azure-cli"
+)
+
+// azureCloud is where a cloud's services are
+// (https://learn.microsoft.com/graph/deployments; the authorities are azcore's).
+type azureCloud struct {
+	authority   string
+	graph       string
+	vaultSuffix string // of the vault's host name; "" where any host may be one
+	custom      bool
+}
+
+func clouds() map[string]azureCloud {
+	public, government, china := cloud.AzurePublic.ActiveDirectoryAuthorityHost, cloud.AzureGovernment.ActiveDirectoryAuthorityHost, cloud.AzureChina.ActiveDirectoryAuthorityHost
+	return map[string]azureCloud{
+		"public":    {authority: public, graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
+		"usgov":     {authority: government, graph: "https://graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
+		"usgov-dod": {authority: government, graph: "https://dod-graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
+		"china":     {authority: china, graph: "https://microsoftgraph.chinacloudapi.cn", vaultSuffix: ".vault.azure.cn"},
+	}
+}
+
+// ours are the settings of which one is enough to say that a deployment is meant, not the simulation.
+var ours = []string{ //nolint:gochecknoglobals // a list that nothing writes to
+	"KEY_VAULT_URL", "VAULT_CREDENTIAL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "GRAPH_CERTIFICATE_NAME",
+	"WEBHOOK_SECRET_NAMES", "API_KEY_SECRET_NAMES", "AUTH",
+}
+
+// unset reports whether none of the settings that make a deployment is there.
+func unset(getenv func(string) string) bool {
+	return !slices.ContainsFunc(ours, func(name string) bool { return getenv(name) != "" })
+}
+
+// configError is everything that is missing or wrong in the settings, one message each.
+type configError []string
+
+func (e configError) Error() string { return "settings:\n  " + strings.Join(e, "\n  ") }
+
+// loadConfig reads and checks the settings for host. It asks no network, and its error names everything that is missing
+// or wrong, at once. No value of a setting that may be secret is in the error.
+func loadConfig(getenv func(string) string, host string) (config, error) {
+	s := &settings{getenv: getenv}
+	var c config
+
+	kind := s.oneOf("AZURE_CLOUD", "public", "public", "usgov", "usgov-dod", "china", "custom")
+	c.cloud = clouds()[kind]
+	authority, endpoint := getenv("AZURE_AUTHORITY_HOST"), getenv("GRAPH_ENDPOINT")
+	if kind == "custom" {
+		c.cloud = azureCloud{custom: true}
+		c.cloud.authority = s.https("AZURE_AUTHORITY_HOST", authority)
+		c.cloud.graph = s.https("GRAPH_ENDPOINT", endpoint)
+	} else {
+		for name, value := range map[string]string{"AZURE_AUTHORITY_HOST": authority, "GRAPH_ENDPOINT": endpoint} {
+			if value != "" {
+				s.wrong("%s is only for AZURE_CLOUD=custom", name)
+			}
+		}
+	}
+
+	c.vaultURL = s.https("KEY_VAULT_URL", getenv("KEY_VAULT_URL"))
+	if c.vaultURL != "" && !strings.HasSuffix(strings.TrimSuffix(c.vaultURL, "/"), c.cloud.vaultSuffix) {
+		s.wrong("KEY_VAULT_URL must end in %s in AZURE_CLOUD=%s", c.cloud.vaultSuffix, kind)
+	}
+	standard := managedIdentity
+	if host == hostLambda { // which has no managed identity
+		standard = ""
+	}
+	c.vaultCredential = s.oneOf("VAULT_CREDENTIAL", standard, managedIdentity, clientSecret, azureCLI)
+	c.azureClientID = getenv("AZURE_CLIENT_ID")
+	switch c.vaultCredential {
+	case managedIdentity:
+		if c.azureClientID != "" {
+			s.guid("AZURE_CLIENT_ID")
+		}
+	case clientSecret:
+		c.azureTenantID = s.guid("AZURE_TENANT_ID")
+		c.azureClientID = s.guid("AZURE_CLIENT_ID")
+		if c.azureSecret = getenv("AZURE_CLIENT_SECRET"); c.azureSecret == "" {
+			s.wrong("AZURE_CLIENT_SECRET is not set, which VAULT_CREDENTIAL=client-secret needs")
+		}
+	}
+
+	c.tenantID = s.guid("GRAPH_TENANT_ID")
+	c.clientID = s.guid("GRAPH_CLIENT_ID")
+	c.secretName, c.certificateName = s.secretName("GRAPH_SECRET_NAME"), s.secretName("GRAPH_CERTIFICATE_NAME")
+	switch {
+	case c.secretName == "" && c.certificateName == "":
+		s.wrong("GRAPH_SECRET_NAME or GRAPH_CERTIFICATE_NAME is not set")
+	case c.secretName != "" && c.certificateName != "":
+		s.wrong("GRAPH_SECRET_NAME and GRAPH_CERTIFICATE_NAME are both set: set one")
+	}
+
+	c.webhookSecretNames = s.secretNames("WEBHOOK_SECRET_NAMES")
+	c.apiKeySecretNames = s.secretNames("API_KEY_SECRET_NAMES")
+	c.platformAuth = s.oneOf("AUTH", "verify", "verify", "platform") == "platform"
+	verifiers := getenv("WEBHOOK_SECRET_NAMES") != "" || getenv("API_KEY_SECRET_NAMES") != ""
+	switch {
+	case c.platformAuth && verifiers:
+		s.wrong("AUTH=platform accepts every request, so WEBHOOK_SECRET_NAMES and API_KEY_SECRET_NAMES must not be set beside it")
+	case !c.platformAuth && !verifiers:
+		s.wrong("WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set: nobody could be authenticated")
+	}
+	c.tolerance = s.duration("SIGNATURE_TOLERANCE", 300*time.Second, 60*time.Second, 900*time.Second)
+	c.timeout = s.duration("REQUEST_TIMEOUT", 25*time.Second, time.Second, 200*time.Second)
+	level := s.oneOf("LOG_LEVEL", "info", "debug", "info", "warn", "error")
+	_ = c.logLevel.UnmarshalText([]byte(level)) // which fails for a word that has been named as wrong already
+	return c, s.err()
+}
+
+// settings reads settings and collects what is wrong with them.
+type settings struct {
+	getenv func(string) string
+	faults configError
+}
+
+func (s *settings) wrong(format string, args ...any) {
+	s.faults = append(s.faults, fmt.Sprintf(format, args...))
+}
+
+func (s *settings) err() error {
+	if len(s.faults) == 0 {
+		return nil
+	}
+	slices.Sort(s.faults)
+	return s.faults
+}
+
+// oneOf returns a setting that is one of a few words. It may be unset if standard is not "".
+func (s *settings) oneOf(name, standard string, words ...string) string {
+	value := s.getenv(name)
+	switch {
+	case value == "" && standard == "":
+		s.wrong("%s is not set: it must be one of %s", name, strings.Join(words, ", "))
+	case value == "":
+		return standard
+	case !slices.Contains(words, value):
+		s.wrong("%s must be one of %s", name, strings.Join(words, ", "))
+	}
+	return value
+}
+
+// guid returns a setting that must be a GUID.
+func (s *settings) guid(name string) string {
+	value := s.getenv(name)
+	if value == "" {
+		s.wrong("%s is not set", name)
+		return ""
+	}
+	id, err := guid.Parse(value)
+	if err != nil {
+		s.wrong("%s is %v", name, err)
+	}
+	return id.String()
+}
+
+// https returns value, which must be the address of a host and nothing more.
+func (s *settings) https(name, value string) string {
+	u, err := url.Parse(value)
+	switch {
+	case value == "":
+		s.wrong("%s is not set", name)
+		return ""
+	case err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		s.wrong("%s must be https:// and a host, with nothing behind it", name)
+		return ""
+	}
+	return "https://" + u.Host
+}
+
+// secretPattern is what Key Vault accepts as the name of a secret
+// (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers).
+var secretPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
+
+// secretName returns a setting that is the name of a secret, "" if it is not set.
+func (s *settings) secretName(name string) string {
+	value := s.getenv(name)
+	if value != "" && !secretPattern.MatchString(value) {
+		s.wrong("%s must be the name of a secret in Key Vault: 1 to 127 letters, digits and hyphens", name)
+	}
+	return value
+}
+
+// secretNames returns a setting that lists names of secrets, with commas between them.
+func (s *settings) secretNames(name string) []string {
+	var names []string
+	for item := range strings.SplitSeq(s.getenv(name), ",") {
+		item = strings.TrimSpace(item)
+		switch {
+		case item == "":
+		case !secretPattern.MatchString(item):
+			s.wrong("%s must be names of secrets in Key Vault, with commas between them: 1 to 127 letters, digits and hyphens each", name)
+			return nil
+		case slices.Contains(names, item):
+			s.wrong("%s has a name twice", name)
+		default:
+			names = append(names, item)
+		}
+	}
+	if len(names) == 0 && s.getenv(name) != "" {
+		s.wrong("%s has no name in it", name)
+	}
+	return names
+}
+
+// duration returns a setting that is a time such as 300s or 5m, from least to most.
+func (s *settings) duration(name string, standard, least, most time.Duration) time.Duration {
+	value := s.getenv(name)
+	if value == "" {
+		return standard
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < least || d > most {
+		s.wrong("%s must be a time from %v to %v, such as %v", name, least, most, standard)
+	}
+	return d
+}
+
+var errTwoHosts = errors.New("FUNCTIONS_CUSTOMHANDLER_PORT and AWS_LAMBDA_RUNTIME_API are both set: a process has one host")
+
+// The hosts.
+const (
+	hostAzure  = "azure"
+	hostLambda = "lambda"
+	hostLocal  = "local"
+)
+
+// recognise tells the host by what it puts into the environment.
+func recognise(getenv func(string) string) (string, error) {
+	azure, lambda := getenv("FUNCTIONS_CUSTOMHANDLER_PORT") != "", getenv("AWS_LAMBDA_RUNTIME_API") != ""
+	switch {
+	case azure && lambda:
+		return "", errTwoHosts
+	case azure:
+		return hostAzure, nil
+	case lambda:
+		return hostLambda, nil
+	}
+	return hostLocal, nil
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	tenantID = "11111111-2222-4333-8444-555555555555"
+	clientID = "66666666-7777-4888-8999-aaaaaaaaaaaa"
+)
+
+// complete returns the least settings of a deployment, changed as given by pairs of a name and a value.
+func complete(changes ...string) func(string) string {
+	values := map[string]string{
+		"KEY_VAULT_URL":        "https://contoso.vault.azure.net",
+		"GRAPH_TENANT_ID":      tenantID,
+		"GRAPH_CLIENT_ID":      clientID,
+		"GRAPH_SECRET_NAME":    "graph-client-secret",
+		"WEBHOOK_SECRET_NAMES": "webhook-servicenow",
+	}
+	for i := 0; i < len(changes); i += 2 {
+		values[changes[i]] = changes[i+1]
+	}
+	return func(name string) string { return values[name] }
+}
+
+func TestLoadConfig(t *testing.T) {
+	c, err := loadConfig(complete(), hostAzure)
+	want := config{
+		vaultURL: "https://contoso.vault.azure.net", vaultCredential: managedIdentity,
+		tenantID: tenantID, clientID: clientID, secretName: "graph-client-secret",
+		cloud:              azureCloud{authority: "https://login.microsoftonline.com/", graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
+		webhookSecretNames: []string{"webhook-servicenow"},
+		tolerance:          300 * time.Second, timeout: 25 * time.Second,
+	}
+	if err != nil || !reflect.DeepEqual(c, want) {
+		t.Errorf("loadConfig = %+v, %v\nwant %+v", c, err, want)
+	}
+	c, err = loadConfig(complete(
+		"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.example/", "GRAPH_ENDPOINT", "https://graph.example",
+		"KEY_VAULT_URL", "https://127.0.0.1:8443/", "VAULT_CREDENTIAL", "client-secret", "AZURE_TENANT_ID", strings.ToUpper(tenantID),
+		"AZURE_CLIENT_ID", clientID, "AZURE_CLIENT_SECRET", "s", "GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate",
+		"API_KEY_SECRET_NAMES", " a, b ,", "SIGNATURE_TOLERANCE", "60s", "REQUEST_TIMEOUT", "1m", "LOG_LEVEL", "debug"), hostLambda)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.cloud != (azureCloud{authority: "https://login.example", graph: "https://graph.example", custom: true}) || c.vaultURL != "https://127.0.0.1:8443" ||
+		c.azureTenantID != tenantID || c.certificateName != "graph-certificate" || !slices.Equal(c.apiKeySecretNames, []string{"a", "b"}) ||
+		c.tolerance != time.Minute || c.timeout != time.Minute || c.logLevel >= 0 {
+		t.Errorf("loadConfig = %+v", c)
+	}
+	for name, cloud := range clouds() {
+		c, err := loadConfig(complete("AZURE_CLOUD", name, "KEY_VAULT_URL", "https://contoso"+cloud.vaultSuffix), hostAzure)
+		if err != nil || c.cloud != cloud {
+			t.Errorf("AZURE_CLOUD=%s: %+v, %v", name, c.cloud, err)
+		}
+	}
+}
+
+func TestLoadConfigNamesEveryFault(t *testing.T) {
+	for name, test := range map[string]struct {
+		getenv func(string) string
+		host   string
+		want   []string // what the lines of the error begin with
+	}{
+		"nothing is set": {func(string) string { return "" }, hostLambda, []string{
+			"GRAPH_CLIENT_ID is not set", "GRAPH_SECRET_NAME or GRAPH_CERTIFICATE_NAME is not set", "GRAPH_TENANT_ID is not set", "KEY_VAULT_URL is not set",
+			"VAULT_CREDENTIAL is not set", "WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set",
+		}},
+		"no verifier":                  {complete("WEBHOOK_SECRET_NAMES", ""), hostAzure, []string{"WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set"}},
+		"platform beside a verifier":   {complete("AUTH", "platform"), hostAzure, []string{"AUTH=platform accepts every request"}},
+		"a misspelt AUTH":              {complete("AUTH", "none"), hostAzure, []string{"AUTH must be one of"}},
+		"a vault by http":              {complete("KEY_VAULT_URL", "http://contoso.vault.azure.net"), hostAzure, []string{"KEY_VAULT_URL must be https"}},
+		"a vault elsewhere":            {complete("KEY_VAULT_URL", "https://vault.azure.net.example"), hostAzure, []string{"KEY_VAULT_URL must end in .vault.azure.net"}},
+		"a vault of another cloud":     {complete("AZURE_CLOUD", "china"), hostAzure, []string{"KEY_VAULT_URL must end in .vault.azure.cn"}},
+		"a vault with a path":          {complete("KEY_VAULT_URL", "https://contoso.vault.azure.net/secrets/x"), hostAzure, []string{"KEY_VAULT_URL must be https"}},
+		"a vault with a user":          {complete("KEY_VAULT_URL", "https://me@contoso.vault.azure.net"), hostAzure, []string{"KEY_VAULT_URL must be https"}},
+		"a cloud nobody knows":         {complete("AZURE_CLOUD", "germany"), hostAzure, []string{"AZURE_CLOUD must be one of"}},
+		"a custom cloud by http":       {complete("AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "http://login.example", "GRAPH_ENDPOINT", "http://graph.example"), hostAzure, []string{"AZURE_AUTHORITY_HOST must be https", "GRAPH_ENDPOINT must be https"}},
+		"a custom cloud without hosts": {complete("AZURE_CLOUD", "custom"), hostAzure, []string{"AZURE_AUTHORITY_HOST is not set", "GRAPH_ENDPOINT is not set"}},
+		"hosts without a custom cloud": {complete("AZURE_AUTHORITY_HOST", "https://login.example", "GRAPH_ENDPOINT", "https://graph.example"), hostAzure, []string{"AZURE_AUTHORITY_HOST is only for", "GRAPH_ENDPOINT is only for"}},
+		"ids that are none":            {complete("GRAPH_TENANT_ID", "contoso.com", "GRAPH_CLIENT_ID", "x", "AZURE_CLIENT_ID", "y"), hostAzure, []string{"AZURE_CLIENT_ID is not a GUID", "GRAPH_CLIENT_ID is not a GUID", "GRAPH_TENANT_ID is not a GUID"}},
+		"secret and certificate":       {complete("GRAPH_CERTIFICATE_NAME", "c"), hostAzure, []string{"GRAPH_SECRET_NAME and GRAPH_CERTIFICATE_NAME are both set"}},
+		"names that are none":          {complete("GRAPH_SECRET_NAME", "../keys/x", "WEBHOOK_SECRET_NAMES", "a/b", "API_KEY_SECRET_NAMES", strings.Repeat("x", 128)), hostAzure, []string{"API_KEY_SECRET_NAMES must be names", "GRAPH_SECRET_NAME must be the name", "WEBHOOK_SECRET_NAMES must be names"}},
+		"a name twice":                 {complete("WEBHOOK_SECRET_NAMES", "a,a"), hostAzure, []string{"WEBHOOK_SECRET_NAMES has a name twice"}},
+		"a client secret that is not":  {complete("VAULT_CREDENTIAL", "client-secret"), hostAzure, []string{"AZURE_CLIENT_ID is not set", "AZURE_CLIENT_SECRET is not set", "AZURE_TENANT_ID is not set"}},
+		"times out of range":           {complete("SIGNATURE_TOLERANCE", "59s", "REQUEST_TIMEOUT", "201s"), hostAzure, []string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"}},
+		"times that are none":          {complete("SIGNATURE_TOLERANCE", "300", "REQUEST_TIMEOUT", "soon"), hostAzure, []string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"}},
+		"a level nobody knows":         {complete("LOG_LEVEL", "loud"), hostAzure, []string{"LOG_LEVEL must be one of"}},
+	} {
+		_, err := loadConfig(test.getenv, test.host)
+		faults, _ := err.(configError) //nolint:errorlint // it is returned as it is
+		ok := len(faults) == len(test.want)
+		for i := range min(len(faults), len(test.want)) {
+			ok = ok && strings.HasPrefix(faults[i], test.want[i])
+		}
+		if !ok {
+			t.Errorf("%s: %v\nwant %q", name, err, test.want)
+		}
+	}
+}
+
+func TestConfigErrorHasNoSecret(t *testing.T) {
+	_, err := loadConfig(complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", "canary", "WEBHOOK_SECRET_NAMES", "whsec_canary=="), hostAzure)
+	if err == nil || strings.Contains(err.Error(), "canary") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// README lists the settings that loadConfig reads, and no others.
+func TestReadmeHasEverySetting(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		documented[m[1]] = true
+	}
+	read := map[string]bool{}
+	for _, credential := range []string{managedIdentity, clientSecret} {
+		_, _ = loadConfig(func(name string) string {
+			read[name] = true
+			return map[string]string{"VAULT_CREDENTIAL": credential}[name]
+		}, hostAzure)
+	}
+	if !maps.Equal(documented, read) {
+		t.Errorf("README has %v\nloadConfig reads %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(read)))
+	}
+}
+
+func TestRecognise(t *testing.T) {
+	for _, test := range []struct {
+		azure, lambda, want string
+		err                 error
+	}{
+		{"", "", hostLocal, nil},
+		{"8080", "", hostAzure, nil},
+		{"", "127.0.0.1:9001", hostLambda, nil},
+		{"8080", "127.0.0.1:9001", "", errTwoHosts},
+	} {
+		host, err := recognise(func(name string) string {
+			return map[string]string{"FUNCTIONS_CUSTOMHANDLER_PORT": test.azure, "AWS_LAMBDA_RUNTIME_API": test.lambda}[name]
+		})
+		if host != test.want || err != test.err { //nolint:errorlint // the very error
+			t.Errorf("%+v: %q, %v", test, host, err)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// echo answers with what it was asked.
+func echo(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	w.Header().Set("X-Seen", strings.Join(r.Header.Values("X-Sent"), "|"))
+	w.WriteHeader(http.StatusAccepted)
+	fmt.Fprintf(w, "%s %s?%s %q", r.Method, r.URL.Path, r.URL.RawQuery, body)
+}
+
+func event(method, path, body string, base64Encoded bool) map[string]any {
+	return map[string]any{
+		"version": "2.0", "routeKey": "$default", "rawPath": path, "rawQueryString": "a=1&a=2",
+		"headers":        map[string]string{"x-sent": "one,two", "content-type": "application/json"},
+		"requestContext": map[string]any{"stage": "$default", "http": map[string]string{"method": method, "path": path}},
+		"body":           body, "isBase64Encoded": base64Encoded,
+	}
+}
+
+func TestLambdaAnswersRequests(t *testing.T) {
+	staged := event("POST", "/prod/api/unassign", "x", false)
+	staged["requestContext"].(map[string]any)["stage"] = "prod"
+	for name, test := range map[string]struct {
+		event map[string]any
+		want  string
+	}{
+		"a text":                   {event("POST", "/api/unassign", `{"a":1}`, false), `POST /api/unassign?a=1&a=2 "{\"a\":1}"`},
+		"base64":                   {event("POST", "/api/unassign", base64.StdEncoding.EncodeToString([]byte("\xff\x00")), true), `POST /api/unassign?a=1&a=2 "\xff\x00"`},
+		"no body":                  {event("GET", "/api/health", "", false), `GET /api/health?a=1&a=2 ""`},
+		"a stage in the path":      {staged, `POST /api/unassign?a=1&a=2 "x"`},
+		"an event inside the body": {event("POST", "/api/unassign", `{"Records":[{"eventSource":"aws:sqs"}],"httpMethod":"GET"}`, false), `POST /api/unassign?a=1&a=2 "{\"Records\":[{\"eventSource\":\"aws:sqs\"}],\"httpMethod\":\"GET\"}"`},
+	} {
+		payload, err := json.Marshal(test.event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &lambdaHost{http: http.HandlerFunc(echo), log: slog.New(slog.DiscardHandler)}
+		answer, err := l.Invoke(t.Context(), payload)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var response struct {
+			StatusCode      int
+			Headers         map[string]string
+			Body            string
+			IsBase64Encoded bool
+		}
+		if err := json.Unmarshal(answer, &response); err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode != http.StatusAccepted || response.Body != test.want || response.Headers["x-seen"] != "one,two" || response.IsBase64Encoded {
+			t.Errorf("%s: %s\nwant the body %s", name, answer, test.want)
+		}
+	}
+}
+
+func TestLambdaRefusesOtherEvents(t *testing.T) {
+	for name, test := range map[string]struct{ payload, want string }{
+		"nothing":              {``, "the event is not a JSON object"},
+		"a text":               {`"x"`, "the event is not a JSON object"},
+		"an empty object":      {`{}`, "the event is of no kind that is served"},
+		"format 1.0":           {`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`, "the event has payload format 1.0; set it to 2.0"},
+		"a REST API":           {`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`, "the event has payload format 1.0; set it to 2.0"},
+		"a load balancer":      {`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`, "the event is of a load balancer"},
+		"SNS":                  {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records"},
+		"SQS":                  {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records"},
+		"a schedule":           {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`, "the event is of no kind that is served"},
+		"both of two":          {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`, "the event is a batch of records"},
+		"2.0 without a method": {`{"version":"2.0","requestContext":{"http":{}}}`, "the event is of no kind that is served"},
+		"2.0 of another form":  {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`, "the event has the envelope of payload format 2.0 and not its form"},
+	} {
+		var logged bytes.Buffer
+		asked := false
+		l := &lambdaHost{http: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }), log: newLog(&logged, slog.LevelInfo)}
+		answer, err := l.Invoke(t.Context(), []byte(test.payload))
+		if err == nil || err.Error() != test.want || answer != nil || asked {
+			t.Errorf("%s: %q, %v; want the error %q", name, answer, err, test.want)
+		}
+		if !strings.Contains(logged.String(), `"level":"ERROR"`) || !strings.Contains(logged.String(), test.want) {
+			t.Errorf("%s: the log has %s", name, logged.String())
+		}
+	}
+}
+
+func TestLambdaRefusesFalseBase64(t *testing.T) {
+	payload, err := json.Marshal(event("POST", "/api/unassign", "%%%", true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lambdaHost{http: http.HandlerFunc(echo), log: slog.New(slog.DiscardHandler)}
+	answer, err := l.Invoke(t.Context(), payload)
+	if err != nil || !bytes.Contains(answer, []byte(`"statusCode":400`)) {
+		t.Errorf("%s, %v; want status 400", answer, err)
+	}
+}
+
+// FuzzInvoke throws events at the classifier. Properties:
+//  1. It does not panic.
+//  2. Only an event with the envelope of payload format 2.0 reaches the handler, and then there is an answer with a status
+//     and no error.
+func FuzzInvoke(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":"{}"}`,
+		`{"version":"2.0","requestContext":{"http":{"method":"P OST"}}}`, `{"Records":[]}`, `{"version":"2.0","requestContext":{"http":{"method":"GET"},"elb":{}}}`,
+		`{"version":"2.0","requestContext":{"http":{"method":"GET"}},"body":"%","isBase64Encoded":true}`, `[]`, `null`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		asked := false
+		l := &lambdaHost{log: slog.New(slog.DiscardHandler), http: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked = true
+			echo(w, r)
+		})}
+		answer, err := l.Invoke(t.Context(), payload)
+		var response struct{ StatusCode int }
+		switch {
+		case err != nil && (asked || answer != nil):
+			t.Fatalf("%q: an error and an answer: %v, %s", payload, err, answer)
+		case err == nil && (json.Unmarshal(answer, &response) != nil || response.StatusCode < 200):
+			t.Fatalf("%q: %s", payload, answer)
+		}
+		var envelope struct {
+			Version        string
+			RequestContext struct{ HTTP struct{ Method string } }
+		}
+		if asked && (json.Unmarshal(payload, &envelope) != nil || envelope.Version != "2.0" || envelope.RequestContext.HTTP.Method == "") {
+			t.Fatalf("%q reached the handler", payload)
+		}
+	})
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"autopilot-unassign/handler"
+)
+
+// serveLocal answers plain HTTP on this machine until ctx ends.
+func serveLocal(ctx context.Context, address string, h http.Handler, timeout time.Duration, log *slog.Logger) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "listening", slog.String("host", hostLocal), slog.String("address", listener.Addr().String()), slog.String("version", version))
+	return serveHTTP(ctx, listener, invoked(h, hostLocal, ""), timeout, log)
+}
+
+// invoked hands requests on to h with the host's name, and the id that the host gives each in idHeader.
+func invoked(h http.Handler, host, idHeader string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		invocation := handler.Invocation{Host: host}
+		// The host's own value comes last where a caller has sent one too.
+		if ids := r.Header.Values(idHeader); len(ids) > 0 {
+			invocation.ID = ids[len(ids)-1]
+		}
+		h.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), invocation)))
+	})
+}
+
+// serveHTTP answers the requests of listener until ctx ends, then lets those begun come to their end. A request may take
+// timeout.
+func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeout time.Duration, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second, // the handler has a shorter time of its own for a body
+		WriteTimeout:      timeout + 15*time.Second,
+		IdleTimeout:       120 * time.Second, // longer than the Functions host keeps an idle connection
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		return fmt.Errorf("shut down: %w", err)
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// simulate answers requests on a simulated cloud, and tells how to send one.
+func simulate(ctx context.Context, address string, getenv func(string) string, stdout io.Writer) error {
+	s, err := newSimulation(getenv, stdout)
+	if err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	s.banner(stdout, "http://"+listener.Addr().String())
+	return serveHTTP(ctx, listener, invoked(s.handler, hostLocal, ""), s.config.timeout, s.log)
+}

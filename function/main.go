@@ -1,0 +1,114 @@
+// Unassign takes the resource account off Windows Autopilot devices when an authenticated caller asks for it. It is an
+// Azure Functions custom handler, an AWS Lambda function, or a server on this machine, whichever host starts it; with no
+// settings at all it runs on a simulated cloud.
+//
+// Package main knows the hosts and puts the rooms together. What the function does is in package handler.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// version is set by the build.
+var version = "dev" //nolint:gochecknoglobals // the linker writes it
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args, os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, flag.ErrHelp) { // which has been printed already
+		fmt.Fprintln(os.Stderr, "unassign:", err)
+	}
+	if _, ok := errors.AsType[usageError](err); ok || errors.Is(err, flag.ErrHelp) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+// usageError is an error of how the program was called.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+const usage = `usage: unassign [command]
+
+  serve     answer requests, as the host that started it wants (the default);
+            on this machine: -listen ADDRESS (default 127.0.0.1:8080)
+  demo      play the main job on a simulated cloud
+  call      sign a request and send it to a deployment; call -help has the flags
+  version   print the version
+`
+
+// run is the program. It returns when its work is done, when ctx ends, or when it cannot go on.
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+	command, rest := "serve", args[1:]
+	if len(rest) > 0 {
+		command, rest = rest[0], rest[1:]
+	}
+	switch command {
+	case "serve":
+		return serve(ctx, rest, getenv, stdout, stderr)
+	case "demo":
+		if len(rest) > 0 {
+			return usageError("demo takes no arguments")
+		}
+		return demo(ctx, getenv, stdout)
+	case "call":
+		return call(ctx, rest, stdin, stdout, stderr)
+	case "version":
+		fmt.Fprintln(stdout, version)
+		return nil
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(stdout, usage)
+		return nil
+	}
+	return usageError(fmt.Sprintf("no command %q\n%s", command, usage))
+}
+
+// serve answers requests until ctx ends, under the host that the environment shows.
+func serve(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")
+	if err := flags.Parse(args); err != nil {
+		return errors.Join(usageError("serve"), err)
+	}
+	host, err := recognise(getenv)
+	if err != nil {
+		return err
+	}
+	if host == hostLocal && unset(getenv) {
+		return simulate(ctx, *listen, getenv, stdout)
+	}
+	c, err := loadConfig(getenv, host)
+	if err != nil {
+		return err
+	}
+	log := newLog(stdout, c.logLevel)
+	if c.vaultCredential == managedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
+		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
+	}
+	h, err := wire(c, upstream.NewClient(), log)
+	if err != nil {
+		return err
+	}
+	switch host {
+	case hostAzure:
+		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), h, c.timeout, log)
+	case hostLambda:
+		return serveLambda(ctx, h, log)
+	}
+	return serveLocal(ctx, *listen, h, c.timeout, log)
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler"
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
+	"autopilot-unassign/internal/vault"
+)
+
+// newLog returns the log of every host: one JSON object a line, with the keys that Lambda looks for.
+func newLog(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 {
+				switch a.Key {
+				case slog.TimeKey:
+					a.Key = "timestamp"
+				case slog.MessageKey:
+					a.Key = "message"
+				}
+			}
+			return a
+		},
+	}))
+}
+
+// wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
+func wire(c config, transport policy.Transporter, log *slog.Logger) (http.Handler, error) {
+	options := vault.Options{
+		ClientOptions: azcore.ClientOptions{
+			Transport: transport,
+			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.cloud.authority},
+			Telemetry: policy.TelemetryOptions{Disabled: true},
+		},
+		Timeout: c.timeout,
+		Custom:  c.cloud.custom,
+		Log:     log,
+	}
+	identity, err := vaultIdentity(c, options)
+	if err != nil {
+		return nil, err
+	}
+	store, err := vault.New(c.vaultURL, identity, options)
+	if err != nil {
+		return nil, err
+	}
+	var credential azcore.TokenCredential = store.AppSecret(c.tenantID, c.clientID, c.secretName)
+	if c.certificateName != "" {
+		credential = store.AppCertificate(c.tenantID, c.clientID, c.certificateName)
+	}
+	client, err := graph.New(c.cloud.graph, credential, graph.Options{
+		ClientOptions: azcore.ClientOptions{Transport: transport},
+		Version:       version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return handler.New(handler.Options{
+		Devices:  client,
+		Verifier: verifier(c, store),
+		Log:      log,
+		Timeout:  c.timeout,
+		Version:  version,
+	}), nil
+}
+
+func vaultIdentity(c config, o vault.Options) (azcore.TokenCredential, error) {
+	switch c.vaultCredential {
+	case managedIdentity:
+		return vault.ManagedIdentity(c.azureClientID, o)
+	case clientSecret:
+		return vault.ClientSecret(c.azureTenantID, c.azureClientID, c.azureSecret, o)
+	case azureCLI:
+		return vault.AzureCLI(o)
+	}
+	return nil, fmt.Errorf("no vault credential %q", c.vaultCredential)
+}
+
+func verifier(c config, store *vault.Vault) caller.Verifier {
+	if c.platformAuth {
+		return caller.Platform{}
+	}
+	var verifiers []caller.Verifier
+	if len(c.webhookSecretNames) > 0 {
+		verifiers = append(verifiers, &caller.Signature{
+			Keys:      keys{store.Keys(caller.DecodeSignatureKey, c.webhookSecretNames...)},
+			Tolerance: c.tolerance,
+		})
+	}
+	if len(c.apiKeySecretNames) > 0 {
+		verifiers = append(verifiers, &caller.APIKey{Keys: keys{store.Keys(caller.DecodeAPIKey, c.apiKeySecretNames...)}})
+	}
+	return caller.Any(verifiers...)
+}
+
+// keys are callers' keys in the vault as the verifiers want them.
+type keys struct {
+	inVault *vault.Keys
+}
+
+func (k keys) Current(ctx context.Context) ([]caller.Key, error) {
+	return callerKeys(k.inVault.Current(ctx))
+}
+func (k keys) Refresh(ctx context.Context) ([]caller.Key, error) {
+	return callerKeys(k.inVault.Refresh(ctx))
+}
+
+// callerKeys passes on the keys that there are. That others could not be read is only an error if they may be soon, or if
+// there are none: a key that is named in the settings and not yet, or no longer, in the vault is part of every rotation.
+func callerKeys(stored []vault.Key, err error) ([]caller.Key, error) {
+	known := make([]caller.Key, len(stored))
+	for i, key := range stored {
+		known[i] = caller.Key(key)
+	}
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && len(known) > 0 {
+		switch failed.Reason {
+		case upstream.NotFound, upstream.SecretDisabled, upstream.SecretInvalid:
+			err = nil
+		}
+	}
+	return known, err
+}
