@@ -147,7 +147,7 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	}
 	c.tolerance = s.duration("SIGNATURE_TOLERANCE", 300*time.Second, 60*time.Second, 900*time.Second)
 	c.timeout = s.duration("REQUEST_TIMEOUT", 25*time.Second, time.Second, 200*time.Second)
-	level := s.oneOf("LOG_LEVEL", "info", "debug", "info", "warn", "error")
+	level := s.oneOf("LOG_LEVEL", "info", "info", "warn", "error")
 	_ = c.logLevel.UnmarshalText([]byte(level)) // which fails for a word that has been named as wrong already
 	return c, s.err()
 }

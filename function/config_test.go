@@ -47,13 +47,13 @@ func TestLoadConfig(t *testing.T) {
 		"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.example/", "GRAPH_ENDPOINT", "https://graph.example",
 		"KEY_VAULT_URL", "https://127.0.0.1:8443/", "VAULT_CREDENTIAL", "client-secret", "AZURE_TENANT_ID", strings.ToUpper(tenantID),
 		"AZURE_CLIENT_ID", clientID, "AZURE_CLIENT_SECRET", "s", "GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate",
-		"API_KEY_SECRET_NAMES", " a, b ,", "SIGNATURE_TOLERANCE", "60s", "REQUEST_TIMEOUT", "1m", "LOG_LEVEL", "debug"), hostLambda)
+		"API_KEY_SECRET_NAMES", " a, b ,", "SIGNATURE_TOLERANCE", "60s", "REQUEST_TIMEOUT", "1m", "LOG_LEVEL", "error"), hostLambda)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.cloud != (azureCloud{authority: "https://login.example", graph: "https://graph.example", custom: true}) || c.vaultURL != "https://127.0.0.1:8443" ||
 		c.azureTenantID != tenantID || c.certificateName != "graph-certificate" || !slices.Equal(c.apiKeySecretNames, []string{"a", "b"}) ||
-		c.tolerance != time.Minute || c.timeout != time.Minute || c.logLevel >= 0 {
+		c.tolerance != time.Minute || c.timeout != time.Minute || c.logLevel <= 0 {
 		t.Errorf("loadConfig = %+v", c)
 	}
 	for name, cloud := range clouds() {

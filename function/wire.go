@@ -114,6 +114,7 @@ type keys struct {
 func (k keys) Current(ctx context.Context) ([]caller.Key, error) {
 	return callerKeys(k.inVault.Current(ctx))
 }
+
 func (k keys) Refresh(ctx context.Context) ([]caller.Key, error) {
 	return callerKeys(k.inVault.Refresh(ctx))
 }

@@ -121,9 +121,9 @@ func newClientRequestID(ctx context.Context) string {
 	return guid.New().String()
 }
 
-// again decides whether a try that ended with resp or err is worth another: Graph or the network may do better next time,
+// again decides whether a try that ended with an answer or with err is worth another: Graph or the network may do better next time,
 // and waiting for it leaves at least as much time as it takes.
-func (c *call) again(resp *http.Response, err error) bool {
+func (c *call) again(_ *http.Response, err error) bool {
 	failure := c.failure
 	if err != nil {
 		failure = upstream.Transport(upstream.Graph, err)

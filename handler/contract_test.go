@@ -127,7 +127,7 @@ func TestReadmeHasTheTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile("(?m)^\\| [^|]+ \\| (\\d{3})[^|]* \\| ([^|]+) \\|$")
+	line := regexp.MustCompile(`(?m)^\| [^|]+ \| (\d{3})[^|]* \| ([^|]+) \|$`)
 	code := regexp.MustCompile("`(\\w+)`")
 	shown := map[int][]string{}
 	for _, m := range line.FindAllStringSubmatch(string(text), -1) {

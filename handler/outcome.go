@@ -13,7 +13,7 @@ import (
 // code of a failure.
 type Code string
 
-// The code of a success.
+// Unassigned is the code of a success.
 const Unassigned Code = "unassigned"
 
 // The codes of failures.

@@ -14,11 +14,11 @@ import (
 
 const someDevice = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
 
-func mustDevice(t testing.TB, s string) graph.DeviceID {
-	t.Helper()
+func mustDevice(tb testing.TB, s string) graph.DeviceID {
+	tb.Helper()
 	id, err := graph.ParseDeviceID(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return id
 }
@@ -109,15 +109,15 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 // encode returns the body that decode reads as req, in one form.
-func encode(t testing.TB, req request) []byte {
-	t.Helper()
+func encode(tb testing.TB, req request) []byte {
+	tb.Helper()
 	body, err := json.Marshal(struct {
 		DeviceID  string            `json:"deviceId"`
 		Reference string            `json:"reference,omitempty"`
 		Context   map[string]string `json:"context,omitempty"`
 	}{req.device.String(), req.reference, req.context})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return body
 }

@@ -184,7 +184,7 @@ func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 	if fault.err != nil || fault.hang {
 		return answer{}, fault
 	}
-	a := answer{}
+	var a answer
 	if fault.answer != nil {
 		a = *fault.answer
 	} else {

@@ -181,7 +181,7 @@ func (c *Cloud) list(r *http.Request) answer {
 	devices := c.listed()
 	if filter := query.Get("$filter"); filter != "" {
 		m := containsFilter.FindStringSubmatch(filter)
-		if m == nil || strings.Contains(m[1], " ") || hyphenated.MatchString(m[1]) {
+		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated.MatchString(m[1]) {
 			return graphError(http.StatusBadRequest, Nested, "BadRequest", "An error has occurred", 0)
 		}
 		part := strings.ToLower(strings.ReplaceAll(m[1], "''", "'"))

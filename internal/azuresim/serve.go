@@ -53,7 +53,7 @@ func (c *Cloud) Serve() (*Served, error) {
 		{graphService, &s.GraphEndpoint, "https", ""},
 		{identityService, &s.IdentityEndpoint, "http", "/msi/token"},
 	} {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("azuresim: %w", err)

@@ -1,8 +1,8 @@
 package azuresim
 
 import (
-	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,7 +71,7 @@ func (c *Cloud) vault(r *http.Request, _ []byte) answer {
 	claims, ok := c.claimsOf(r)
 	if !ok || claims["aud"] != resource {
 		a := vaultError(http.StatusUnauthorized, "Unauthorized", "", "AKV10000: Request is missing a Bearer or PoP token.")
-		a.header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization="https://login.microsoftonline.com/%s", resource="%s"`, c.TenantID, resource))
+		a.header.Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+c.TenantID+`", resource="`+resource+`"`)
 		return a
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/secrets/")
@@ -82,8 +82,7 @@ func (c *Cloud) vault(r *http.Request, _ []byte) answer {
 	if claims["appid"] != c.IdentityClientID {
 		return vaultError(http.StatusForbidden, "Forbidden", "ForbiddenByRbac", "Caller is not authorized to perform action on resource.")
 	}
-	for i := len(c.secrets[name]) - 1; i >= 0; i-- {
-		s := c.secrets[name][i]
+	for _, s := range slices.Backward(c.secrets[name]) {
 		if version != "" && version != s.version {
 			continue
 		}

@@ -52,7 +52,7 @@ func TestTransport(t *testing.T) {
 			t.Errorf("%s: %+v; want %s, maybe done %v", name, e, test.reason, test.maybeDone)
 		}
 		var logged bytes.Buffer
-		slog.New(slog.NewJSONHandler(&logged, nil)).Error("x", "error", e)
+		slog.New(slog.NewJSONHandler(&logged, nil)).Error("x", slog.Any("error", e))
 		if text := e.Error() + logged.String(); strings.Contains(text, "canary") {
 			t.Errorf("%s: the text of the error got through: %s", name, text)
 		}

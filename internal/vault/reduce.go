@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -67,15 +66,23 @@ func reduceTransport(s upstream.Service, err error, seen *wireError) *upstream.E
 	return e
 }
 
-// The numbers of Entra ID's errors (AADSTS) that refine what its error says
-// (https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
-var (
-	secretExpired  = []int{7000222}
-	appUnknown     = []int{700016, 700011, 70001}
-	tenantUnknown  = []int{90002, 90038}
-	scopeUnknown   = []int{500011, 650057, 70011}
-	entraTransient = []int{90006, 90024, 90033, 90055, 90090}
-)
+// refined returns the Reason that a number of Entra ID's errors (AADSTS) stands for, "" if the number says no more than the
+// error's word does (https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
+func refined(number int) upstream.Reason {
+	switch number {
+	case 7000222:
+		return upstream.CredentialExpired
+	case 700016, 700011, 70001:
+		return upstream.AppNotFound
+	case 90002, 90038:
+		return upstream.TenantNotFound
+	case 500011, 650057, 70011:
+		return upstream.ScopeInvalid
+	case 90006, 90024, 90033, 90055, 90090:
+		return upstream.Unavailable
+	}
+	return ""
+}
 
 // throttledFor is how long Entra ID wants to be left alone where it does not say.
 const throttledFor = time.Minute
@@ -104,11 +111,10 @@ func reduceIdentity(ctx context.Context, err error, seen *wireError) *upstream.E
 		RequestID:  upstream.PlainCode(resp.Header.Get("x-ms-request-id")),
 		RetryAfter: upstream.RetryAfter(resp.Header, time.Now()),
 	}
+	var number upstream.Reason
 	if len(said.ErrorCodes) > 0 {
 		e.Code = fmt.Sprintf("AADSTS%d", said.ErrorCodes[0])
-	}
-	is := func(numbers []int) bool {
-		return slices.ContainsFunc(said.ErrorCodes, func(n int) bool { return slices.Contains(numbers, n) })
+		number = refined(said.ErrorCodes[0])
 	}
 	switch status := resp.StatusCode; {
 	case status < 400:
@@ -118,17 +124,17 @@ func reduceIdentity(ctx context.Context, err error, seen *wireError) *upstream.E
 		if e.RetryAfter == 0 {
 			e.RetryAfter = throttledFor
 		}
-	case status >= 500, status == http.StatusRequestTimeout, said.Error == "temporarily_unavailable", is(entraTransient):
+	case status >= 500, status == http.StatusRequestTimeout, said.Error == "temporarily_unavailable":
 		e.Reason = upstream.Unavailable
 	case status == http.StatusNotFound, status == http.StatusGone: // of a managed identity endpoint that is starting
 		e.Reason = upstream.Unavailable
-	case is(secretExpired):
-		e.Reason = upstream.CredentialExpired
-	case said.Error == "unauthorized_client", is(appUnknown):
+	case number != "":
+		e.Reason = number
+	case said.Error == "unauthorized_client":
 		e.Reason = upstream.AppNotFound
-	case said.Error == "invalid_tenant", is(tenantUnknown):
+	case said.Error == "invalid_tenant":
 		e.Reason = upstream.TenantNotFound
-	case said.Error == "invalid_scope", said.Error == "invalid_resource", is(scopeUnknown):
+	case said.Error == "invalid_scope", said.Error == "invalid_resource":
 		e.Reason = upstream.ScopeInvalid
 	default: // invalid_client before all
 		e.Reason = upstream.CredentialRejected
