@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/functionshost"
+	"autopilot-unassign/internal/lambdahost"
+)
+
+// binary is the program, built once for the tests that start it as a process.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "unassign")
+	if err == nil {
+		binary = filepath.Join(dir, "worker")
+		err = exec.Command("go", "build", "-o", binary, ".").Run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// What must never be seen outside the vault. A test that plants one looks for it everywhere.
+const (
+	canarySecret = "canary-app-secret-6a5b"
+	canaryAPIKey = "canary-api-key-0123456789abcdef"
+)
+
+var canaryKey = []byte("canary-signing-key-0123456789ab") //nolint:gochecknoglobals // a constant in all but form
+
+const someDevice = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
+
+// newCloud returns a cloud with one device, and all that the program needs in its vault.
+func newCloud() *azuresim.Cloud {
+	c := azuresim.New()
+	c.SetAppSecrets(canarySecret)
+	c.PutSecret("graph-client-secret", azuresim.Secret{Value: canarySecret})
+	c.PutSecret("webhook-servicenow", azuresim.Secret{Value: encodeKey(canaryKey)})
+	c.PutSecret("api-key-flow", azuresim.Secret{Value: canaryAPIKey})
+	c.PutDevice(azuresim.Device{
+		ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com",
+		AddressableUserName: "Fjord Room", ResourceName: "room.fjord", DeviceAccountPassword: "canary-device-password",
+	})
+	return c
+}
+
+// canaries are what must be in no log and no answer, whatever happens.
+func canaries(c *azuresim.Cloud, served *azuresim.Served) []string {
+	list := []string{
+		canarySecret, string(canaryKey), encodeKey(canaryKey), canaryAPIKey, "canary-device-password",
+		c.TenantID, "eyJ", "fef.msub01", "manage.microsoft.com", "AADSTS7000215:", "Trace ID", "simulated-vault", "simulated-identity-header",
+	}
+	if served != nil {
+		for _, address := range []string{served.VaultURL, served.AuthorityHost, served.GraphEndpoint, served.IdentityEndpoint} {
+			list = append(list, strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://"))
+		}
+	}
+	return list
+}
+
+// sent is a request to the program.
+type sent struct {
+	method, target string
+	header         http.Header
+	body           string
+}
+
+// got is the answer to it.
+type got struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// post returns a request that is authentic by its signature, changed by changes.
+func post(body string, changes ...func(*sent)) sent {
+	s := sent{http.MethodPost, "/api/unassign", http.Header{"X-Request-Id": {"request-1"}, "Content-Type": {"application/json"}}, body}
+	caller.Sign(s.header, canaryKey, "msg_1", time.Now(), []byte(body))
+	for _, change := range changes {
+		change(&s)
+	}
+	return s
+}
+
+func header(name string, values ...string) func(*sent) {
+	return func(s *sent) {
+		delete(s.header, http.CanonicalHeaderKey(name))
+		if len(values) > 0 {
+			s.header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+}
+
+func unsigned(s *sent) {
+	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
+		s.header.Del(name)
+	}
+}
+
+// deployment is the program as a process under a host.
+type deployment interface {
+	send(ctx context.Context, s sent) (got, error)
+	lines() []string
+	stop()
+}
+
+// environment returns the settings of the program on a cloud that is served.
+func environment(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, changes ...string) []string {
+	t.Helper()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, served.CA, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return append([]string{
+		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
+		"VAULT_CREDENTIAL=managed-identity", "IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "SSL_CERT_FILE=" + ca,
+		"AZURE_CLIENT_ID=" + c.IdentityClientID, "GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
+		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=2s",
+	}, changes...)
+}
+
+// hosts start the program under each of the hosts.
+var hosts = map[string]func(t *testing.T, env []string) deployment{ //nolint:gochecknoglobals // a table that nothing writes to
+	hostAzure:  startAzure,
+	hostLambda: startLambda,
+	hostLocal:  startLocal,
+}
+
+// azureDeployment is the package for Azure under the double of the Functions host.
+type azureDeployment struct{ *functionshost.Host }
+
+// stageAzure makes a folder of what is in the package for Azure.
+func stageAzure(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../infra/azure/functions")); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../host.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "host.json"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(binary, filepath.Join(dir, "worker")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func startAzure(t *testing.T, env []string) deployment {
+	t.Helper()
+	host, err := functionshost.Start(t.Context(), functionshost.Options{AppDir: stageAzure(t), Env: env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return azureDeployment{host}
+}
+
+func (d azureDeployment) send(ctx context.Context, s sent) (got, error) {
+	return sendHTTP(ctx, d.URL, s)
+}
+func (d azureDeployment) stop() { d.Stop() }
+
+func (d azureDeployment) lines() []string {
+	var lines []string
+	for _, line := range d.Lines() {
+		lines = append(lines, line.Text)
+	}
+	return lines
+}
+
+// lambdaDeployment is the program under the double of Lambda, with an HTTP API in front.
+type lambdaDeployment struct{ *lambdahost.Host }
+
+func startLambda(t *testing.T, env []string) deployment {
+	t.Helper()
+	host, err := lambdahost.Start(t.Context(), lambdahost.Options{Binary: binary, Env: env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lambdaDeployment{host}
+}
+
+func (d lambdaDeployment) send(ctx context.Context, s sent) (got, error) {
+	event, err := lambdahost.Event(s.method, s.target, s.header, []byte(s.body), false)
+	if err != nil {
+		return got{}, err
+	}
+	result, err := d.Invoke(ctx, event)
+	if err != nil {
+		return got{}, err
+	}
+	answer, err := lambdahost.ReadAnswer(result)
+	return got{answer.Status, answer.Header, string(answer.Body)}, err
+}
+
+func (d lambdaDeployment) lines() []string { return d.Lines() }
+func (d lambdaDeployment) stop()           { d.Stop() }
+
+// localDeployment is the program in a terminal.
+type localDeployment struct {
+	url     string
+	process *exec.Cmd
+	out     *lockedBuffer
+	ended   sync.WaitGroup
+}
+
+var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
+
+func startLocal(t *testing.T, env []string) deployment {
+	t.Helper()
+	d := &localDeployment{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0"), out: &lockedBuffer{}}
+	d.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, env...)
+	d.process.Stdout, d.process.Stderr = d.out, d.out
+	if err := d.process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.ended.Go(func() { _ = d.process.Wait() })
+	for start := time.Now(); d.url == ""; time.Sleep(2 * time.Millisecond) {
+		if m := listening.FindStringSubmatch(d.out.String()); m != nil {
+			d.url = "http://" + m[1]
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("it does not listen: %s", d.out.String())
+		}
+	}
+	return d
+}
+
+func (d *localDeployment) send(ctx context.Context, s sent) (got, error) {
+	return sendHTTP(ctx, d.url, s)
+}
+func (d *localDeployment) lines() []string {
+	return strings.Split(strings.TrimSpace(d.out.String()), "\n")
+}
+
+func (d *localDeployment) stop() {
+	_ = d.process.Process.Signal(os.Interrupt)
+	d.ended.Wait()
+}
+
+// sendHTTP sends a request to an address of this machine.
+func sendHTTP(ctx context.Context, url string, s sent) (got, error) {
+	req, err := http.NewRequestWithContext(ctx, s.method, url+s.target, strings.NewReader(s.body))
+	if err != nil {
+		return got{}, err
+	}
+	req.Header = s.header
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return got{}, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	return got{resp.StatusCode, resp.Header, string(body)}, err
+}
+
+// leaks returns the canaries that are in any of the texts.
+func leaks(canaries []string, texts ...string) []string {
+	var found []string
+	for _, canary := range canaries {
+		for _, text := range texts {
+			if strings.Contains(text, canary) {
+				found = append(found, canary)
+			}
+		}
+	}
+	return found
+}
+
+func encodeKey(key []byte) string {
+	var b bytes.Buffer
+	b.WriteString("whsec_")
+	b.WriteString(base64Std.EncodeToString(key))
+	return b.String()
+}
