@@ -161,9 +161,13 @@ func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]by
 	// A host without a connection of its own (Lambda) has no deadline to set, and no slow body either.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(limit))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	tooLarge := len(body) > maxBody
+	if tooLarge {
+		// Most callers look for an answer when they have sent everything, and see none if the connection is closed on them.
+		_, _ = io.CopyN(io.Discard, r.Body, maxUnread)
+	}
 	_ = control.SetReadDeadline(time.Time{})
-	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
 	switch {
 	case tooLarge:
 		return nil, &refusal{code: bodyTooLarge}

@@ -12,6 +12,7 @@ import (
 // The limits of a body.
 const (
 	maxBody           = 16 << 10 // bytes
+	maxUnread         = 1 << 20  // bytes of a larger body that are taken in before it is refused
 	maxReference      = 128      // characters
 	maxContextEntries = 20
 	maxContextName    = 64  // characters
