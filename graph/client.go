@@ -89,13 +89,6 @@ func (c *Client) do(ctx context.Context, req *policy.Request) (*http.Response, e
 	call := &call{deadline: deadline}
 	req.SetOperationValue(call)
 	runtime.SkipBodyDownload(req)
-	*req = *req.WithContext(policy.WithRetryOptions(ctx, policy.RetryOptions{
-		MaxRetries:    retries,
-		RetryDelay:    firstDelay,
-		MaxRetryDelay: time.Until(deadline),
-		TryTimeout:    time.Until(deadline) / (retries + 1),
-		ShouldRetry:   call.again,
-	}))
 	resp, err := c.pipeline.Do(req)
 	switch {
 	case err != nil:
@@ -119,6 +112,18 @@ func newClientRequestID(ctx context.Context) string {
 		}
 	}
 	return guid.New().String()
+}
+
+// retry returns how the tries share the time that is left.
+func (c *call) retry() policy.RetryOptions {
+	left := time.Until(c.deadline)
+	return policy.RetryOptions{
+		MaxRetries:    retries,
+		RetryDelay:    firstDelay,
+		MaxRetryDelay: left,
+		TryTimeout:    left / (retries + 1),
+		ShouldRetry:   c.again,
+	}
 }
 
 // again decides whether a try that ended with an answer or with err is worth another: Graph or the network may do better next time,
@@ -201,8 +206,11 @@ func (a *authorize) send(req *policy.Request, claims string) (*http.Response, st
 		return nil, "", err
 	}
 	req.Raw().Header.Set("Authorization", "Bearer "+token.Token)
+	var call *call
+	req.OperationValue(&call)
 	start := time.Now()
-	resp, err := req.Next()
+	// Only here: the credential makes requests of its own with the same context, which are not to be tried like this one.
+	resp, err := req.WithContext(policy.WithRetryOptions(ctx, call.retry())).Next()
 	upstream.Spent(ctx, upstream.Graph, time.Since(start))
 	return resp, token.Token, err
 }

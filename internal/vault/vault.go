@@ -62,14 +62,14 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// client returns the options for a client of the SDK whose step may take limit: three tries in that time, and the wire
-// watched.
+// client returns the options for a client of the SDK whose step may take limit: up to three tries in that time, of which
+// one that hangs leaves enough for a second, and the wire watched.
 func (o Options) client(limit time.Duration) azcore.ClientOptions {
 	c := o.ClientOptions
 	c.Transport = wire{upstream.Capped(o.Transport, largestAnswer)}
 	c.Retry = policy.RetryOptions{
 		MaxRetries:    2,
-		TryTimeout:    limit * 3 / 10,
+		TryTimeout:    limit * 6 / 10,
 		RetryDelay:    limit / 50,
 		MaxRetryDelay: limit / 10,
 	}
