@@ -167,7 +167,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]by
 		// Most callers look for an answer when they have sent everything, and see none if the connection is closed on them.
 		_, _ = io.CopyN(io.Discard, r.Body, maxUnread)
 	}
-	_ = control.SetReadDeadline(time.Time{})
 	switch {
 	case tooLarge:
 		return nil, &refusal{code: bodyTooLarge}
@@ -176,6 +175,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]by
 	case err != nil:
 		return nil, &refusal{code: invalidJSON}
 	}
+	// Only now, since net/http waits for what is left of a body before it answers.
+	_ = control.SetReadDeadline(time.Time{})
 	return body, nil
 }
 

@@ -1,0 +1,145 @@
+package handler
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler/caller"
+)
+
+// devicesFunc is what a function does for devices.
+type devicesFunc func(ids []graph.DeviceID) []graph.Result
+
+func (f devicesFunc) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	return f(ids)
+}
+
+// verifierFunc is a function that knows who asks.
+type verifierFunc func(*http.Request, []byte) (caller.Caller, error)
+
+func (f verifierFunc) Verify(r *http.Request, body []byte) (caller.Caller, error) { return f(r, body) }
+
+func done204(ids []graph.DeviceID) []graph.Result {
+	results := make([]graph.Result, len(ids))
+	for i, id := range ids {
+		results[i] = graph.Result{ID: id, RequestID: "graph-1"}
+	}
+	return results
+}
+
+// ask sends a request to a handler made of o, and returns the answer and the log.
+func ask(t *testing.T, o Options, method, target, body string) (*httptest.ResponseRecorder, string) {
+	t.Helper()
+	var log bytes.Buffer
+	o.Log = slog.New(slog.NewJSONHandler(&log, nil))
+	if o.Verifier == nil {
+		o.Verifier = caller.Platform{}
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Second
+	}
+	w := httptest.NewRecorder()
+	New(o).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body)))
+	return w, log.String()
+}
+
+const someBody = `{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"}`
+
+func TestPanicIsAnAnswer(t *testing.T) {
+	for name, o := range map[string]Options{
+		"while acting":         {Devices: devicesFunc(func([]graph.DeviceID) []graph.Result { panic("canary") })},
+		"while authenticating": {Verifier: verifierFunc(func(*http.Request, []byte) (caller.Caller, error) { panic(errors.New("canary")) })},
+	} {
+		w, log := ask(t, o, http.MethodPost, RouteUnassign, someBody)
+		var failure Failure
+		if err := json.Unmarshal(w.Body.Bytes(), &failure); err != nil {
+			t.Fatalf("%s: %v in %s", name, err, w.Body)
+		}
+		if w.Code != http.StatusInternalServerError || failure.Error.Code != internalError || failure.Outcome != unknown || !failure.Retryable {
+			t.Errorf("%s: %d %+v", name, w.Code, failure)
+		}
+		if strings.Count(log, "\n") != 1 || !strings.Contains(log, `"stack":"`) || !strings.Contains(log, `"code":"internal_error"`) || strings.Contains(log, "canary") {
+			t.Errorf("%s: the log has %s", name, log)
+		}
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	o := Options{Devices: devicesFunc(done204), Version: "v1.2.3"}
+	for _, test := range []struct {
+		method, target string
+		status         int
+		body, allow    string
+	}{
+		{http.MethodPost, "/api/unassign", 204, "", ""},
+		{http.MethodPost, "/api/unassign?deviceId=1", 204, "", ""},
+		{http.MethodPut, "/api/unassign", 405, `"code":"method_not_allowed"`, "POST"},
+		{http.MethodPost, "/api/unassign/", 404, `"code":"route_not_found"`, ""},
+		{http.MethodPost, "/api/Unassign", 404, `"code":"route_not_found"`, ""},
+		{http.MethodPost, "/api/%75nassign", 204, "", ""},
+		{http.MethodPost, "/api/unassign/../health", 404, `"code":"route_not_found"`, ""},
+		{http.MethodGet, "/", 404, `"code":"route_not_found"`, ""},
+		{http.MethodGet, "/api/health", 200, `{"status":"ok","version":"v1.2.3"}`, ""},
+		{http.MethodHead, "/api/health", 200, "", ""},
+		{http.MethodPost, "/api/health", 405, `"code":"method_not_allowed"`, "GET, HEAD"},
+	} {
+		w, _ := ask(t, o, test.method, test.target, someBody)
+		if w.Code != test.status || !strings.Contains(w.Body.String(), test.body) || w.Header().Get("Allow") != test.allow {
+			t.Errorf("%s %s: %d %q %s", test.method, test.target, w.Code, w.Header().Get("Allow"), w.Body)
+		}
+		if w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("X-Request-Id") == "" {
+			t.Errorf("%s %s: the headers are %v", test.method, test.target, w.Header())
+		}
+	}
+}
+
+// What was begun is brought to its end, whether or not the caller is still there.
+func TestCallerWhoGoesAwayStopsNothing(t *testing.T) {
+	var log bytes.Buffer
+	gone, leave := context.WithCancel(t.Context())
+	acted := false
+	h := New(Options{
+		Devices: devicesFunc(func(ids []graph.DeviceID) []graph.Result {
+			leave()
+			acted = true
+			return done204(ids)
+		}),
+		Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second,
+	})
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodPost, RouteUnassign, strings.NewReader(someBody)))
+	if !acted || !strings.Contains(log.String(), `"code":"unassigned"`) {
+		t.Errorf("acted: %v, log: %s", acted, log.String())
+	}
+}
+
+func TestRequestID(t *testing.T) {
+	for name, test := range map[string]struct {
+		sent []string
+		kept bool
+	}{
+		"plain":                  {[]string{"RITM0012345.retry-2_a"}, true},
+		"64 characters":          {[]string{strings.Repeat("a", 64)}, true},
+		"65 characters":          {[]string{strings.Repeat("a", 65)}, false},
+		"none":                   {nil, false},
+		"empty":                  {[]string{""}, false},
+		"two":                    {[]string{"a", "b"}, false},
+		"with a space":           {[]string{"a b"}, false},
+		"with a line feed":       {[]string{"a\nb"}, false},
+		"with an escape":         {[]string{"\x1b[2J"}, false},
+		"with a letter far away": {[]string{"é"}, false},
+	} {
+		id := requestID(http.Header{"X-Request-Id": test.sent})
+		if kept := len(test.sent) > 0 && id == test.sent[0]; kept != test.kept || id == "" {
+			t.Errorf("%s: %q", name, id)
+		}
+	}
+}
