@@ -187,7 +187,9 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	digest := sha256.Sum256(signed)
 	for _, cert := range c.certs {
 		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
-		if header["x5t#S256"] != encode(long[:]) && header["x5t"] != encode(short[:]) {
+		// MSAL for Go writes the long one in padded base64, which is not what RFC 7515 says.
+		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == base64.StdEncoding.EncodeToString(long[:]) || header["x5t"] == encode(short[:])
+		if !named {
 			continue
 		}
 		key, ok := cert.PublicKey.(*rsa.PublicKey)

@@ -88,7 +88,7 @@ func (v *Vault) AppCertificate(tenantID, clientID, name string) *Credential {
 func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	work := func(ctx context.Context) (azcore.AccessToken, error) { return c.acquire(ctx, o) }
 	if o.Claims == "" {
-		now := c.vault.options.Now()
+		now := time.Now()
 		c.mu.Lock()
 		token := c.token
 		c.mu.Unlock()
@@ -123,7 +123,7 @@ func (c *Credential) Expire(token string) {
 // for each set of claims.
 func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
-	failure, since := c.failure, c.vault.options.Now().Sub(c.failedAt)
+	failure, since := c.failure, time.Now().Sub(c.failedAt)
 	c.mu.Unlock()
 	if failure != nil && since < negative {
 		return azcore.AccessToken{}, failure
@@ -131,7 +131,7 @@ func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) 
 	token, err := c.ask(ctx, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failure, c.failedAt = err, c.vault.options.Now()
+	c.failure, c.failedAt = err, time.Now()
 	if err == nil {
 		c.token = token
 	}
@@ -149,7 +149,7 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 		return token, err
 	}
 	// Refused: it may have been rotated. If it has not been, the refusal stands.
-	now := c.vault.options.Now()
+	now := time.Now()
 	c.mu.Lock()
 	before, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < reread
 	if !tooSoon {
@@ -172,7 +172,7 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 // current returns what signs in now, and whether the secret has just been read for it.
 func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
 	c.mu.Lock()
-	signed, age := c.signed, c.vault.options.Now().Sub(c.readAt)
+	signed, age := c.signed, time.Now().Sub(c.readAt)
 	c.mu.Unlock()
 	if signed != nil && age < fresh {
 		return signed, false, nil
@@ -189,20 +189,23 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 }
 
 // load reads the secret and returns what signs in with it, and its version.
-func (c *Credential) load(ctx context.Context) (azcore.TokenCredential, string, error) {
+func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
 	c.flight.stage.Store(upstream.Vault)
 	secret, err := c.read(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	signed, err := c.signIn(secret)
-	if err != nil {
-		return nil, "", invalid(c.name, reasonOf(err))
+	if err == nil {
+		if signed, err = c.signIn(secret); err != nil {
+			err = invalid(c.name, reasonOf(err))
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.secret, c.signed, c.readAt = secret, signed, c.vault.options.Now()
-	return signed, secret.Version, nil
+	switch {
+	case err == nil:
+		c.secret, c.signed, c.readAt = secret, signed, time.Now()
+	case !usable(err): // nor is what was read before, even if the vault is down the next time
+		c.secret, c.signed = Secret{}, nil
+	}
+	return signed, secret.Version, err
 }
 
 // signInWith asks Entra ID for a token.

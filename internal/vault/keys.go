@@ -62,11 +62,12 @@ func (v *Vault) Keys(decode func(value string) ([]byte, error), names ...string)
 // Current returns the keys. Its error, an *upstream.Error, is about a key that could not be read and is not known from
 // before; the others are there beside it.
 func (k *Keys) Current(ctx context.Context) ([]Key, error) {
+	now := time.Now()
 	k.mu.Lock()
-	due := !k.vault.options.Now().Before(k.readNext)
+	due := !now.Before(k.readNext)
 	k.mu.Unlock()
 	if due {
-		return k.readAgain(ctx)
+		return k.readAgain(ctx, now)
 	}
 	return k.now()
 }
@@ -74,7 +75,7 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 // Refresh is Current for one who has found that none of the keys fits: they are read again, unless that was done lately
 // for the same reason.
 func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
-	now := k.vault.options.Now()
+	now := time.Now()
 	k.mu.Lock()
 	join := k.reading || now.Sub(k.rereadAt) >= mismatch
 	if join && !k.reading {
@@ -82,7 +83,7 @@ func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	}
 	k.mu.Unlock()
 	if join {
-		return k.readAgain(ctx)
+		return k.readAgain(ctx, now)
 	}
 	return k.Current(ctx)
 }
@@ -100,9 +101,8 @@ func (k *Keys) now() ([]Key, error) {
 	return keys, k.err
 }
 
-// readAgain reads all keys, or waits for a reading that is under way.
-func (k *Keys) readAgain(ctx context.Context) ([]Key, error) {
-	asked := k.vault.options.Now()
+// readAgain reads all keys, or waits for a reading that is under way. They were found to be due at the time asked.
+func (k *Keys) readAgain(ctx context.Context, asked time.Time) ([]Key, error) {
 	_, err := k.flight.do(ctx, "", func(ctx context.Context) (struct{}, error) {
 		k.mu.Lock()
 		done := k.readAt.After(asked) // by a reading that ended just before this one began
@@ -143,7 +143,7 @@ func (k *Keys) read(ctx context.Context) {
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.vault.options.Now()
+	now := time.Now()
 	k.reading, k.readAt, k.err = false, now, nil
 	failed := 0
 	for i, name := range k.names {

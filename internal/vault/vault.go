@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"regexp"
@@ -30,7 +31,6 @@ type Options struct {
 	Timeout              time.Duration // the time for one request to the program, of which the steps here get a share
 	Custom               bool          // a cloud of one's own: Key Vault's challenge may name another domain than the vault's
 	Log                  *slog.Logger
-	Now                  func() time.Time // nil means time.Now
 }
 
 // The shares of Options.Timeout. Cold, the steps come one after another: managed identity inside vault, then the token.
@@ -52,9 +52,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 25 * time.Second
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -154,7 +151,7 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	if s.value == "" {
 		return Secret{}, invalid(name, "has no value")
 	}
-	if left := s.Expires.Sub(v.options.Now()); !s.Expires.IsZero() && left < 14*24*time.Hour {
+	if left := s.Expires.Sub(time.Now()); !s.Expires.IsZero() && left < 14*24*time.Hour {
 		// Key Vault hands out what has expired, and Entra is the judge of whether it is still good.
 		v.options.Log.WarnContext(ctx, "a secret is about to expire or has expired", slog.String("secret", name), slog.Time("expires", s.Expires))
 	}
@@ -221,7 +218,7 @@ type wire struct{ next upstream.Doer }
 
 type watchKey struct{}
 
-// wireError is the last error of the network that a step has seen.
+// wireError is the last error of the network that a step has seen, in asking or in reading the answer.
 type wireError struct{ err error }
 
 // watch returns a context whose requests leave their network errors in the wireError.
@@ -234,6 +231,23 @@ func (w wire) Do(req *http.Request) (*http.Response, error) {
 	resp, err := w.next.Do(req)
 	if seen, ok := req.Context().Value(watchKey{}).(*wireError); ok {
 		seen.err = err
+		if err == nil {
+			resp.Body = watchedBody{resp.Body, seen}
+		}
 	}
 	return resp, err
+}
+
+// watchedBody is the body of an answer, and leaves the error that ends it early in the wireError.
+type watchedBody struct {
+	io.ReadCloser
+	seen *wireError
+}
+
+func (b watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.seen.err = err
+	}
+	return n, err
 }

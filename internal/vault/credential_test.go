@@ -1,0 +1,293 @@
+package vault_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/upstream"
+	"autopilot-unassign/internal/vault"
+)
+
+// wantToken gets a token and returns it.
+func (w *world) wantToken(c *vault.Credential, when string) string {
+	w.t.Helper()
+	token, err := c.GetToken(w.t.Context(), graphToken)
+	if err != nil || !strings.HasPrefix(token.Token, "eyJ") {
+		w.t.Fatalf("%s: no token: %v", when, err)
+	}
+	return token.Token
+}
+
+// wantFailure fails the test unless getting a token fails with that error.
+func (w *world) wantFailure(c *vault.Credential, want, when string) {
+	w.t.Helper()
+	token, err := c.GetToken(w.t.Context(), graphToken)
+	if err == nil {
+		w.t.Fatalf("%s: a token, want %s", when, want)
+	}
+	if failed := w.failure(err); failed.Error() != want || token.Token != "" {
+		w.t.Errorf("%s: %v, want %s", when, failed, want)
+	}
+}
+
+// kind is a way in which an app signs in.
+type kind struct {
+	credential func(*world) *vault.Credential
+	put        func(w *world, renewed bool) // in the vault
+	accept     func(w *world, renewed bool) // by Entra, and nothing else
+	refused    string
+}
+
+func kinds() map[string]kind {
+	value := map[bool]string{false: oldSecret, true: newSecret}
+	pair := map[bool]*pair{false: oldPair(), true: newPair()}
+	return map[string]kind{
+		"client secret": {
+			(*world).appSecret,
+			func(w *world, renewed bool) {
+				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: value[renewed]})
+			},
+			func(w *world, renewed bool) { w.cloud.SetAppSecrets(value[renewed]) },
+			"identity: credential_rejected (401 AADSTS7000215)",
+		},
+		"certificate": {
+			(*world).appCertificate,
+			func(w *world, renewed bool) {
+				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: pair[renewed].pem()})
+			},
+			func(w *world, renewed bool) { w.cloud.SetAppCertificates(pair[renewed].cert) },
+			"identity: credential_rejected (401 AADSTS700027)",
+		},
+	}
+}
+
+// eachKind runs a test with a credential of every kind, after its first token.
+func eachKind(t *testing.T, test func(w *world, k kind, c *vault.Credential, first string)) {
+	t.Helper()
+	for name, k := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				k.accept(w, false)
+				k.put(w, false)
+				c := k.credential(w)
+				first := w.wantToken(c, "cold")
+				w.wantRequests("1 1 1 1 1", "cold")
+				if again := w.wantToken(c, "warm"); again != first {
+					w.t.Error("a token is not kept")
+				}
+				w.wantRequests("1 1 1 1 1", "warm")
+				test(w, k, c, first)
+			})
+		})
+	}
+}
+
+func TestRotation(t *testing.T) {
+	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+		k.put(w, true)
+		k.accept(w, true)
+		c.Expire(first)
+		w.wantToken(c, "after a rotation")
+		w.wantRequests("1 1 2 3 3", "after a rotation")
+	})
+}
+
+func TestRefusedWithoutRotation(t *testing.T) {
+	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+		k.accept(w, true)
+		c.Expire(first)
+		w.wantFailure(c, k.refused, "with the same version in the vault")
+		w.wantRequests("1 1 2 2 2", "with the same version in the vault")
+		k.put(w, true)
+		time.Sleep(30*time.Second - time.Nanosecond)
+		w.wantFailure(c, k.refused, "before 30 s are over")
+		w.wantRequests("1 1 2 3 3", "before 30 s are over")
+		time.Sleep(5 * time.Second)
+		w.wantToken(c, "after 30 s")
+		w.wantRequests("1 1 3 4 5", "after 30 s")
+	})
+}
+
+func TestRefusedWhenJustRead(t *testing.T) {
+	for name, k := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				k.accept(w, true)
+				k.put(w, false)
+				w.wantFailure(k.credential(w), k.refused, "cold")
+				w.wantRequests("1 1 1 1 1", "cold")
+			})
+		})
+	}
+}
+
+// TestRefusedTwice has both versions refused: the second is the end of it.
+func TestRefusedTwice(t *testing.T) {
+	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+		k.put(w, true)
+		w.cloud.SetAppSecrets()
+		w.cloud.SetAppCertificates()
+		c.Expire(first)
+		w.wantFailure(c, k.refused, "with a new version that is refused too")
+		w.wantRequests("1 1 2 3 3", "with a new version that is refused too")
+	})
+}
+
+func TestExpiredSecret(t *testing.T) {
+	simulate(t, func(w *world) {
+		c := w.appSecret()
+		first := w.wantToken(c, "cold")
+		w.cloud.ExpireAppSecret(oldSecret)
+		c.Expire(first)
+		w.wantFailure(c, "identity: credential_expired (401 AADSTS7000222)", "expired")
+		w.wantRequests("1 1 2 2 2", "expired")
+	})
+}
+
+// TestUsedOn has the vault go down: the credential is used for a day after it was read, and no longer.
+func TestUsedOn(t *testing.T) {
+	for name, fault := range map[string]azuresim.Fault{
+		"vault: unavailable (503 SimulatedFault): secret graph-client-secret": azuresim.Status(503),
+		"vault: unreachable: no connection":                                   azuresim.Refused(),
+		"vault: timeout: no answer in time":                                   azuresim.Hang(),
+		"vault: forbidden (403 SimulatedFault): secret graph-client-secret":   azuresim.Status(403),
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachKind(t, func(w *world, _ kind, c *vault.Credential, first string) {
+				w.cloud.Fail(azuresim.StepSecret, -1, fault)
+				const warning = "the vault is not answering; the app's credential is used on"
+				for _, pause := range []time.Duration{time.Hour + time.Second, 22*time.Hour + 58*time.Minute} {
+					time.Sleep(pause)
+					w.log.Reset()
+					if again := w.wantToken(c, "with the vault down"); again == first {
+						w.t.Error("a token is used past its end")
+					}
+					if warned := strings.Count(w.log.String(), warning); warned != 1 || !strings.Contains(w.log.String(), `"level":"WARN"`) {
+						w.t.Errorf("%d warnings: %s", warned, w.log)
+					}
+				}
+				time.Sleep(time.Hour + time.Second)
+				w.wantFailure(c, name, "with the vault down for a day")
+			})
+		})
+	}
+}
+
+// TestNotUsedOn has the vault say that the credential is no more, and go down after that.
+func TestNotUsedOn(t *testing.T) {
+	for want, change := range map[string]func(*world){
+		"vault: not_found (404 SecretNotFound): secret graph-client-secret":       func(w *world) { w.cloud.DeleteSecret(appSecretName) },
+		"vault: secret_disabled (403 SecretDisabled): secret graph-client-secret": func(w *world) { w.cloud.PutSecret(appSecretName, azuresim.Secret{Disabled: true}) },
+		"vault: secret_invalid: secret graph-client-secret has no value":          func(w *world) { w.cloud.PutSecret(appSecretName, azuresim.Secret{}) },
+	} {
+		t.Run(want, func(t *testing.T) {
+			eachKind(t, func(w *world, k kind, c *vault.Credential, _ string) {
+				change(w)
+				time.Sleep(time.Hour + time.Second)
+				w.wantFailure(c, want, "gone")
+				w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
+				time.Sleep(5 * time.Second)
+				w.wantFailure(c, "vault: unreachable: no connection", "gone, and the vault down")
+				w.cloud.Heal()
+				k.put(w, false)
+				time.Sleep(5 * time.Second)
+				w.wantToken(c, "back again")
+			})
+		})
+	}
+}
+
+// TestFailureIsKept has many fail for what one has found out, for five seconds.
+func TestFailureIsKept(t *testing.T) {
+	simulate(t, func(w *world) {
+		c := w.appSecret()
+		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
+		const want = "vault: forbidden (403 SimulatedFault): secret graph-client-secret"
+		for range 20 {
+			w.wantFailure(c, want, "at once")
+		}
+		time.Sleep(5*time.Second - time.Nanosecond)
+		w.wantFailure(c, want, "before 5 s are over")
+		w.wantRequests("1 1 1 0 0", "before 5 s are over")
+		time.Sleep(time.Nanosecond)
+		w.wantFailure(c, want, "after 5 s")
+		w.wantRequests("1 1 2 0 0", "after 5 s")
+		w.cloud.Heal()
+		time.Sleep(5 * time.Second)
+		w.wantToken(c, "healed")
+	})
+}
+
+// TestOneForAll has many wait for the first token at once, one of them for less long than it takes.
+func TestOneForAll(t *testing.T) {
+	for step, service := range map[azuresim.Step]upstream.Service{
+		azuresim.StepSecret: upstream.Vault,
+		azuresim.StepToken:  upstream.Identity,
+	} {
+		simulate(t, func(w *world) {
+			w.cloud.Fail(step, 1, azuresim.Delay(2*time.Second))
+			w.cloud.Fail(azuresim.StepIdentity, 1, azuresim.Delay(500*time.Millisecond))
+			c := w.appSecret()
+			var waiting sync.WaitGroup
+			for range 200 {
+				waiting.Go(func() {
+					trace := &upstream.Trace{}
+					if _, err := c.GetToken(upstream.WithTrace(w.t.Context(), trace), graphToken); err != nil {
+						w.t.Error(err)
+					}
+					spent := map[upstream.Service]time.Duration{upstream.Vault: 0, upstream.Identity: 500 * time.Millisecond}
+					spent[service] += 2 * time.Second
+					for of, want := range spent {
+						if got := trace.Spent(of); got != want {
+							w.t.Errorf("waited %v for %s, want %v", got, of, want)
+						}
+					}
+				})
+			}
+			waiting.Go(func() {
+				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				_, err := c.GetToken(ctx, graphToken)
+				if took := time.Since(start); took != time.Second {
+					w.t.Errorf("a deadline of a second was kept after %v", took)
+				}
+				if failed := w.failure(err); *failed != (upstream.Error{Service: service, Reason: upstream.Timeout, Cause: "no answer in time"}) {
+					w.t.Errorf("%v, want a time-out of %s", failed, service)
+				}
+			})
+			waiting.Wait()
+			w.wantRequests("1 1 1 1 1", "for 201")
+		})
+	}
+}
+
+// TestNobodyWaits has all leave before the token comes. It is there for those who come later.
+func TestNobodyWaits(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		c := w.appSecret()
+		ctx, cancel := context.WithCancel(w.t.Context())
+		var waiting sync.WaitGroup
+		for range 3 {
+			waiting.Go(func() {
+				if _, err := c.GetToken(ctx, graphToken); w.failure(err).Reason != upstream.Timeout {
+					w.t.Error(err)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		cancel()
+		waiting.Wait()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.wantRequests("1 1 1 1 1", "when all have left")
+		w.wantToken(c, "later")
+		w.wantRequests("1 1 1 1 1", "later")
+	})
+}

@@ -1,0 +1,274 @@
+package vault_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/vault"
+)
+
+// plain takes a key as it is, if it is long enough.
+func plain(value string) ([]byte, error) {
+	if len(value) < 10 {
+		return nil, errors.New("key is too short")
+	}
+	return []byte(value), nil
+}
+
+// putKeys stores keys by the names of their secrets.
+func (w *world) putKeys(namesAndValues ...string) {
+	for i := 0; i+1 < len(namesAndValues); i += 2 {
+		w.cloud.PutSecret(namesAndValues[i], azuresim.Secret{Value: namesAndValues[i+1]})
+	}
+}
+
+// wantKeys fails the test unless get returns those keys, as name=value, and that error ("" for none), having caused so many
+// requests for secrets in all.
+func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKeys, wantErr string, requests int, when string) {
+	w.t.Helper()
+	keys, err := get(w.t.Context())
+	var texts []string
+	for _, k := range keys {
+		texts = append(texts, k.Name+"="+string(k.Value))
+	}
+	if got := strings.Join(texts, " "); got != wantKeys {
+		w.t.Errorf("%s: keys %q, want %q", when, got, wantKeys)
+	}
+	got := ""
+	if err != nil {
+		got = w.failure(err).Error()
+	}
+	if got != wantErr {
+		w.t.Errorf("%s: error %q, want %q", when, got, wantErr)
+	}
+	if got := w.cloud.Count(azuresim.StepSecret); got != requests {
+		w.t.Errorf("%s: %d requests for secrets, want %d", when, got, requests)
+	}
+}
+
+// TestKeysAreKept reads keys once an hour, and returns them in the order of their names, not in that of the answers.
+func TestKeysAreKept(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b", "key-c", "canary-key-c")
+		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(time.Second))
+		k := w.vault.Keys(plain, "key-b", "key-c", "key-a")
+		const want = "key-b=canary-key-b key-c=canary-key-c key-a=canary-key-a"
+		w.wantKeys(k.Current, want, "", 3, "cold")
+		w.putKeys("key-c", "canary-new-key-c")
+		time.Sleep(time.Hour - time.Nanosecond)
+		w.wantKeys(k.Current, want, "", 3, "before an hour is over")
+		time.Sleep(time.Nanosecond)
+		w.wantKeys(k.Current, "key-b=canary-key-b key-c=canary-new-key-c key-a=canary-key-a", "", 6, "after an hour")
+	})
+}
+
+// TestRefresh reads keys again for evidence that fits none of them, and not for much of it.
+func TestRefresh(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a")
+		k := w.vault.Keys(plain, "key-a")
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
+		w.putKeys("key-a", "canary-new-key-a")
+		w.wantKeys(k.Refresh, "key-a=canary-new-key-a", "", 2, "the first misfit")
+		w.putKeys("key-a", "canary-next-key-a")
+		time.Sleep(5*time.Minute - time.Nanosecond)
+		w.wantKeys(k.Refresh, "key-a=canary-new-key-a", "", 2, "before 5 min are over")
+		time.Sleep(time.Nanosecond)
+		w.wantKeys(k.Refresh, "key-a=canary-next-key-a", "", 3, "after 5 min")
+		w.wantKeys(k.Current, "key-a=canary-next-key-a", "", 3, "after that")
+	})
+}
+
+// TestRefreshForAll has many find at once that nothing fits. All of them get what the one reading brings.
+func TestRefreshForAll(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a")
+		k := w.vault.Keys(plain, "key-a")
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
+		w.putKeys("key-a", "canary-new-key-a")
+		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		var waiting sync.WaitGroup
+		for i := range 200 {
+			waiting.Go(func() {
+				time.Sleep(time.Duration(i) * time.Millisecond)
+				w.wantKeys(k.Refresh, "key-a=canary-new-key-a", "", 2, "in a crowd")
+			})
+		}
+		waiting.Wait()
+		w.wantKeys(k.Refresh, "key-a=canary-new-key-a", "", 2, "after the crowd")
+	})
+}
+
+// TestColdCrowd has many need the keys before they are there, and one not wait for them.
+func TestColdCrowd(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a")
+		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		k := w.vault.Keys(plain, "key-a")
+		var waiting sync.WaitGroup
+		for range 200 {
+			waiting.Go(func() { w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "in a crowd") })
+		}
+		waiting.Go(func() {
+			ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+			defer cancel()
+			start := time.Now()
+			_, err := k.Current(ctx)
+			if failed := w.failure(err); failed.Error() != "vault: timeout: no answer in time" || time.Since(start) != time.Second {
+				w.t.Errorf("%v after %v, want a time-out after a second", failed, time.Since(start))
+			}
+		})
+		waiting.Wait()
+		w.wantRequests("1 1 1 0 0", "for 201")
+	})
+}
+
+// TestNobodyWaitsForKeys has the only one who needs the keys leave. They are there for the next.
+func TestNobodyWaitsForKeys(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a")
+		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		k := w.vault.Keys(plain, "key-a")
+		ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+		defer cancel()
+		if keys, err := k.Current(ctx); err == nil {
+			w.t.Errorf("%d keys in less time than they take", len(keys))
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "later")
+	})
+}
+
+// TestSomeKeys has one key of three missing: the others are there, and it is looked for every 30 s.
+func TestSomeKeys(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a", "key-c", "canary-key-c")
+		k := w.vault.Keys(plain, "key-a", "key-b", "key-c")
+		const some, missing = "key-a=canary-key-a key-c=canary-key-c", "vault: not_found (404 SecretNotFound): secret key-b"
+		w.wantKeys(k.Current, some, missing, 3, "cold")
+		if !strings.Contains(w.log.String(), `"level":"WARN","msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
+			w.t.Errorf("no warning: %s", w.log)
+		}
+		w.putKeys("key-b", "canary-key-b")
+		time.Sleep(30*time.Second - time.Nanosecond)
+		w.wantKeys(k.Current, some, missing, 3, "before 30 s are over")
+		time.Sleep(time.Nanosecond)
+		w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b key-c=canary-key-c", "", 6, "after 30 s")
+		time.Sleep(time.Hour - time.Nanosecond)
+		w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b key-c=canary-key-c", "", 6, "before an hour is over")
+	})
+}
+
+// TestNoKeys has no key be there: that is looked at again after 5 s, however many ask.
+func TestNoKeys(t *testing.T) {
+	simulate(t, func(w *world) {
+		k := w.vault.Keys(plain, "key-a")
+		const missing = "vault: not_found (404 SecretNotFound): secret key-a"
+		for range 20 {
+			w.wantKeys(k.Current, "", missing, 1, "at once")
+		}
+		w.putKeys("key-a", "canary-key-a")
+		time.Sleep(5*time.Second - time.Nanosecond)
+		w.wantKeys(k.Current, "", missing, 1, "before 5 s are over")
+		time.Sleep(time.Nanosecond)
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "after 5 s")
+	})
+}
+
+// TestWhichErrorCounts has two keys missing for different reasons. The one that may pass counts, whatever the order.
+func TestWhichErrorCounts(t *testing.T) {
+	const notAName, short = "no name", "key-short"
+	for _, test := range []struct {
+		names []string
+		want  string
+	}{
+		{[]string{notAName, "key-a"}, "vault: forbidden (403 SimulatedFault): secret key-a"},
+		{[]string{"key-a", notAName}, "vault: forbidden (403 SimulatedFault): secret key-a"},
+	} {
+		simulate(t, func(w *world) {
+			w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
+			w.wantKeys(w.vault.Keys(plain, test.names...).Current, "", test.want, 1, strings.Join(test.names, ", "))
+		})
+	}
+	simulate(t, func(w *world) {
+		w.putKeys(short, "canary")
+		w.wantKeys(w.vault.Keys(plain, notAName, short).Current, "", "vault: not_found: no name of a secret", 1, "two that do not pass")
+		w.wantKeys(w.vault.Keys(plain, short, notAName).Current, "", "vault: secret_invalid: secret key-short is unusable: key is too short", 2, "two that do not pass")
+	})
+}
+
+// TestKeysUsedOn has the vault go down: keys are used for a day after they were read, and no longer.
+func TestKeysUsedOn(t *testing.T) {
+	for want, fault := range map[string]azuresim.Fault{
+		"vault: unavailable (503 SimulatedFault): secret key-a": azuresim.Status(503, "Retry-After", "60"),
+		"vault: forbidden (403 SimulatedFault): secret key-a":   azuresim.Status(403),
+		"vault: bad_answer: error of type *errors.errorString":  azuresim.Truncated(),
+	} {
+		t.Run(want, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				w.putKeys("key-a", "canary-key-a")
+				k := w.vault.Keys(plain, "key-a")
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
+				w.cloud.Fail(azuresim.StepSecret, -1, fault)
+				time.Sleep(time.Hour)
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "with the vault down")
+				if !strings.Contains(w.log.String(), `"msg":"a caller's key could not be read","secret":"key-a","used_on":true`) {
+					w.t.Errorf("no warning: %s", w.log)
+				}
+				time.Sleep(30*time.Second - time.Nanosecond)
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "before 30 s are over")
+				time.Sleep(time.Nanosecond)
+				w.wantKeys(k.Refresh, "key-a=canary-key-a", "", 3, "after 30 s")
+				time.Sleep(23*time.Hour - 30*time.Second - time.Nanosecond)
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", 4, "before a day is over")
+				time.Sleep(30 * time.Second)
+				w.wantKeys(k.Current, "", want, 5, "after a day")
+				w.cloud.Heal()
+				time.Sleep(5 * time.Second)
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", 6, "healed")
+			})
+		})
+	}
+}
+
+// TestKeysNotUsedOn has the vault say that a key is no more, and go down after that.
+func TestKeysNotUsedOn(t *testing.T) {
+	for want, change := range map[string]func(*world){
+		"vault: not_found (404 SecretNotFound): secret key-a":               func(w *world) { w.cloud.DeleteSecret("key-a") },
+		"vault: secret_disabled (403 SecretDisabled): secret key-a":         func(w *world) { w.cloud.PutSecret("key-a", azuresim.Secret{Disabled: true}) },
+		"vault: secret_invalid: secret key-a has no value":                  func(w *world) { w.putKeys("key-a", "") },
+		"vault: secret_invalid: secret key-a is unusable: key is too short": func(w *world) { w.putKeys("key-a", "canary") },
+	} {
+		t.Run(want, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b")
+				k := w.vault.Keys(plain, "key-a", "key-b")
+				w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b", "", 2, "cold")
+				change(w)
+				w.wantKeys(k.Refresh, "key-b=canary-key-b", want, 4, "gone")
+				w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
+				time.Sleep(30 * time.Second)
+				w.wantKeys(k.Current, "key-b=canary-key-b", "vault: forbidden (403 SimulatedFault): secret key-a", 6, "gone, and the vault down")
+			})
+		})
+	}
+}
+
+// TestManyKeysInTime has the identity hang under more keys than fit into the time one after the other.
+func TestManyKeysInTime(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.Fail(azuresim.StepIdentity, -1, azuresim.Hang())
+		start := time.Now()
+		w.wantKeys(w.vault.Keys(plain, "key-a", "key-b", "key-c", "key-d", "key-e").Current, "", "identity: timeout: no answer in time", 0, "with the identity hanging")
+		if took := time.Since(start); took > shares[azuresim.StepSecret] {
+			w.t.Errorf("it took %v of %v", took, shares[azuresim.StepSecret])
+		}
+	})
+}
