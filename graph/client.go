@@ -10,6 +10,7 @@ package graph
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,8 @@ const (
 	firstDelay = 400 * time.Millisecond // before the second try, where Graph does not say; three times that before the third, jittered
 	errorBody  = 64 << 10               // as much of a failure's body as is read, in bytes
 	noDeadline = 25 * time.Second       // the time for a call whose context has no deadline
+	// largestAnswer is as much of a success's body as is read, in bytes. A page of a thousand devices has about one million.
+	largestAnswer = 16 << 20
 )
 
 // Client makes requests of Graph. It is safe for concurrent use.
@@ -104,6 +107,40 @@ func (c *Client) do(ctx context.Context, req *policy.Request) (*http.Response, e
 	return resp, nil
 }
 
+// read sends req and decodes the answer into v, if its status is 2xx. Any other end is an *upstream.Error. Reading changes
+// nothing, so that it is never in doubt what became of a device.
+func (c *Client) read(ctx context.Context, req *policy.Request, v any) error {
+	err := c.exchange(ctx, req, v)
+	if failed, ok := errors.AsType[*upstream.Error](err); ok {
+		failed.MaybeDone = false
+	}
+	return err
+}
+
+// exchange sends req and decodes the answer into v. It is do for answers that have something to say.
+func (c *Client) exchange(ctx context.Context, req *policy.Request, v any) error {
+	resp, err := c.do(ctx, req)
+	if err != nil {
+		return err
+	}
+	body := upstream.Cap(resp.Body, largestAnswer)
+	defer func() { _ = body.Close() }()
+	if err := json.NewDecoder(body).Decode(v); err != nil {
+		return badAnswer(resp.Header, err)
+	}
+	return nil
+}
+
+// badAnswer is the error of an answer of Graph whose status is a success and whose body is none.
+func badAnswer(h http.Header, err error) *upstream.Error {
+	failed := upstream.Transport(upstream.Graph, err)
+	failed.RequestID = upstream.PlainCode(h.Get("request-id"))
+	if failed.Reason != upstream.Timeout {
+		failed.Reason, failed.Cause = upstream.BadAnswer, "not the JSON it should be"
+	}
+	return failed
+}
+
 // newClientRequestID returns the id of the request being served if it is a GUID, which Graph asks for, else a fresh one.
 func newClientRequestID(ctx context.Context) string {
 	if id := upstream.RequestID(ctx); id != "" {
@@ -121,10 +158,13 @@ func (c *call) retry() policy.RetryOptions {
 		MaxRetries:    retries,
 		RetryDelay:    firstDelay,
 		MaxRetryDelay: left,
-		TryTimeout:    left / (retries + 1),
+		TryTimeout:    min(left/(retries+1), tryLimit),
 		ShouldRetry:   c.again,
 	}
 }
+
+// tryLimit is the longest that one try may take, however much time there is.
+const tryLimit = 30 * time.Second
 
 // again decides whether a try that ended with an answer or with err is worth another: Graph or the network may do better next time,
 // and waiting for it leaves at least as much time as it takes.
@@ -137,9 +177,7 @@ func (c *call) again(_ *http.Response, err error) bool {
 		return false
 	}
 	c.maybeDone = c.maybeDone || failure.MaybeDone
-	switch failure.Reason {
-	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable, upstream.BadAnswer:
-	default:
+	if !worthAgain(failure.Reason) {
 		return false
 	}
 	wait := failure.RetryAfter
@@ -147,6 +185,15 @@ func (c *call) again(_ *http.Response, err error) bool {
 		wait = firstDelay << c.tries // an upper bound of the delay that the pipeline will choose
 	}
 	return wait < time.Until(c.deadline)/2
+}
+
+// worthAgain reports whether Graph or the network may do better next time.
+func worthAgain(r upstream.Reason) bool {
+	switch r {
+	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable, upstream.BadAnswer:
+		return true
+	}
+	return false
 }
 
 // readFailure is the policy nearest to the wire. It counts the try, and reads an answer that is no success to its end or
@@ -165,7 +212,7 @@ func readFailure(req *policy.Request) (*http.Response, error) {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBody))
 	_ = resp.Body.Close()
 	resp.Body = http.NoBody
-	call.failure = failure(resp, body)
+	call.failure = failure(resp.StatusCode, resp.Header, body)
 	if after := call.failure.RetryAfter; after > 0 && resp.Header.Get("Retry-After") == "" {
 		// Graph said it in the body alone; the retry policy looks at the header.
 		resp.Header.Set("Retry-After", fmt.Sprint(int(after.Seconds())))

@@ -10,24 +10,25 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// failure reduces an answer of Graph that is no success, of which body could be read, to an *upstream.Error.
+// failure reduces an answer of Graph that is no success, of which body could be read, to an *upstream.Error. The answer may
+// be one of those inside the answer to a batch.
 //
 // The status decides. The body refines it where it can be understood, which is never certain: Intune's errors come
 // plain, as JSON inside the message, as JSON inside JSON inside the message, as HTML inside the message, with a code that
 // is a sentence, or not as JSON at all.
-func failure(resp *http.Response, body []byte) *upstream.Error {
+func failure(status int, header http.Header, body []byte) *upstream.Error {
 	said := parseErrorBody(body)
 	e := &upstream.Error{
 		Service:    upstream.Graph,
-		Status:     resp.StatusCode,
+		Status:     status,
 		Code:       upstream.PlainCode(said.code),
-		RequestID:  upstream.PlainCode(resp.Header.Get("request-id")),
-		RetryAfter: upstream.RetryAfter(resp.Header, time.Now()),
+		RequestID:  upstream.PlainCode(header.Get("request-id")),
+		RetryAfter: upstream.RetryAfter(header, time.Now()),
 	}
 	if e.RetryAfter == 0 {
 		e.RetryAfter = said.retryAfter
 	}
-	switch status := resp.StatusCode; {
+	switch {
 	case status < 400:
 		e.Reason = upstream.BadAnswer
 	case status == http.StatusServiceUnavailable, status == http.StatusRequestTimeout:

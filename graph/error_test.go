@@ -62,7 +62,7 @@ func TestFailure(t *testing.T) {
 	} {
 		want := test.want
 		want.Service, want.Status, want.RequestID = upstream.Graph, test.status, "r-1"
-		got := failure(&http.Response{StatusCode: test.status, Header: http.Header{"Request-Id": {"r-1"}}}, []byte(test.body))
+		got := failure(test.status, http.Header{"Request-Id": {"r-1"}}, []byte(test.body))
 		if *got != want {
 			t.Errorf("%s: %+v\nwant %+v", name, *got, want)
 		}
@@ -70,7 +70,7 @@ func TestFailure(t *testing.T) {
 			t.Errorf("%s: the body got through: %v", name, got)
 		}
 	}
-	got := failure(&http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {"3"}}}, []byte(waitText))
+	got := failure(429, http.Header{"Retry-After": {"3"}}, []byte(waitText))
 	if got.RetryAfter != 3*time.Second {
 		t.Errorf("header 3 s, body 12 s: %v", got.RetryAfter)
 	}
@@ -91,7 +91,7 @@ func FuzzFailure(f *testing.F) {
 		if status < 300 || status > 599 {
 			return
 		}
-		e := failure(&http.Response{StatusCode: status, Header: http.Header{}}, body)
+		e := failure(status, http.Header{}, body)
 		switch {
 		case e.Service != upstream.Graph || e.Reason == "" || e.Status != status:
 			t.Fatalf("%d %q: %+v", status, body, e)

@@ -12,8 +12,12 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// devices is the collection of Autopilot devices, below the root of Graph.
-const devices = "/beta/deviceManagement/windowsAutopilotDeviceIdentities"
+const (
+	root       = "/beta"
+	collection = "/deviceManagement/windowsAutopilotDeviceIdentities"
+	devices    = root + collection
+	action     = "/unassignResourceAccountFromDevice"
+)
 
 // Result is what became of one device.
 type Result struct {
@@ -26,25 +30,54 @@ type Result struct {
 	RequestID, ClientRequestID string
 }
 
-// UnassignResourceAccount takes the resource account off each of the devices, one after the other, and returns one Result
-// for each, in order. Any 2xx is a success: the documentation says 204 and the metadata 2XX.
+// UnassignResourceAccount takes the resource account off each of the devices and returns one Result for each, in order:
+// with one request for a single one, and with one for each twenty else. Any 2xx is a success: the documentation says 204
+// and the metadata 2XX.
 //
 // When ctx ends, the devices not yet tried are reported as timed out and not done.
 func (c *Client) UnassignResourceAccount(ctx context.Context, ids ...DeviceID) []Result {
-	results := make([]Result, len(ids))
-	for i, id := range ids {
-		results[i] = c.unassign(ctx, id)
+	if len(ids) == 1 {
+		return []Result{c.unassign(ctx, ids[0])}
+	}
+	results := make([]Result, 0, len(ids))
+	for start := 0; start < len(ids); start += maxBatch {
+		results = append(results, c.unassignBatch(ctx, ids[start:min(start+maxBatch, len(ids))])...)
 	}
 	return results
+}
+
+func (c *Client) unassignBatch(ctx context.Context, ids []DeviceID) []Result {
+	requests := make([]batchRequest, len(ids))
+	for i, id := range ids {
+		requests[i] = batchRequest{
+			Method: http.MethodPost, URL: collection + "/" + id.String() + action,
+			Headers: map[string]string{"Content-Type": "application/json"}, Body: &struct{}{},
+		}
+	}
+	results := make([]Result, len(ids))
+	if ctx.Err() != nil {
+		for i, id := range ids {
+			results[i] = Result{ID: id, Err: noTime()}
+		}
+		return results
+	}
+	for i, reply := range c.batch(ctx, requests) {
+		results[i] = Result{ID: ids[i], Err: reply.err, RequestID: reply.requestID, ClientRequestID: reply.clientRequestID}
+	}
+	return results
+}
+
+func noTime() *upstream.Error {
+	return &upstream.Error{Service: upstream.Graph, Reason: upstream.Timeout, Cause: "no time left to ask"}
 }
 
 func (c *Client) unassign(ctx context.Context, id DeviceID) Result {
 	result := Result{ID: id, ClientRequestID: newClientRequestID(ctx)}
 	if err := ctx.Err(); err != nil {
-		result.Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Timeout, Cause: "no time left to ask"}
+		result.Err = noTime()
 		return result
 	}
-	req, err := runtime.NewRequest(ctx, http.MethodPost, c.endpoint+devices+"/"+id.String()+"/unassignResourceAccountFromDevice")
+	req, err := runtime.NewRequest(ctx, http.MethodPost, c.endpoint+devices+"/"+id.String()+action)
 	if err != nil {
 		result.Err = fmt.Errorf("graph: unassign resource account: %w", err)
 		return result

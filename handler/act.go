@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"autopilot-unassign/graph"
@@ -12,10 +13,150 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// act takes the resource account off the device that rec's request names. The error is what the answer is made of.
-func (h *handler) act(ctx context.Context, rec *record) error {
-	rec.result = h.Devices.UnassignResourceAccount(ctx, rec.request.device)[0]
-	return rec.result.Err
+// device is one device of a request, on its way from what the caller has named to what became of it.
+type device struct {
+	target
+	known  graph.Device // as it was read, or its id alone
+	read   bool
+	result graph.Result // of the action; zero if Graph was not asked for it
+
+	code         Code   // of a success
+	verification string // cleared, pending or unknown; "" if nobody asked
+	err          error
+	candidates   []graph.DeviceID // that share the serial number
+}
+
+// The states of a verification.
+const (
+	verifiedCleared = "cleared" // no resource account shows any more
+	verifiedPending = "pending" // one still shows: nothing documents how fast Intune is
+	verifiedUnknown = "unknown" // the device could not be read again in time
+)
+
+// act does what rec's request asks for, and leaves in each of rec's devices what became of it. It returns an error only
+// if nothing was begun.
+func (h *Handler) act(ctx context.Context, rec *record) error {
+	req := rec.request
+	rec.devices = make([]*device, len(req.targets))
+	for i, target := range req.targets {
+		rec.devices[i] = &device{target: target, known: graph.Device{ID: target.id, SerialNumber: target.serial}}
+	}
+	if err := h.limits.take(rec.caller, len(rec.devices)); err != nil {
+		return err
+	}
+	h.decide(ctx, rec.devices, req.dryRun)
+	if !req.dryRun {
+		h.unassignAll(ctx, rec.devices)
+	}
+	if req.verify {
+		h.verifyAll(ctx, rec.devices)
+	}
+	return nil
+}
+
+// decide reads the devices whose state matters, and settles what becomes of those that are not to be acted on. The others
+// are left without a code and without an error.
+func (h *Handler) decide(ctx context.Context, devices []*device, dryRun bool) {
+	var reading []*device
+	for _, d := range devices {
+		if dryRun || d.serial != "" || d.expected != (graph.Account{}) || len(h.Policy.GroupTags) > 0 {
+			reading = append(reading, d)
+		}
+	}
+	for i, found := range h.find(ctx, reading) {
+		d := reading[i]
+		if d.err, d.candidates = found.Err, found.Candidates; d.err != nil {
+			continue
+		}
+		d.known, d.read = found.Device, true
+		switch account := d.known.Account; {
+		case !h.Policy.allows(d.known.GroupTag):
+			d.err = &refusal{code: policyDenied}
+		case d.expected != (graph.Account{}) && (account.Assigned() || account.Unknown) && !carries(account, d.expected):
+			d.err = &refusal{code: stateChanged}
+		case !account.Assigned() && !account.Unknown && (dryRun || d.expected != (graph.Account{})):
+			d.code = AlreadyUnassigned
+		case dryRun:
+			d.code = WouldUnassign
+		}
+	}
+}
+
+// find looks devices up, each by what the caller has named or, if it is known already, by its id.
+func (h *Handler) find(ctx context.Context, devices []*device) []graph.Found {
+	if len(devices) == 0 {
+		return nil
+	}
+	selectors := make([]graph.Selector, len(devices))
+	for i, d := range devices {
+		selectors[i] = graph.Selector{ID: d.known.ID, SerialNumber: d.serial}
+	}
+	return h.Devices.Find(ctx, selectors...)
+}
+
+// carries reports whether a device with account carries the expected one, which has one of its names.
+func carries(account, expected graph.Account) bool {
+	return (expected.UserPrincipalName == "" || strings.EqualFold(account.UserPrincipalName, expected.UserPrincipalName)) &&
+		(expected.ResourceName == "" || strings.EqualFold(account.ResourceName, expected.ResourceName))
+}
+
+// unassignAll takes the resource account off those devices that are still to be acted on, each once however often it is
+// named.
+//
+// A device that shows no account is acted on too: no source says which properties show one. Only what is answered differs.
+func (h *Handler) unassignAll(ctx context.Context, devices []*device) {
+	named := map[graph.DeviceID][]*device{}
+	var ids []graph.DeviceID
+	for _, d := range devices {
+		if d.err != nil || d.code != "" {
+			continue
+		}
+		if named[d.known.ID] == nil {
+			ids = append(ids, d.known.ID)
+		}
+		named[d.known.ID] = append(named[d.known.ID], d)
+	}
+	if len(ids) == 0 {
+		return
+	}
+	for _, result := range h.Devices.UnassignResourceAccount(ctx, ids...) {
+		for _, d := range named[result.ID] {
+			d.result, d.err = result, result.Err
+			empty := d.read && !d.known.Account.Assigned() && !d.known.Account.Unknown
+			failed, ok := errors.AsType[*upstream.Error](d.err)
+			switch {
+			case empty && (d.err == nil || ok && failed.Reason == upstream.Rejected):
+				// Nothing documents what Graph answers where there is nothing to take off.
+				d.code, d.err = AlreadyUnassigned, nil
+			case d.err == nil:
+				d.code = Unassigned
+			}
+		}
+	}
+}
+
+// verifyAll reads the devices again that Graph has acted on. What it finds changes no success into a failure.
+func (h *Handler) verifyAll(ctx context.Context, devices []*device) {
+	var acted []*device
+	for _, d := range devices {
+		if d.err == nil {
+			acted = append(acted, d)
+		}
+	}
+	for i, found := range h.find(ctx, acted) {
+		d := acted[i]
+		switch {
+		case found.Err != nil || found.Device.Account.Unknown:
+			d.verification = verifiedUnknown
+		case found.Device.Account.Assigned():
+			d.verification = verifiedPending
+		default:
+			d.verification = verifiedCleared
+		}
+		if found.Err == nil {
+			d.known.SerialNumber = found.Device.SerialNumber
+		}
+	}
 }
 
 // record is what the audit says of one request. It is filled on the way; where the way ended early, the rest is zero.
@@ -26,25 +167,46 @@ type record struct {
 	trace      *upstream.Trace
 	caller     caller.Caller
 	request    request
-	result     graph.Result
+	devices    []*device
 	code       Code
 	status     int
-	err        error
+	err        error  // of the request as a whole
 	stack      []byte // of a panic
 }
 
 // audit writes rec: one line for each device acted on or refused, and for each request refused before it named one. No
 // secret, token, body or URL is in it.
-func (h *handler) audit(ctx context.Context, rec *record) {
+func (h *Handler) audit(ctx context.Context, rec *record) {
+	if len(rec.devices) == 0 {
+		h.log(ctx, rec, nil)
+	}
+	for _, d := range rec.devices {
+		h.log(ctx, rec, d)
+	}
+}
+
+// log writes the line about d, or about the request where d is nil.
+func (h *Handler) log(ctx context.Context, rec *record, d *device) {
+	code, status, err := rec.code, rec.status, rec.err
+	if d != nil && rec.err == nil {
+		var alone int
+		code, alone, err = d.end()
+		if rec.request.several {
+			status = alone
+		}
+	}
 	outcome := "done"
-	if rec.err != nil {
-		outcome = done(rec.err)
+	switch {
+	case err != nil:
+		outcome = done(err)
+	case rec.request.dryRun:
+		outcome = notDone
 	}
 	attrs := []slog.Attr{
 		slog.String("request_id", rec.requestID),
 		slog.String("host", rec.invocation.Host),
-		slog.String("code", string(rec.code)),
-		slog.Int("status", rec.status),
+		slog.String("code", string(code)),
+		slog.Int("status", status),
 		slog.String("outcome", outcome),
 	}
 	add := func(key, value string) {
@@ -55,30 +217,46 @@ func (h *handler) audit(ctx context.Context, rec *record) {
 	add("invocation_id", rec.invocation.ID)
 	add("caller_kind", string(rec.caller.Kind))
 	add("caller_id", rec.caller.ID)
-	if rec.request.device != (graph.DeviceID{}) {
-		add("device_id", rec.request.device.String())
+	if d != nil {
+		if d.known.ID != (graph.DeviceID{}) {
+			add("device_id", d.known.ID.String())
+		}
+		add("serial_number", d.known.SerialNumber)
+		add("group_tag", d.known.GroupTag)
 	}
 	add("reference", rec.request.reference)
 	if len(rec.request.context) > 0 {
 		attrs = append(attrs, slog.Any("context", rec.request.context))
 	}
-	add("graph_request_id", rec.result.RequestID)
-	add("graph_client_request_id", rec.result.ClientRequestID)
+	if d != nil {
+		add("verification", d.verification)
+		add("graph_request_id", d.result.RequestID)
+		add("graph_client_request_id", d.result.ClientRequestID)
+	}
 	attrs = append(attrs,
-		slog.Bool("dry_run", false),
+		slog.Bool("dry_run", rec.request.dryRun),
 		slog.Int("attempts", rec.trace.Tries()),
 		slog.Float64("vault_ms", ms(rec.trace.Spent(upstream.Vault))),
 		slog.Float64("token_ms", ms(rec.trace.Spent(upstream.Identity))),
 		slog.Float64("graph_ms", ms(rec.trace.Spent(upstream.Graph))),
 		slog.Float64("total_ms", ms(time.Since(rec.start))),
 	)
-	if rec.err != nil {
-		attrs = append(attrs, reason(rec.err))
+	if err != nil {
+		attrs = append(attrs, reason(err))
 	}
 	if rec.stack != nil {
 		attrs = append(attrs, slog.String("stack", string(rec.stack)))
 	}
-	h.Log.LogAttrs(ctx, level(rec.status), "unassign", attrs...)
+	h.Log.LogAttrs(ctx, level(status), "unassign", attrs...)
+}
+
+// end returns what became of d: the code, the status that it has or would have alone, and the error if it is a failure.
+func (d *device) end() (Code, int, error) {
+	if d.err != nil {
+		code := outcome(d.err)
+		return code, rows[code].status, d.err
+	}
+	return d.code, http.StatusOK, nil
 }
 
 // reason returns err for the log: the parts of an upstream failure, or the text of one of ours.

@@ -26,9 +26,9 @@ func loadContract(t *testing.T) *openapi3.T {
 	return doc
 }
 
-// statuses returns the codes of the status table by status.
+// statuses returns the codes of the status table by status, with those of a list of devices.
 func statuses() map[int][]string {
-	codes := map[int][]string{}
+	codes := map[int][]string{409: {string(devicesFailed)}, 424: {string(devicesFailed)}, 503: {string(devicesFailed)}}
 	for code, row := range rows {
 		codes[row.status] = append(codes[row.status], string(code))
 	}
@@ -58,7 +58,7 @@ func TestContractHasEveryCode(t *testing.T) {
 	}
 	want := statuses()
 	want[404] = slices.DeleteFunc(want[404], func(code string) bool { return code == string(routeNotFound) }) // of no route
-	want[200], want[204] = nil, nil
+	want[200], want[204], want[207] = nil, nil, nil
 	for status := range maps.Keys(want) {
 		if _, ok := described[status]; !ok {
 			t.Errorf("openapi.yaml has no response %d", status)
@@ -74,7 +74,7 @@ func TestContractHasEveryCode(t *testing.T) {
 		enumerated = append(enumerated, fmt.Sprint(code))
 	}
 	slices.Sort(enumerated)
-	var all []string
+	all := []string{string(devicesFailed)}
 	for code := range rows {
 		all = append(all, string(code))
 	}
@@ -116,8 +116,8 @@ func TestDocsHaveEveryCode(t *testing.T) {
 			t.Errorf("docs/errors.md has %q for %s, want %q", documented[code], code, want)
 		}
 	}
-	if headings := strings.Count(string(text), "\n## "); headings != len(rows) {
-		t.Errorf("docs/errors.md has %d entries, the table %d", headings, len(rows))
+	if headings := strings.Count(string(text), "\n## "); headings != len(rows)+1 || !strings.Contains(string(text), "\n## devices_failed\n") {
+		t.Errorf("docs/errors.md has %d entries, the table %d and devices_failed", headings, len(rows))
 	}
 }
 
@@ -141,14 +141,15 @@ func TestReadmeHasTheTable(t *testing.T) {
 		slices.Sort(shown[status])
 	}
 	want := statuses()
-	want[204] = []string{string(Unassigned)}
+	want[204], want[207] = []string{string(Unassigned)}, nil
+	want[200] = []string{string(AlreadyUnassigned), string(Unassigned), string(WouldUnassign)}
 	for status := range want {
 		if !slices.Equal(shown[status], want[status]) {
 			t.Errorf("status %d: README has %v, the table %v", status, shown[status], want[status])
 		}
 	}
 	for status := range shown {
-		if want[status] == nil {
+		if _, ok := want[status]; !ok {
 			t.Errorf("README has status %d, the table does not", status)
 		}
 	}

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
@@ -32,27 +34,33 @@ const (
 	RouteHealth   = "/api/health"
 )
 
-// Devices is what acting on devices needs of Graph. *graph.Client is one.
+// Devices is what acting on devices needs of Graph. *graph.Client is one. Its errors are *upstream.Errors.
 type Devices interface {
-	// UnassignResourceAccount takes the resource account off each device and returns one result for each, in order. The
-	// error in a result is an *upstream.Error.
+	// Find looks devices up and returns one Found for each selector, in order.
+	Find(ctx context.Context, selectors ...graph.Selector) []graph.Found
+	// UnassignResourceAccount takes the resource account off each device and returns one result for each, in order.
 	UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result
 }
 
-// Options are what New needs. Nothing but Version may be zero.
+// Options are what New needs. Nothing but Policy and Version may be zero.
 type Options struct {
 	Devices  Devices
 	Verifier caller.Verifier
+	Policy   Policy
 	Log      *slog.Logger
 	Timeout  time.Duration // the time for one request, from its first byte to the answer
 	Version  string        // of this program, for health
 }
 
-// New returns the handler of all routes.
-func New(o Options) http.Handler { return &handler{o} }
-
-type handler struct {
+// Handler is the function. It is an http.Handler for all routes.
+type Handler struct {
 	Options
+	limits limits
+}
+
+// New returns the Handler that o describes.
+func New(o Options) *Handler {
+	return &Handler{Options: o, limits: limits{perMinute: o.Policy.PerMinute, byCaller: map[caller.Caller]*rate.Limiter{}}}
 }
 
 // Invocation is what a host knows of the request it hands on, for the log.
@@ -70,7 +78,7 @@ func WithInvocation(ctx context.Context, i Invocation) context.Context {
 
 // ServeHTTP answers one request. It does not stop when the caller goes away: what was begun is brought to an end, within
 // the time there is, and recorded.
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	deadline := start.Add(h.Timeout)
 	if hosts, ok := r.Context().Deadline(); ok && hosts.Before(deadline) {
@@ -110,7 +118,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // health answers that the process is there, and in which version. It asks nobody.
-func (h *handler) health(w http.ResponseWriter, r *http.Request, rec *record) {
+func (h *Handler) health(w http.ResponseWriter, r *http.Request, rec *record) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		h.fail(w, r, rec, &refusal{code: methodNotAllowed})
@@ -123,7 +131,7 @@ func (h *handler) health(w http.ResponseWriter, r *http.Request, rec *record) {
 }
 
 // unassign serves the one verb. What it does and finds goes into rec.
-func (h *handler) unassign(w http.ResponseWriter, r *http.Request, rec *record) {
+func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, rec *record) {
 	body, err := readBody(w, r, min(10*time.Second, h.Timeout/2))
 	if err != nil {
 		h.fail(w, r, rec, err)
@@ -203,44 +211,168 @@ func requestID(h http.Header) string {
 	return guid.New().String()
 }
 
-// succeed answers for a device that the resource account was taken off: like Graph with 204 and no body, or with what
-// was done where the caller prefers that (RFC 7240).
-func (h *handler) succeed(w http.ResponseWriter, r *http.Request, rec *record) {
-	rec.code = Unassigned
-	if !prefersRepresentation(r.Header) {
-		rec.status = http.StatusNoContent
+// succeed answers a request that was carried out, whatever became of its devices.
+func (h *Handler) succeed(w http.ResponseWriter, r *http.Request, rec *record) {
+	if rec.request.several {
+		h.answerSeveral(w, r, rec)
+		return
+	}
+	d := rec.devices[0]
+	if d.err != nil {
+		h.fail(w, r, rec, d.err)
+		rec.err = nil // it is the device's, and recorded there
+		return
+	}
+	rec.code = d.code
+	prefers := prefersRepresentation(r.Header)
+	if !prefers && !rec.request.dryRun && !rec.request.verify {
+		rec.status = http.StatusNoContent // as Graph answers
 		w.WriteHeader(rec.status)
 		return
 	}
+	if prefers {
+		w.Header().Set("Preference-Applied", "return=representation")
+	}
 	rec.status = http.StatusOK
-	w.Header().Set("Preference-Applied", "return=representation")
-	reply(w, rec.status, "application/json", struct {
-		Code           Code   `json:"code"`
-		Message        string `json:"message"`
-		DeviceID       string `json:"deviceId"`
-		Reference      string `json:"reference,omitempty"`
-		RequestID      string `json:"requestId"`
-		GraphRequestID string `json:"graphRequestId,omitempty"`
-	}{Unassigned, "The device has no resource account any more.", rec.request.device.String(), rec.request.reference, rec.requestID, rec.result.RequestID})
+	answer := d.success()
+	answer.Reference, answer.RequestID = rec.request.reference, rec.requestID
+	reply(w, rec.status, "application/json", answer)
+}
+
+// Success is the body of an answer for a device that was done, or that a dry run has looked at.
+type Success struct {
+	Code           Code     `json:"code"`
+	Message        string   `json:"message"`
+	Status         int      `json:"status,omitempty"` // in a list
+	DeviceID       string   `json:"deviceId"`
+	SerialNumber   string   `json:"serialNumber,omitempty"`
+	Account        *Account `json:"account,omitempty"` // of a dry run: what the device carries
+	Reference      string   `json:"reference,omitempty"`
+	RequestID      string   `json:"requestId,omitempty"`
+	GraphRequestID string   `json:"graphRequestId,omitempty"`
+	Verification   string   `json:"verification,omitempty"`
+}
+
+// Account is the resource account that a device carries, by its names.
+type Account struct {
+	UserPrincipalName string `json:"userPrincipalName,omitempty"`
+	ResourceName      string `json:"resourceName,omitempty"`
+}
+
+// success returns the answer for a device that has not failed.
+func (d *device) success() Success {
+	s := Success{
+		Code: d.code, Message: successes[d.code], DeviceID: d.known.ID.String(), SerialNumber: d.known.SerialNumber,
+		GraphRequestID: d.result.RequestID, Verification: d.verification,
+	}
+	if d.code == WouldUnassign {
+		s.Account = &Account{d.known.Account.UserPrincipalName, d.known.Account.ResourceName}
+	}
+	return s
+}
+
+// Several is the body of an answer for a list of devices. Its Failure is nil where the status is 2xx.
+type Several struct {
+	*Failure
+	Summary   Summary `json:"summary"`
+	Results   []any   `json:"results"` // a Success or a Failure for each device, in order
+	Reference string  `json:"reference,omitempty"`
+	RequestID string  `json:"requestId"`
+}
+
+// Summary counts the devices of a list.
+type Summary struct {
+	Total     int `json:"total"`
+	Succeeded int `json:"succeeded"`
+	Failed    int `json:"failed"`
+}
+
+// answerSeveral answers for a list of devices. The status is 200 when all succeeded, 503 when asking again helps, which is
+// safe, the common one when all failed alike, and 207 else.
+func (h *Handler) answerSeveral(w http.ResponseWriter, r *http.Request, rec *record) {
+	body := Several{Results: make([]any, len(rec.devices)), Reference: rec.request.reference, RequestID: rec.requestID}
+	body.Summary.Total = len(rec.devices)
+	statuses, codes := map[int]bool{}, map[Code]bool{}
+	again, wait, became := false, 10*time.Second, notDone
+	for i, d := range rec.devices {
+		code, status, err := d.end()
+		statuses[status], codes[code] = true, true
+		if err == nil {
+			body.Summary.Succeeded++
+			answer := d.success()
+			answer.Status = status
+			body.Results[i] = answer
+			continue
+		}
+		body.Summary.Failed++
+		body.Results[i] = d.failure(err)
+		again = again || retryable(status)
+		wait = max(wait, retryAfter(err))
+		if done(err) == unknown {
+			became = unknown
+		}
+	}
+	status, alike := only(statuses)
+	switch {
+	case body.Summary.Failed == 0:
+		rec.status = http.StatusOK
+	case again:
+		rec.status, rec.code = http.StatusServiceUnavailable, devicesFailed
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
+	case !alike:
+		rec.status = http.StatusMultiStatus
+	default:
+		rec.status, rec.code = status, devicesFailed
+		if code, ok := only(codes); ok {
+			rec.code = code
+		}
+	}
+	contentType := "application/json"
+	if rec.status >= 400 {
+		message := fmt.Sprintf("%d of %d devices failed. results has an answer for each of them, in order.", body.Summary.Failed, body.Summary.Total)
+		body.Failure = &Failure{
+			Error: FailureError{rec.code, message}, Type: typeOf(rec.code), Title: "Devices failed", Status: rec.status, Detail: message,
+			Retryable: again, Outcome: became,
+		}
+		contentType = failureType(r.Header)
+	}
+	reply(w, rec.status, contentType, body)
+}
+
+// typeOf returns what explains a code.
+func typeOf(code Code) string { return "docs/errors.md#" + string(code) }
+
+// only returns the one key of a map that has one.
+func only[K comparable](m map[K]bool) (key K, ok bool) {
+	for key = range m {
+		ok = len(m) == 1
+	}
+	return key, ok
 }
 
 // Failure is the body of every answer that is not a success. What a caller cuts off or shows alone comes first: ServiceNow
 // keeps 100 characters of a body, Power Automate shows error.message. The rest are the members of RFC 9457 and ours.
 type Failure struct {
-	Error struct {
-		Code    Code   `json:"code"`
-		Message string `json:"message"`
-	} `json:"error"`
-	Type      string        `json:"type"`
-	Title     string        `json:"title"`
-	Status    int           `json:"status"`
-	Detail    string        `json:"detail"`
-	Field     string        `json:"field,omitempty"`
-	Retryable bool          `json:"retryable"`
-	Outcome   string        `json:"outcome"`
-	RequestID string        `json:"requestId"`
-	Reference string        `json:"reference,omitempty"`
-	Graph     *GraphFailure `json:"graph,omitempty"`
+	Error        FailureError  `json:"error"`
+	Type         string        `json:"type"`
+	Title        string        `json:"title"`
+	Status       int           `json:"status"`
+	Detail       string        `json:"detail"`
+	Field        string        `json:"field,omitempty"`
+	Retryable    bool          `json:"retryable"`
+	Outcome      string        `json:"outcome"`
+	DeviceID     string        `json:"deviceId,omitempty"`
+	SerialNumber string        `json:"serialNumber,omitempty"`
+	DeviceIDs    []string      `json:"deviceIds,omitempty"` // of the devices that share a serial number
+	RequestID    string        `json:"requestId,omitempty"`
+	Reference    string        `json:"reference,omitempty"`
+	Graph        *GraphFailure `json:"graph,omitempty"`
+}
+
+// FailureError is a failure as Graph words its own.
+type FailureError struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
 }
 
 // GraphFailure is what Graph's support asks for.
@@ -251,36 +383,56 @@ type GraphFailure struct {
 }
 
 // fail answers with the row of the status table that err belongs to, and puts the end into rec.
-func (h *handler) fail(w http.ResponseWriter, r *http.Request, rec *record, err error) {
-	rec.err = err
-	rec.code = outcome(err)
-	row := rows[rec.code]
-	rec.status = row.status
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, rec *record, err error) {
+	body := failureOf(err)
+	if len(rec.devices) == 1 {
+		body = rec.devices[0].failure(err)
+	}
+	body.RequestID, body.Reference = rec.requestID, rec.request.reference
+	rec.err, rec.code, rec.status = err, body.Error.Code, body.Status
+	header := w.Header()
+	if body.Status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", `Webhook-Signature realm="unassign"`)
+	}
+	if wait := retryAfter(err); wait > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
+	}
+	reply(w, body.Status, failureType(r.Header), body)
+}
+
+// failureOf returns the body of the answer for err.
+func failureOf(err error) Failure {
+	code := outcome(err)
+	row := rows[code]
 	body := Failure{
-		Type:      "docs/errors.md#" + string(rec.code),
+		Error:     FailureError{code, row.message},
+		Type:      typeOf(code),
 		Title:     row.title,
 		Status:    row.status,
 		Detail:    row.message,
 		Retryable: retryable(row.status),
 		Outcome:   done(err),
-		RequestID: rec.requestID,
-		Reference: rec.request.reference,
 	}
-	body.Error.Code, body.Error.Message = rec.code, row.message
 	if refused, ok := errors.AsType[*refusal](err); ok {
 		body.Field = shown(refused.field)
 	}
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Service == upstream.Graph && failed.Status != 0 {
 		body.Graph = &GraphFailure{failed.Status, failed.Code, failed.RequestID}
 	}
-	header := w.Header()
-	if row.status == http.StatusUnauthorized {
-		header.Set("WWW-Authenticate", `Webhook-Signature realm="unassign"`)
+	return body
+}
+
+// failure returns the answer for a device that has failed with err.
+func (d *device) failure(err error) Failure {
+	body := failureOf(err)
+	if d.known.ID != (graph.DeviceID{}) {
+		body.DeviceID = d.known.ID.String()
 	}
-	if wait := retryAfter(err); wait > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
+	body.SerialNumber = d.known.SerialNumber
+	for _, id := range d.candidates {
+		body.DeviceIDs = append(body.DeviceIDs, id.String())
 	}
-	reply(w, row.status, failureType(r.Header), body)
+	return body
 }
 
 // reply writes body as JSON.

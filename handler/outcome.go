@@ -13,8 +13,22 @@ import (
 // code of a failure.
 type Code string
 
-// Unassigned is the code of a success.
-const Unassigned Code = "unassigned"
+// The codes of successes.
+const (
+	Unassigned        Code = "unassigned"
+	AlreadyUnassigned Code = "already_unassigned" // only where the state was read
+	WouldUnassign     Code = "would_unassign"     // of a dry run
+)
+
+// successes are what a caller is told for the codes of successes.
+var successes = map[Code]string{ //nolint:gochecknoglobals // a table that nothing writes to
+	Unassigned:        "The device has no resource account any more.",
+	AlreadyUnassigned: "The device had no resource account.",
+	WouldUnassign:     "The device would lose its resource account. This was a dry run: nothing was changed.",
+}
+
+// devicesFailed is the code of an answer about several devices that have not all failed alike; results has theirs.
+const devicesFailed Code = "devices_failed"
 
 // The codes of failures.
 const (
@@ -23,15 +37,23 @@ const (
 	unknownField         Code = "unknown_field"
 	duplicateField       Code = "duplicate_field"
 	selectorMissing      Code = "selector_missing"
+	selectorAmbiguous    Code = "selector_ambiguous"
+	devicesInvalid       Code = "devices_invalid"
 	deviceIDInvalid      Code = "device_id_invalid"
+	serialNumberInvalid  Code = "serial_number_invalid"
+	expectedInvalid      Code = "expected_invalid"
+	dryRunInvalid        Code = "dry_run_invalid"
+	verifyInvalid        Code = "verify_invalid"
 	referenceInvalid     Code = "reference_invalid"
 	contextInvalid       Code = "context_invalid"
 	unauthenticated      Code = "unauthenticated"
 	requestExpired       Code = "request_expired"
+	policyDenied         Code = "policy_denied"
 	deviceNotFound       Code = "device_not_found"
 	routeNotFound        Code = "route_not_found"
 	methodNotAllowed     Code = "method_not_allowed"
 	bodyTimeout          Code = "body_timeout"
+	serialAmbiguous      Code = "serial_number_ambiguous"
 	stateChanged         Code = "state_changed"
 	graphConflict        Code = "graph_conflict"
 	bodyTooLarge         Code = "body_too_large"
@@ -50,6 +72,7 @@ const (
 	scopeInvalid         Code = "scope_invalid"
 	upstreamTLS          Code = "upstream_tls"
 	graphThrottled       Code = "graph_throttled"
+	rateLimited          Code = "rate_limited"
 	internalError        Code = "internal_error"
 	graphError           Code = "graph_error"
 	graphBadAnswer       Code = "graph_bad_answer"
@@ -74,24 +97,33 @@ type row struct {
 
 // rows is the status table. README shows it, openapi.yaml and docs/errors.md describe it; tests hold them to it.
 var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing writes to
-	invalidJSON:      {400, "Invalid JSON", "The body is not one JSON object in UTF-8. Send a JSON object and nothing behind it.", 0},
-	bodyMissing:      {400, "Body missing", "The request has no body. Send a JSON object that names a device.", 0},
-	unknownField:     {400, "Unknown field", "The body has a field that is not known here. Names are case-sensitive; use context for data of your own.", 0},
-	duplicateField:   {400, "Duplicate field", "The body has a field twice. Send each field once.", 0},
-	selectorMissing:  {400, "No device named", "The body names no device. Send deviceId.", 0},
-	deviceIDInvalid:  {400, "Invalid deviceId", "deviceId is not the id of an Autopilot device: a string with a GUID. In ServiceNow, take it with current.getValue('…').", 0},
-	referenceInvalid: {400, "Invalid reference", "reference must be a string of at most 128 printable characters. In ServiceNow, take it with current.getValue('…').", 0},
-	contextInvalid:   {400, "Invalid context", "context must be an object of at most 20 strings, with names of at most 64 letters, digits, dots, hyphens and underscores and values of at most 256 printable characters.", 0},
+	invalidJSON:         {400, "Invalid JSON", "The body is not one JSON object in UTF-8. Send a JSON object and nothing behind it.", 0},
+	bodyMissing:         {400, "Body missing", "The request has no body. Send a JSON object that names a device.", 0},
+	unknownField:        {400, "Unknown field", "The body has a field that is not known here. Names are case-sensitive; use context for data of your own.", 0},
+	duplicateField:      {400, "Duplicate field", "The body has a field twice. Send each field once.", 0},
+	selectorMissing:     {400, "No device named", "The body names no device. Send deviceId, serialNumber, or a list of devices.", 0},
+	selectorAmbiguous:   {400, "Several selectors", "A device is named in two ways at once. Send one of deviceId, serialNumber and devices.", 0},
+	devicesInvalid:      {400, "Invalid devices", "devices must be a list of 1 to 20 objects that each name a device by deviceId or serialNumber.", 0},
+	deviceIDInvalid:     {400, "Invalid deviceId", "deviceId is not the id of an Autopilot device: a string with a GUID. In ServiceNow, take it with current.getValue('…').", 0},
+	serialNumberInvalid: {400, "Invalid serialNumber", "serialNumber must be a string of at most 128 printable ASCII characters with a letter or digit in it and no space at an end. In ServiceNow, take it with current.getValue('…').", 0},
+	expectedInvalid:     {400, "Invalid expected", "expected must be an object with either userPrincipalName or resourceName, a string that is not empty.", 0},
+	dryRunInvalid:       {400, "Invalid dryRun", "dryRun must be true or false.", 0},
+	verifyInvalid:       {400, "Invalid verify", "verify must be true or false, and cannot be true for a dry run, after which there is nothing to verify.", 0},
+	referenceInvalid:    {400, "Invalid reference", "reference must be a string of at most 128 printable characters. In ServiceNow, take it with current.getValue('…').", 0},
+	contextInvalid:      {400, "Invalid context", "context must be an object of at most 20 strings, with names of at most 64 letters, digits, dots, hyphens and underscores and values of at most 256 printable characters.", 0},
 
 	unauthenticated: {401, "Not authenticated", "The request could not be authenticated. Check the signature or the API key, and that it is the current one.", 0},
 	requestExpired:  {401, "Request expired", "The signature is right, but its time is outside the accepted window. Check the clock of the sender, and sign each attempt anew.", 0},
 
-	deviceNotFound: {404, "Device not found", "No Autopilot device has this id. Check that it is the id of the Autopilot device, not of the Entra or Intune device.", 0},
+	policyDenied: {403, "Outside the policy", "The group tag of the device is not one that this function may act on. Its setting ALLOWED_GROUP_TAGS lists those.", 0},
+
+	deviceNotFound: {404, "Device not found", "No Autopilot device has this id or serial number. Check that an id is that of the Autopilot device, not of the Entra or Intune device.", 0},
 	routeNotFound:  {404, "Route not found", "There is nothing at this address. The routes are POST /api/unassign and GET /api/health.", 0},
 
 	methodNotAllowed:     {405, "Method not allowed", "The address does not take this method. See the header Allow.", 0},
 	bodyTimeout:          {408, "Body too slow", "The body did not arrive in time. Send the request again.", 0},
-	stateChanged:         {409, "State changed", "The device was changed by somebody else meanwhile. Look at it before asking again.", 0},
+	serialAmbiguous:      {409, "Serial number ambiguous", "Several Autopilot devices have this serial number, and none was touched. deviceIds lists them: send the id of the one that is meant.", 0},
+	stateChanged:         {409, "State changed", "The device does not carry the account that was expected, or was changed by somebody else meanwhile. Look at it before asking again.", 0},
 	graphConflict:        {409, "Conflict in Intune", "Graph reports a conflict with another change of this device. Look at it before asking again.", 0},
 	bodyTooLarge:         {413, "Body too large", "The body is larger than 16 KiB.", 0},
 	unsupportedMediaType: {415, "Unsupported media type", "The body must be JSON in UTF-8: Content-Type application/json or none, and no Content-Encoding.", 0},
@@ -111,6 +143,7 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 	upstreamTLS:        {424, "Certificate not trusted", "The certificate of a service behind this function is not trusted. Check AZURE_CLOUD and any proxy in between.", 0},
 
 	graphThrottled:      {429, "Throttled by Graph", "Graph is receiving too many requests. Ask again after the time in Retry-After.", 30 * time.Second},
+	rateLimited:         {429, "Too many requests", "This caller has asked for more devices than it may in a minute. Ask again after the time in Retry-After.", time.Minute},
 	internalError:       {500, "Internal error", "This function failed in a way nobody foresaw. Ask again; if it stays, report the request id.", 0},
 	graphError:          {502, "Graph failed", "Graph failed on its own account. Ask again; repeating is safe.", 0},
 	graphBadAnswer:      {502, "No answer from Graph", "What came back from Graph is not an answer. Ask again; repeating is safe.", 0},
@@ -152,6 +185,9 @@ func outcome(err error) Code {
 	if refused, ok := errors.AsType[*refusal](err); ok {
 		return refused.code
 	}
+	if _, ok := errors.AsType[*limited](err); ok {
+		return rateLimited
+	}
 	failed, ok := errors.AsType[*upstream.Error](err)
 	switch {
 	case errors.Is(err, caller.ErrExpired):
@@ -172,6 +208,8 @@ func outcome(err error) Code {
 	switch (fault{failed.Service, failed.Reason}) {
 	case fault{upstream.Graph, upstream.NotFound}:
 		return deviceNotFound
+	case fault{upstream.Graph, upstream.Ambiguous}:
+		return serialAmbiguous
 	case fault{upstream.Graph, upstream.StateChanged}:
 		return stateChanged
 	case fault{upstream.Graph, upstream.Conflict}:
@@ -248,9 +286,14 @@ func done(err error) string {
 // retryAfter returns how long the caller of a request that ended with err is asked to wait, 0 if it is not asked to.
 func retryAfter(err error) time.Duration {
 	wait := rows[outcome(err)].retryAfter
-	if failed, ok := errors.AsType[*upstream.Error](err); ok && wait > 0 && failed.RetryAfter > 0 {
-		// What the service said itself counts, rounded up to whole seconds.
-		return (failed.RetryAfter + time.Second - 1).Truncate(time.Second)
+	said := time.Duration(0)
+	if failed, ok := errors.AsType[*upstream.Error](err); ok {
+		said = failed.RetryAfter
+	} else if limited, ok := errors.AsType[*limited](err); ok {
+		said = limited.wait
+	}
+	if wait > 0 && said > 0 { // what was said counts, rounded up to whole seconds
+		return (said + time.Second - 1).Truncate(time.Second)
 	}
 	return wait
 }

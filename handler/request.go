@@ -3,6 +3,9 @@ package handler
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -13,6 +16,9 @@ import (
 const (
 	maxBody           = 16 << 10 // bytes
 	maxUnread         = 1 << 20  // bytes of a larger body that are taken in before it is refused
+	maxDevices        = 20       // in a list: what Graph takes in one batch
+	maxSerialNumber   = 128      // characters
+	maxAccountName    = 256      // characters
 	maxReference      = 128      // characters
 	maxContextEntries = 20
 	maxContextName    = 64  // characters
@@ -21,9 +27,19 @@ const (
 
 // request is what a caller asks for.
 type request struct {
-	device    graph.DeviceID
+	targets   []target // at least one
+	several   bool     // they came as a list, and are answered as one
+	dryRun    bool
+	verify    bool
 	reference string            // the caller's ticket; may be empty
 	context   map[string]string // the caller's own words for the log; may be nil
+}
+
+// target is one device, as a caller names it: by its id, or by serial if that is zero.
+type target struct {
+	id       graph.DeviceID
+	serial   string
+	expected graph.Account // what it must still carry; zero if the caller does not say
 }
 
 // decode reads a body. Unlike encoding/json alone it accepts each thing in one way only: it refuses unknown, repeated
@@ -37,41 +53,154 @@ func decode(body []byte) (request, error) {
 		return request{}, &refusal{code: invalidJSON}
 	}
 	var (
-		req   request
-		named bool
+		req request
+		one target
 	)
-	fields := map[string]func(json.RawMessage) error{
+	fields := one.fields()
+	fields["devices"] = func(value json.RawMessage) error {
+		targets, err := decodeTargets(value)
+		req.targets, req.several = targets, true
+		return err
+	}
+	fields["dryRun"] = flag(&req.dryRun, &refusal{dryRunInvalid, "dryRun"})
+	fields["verify"] = flag(&req.verify, &refusal{verifyInvalid, "verify"})
+	fields["reference"] = func(value json.RawMessage) error {
+		text, ok := stringValue(value)
+		if !ok || !printable(text, maxReference) {
+			return &refusal{referenceInvalid, "reference"}
+		}
+		req.reference = text
+		return nil
+	}
+	fields["context"] = func(value json.RawMessage) error {
+		context, err := decodeContext(value)
+		req.context = context
+		return err
+	}
+	err := object(body, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error { return fields[field] })
+	if err != nil {
+		return request{}, err
+	}
+	switch {
+	case req.several && one != (target{}):
+		return request{}, &refusal{code: selectorAmbiguous}
+	case req.dryRun && req.verify:
+		return request{}, &refusal{verifyInvalid, "verify"}
+	case !req.several:
+		if err := one.check(""); err != nil {
+			return request{}, err
+		}
+		req.targets = []target{one}
+	}
+	return req, nil
+}
+
+// decodeTargets reads a list of devices.
+func decodeTargets(value json.RawMessage) ([]target, error) {
+	var list []json.RawMessage
+	if json.Unmarshal(value, &list) != nil || len(list) == 0 || len(list) > maxDevices {
+		return nil, &refusal{devicesInvalid, "devices"}
+	}
+	targets := make([]target, len(list))
+	for i, item := range list {
+		at := fmt.Sprintf("devices[%d]", i)
+		fields := targets[i].fields()
+		err := object(item, &refusal{devicesInvalid, at}, func(field string) func(json.RawMessage) error { return fields[field] })
+		if refused, ok := errors.AsType[*refusal](err); ok && refused.field != at {
+			return nil, &refusal{refused.code, at + "." + refused.field}
+		}
+		if err == nil {
+			err = targets[i].check(at)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return targets, nil
+}
+
+// fields returns what reads each field of a device into t.
+func (t *target) fields() map[string]func(json.RawMessage) error {
+	return map[string]func(json.RawMessage) error{
 		"deviceId": func(value json.RawMessage) error {
 			text, ok := stringValue(value)
 			id, err := graph.ParseDeviceID(text)
 			if !ok || err != nil {
 				return &refusal{deviceIDInvalid, "deviceId"}
 			}
-			req.device, named = id, true
+			t.id = id
 			return nil
 		},
-		"reference": func(value json.RawMessage) error {
+		"serialNumber": func(value json.RawMessage) error {
 			text, ok := stringValue(value)
-			if !ok || !printable(text, maxReference) {
-				return &refusal{referenceInvalid, "reference"}
+			if !ok || !serialNumber(text) {
+				return &refusal{serialNumberInvalid, "serialNumber"}
 			}
-			req.reference = text
+			t.serial = text
 			return nil
 		},
-		"context": func(value json.RawMessage) error {
-			context, err := decodeContext(value)
-			req.context = context
+		"expected": func(value json.RawMessage) error {
+			expected, err := decodeExpected(value)
+			t.expected = expected
 			return err
 		},
 	}
-	err := object(body, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error { return fields[field] })
+}
+
+// check returns a *refusal unless t names a device in exactly one way. Its field is at.
+func (t *target) check(at string) error {
 	switch {
-	case err != nil:
-		return request{}, err
-	case !named:
-		return request{}, &refusal{code: selectorMissing}
+	case t.id == (graph.DeviceID{}) && t.serial == "":
+		return &refusal{selectorMissing, at}
+	case t.id != (graph.DeviceID{}) && t.serial != "":
+		return &refusal{selectorAmbiguous, at}
 	}
-	return req, nil
+	return nil
+}
+
+// decodeExpected reads the account that a device must still carry, by one of its names.
+func decodeExpected(value json.RawMessage) (graph.Account, error) {
+	var account graph.Account
+	invalid := &refusal{expectedInvalid, "expected"}
+	name := func(into *string) func(json.RawMessage) error {
+		return func(value json.RawMessage) error {
+			text, ok := stringValue(value)
+			if !ok || text == "" || !printable(text, maxAccountName) {
+				return invalid
+			}
+			*into = text
+			return nil
+		}
+	}
+	fields := map[string]func(json.RawMessage) error{"userPrincipalName": name(&account.UserPrincipalName), "resourceName": name(&account.ResourceName)}
+	err := object(value, invalid, func(field string) func(json.RawMessage) error { return fields[field] })
+	if err == nil && (account.UserPrincipalName == "") == (account.ResourceName == "") {
+		err = invalid
+	}
+	return account, err
+}
+
+// flag returns what reads true or false into a flag.
+func flag(into *bool, invalid error) func(json.RawMessage) error {
+	return func(value json.RawMessage) error {
+		if json.Unmarshal(value, into) != nil {
+			return invalid
+		}
+		return nil
+	}
+}
+
+// serialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at an end, and a
+// letter or a digit among them, which the search in Graph needs.
+func serialNumber(s string) bool {
+	alphanumeric := false
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' {
+			return false
+		}
+		alphanumeric = alphanumeric || ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9')
+	}
+	return alphanumeric && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s
 }
 
 func decodeContext(value json.RawMessage) (map[string]string, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,20 +25,26 @@ func mustDevice(tb testing.TB, s string) graph.DeviceID {
 }
 
 func TestDecodeAccepts(t *testing.T) {
-	device := mustDevice(t, someDevice)
+	device := []target{{id: mustDevice(t, someDevice)}}
 	for name, test := range map[string]struct {
 		body string
 		want request
 	}{
-		"a device":             {`{"deviceId":"` + someDevice + `"}`, request{device: device}},
-		"white space around":   {" \r\n{ \"deviceId\" : \"" + someDevice + "\" }\n", request{device: device}},
-		"upper case":           {`{"deviceId":"` + strings.ToUpper(someDevice) + `"}`, request{device: device}},
-		"escapes in a name":    {`{"\u0064eviceId":"` + someDevice + `"}`, request{device: device}},
-		"nulls, as ServiceNow": {`{"deviceId":"` + someDevice + `","reference":null,"context":null}`, request{device: device}},
-		"a null in context":    {`{"deviceId":"` + someDevice + `","context":{"room":null}}`, request{device: device, context: map[string]string{}}},
-		"an empty reference":   {`{"deviceId":"` + someDevice + `","reference":""}`, request{device: device}},
-		"all there is":         {`{"context":{"room":"Fjord – 3. Stock","run.id":"a_1"},"reference":"RITM0012345","deviceId":"` + someDevice + `"}`, request{device, "RITM0012345", map[string]string{"room": "Fjord – 3. Stock", "run.id": "a_1"}}},
-		"128 characters":       {`{"deviceId":"` + someDevice + `","reference":"` + strings.Repeat("é", 128) + `"}`, request{device: device, reference: strings.Repeat("é", 128)}},
+		"a device":             {`{"deviceId":"` + someDevice + `"}`, request{targets: device}},
+		"white space around":   {" \r\n{ \"deviceId\" : \"" + someDevice + "\" }\n", request{targets: device}},
+		"upper case":           {`{"deviceId":"` + strings.ToUpper(someDevice) + `"}`, request{targets: device}},
+		"escapes in a name":    {`{"\u0064eviceId":"` + someDevice + `"}`, request{targets: device}},
+		"nulls, as ServiceNow": {`{"deviceId":"` + someDevice + `","reference":null,"context":null}`, request{targets: device}},
+		"a null in context":    {`{"deviceId":"` + someDevice + `","context":{"room":null}}`, request{targets: device, context: map[string]string{}}},
+		"an empty reference":   {`{"deviceId":"` + someDevice + `","reference":""}`, request{targets: device}},
+		"all there is":         {`{"context":{"room":"Fjord – 3. Stock","run.id":"a_1"},"reference":"RITM0012345","deviceId":"` + someDevice + `"}`, request{targets: device, reference: "RITM0012345", context: map[string]string{"room": "Fjord – 3. Stock", "run.id": "a_1"}}},
+		"a serial number":      {`{"serialNumber":"VMware-56 4d 8a"}`, request{targets: []target{{serial: "VMware-56 4d 8a"}}}},
+		"an expected account":  {`{"deviceId":"` + someDevice + `","expected":{"userPrincipalName":"room@contoso.com","resourceName":null}}`, request{targets: []target{{id: device[0].id, expected: graph.Account{UserPrincipalName: "room@contoso.com"}}}}},
+		"a dry run":            {`{"serialNumber":"O'Neil-1","dryRun":true,"verify":false}`, request{targets: []target{{serial: "O'Neil-1"}}, dryRun: true}},
+		"with verify":          {`{"deviceId":"` + someDevice + `","verify":true}`, request{targets: device, verify: true}},
+		"a list":               {`{"devices":[{"deviceId":"` + someDevice + `"},{"serialNumber":"5CG1","expected":{"resourceName":"room"}}],"deviceId":null}`, request{several: true, targets: []target{{id: device[0].id}, {serial: "5CG1", expected: graph.Account{ResourceName: "room"}}}}},
+		"a list of one":        {`{"devices":[{"deviceId":"` + someDevice + `"}]}`, request{several: true, targets: device}},
+		"128 characters":       {`{"deviceId":"` + someDevice + `","reference":"` + strings.Repeat("é", 128) + `"}`, request{targets: device, reference: strings.Repeat("é", 128)}},
 	} {
 		if got, err := decode([]byte(test.body)); err != nil || !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: decode(%s) = %+v, %v; want %+v", name, test.body, got, err, test.want)
@@ -85,6 +92,32 @@ func TestDecodeRefuses(t *testing.T) {
 		{"a path", `{"deviceId":"` + someDevice[:33] + `/.."}`, deviceIDInvalid, "deviceId"},
 		{"a GlideElement", `{"deviceId":{"value":"` + someDevice + `"}}`, deviceIDInvalid, "deviceId"},
 		{"a number as id", `{"deviceId":1}`, deviceIDInvalid, "deviceId"},
+		{"an id and a serial number", `{` + id + `,"serialNumber":"5CG1"}`, selectorAmbiguous, ""},
+		{"an id and a list", `{` + id + `,"devices":[{` + id + `}]}`, selectorAmbiguous, ""},
+		{"an expected account beside a list", `{"expected":{"resourceName":"x"},"devices":[{` + id + `}]}`, selectorAmbiguous, ""},
+		{"an empty list", `{"devices":[]}`, devicesInvalid, "devices"},
+		{"21 devices", `{"devices":[` + strings.Repeat(`{`+id+`},`, 20) + `{` + id + `}]}`, devicesInvalid, "devices"},
+		{"no list", `{"devices":{` + id + `}}`, devicesInvalid, "devices"},
+		{"a string in the list", `{"devices":["` + someDevice + `"]}`, devicesInvalid, "devices[0]"},
+		{"no device in the list", `{"devices":[{` + id + `},{}]}`, selectorMissing, "devices[1]"},
+		{"two names in the list", `{"devices":[{` + id + `,"serialNumber":"5CG1"}]}`, selectorAmbiguous, "devices[0]"},
+		{"an unknown field in the list", `{"devices":[{` + id + `,"dryRun":true}]}`, unknownField, "devices[0].dryRun"},
+		{"a bad id in the list", `{"devices":[{"deviceId":"x"}]}`, deviceIDInvalid, "devices[0].deviceId"},
+		{"an empty serial number", `{"serialNumber":""}`, serialNumberInvalid, "serialNumber"},
+		{"a space behind", `{"serialNumber":"5CG1 "}`, serialNumberInvalid, "serialNumber"},
+		{"no letter and no digit", `{"serialNumber":"---"}`, serialNumberInvalid, "serialNumber"},
+		{"a line break in it", `{"serialNumber":"5CG\n1"}`, serialNumberInvalid, "serialNumber"},
+		{"a letter beyond ASCII", `{"serialNumber":"5CGé1"}`, serialNumberInvalid, "serialNumber"},
+		{"129 characters of it", `{"serialNumber":"` + strings.Repeat("x", 129) + `"}`, serialNumberInvalid, "serialNumber"},
+		{"a number as serial number", `{"serialNumber":12345}`, serialNumberInvalid, "serialNumber"},
+		{"nothing expected", `{` + id + `,"expected":{}}`, expectedInvalid, "expected"},
+		{"both names expected", `{` + id + `,"expected":{"userPrincipalName":"a","resourceName":"b"}}`, expectedInvalid, "expected"},
+		{"an empty name expected", `{` + id + `,"expected":{"resourceName":""}}`, expectedInvalid, "expected"},
+		{"a string expected", `{` + id + `,"expected":"room@contoso.com"}`, expectedInvalid, "expected"},
+		{"another name expected", `{` + id + `,"expected":{"upn":"a"}}`, unknownField, "upn"},
+		{"a string as dryRun", `{` + id + `,"dryRun":"true"}`, dryRunInvalid, "dryRun"},
+		{"a number as verify", `{` + id + `,"verify":1}`, verifyInvalid, "verify"},
+		{"a dry run to verify", `{` + id + `,"verify":true,"dryRun":true}`, verifyInvalid, "verify"},
 		{"a number as reference", `{` + id + `,"reference":12345}`, referenceInvalid, "reference"},
 		{"129 characters", `{` + id + `,"reference":"` + strings.Repeat("é", 129) + `"}`, referenceInvalid, "reference"},
 		{"a line break in reference", `{` + id + `,"reference":"a\nb"}`, referenceInvalid, "reference"},
@@ -111,15 +144,37 @@ func TestDecodeRefuses(t *testing.T) {
 // encode returns the body that decode reads as req, in one form.
 func encode(tb testing.TB, req request) []byte {
 	tb.Helper()
-	body, err := json.Marshal(struct {
-		DeviceID  string            `json:"deviceId"`
-		Reference string            `json:"reference,omitempty"`
-		Context   map[string]string `json:"context,omitempty"`
-	}{req.device.String(), req.reference, req.context})
+	member := func(t target) map[string]any {
+		m := map[string]any{}
+		if t.serial != "" {
+			m["serialNumber"] = t.serial
+		} else {
+			m["deviceId"] = t.id.String()
+		}
+		switch {
+		case t.expected.UserPrincipalName != "":
+			m["expected"] = map[string]string{"userPrincipalName": t.expected.UserPrincipalName}
+		case t.expected.ResourceName != "":
+			m["expected"] = map[string]string{"resourceName": t.expected.ResourceName}
+		}
+		return m
+	}
+	body := map[string]any{}
+	if req.several {
+		var list []any
+		for _, t := range req.targets {
+			list = append(list, member(t))
+		}
+		body["devices"] = list
+	} else {
+		body = member(req.targets[0])
+	}
+	body["dryRun"], body["verify"], body["reference"], body["context"] = req.dryRun, req.verify, req.reference, req.context
+	text, err := json.Marshal(body)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return body
+	return text
 }
 
 // FuzzDecode looks for a body that can be read in two ways. Properties:
@@ -133,6 +188,8 @@ func FuzzDecode(f *testing.F) {
 		`{"deviceId":"` + someDevice + `","reference":"RITM0012345","context":{"a":"b"}}`,
 		`{"deviceId":"` + someDevice + `","deviceId":"` + someDevice + `"}`,
 		`{"deviceid":"` + someDevice + `"}`,
+		`{"serialNumber":"VMware-56 4d","dryRun":true}`,
+		`{"devices":[{"deviceId":"` + someDevice + `"},{"serialNumber":"5CG1","expected":{"resourceName":"r"}}],"verify":true}`,
 		`{"deviceId":null}`,
 		`{"deviceId":"` + someDevice + `"}{}`,
 		`{"deviceId":"` + someDevice + `","reference":"\ud800"}`,
@@ -153,14 +210,31 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		again, err := decode(encode(t, req))
-		if err != nil || again.device != req.device || again.reference != req.reference || !maps.Equal(again.context, req.context) {
+		if err != nil || !slices.Equal(again.targets, req.targets) || again.several != req.several || again.dryRun != req.dryRun || again.verify != req.verify ||
+			again.reference != req.reference || !maps.Equal(again.context, req.context) {
 			t.Fatalf("decode(%q) = %+v, written and read again %+v, %v", body, req, again, err)
 		}
-		var other struct{ DeviceID, Reference string }
-		if err := json.Unmarshal(body, &other); err != nil || !strings.EqualFold(other.DeviceID, req.device.String()) || other.Reference != req.reference {
+		type member struct{ DeviceID, SerialNumber string }
+		var other struct {
+			member
+			Devices   []member
+			Reference string
+			DryRun    bool
+		}
+		err = json.Unmarshal(body, &other)
+		if !req.several {
+			other.Devices = []member{other.member}
+		}
+		if err != nil || len(other.Devices) != len(req.targets) || other.DryRun != req.dryRun || other.Reference != req.reference {
 			t.Fatalf("decode(%q) = %+v, encoding/json reads %+v, %v", body, req, other, err)
 		}
-		if !printable(req.reference, maxReference) || len(req.context) > maxContextEntries || req.device == (graph.DeviceID{}) {
+		for i, one := range req.targets {
+			seen := other.Devices[i]
+			if byID := one.id != (graph.DeviceID{}); byID == (one.serial != "") || byID != (seen.DeviceID != "") || seen.SerialNumber != one.serial || byID && !strings.EqualFold(seen.DeviceID, one.id.String()) {
+				t.Fatalf("decode(%q) = %+v, encoding/json reads %+v", body, one, seen)
+			}
+		}
+		if !printable(req.reference, maxReference) || len(req.context) > maxContextEntries || len(req.targets) == 0 || len(req.targets) > maxDevices {
 			t.Fatalf("decode(%q) = %+v", body, req)
 		}
 	})

@@ -51,6 +51,7 @@ const (
 	Conflict         Reason = "conflict"           // 409
 	StateChanged     Reason = "state_changed"      // 412
 	Locked           Reason = "locked"             // 423
+	Ambiguous        Reason = "ambiguous"          // several devices have the serial number
 	TenantNotEnabled Reason = "tenant_not_enabled" // the tenant has no Intune
 )
 

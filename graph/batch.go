@@ -1,0 +1,138 @@
+package graph
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// maxBatch is as many requests as Graph takes in one batch (https://learn.microsoft.com/graph/json-batching).
+const maxBatch = 20
+
+// batchRequest is a request inside a batch.
+type batchRequest struct {
+	ID      string            `json:"id"`
+	Method  string            `json:"method"`
+	URL     string            `json:"url"` // below the root
+	Headers map[string]string `json:"headers,omitempty"`
+	Body    *struct{}         `json:"body,omitempty"` // a POST has to have one, if an empty one
+}
+
+// batchReply is the end of one. Its err is an *upstream.Error, or nil if the status is 2xx.
+type batchReply struct {
+	requestID, clientRequestID string
+	body                       json.RawMessage
+	err                        error
+	whole                      bool // err is that of the whole batch, which has been tried often enough
+}
+
+// batch sends up to twenty requests as one and returns their ends, in order. Those that Graph may do better next time are
+// sent again, alone, inside the time that ctx leaves.
+func (c *Client) batch(ctx context.Context, requests []batchRequest) []batchReply {
+	replies := make([]batchReply, len(requests))
+	pending := make([]int, len(requests))
+	for i := range requests {
+		pending[i] = i
+		requests[i].ID = strconv.Itoa(i)
+	}
+	maybeDone := make([]bool, len(requests))
+	for try := 0; ; try++ {
+		c.batchOnce(ctx, requests, pending, replies)
+		var again []int
+		var wait time.Duration
+		for _, i := range pending {
+			failed, ok := errors.AsType[*upstream.Error](replies[i].err)
+			if !ok {
+				continue
+			}
+			maybeDone[i] = maybeDone[i] || failed.MaybeDone
+			failed.MaybeDone = maybeDone[i]
+			if worthAgain(failed.Reason) && !replies[i].whole {
+				again = append(again, i)
+				wait = max(wait, failed.RetryAfter)
+			}
+		}
+		if len(again) == 0 || try == retries {
+			return replies
+		}
+		if wait == 0 {
+			wait = firstDelay<<try + rand.N(firstDelay) //nolint:gosec // it spreads callers, and keeps no secret
+		}
+		if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline)/2 {
+			return replies
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return replies
+		}
+		pending = again
+	}
+}
+
+// batchOnce sends those of the requests that are pending, and puts their ends into replies.
+func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending []int, replies []batchReply) {
+	var sent struct {
+		Requests []batchRequest `json:"requests"`
+	}
+	for _, i := range pending {
+		sent.Requests = append(sent.Requests, requests[i])
+	}
+	var got struct {
+		Responses []struct {
+			ID      string
+			Status  int
+			Headers map[string]string
+			Body    json.RawMessage
+		}
+	}
+	clientRequestID := newClientRequestID(ctx)
+	req, err := runtime.NewRequest(ctx, http.MethodPost, c.endpoint+root+"/$batch")
+	if err == nil {
+		err = runtime.MarshalAsJSON(req, sent)
+	}
+	if err != nil {
+		err = fmt.Errorf("graph: batch: %w", err)
+	} else {
+		req.Raw().Header.Set("client-request-id", clientRequestID)
+		err = c.exchange(ctx, req, &got)
+	}
+	for _, i := range pending {
+		replies[i] = batchReply{clientRequestID: clientRequestID, err: err, whole: err != nil}
+		if failed, ok := errors.AsType[*upstream.Error](err); ok {
+			own := *failed // each has its own: what became of each may differ
+			replies[i].requestID, replies[i].err = own.RequestID, &own
+		} else if err == nil {
+			replies[i].err = &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, MaybeDone: true, Cause: "no answer in the batch"}
+		}
+	}
+	if err != nil {
+		return
+	}
+	for _, response := range got.Responses {
+		i, err := strconv.Atoi(response.ID)
+		if err != nil || i < 0 || i >= len(requests) {
+			continue
+		}
+		header := http.Header{}
+		for name, value := range response.Headers {
+			header.Set(name, value)
+		}
+		reply := &replies[i]
+		reply.requestID, reply.body, reply.err = upstream.PlainCode(header.Get("request-id")), response.Body, nil
+		if response.Status/100 != 2 {
+			reply.err = failure(response.Status, header, response.Body)
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package graph
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// maxPages is as many pages as are read of one list. Graph puts about a thousand devices on one.
+const maxPages = 1000
+
+// page is a page of the collection.
+type page struct {
+	Value    []Device
+	NextLink string `json:"@odata.nextLink"`
+}
+
+// All returns all Autopilot devices, each once, as Graph hands them out page by page. An error ends them and says that
+// the rest is not known: an *upstream.Error.
+//
+// The cursor of this collection is a serial number, and inclusive: a page begins with the last device of the page before,
+// and a serial number that many devices share makes a page that leads to itself. Such a list is an error, not an end.
+func (c *Client) All(ctx context.Context) iter.Seq2[Device, error] {
+	return c.pages(ctx, c.endpoint+devices)
+}
+
+// pages returns the devices of a list, from the page at address on.
+func (c *Client) pages(ctx context.Context, address string) iter.Seq2[Device, error] {
+	return func(yield func(Device, error) bool) {
+		last := map[DeviceID]bool{} // of the page before: no others are repeated
+		visited := map[string]bool{}
+		for address != "" {
+			if visited[address] || len(visited) == maxPages {
+				yield(Device{}, endless("the list leads to itself or has no end"))
+				return
+			}
+			visited[address] = true
+			page, err := c.page(ctx, address)
+			if err != nil {
+				yield(Device{}, err)
+				return
+			}
+			seen := make(map[DeviceID]bool, len(page.Value))
+			fresh := 0
+			for _, device := range page.Value {
+				if last[device.ID] || seen[device.ID] {
+					seen[device.ID] = true
+					continue
+				}
+				seen[device.ID] = true
+				fresh++
+				if !yield(device, nil) {
+					return
+				}
+			}
+			if fresh == 0 && page.NextLink != "" {
+				yield(Device{}, endless("a page has nothing new and is not the last"))
+				return
+			}
+			last, address = seen, page.NextLink
+		}
+	}
+}
+
+func endless(cause string) *upstream.Error {
+	return &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, Cause: cause}
+}
+
+// page reads the page at address, whose link to the next one is "" or leads to Graph: the token travels there.
+func (c *Client) page(ctx context.Context, address string) (page, error) {
+	var p page
+	req, err := runtime.NewRequest(ctx, http.MethodGet, address)
+	if err != nil {
+		return p, fmt.Errorf("graph: list devices: %w", err)
+	}
+	req.Raw().Header.Set("client-request-id", newClientRequestID(ctx))
+	if err := c.read(ctx, req, &p); err != nil {
+		return p, unlisted(err)
+	}
+	if p.NextLink != "" && !c.own(p.NextLink) {
+		return p, endless("the link to the next page leads elsewhere")
+	}
+	return p, nil
+}
+
+// own reports whether address is on the Graph that the Client speaks to.
+func (c *Client) own(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.User == nil && u.Scheme+"://"+u.Host == c.endpoint
+}
+
+// unlisted returns err, of a request for a list. That the list is not found says nothing of a device.
+func unlisted(err error) error {
+	if failed, ok := err.(*upstream.Error); ok && failed.Reason == upstream.NotFound { //nolint:errorlint // it is never wrapped
+		failed.Reason = upstream.Rejected
+	}
+	return err
+}
