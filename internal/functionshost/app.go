@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -27,8 +28,10 @@ type app struct {
 type function struct {
 	name     string
 	bindings []binding
-	retries  int
-	delay    time.Duration
+	trigger  binding
+	retries  int                             // -1 means without end
+	delay    func(attempt int) time.Duration // before the attempt of that number, the first retry being 1
+	alone    sync.Mutex                      // held by the run of a timer
 }
 
 type binding struct {
@@ -74,26 +77,32 @@ func load(dir string) (*app, error) {
 		a.prefix = *host.Extensions.HTTP.RoutePrefix
 	}
 	// A relative path is one in the folder if there is such a file, and else a name for PATH.
-	if path := filepath.Join(dir, a.executable); !filepath.IsAbs(a.executable) {
-		if info, err := os.Stat(path); err == nil {
-			if info.Mode()&0o100 == 0 {
-				return nil, fmt.Errorf("functionshost: %s is not executable", a.executable)
-			}
-			a.executable = path
+	path := a.executable
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	if info, err := os.Stat(path); err == nil {
+		if info.Mode()&0o100 == 0 {
+			return nil, fmt.Errorf("functionshost: %s is not executable", a.executable)
 		}
+		a.executable = path
 	}
-	files, err := filepath.Glob(filepath.Join(dir, "*", "function.json"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("functionshost: %w", err)
 	}
-	for _, file := range files {
+	for _, entry := range entries {
+		file := filepath.Join(dir, entry.Name(), "function.json")
+		if _, err := os.Stat(file); err != nil {
+			continue // a folder without that file, or a file, is no function
+		}
 		f, err := loadFunction(file)
 		if err != nil {
 			return nil, err
 		}
 		a.functions = append(a.functions, f)
 	}
-	if len(files) > 0 && handler.HTTP != nil && handler.HTTP.Routes != nil {
+	if len(a.functions) > 0 && handler.HTTP != nil && handler.HTTP.Routes != nil {
 		return nil, errors.New("functionshost: both function.json files and customHandler.http.routes")
 	}
 	return a, nil
@@ -107,8 +116,9 @@ func loadFunction(file string) (*function, error) {
 	var parsed struct {
 		Bindings []binding
 		Retry    *struct {
-			MaxRetryCount int
-			DelayInterval string
+			Strategy                                        string
+			MaxRetryCount                                   int
+			DelayInterval, MinimumInterval, MaximumInterval string
 		}
 	}
 	if err := readJSON(file, &parsed); err != nil {
@@ -119,63 +129,118 @@ func loadFunction(file string) (*function, error) {
 	for _, b := range f.bindings {
 		if strings.HasSuffix(strings.ToLower(b.Type), "trigger") {
 			triggers++
+			f.trigger = b
 		}
-		if !bindingName.MatchString(b.Name) || names[b.Name] {
+		name := strings.ToLower(b.Name)
+		if !bindingName.MatchString(b.Name) || names[name] {
 			return nil, fmt.Errorf("functionshost: %s: %q is no name of a binding, or is there twice", f.name, b.Name)
 		}
-		names[b.Name] = true
+		names[name] = true
 	}
 	if triggers != 1 {
 		return nil, fmt.Errorf("functionshost: %s has %d triggers", f.name, triggers)
 	}
-	if parsed.Retry != nil {
-		f.retries = parsed.Retry.MaxRetryCount
-		at, err := time.Parse("15:04:05", parsed.Retry.DelayInterval)
-		if err != nil {
-			return nil, fmt.Errorf("functionshost: %s: delayInterval: %w", f.name, err)
+	if parsed.Retry == nil {
+		return f, nil
+	}
+	f.retries = parsed.Retry.MaxRetryCount
+	switch parsed.Retry.Strategy {
+	case "exponentialBackoff":
+		least, err1 := interval(parsed.Retry.MinimumInterval)
+		most, err2 := interval(parsed.Retry.MaximumInterval)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, fmt.Errorf("functionshost: %s: retry: %w", f.name, err)
 		}
-		f.delay = time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute + time.Duration(at.Second())*time.Second
+		f.delay = func(attempt int) time.Duration { return min(least<<min(attempt-1, 20), most) }
+	case "fixedDelay":
+		fixed, err := interval(parsed.Retry.DelayInterval)
+		if err != nil {
+			return nil, fmt.Errorf("functionshost: %s: retry: %w", f.name, err)
+		}
+		f.delay = func(int) time.Duration { return fixed }
+	default:
+		return nil, fmt.Errorf("functionshost: %s: retry: %q is no strategy", f.name, parsed.Retry.Strategy)
 	}
 	return f, nil
 }
 
-// http returns the trigger of a function that has exactly one of HTTP and one HTTP output, and whether it is one. Any other
-// function is invoked by JSON, whatever host.json says.
-func (f *function) http() (binding, bool) {
-	if len(f.bindings) != 2 {
-		return binding{}, false
+// interval reads hours, minutes and seconds, as in 00:00:01.5.
+func interval(text string) (time.Duration, error) {
+	at, err := time.Parse("15:04:05", text)
+	if err != nil {
+		return 0, err
 	}
-	in, out := f.bindings[0], f.bindings[1]
-	if in.Direction != "in" {
-		in, out = out, in
-	}
-	return in, in.Type == "httpTrigger" && out.Type == "http" && out.Direction == "out"
+	return at.Sub(at.Truncate(24 * time.Hour)), nil
 }
 
-// route finds the function that a path and method belong to (E7).
-func (a *app) route(method, path string) (*function, binding, bool) {
+// plainHTTP tells whether a function has one HTTP trigger and one HTTP output and nothing else. Any other function is invoked
+// by JSON, whatever host.json says.
+func (f *function) plainHTTP() bool {
+	return len(f.bindings) == 2 && strings.EqualFold(f.trigger.Type, "httpTrigger") &&
+		slices.ContainsFunc(f.bindings, func(b binding) bool {
+			return strings.EqualFold(b.Type, "http") && strings.EqualFold(b.Direction, "out")
+		})
+}
+
+// route finds the function that a path and method belong to, and the parameters in the path (E7). A route without parameters
+// comes before one with.
+func (a *app) route(method, path string) (*function, map[string]string) {
+	var found *function
+	var params map[string]string
 	for _, f := range a.functions {
-		trigger, ok := f.http()
-		if !ok {
+		if !strings.EqualFold(f.trigger.Type, "httpTrigger") {
 			continue
 		}
-		name := trigger.Route
-		if name == "" {
-			name = f.name
+		known := slices.ContainsFunc(f.trigger.Methods, func(m string) bool { return strings.EqualFold(m, method) })
+		if !known && len(f.trigger.Methods) > 0 {
+			continue
 		}
-		full := "/" + strings.Trim(a.prefix+"/"+name, "/")
-		known := slices.ContainsFunc(trigger.Methods, func(m string) bool { return strings.EqualFold(m, method) })
-		if strings.EqualFold(full, path) && (known || len(trigger.Methods) == 0) {
-			return f, trigger, true
+		template := f.trigger.Route
+		if template == "" {
+			template = f.name
+		}
+		values, ok := match(strings.Trim(a.prefix+"/"+template, "/"), strings.Trim(path, "/"))
+		if ok && (found == nil || len(values) < len(params)) {
+			found, params = f, values
 		}
 	}
-	return nil, binding{}, false
+	return found, params
+}
+
+// match holds a path to the template of a route, whose parameters are {name}, {name?} and, for all that is left, {*name}. What
+// follows a colon, a constraint, is not looked at.
+func match(template, path string) (map[string]string, bool) {
+	values := map[string]string{}
+	for part := range strings.SplitSeq(template, "/") {
+		segment, rest, _ := strings.Cut(path, "/")
+		inner, ok := strings.CutPrefix(part, "{")
+		if !ok {
+			if !strings.EqualFold(part, segment) {
+				return nil, false
+			}
+			path = rest
+			continue
+		}
+		name, _, _ := strings.Cut(strings.TrimSuffix(inner, "}"), ":")
+		optional := strings.HasSuffix(inner, "?}")
+		name = strings.TrimSuffix(name, "?")
+		if all, ok := strings.CutPrefix(name, "*"); ok {
+			values[all] = path
+			return values, true
+		}
+		if segment == "" && !optional {
+			return nil, false
+		}
+		values[name] = segment
+		path = rest
+	}
+	return values, path == ""
 }
 
 func readJSON(file string, into any) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return fmt.Errorf("functionshost: %w", err)
 	}
 	if err := json.Unmarshal(text, into); err != nil {
 		return fmt.Errorf("functionshost: %s: %w", file, err)

@@ -2,8 +2,10 @@
 // process of its own, supervises it and hands it requests and invocations as the host does.
 //
 // The rules E1 to E23 in the comments are numbered as in the project's notes on the host's source (host 4.1037 of 2024 and, for
-// proxying, of 2025). It differs from the host on purpose in one thing: of the parent's environment the worker gets PATH, HOME
-// and TMPDIR alone, so that a test means what it says on every machine.
+// proxying, of 2025). It differs from the host on purpose in these things:
+//   - Of the parent's environment the worker gets PATH, HOME and TMPDIR alone, so that a test means what it says on every machine.
+//   - A worker that is slow to answer GET /, redirects it, or does not answer within InitTimeout stops the host at once.
+//   - An invocation that would hang until its time is up fails at once.
 package functionshost
 
 import (
@@ -16,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,16 +31,22 @@ type Options struct {
 	AppDir          string        // the folder with host.json and the folders of functions
 	Env             []string      // NAME=value, for the worker
 	Forwarding      bool          // hand on requests as hosts before 2025 did, though host.json asks for proxying
+	ContentLength   bool          // give the body of an invocation a length, as under Core Tools, and do not send it in chunks
 	InitTimeout     time.Duration // for the worker to listen; 0 means 30 s
-	FunctionTimeout time.Duration // for an invocation that is no request; 0 means 5 min
+	FunctionTimeout time.Duration // for a request or an invocation; 0 means 5 min
+	ActivityTimeout time.Duration // for a proxied request without a byte in either direction; 0 means 240 s
+	IdleTimeout     time.Duration // for a connection to the worker that is not used; 0 means 1 min
 	Ping            time.Duration // GET / is sent so often while running; 0 means never
-	Key             string        // opens functions whose authLevel is function
+	Key             string        // opens functions whose authLevel is not anonymous
+	MaxBody         int64         // bytes of a request's body; 0 means 104857600
 }
 
-// Line is a line that the worker has printed, with the level that the host gives it (E6).
+// Line is a line of the log, with the level that the host gives it (E6).
 type Line struct {
-	Level string // Information, Warning or Error
-	Text  string
+	Level        string // Information, Warning or Error
+	Text         string
+	Log          string // Console, or Host or Tooling where a prefix says so, or Function for what an invocation has answered
+	InvocationID string // of what an invocation has answered; what the worker prints belongs to none
 }
 
 // Host is a running host with its worker.
@@ -49,19 +58,28 @@ type Host struct {
 	port    int
 	server  *http.Server
 	client  *http.Client
+	ctx     context.Context // ends with the host; the cause says why
+	stop    context.CancelCauseFunc
 
 	mu       sync.Mutex
-	worker   *exec.Cmd
-	ended    chan struct{} // closed when worker has ended
+	worker   *worker
 	crashes  []time.Time
 	restarts int
-	stopped  error // why the host has stopped, nil while it runs
-	stopping bool
+	closed   bool // by Stop or Terminate: nothing is started any more
 	lines    []Line
 	drops    int
 	last     string // the id of the last invocation
 	running  sync.WaitGroup
-	quit     chan struct{}
+}
+
+// worker is one process.
+type worker struct {
+	cmd      *exec.Cmd
+	ready    chan struct{} // closed when it has answered GET /
+	ended    chan struct{} // closed when the process has ended
+	replaced chan struct{} // closed when there is another in its place
+	stderr   []string      // the lines; guarded by Host.mu
+	killed   bool          // by the host, which starts another; guarded by Host.mu
 }
 
 // maxCrashes stop the host, each within crashWindow of the one before (E22).
@@ -70,6 +88,9 @@ const (
 	crashWindow = 30 * time.Minute
 )
 
+// errClosed is why a host has ended that Stop has stopped.
+var errClosed = errors.New("functionshost: stopped")
+
 // Start starts the worker of the app, waits until it answers, and opens the front door. It fails where the host would not
 // come up.
 func Start(ctx context.Context, o Options) (*Host, error) {
@@ -77,26 +98,35 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.InitTimeout == 0 {
-		o.InitTimeout = 30 * time.Second
+	for option, value := range map[*time.Duration]time.Duration{
+		&o.InitTimeout: 30 * time.Second, &o.FunctionTimeout: 5 * time.Minute, &o.ActivityTimeout: 240 * time.Second, &o.IdleTimeout: time.Minute,
+	} {
+		if *option == 0 {
+			*option = value
+		}
 	}
-	if o.FunctionTimeout == 0 {
-		o.FunctionTimeout = 5 * time.Minute
+	if o.MaxBody == 0 {
+		o.MaxBody = 104857600
 	}
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{app: a, options: o, port: port, quit: make(chan struct{})}
-	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100, IdleConnTimeout: time.Minute} // E23
-	h.client = &http.Client{Transport: transport}
+	h := &Host{app: a, options: o, port: port}
+	h.ctx, h.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	h.client = &http.Client{Transport: &http.Transport{ // E23
+		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 100, IdleConnTimeout: o.IdleTimeout,
+	}}
 	if a.forwarding { // E15
-		h.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		h.client.CheckRedirect = noRedirect
 	}
-	if err := h.launch(); err != nil {
-		return nil, err
+	h.mu.Lock()
+	err = h.launch() //nolint:contextcheck // a worker outlives the start
+	h.mu.Unlock()
+	if err == nil {
+		_, err = h.await(ctx)
 	}
-	if err := h.ready(ctx); err != nil {
+	if err != nil {
 		h.Stop()
 		return nil, err
 	}
@@ -106,13 +136,18 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		return nil, err
 	}
 	h.URL = "http://" + listener.Addr().String()
-	h.server = &http.Server{Handler: http.HandlerFunc(h.frontDoor), ReadHeaderTimeout: 10 * time.Second}
+	h.server = &http.Server{
+		Handler: http.HandlerFunc(h.serve), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return h.ctx },
+	}
 	h.running.Go(func() { _ = h.server.Serve(listener) })
 	if o.Ping > 0 {
 		h.running.Go(h.ping)
 	}
 	return h, nil
 }
+
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // freePort picks a port as the host does: by binding and letting go of it (E3).
 func freePort(ctx context.Context) (int, error) {
@@ -128,14 +163,17 @@ func freePort(ctx context.Context) (int, error) {
 	return port, errors.Join(err, listener.Close())
 }
 
-// launch starts a worker, on the port that the host has had from the start (E3).
+// launch starts a worker, on the port that the host has had from the start (E3). The caller holds mu.
 func (h *Host) launch() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	if h.closed {
+		return errClosed
+	}
 	cmd := exec.Command(h.app.executable, h.app.arguments...) //nolint:gosec,noctx // the app's own; it ends by Stop
 	cmd.Dir = h.app.dir
 	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
-		cmd.Env = append(cmd.Env, name+"="+os.Getenv(name))
+		if value, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
 	}
 	id := newID()
 	cmd.Env = append(cmd.Env,
@@ -145,24 +183,42 @@ func (h *Host) launch() error {
 	cmd.Env = append(cmd.Env, h.options.Env...)
 	stdout, err1 := cmd.StdoutPipe()
 	stderr, err2 := cmd.StderrPipe()
-	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+	if err := errors.Join(err1, err2); err != nil {
 		return fmt.Errorf("functionshost: start worker: %w", err)
 	}
-	ended := make(chan struct{})
-	h.worker, h.ended = cmd, ended
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("functionshost: start worker: %w", err)
+	}
+	w := &worker{cmd: cmd, ready: make(chan struct{}), ended: make(chan struct{}), replaced: make(chan struct{})}
+	if h.worker != nil {
+		h.client.CloseIdleConnections() // which led to that one
+		close(h.worker.replaced)
+		h.restarts++
+	}
+	h.worker = w
 	var streams sync.WaitGroup
-	streams.Go(func() { h.capture(stdout, stdoutLevel) })
-	streams.Go(func() { h.capture(stderr, stderrLevel) })
+	streams.Go(func() { h.capture(stdout, func(string) string { return "Information" }) })
+	streams.Go(func() {
+		h.capture(stderr, func(line string) string {
+			h.mu.Lock()
+			w.stderr = append(w.stderr, line)
+			h.mu.Unlock()
+			return stderrLevel(line)
+		})
+	})
 	h.running.Go(func() {
 		streams.Wait()
 		_ = cmd.Wait()
-		h.exited(cmd.ProcessState)
-		close(ended)
+		close(w.ended)
+		h.exited(w)
+	})
+	h.running.Go(func() {
+		if err := h.probe(w); err != nil {
+			h.stop(err)
+		}
 	})
 	return nil
 }
-
-func stdoutLevel(string) string { return "Information" }
 
 func stderrLevel(line string) string {
 	if strings.Contains(strings.ToLower(line), "warn") {
@@ -171,77 +227,83 @@ func stderrLevel(line string) string {
 	return "Error"
 }
 
+// capture logs what a worker prints, line by line (E6).
 func (h *Host) capture(r io.Reader, level func(string) string) {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		text := strings.TrimPrefix(lines.Text(), "LanguageWorkerConsoleLog")
-		h.mu.Lock()
-		h.lines = append(h.lines, Line{level(text), text})
-		h.mu.Unlock()
+	lines := bufio.NewReader(r)
+	for {
+		text, err := lines.ReadString('\n')
+		if text != "" {
+			line := Line{Log: "Console", Text: strings.TrimRight(text, "\r\n")}
+			line.Level = level(line.Text)
+			for prefix, log := range map[string]string{"LanguageWorkerConsoleLog": "Host", "azfuncjsonlog:": "Tooling"} {
+				if rest, ok := strings.CutPrefix(line.Text, prefix); ok {
+					line.Text, line.Log = rest, log
+					break
+				}
+			}
+			h.mu.Lock()
+			h.lines = append(h.lines, line)
+			h.mu.Unlock()
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 
-// exited does what the host does about a worker that has ended (E22).
-func (h *Host) exited(state *os.ProcessState) {
+// exited does what the host does about a worker that has ended (E20, E22).
+func (h *Host) exited(w *worker) {
 	h.mu.Lock()
-	if h.stopping || h.stopped != nil {
-		h.mu.Unlock()
+	defer h.mu.Unlock()
+	if h.closed || h.ctx.Err() != nil {
 		return
 	}
-	again := false
-	switch state.ExitCode() {
-	case 0: // nothing: later invocations fail
-	case 200:
-		again = true
+	switch code := w.cmd.ProcessState.ExitCode(); {
+	case w.killed || code == 200: // started again, and not counted
+	case code == 0: // nothing: later invocations fail
+		return
 	default:
 		now := time.Now()
 		if n := len(h.crashes); n > 0 && now.Sub(h.crashes[n-1]) > crashWindow {
 			h.crashes = nil
 		}
 		h.crashes = append(h.crashes, now)
-		again = len(h.crashes) < maxCrashes
-		if !again {
-			h.stopped = errors.New("exceeded the restarts of the worker; the host shuts down")
+		if len(h.crashes) == maxCrashes {
+			words := w.stderr[max(0, len(w.stderr)-3):]
+			h.stop(fmt.Errorf("functionshost: exceeded the restarts of the worker; the host shuts down: %v: %s", w.cmd.ProcessState, strings.Join(words, ", ")))
+			return
 		}
 	}
-	if again {
-		h.restarts++
-	}
-	h.mu.Unlock()
-	if again {
-		_ = h.launch()
+	if err := h.launch(); err != nil {
+		h.stop(err)
 	}
 }
 
-// ready asks the worker for / until it answers, whatever that is (E4). The double is stricter than the host in that the answer
-// must come within a second and be no redirect.
-func (h *Host) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, h.options.InitTimeout)
+// probe asks a worker for / until it answers, whatever that is (E4). The double is stricter than the host in that the answer
+// must come within a second and be no redirect. The error is why the host cannot go on; there is none when another worker
+// takes the place of this one.
+func (h *Host) probe(w *worker) error {
+	ctx, cancel := context.WithTimeout(h.ctx, h.options.InitTimeout)
 	defer cancel()
-	probe := &http.Client{Transport: h.client.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	for {
 		start := time.Now()
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.workerURL("/"), nil)
-		if err != nil {
-			return err
-		}
-		resp, err := probe.Do(req)
-		if err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body)
-			_ = resp.Body.Close()
-			switch took := time.Since(start); {
-			case took > time.Second:
-				return fmt.Errorf("functionshost: the worker took %v to answer GET /", took)
-			case resp.StatusCode/100 == 3:
-				return fmt.Errorf("functionshost: the worker answers GET / with %s", resp.Status)
-			}
+		status, err := h.get(ctx)
+		took := time.Since(start)
+		switch {
+		case err != nil:
+		case took > time.Second:
+			return fmt.Errorf("functionshost: the worker took %v to answer GET /", took)
+		case status/100 == 3:
+			return fmt.Errorf("functionshost: the worker answers GET / with %d", status)
+		default:
+			close(w.ready)
 			return nil
 		}
-		if err := h.Err(); err != nil {
-			return err
-		}
 		select {
+		case <-w.replaced:
+			return nil
+		case <-h.ctx.Done():
+			return nil
 		case <-ctx.Done():
 			return errors.New("functionshost: the worker did not answer in time; the host shuts down")
 		case <-time.After(25 * time.Millisecond):
@@ -249,32 +311,87 @@ func (h *Host) ready(ctx context.Context) error {
 	}
 }
 
-func (h *Host) workerURL(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", h.port, path) }
+// get sends GET / to the worker, reads the answer and returns its status.
+func (h *Host) get(ctx context.Context) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.workerURL("/"), http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("User-Agent", "") // and so none
+	resp, err := h.client.Transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, errors.Join(err, resp.Body.Close())
+}
 
-// ping asks for / now and then (E5).
-func (h *Host) ping() {
+// await holds an invocation until the worker is ready, and returns that worker (E5).
+func (h *Host) await(ctx context.Context) (*worker, error) {
 	for {
+		h.mu.Lock()
+		w := h.worker
+		h.mu.Unlock()
 		select {
-		case <-h.quit:
-			return
-		case <-time.After(h.options.Ping):
+		case <-h.ctx.Done():
+			return nil, context.Cause(h.ctx) //nolint:contextcheck // of the host, which has ended
+		default:
 		}
-		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, h.workerURL("/"), nil)
-		if err != nil {
-			return
-		}
-		if resp, err := h.client.Do(req); err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body)
-			_ = resp.Body.Close()
+		select {
+		case <-w.ready:
+			select {
+			case <-w.replaced:
+			default:
+				return w, nil
+			}
+		case <-w.replaced:
+		case <-h.ctx.Done():
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// Lines returns what the worker has printed so far.
+func (h *Host) workerURL(path string) string {
+	return fmt.Sprintf("http://127.0.0.1:%d%s", h.port, path)
+}
+
+// ping asks for / now and then, and whatever comes is well (E5).
+func (h *Host) ping() {
+	for {
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-time.After(h.options.Ping):
+		}
+		_, _ = h.get(h.ctx)
+	}
+}
+
+// kill ends a worker with all that it is doing; another is started on the same port (E20). Invocations are held from now on
+// until that one is ready.
+func (h *Host) kill(w *worker) {
+	h.mu.Lock()
+	select {
+	case <-w.ended: // of itself
+		h.mu.Unlock()
+		return
+	default:
+	}
+	w.killed = true
+	_ = w.cmd.Process.Kill()
+	h.mu.Unlock()
+	select {
+	case <-w.replaced:
+	case <-h.ctx.Done():
+	}
+}
+
+// Lines returns what the worker has printed so far, and its invocations have answered for the log.
 func (h *Host) Lines() []Line {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return append([]Line(nil), h.lines...)
+	return slices.Clone(h.lines)
 }
 
 // Restarts returns how often a worker was started again.
@@ -286,9 +403,10 @@ func (h *Host) Restarts() int {
 
 // Err returns why the host has stopped of itself, nil while it runs.
 func (h *Host) Err() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.stopped
+	if err := context.Cause(h.ctx); !errors.Is(err, errClosed) {
+		return err
+	}
+	return nil
 }
 
 // InvocationID returns the id of the last request or invocation that was handed to the worker.
@@ -296,6 +414,15 @@ func (h *Host) InvocationID() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last
+}
+
+// newInvocation returns the id of a new one.
+func (h *Host) newInvocation() string {
+	id := newID()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = id
+	return id
 }
 
 // DropNext makes the connection to the worker break after the next n requests have reached it, before their answers come
@@ -306,32 +433,31 @@ func (h *Host) DropNext(n int) {
 	h.drops = n
 }
 
-// Terminate sends the worker SIGTERM, which the host itself never does, and returns its exit code.
+// Terminate sends the worker SIGTERM, which the host itself never does, and returns its exit code, -1 if the signal has ended
+// it. No other worker is started.
 func (h *Host) Terminate() int {
 	h.mu.Lock()
-	h.stopping = true
-	worker, ended := h.worker, h.ended
+	h.closed = true
+	w := h.worker
 	h.mu.Unlock()
-	_ = worker.Process.Signal(syscall.SIGTERM)
-	<-ended
-	return worker.ProcessState.ExitCode()
+	_ = w.cmd.Process.Signal(syscall.SIGTERM)
+	<-w.ended
+	return w.cmd.ProcessState.ExitCode()
 }
 
 // Stop ends the host, and the worker as the host does: by SIGKILL (E21). No process and no goroutine is left.
 func (h *Host) Stop() {
 	h.mu.Lock()
-	h.stopping = true
-	worker := h.worker
+	h.closed = true
+	w := h.worker
 	h.mu.Unlock()
-	select {
-	case <-h.quit:
-	default:
-		close(h.quit)
+	h.stop(errClosed)
+	if w != nil {
+		_ = w.cmd.Process.Kill()
 	}
 	if h.server != nil {
 		_ = h.server.Close()
 	}
-	_ = worker.Process.Kill()
 	h.running.Wait()
 	h.client.CloseIdleConnections()
 }
