@@ -38,6 +38,7 @@ const (
 	StepToken     Step = "token"     // Entra's token endpoint
 	StepKeys      Step = "keys"      // Entra's signing keys
 	StepGraph     Step = "graph"     // any request to Graph
+	StepItem      Step = "item"      // a request inside a batch
 )
 
 // Request is a request as it arrived.
@@ -64,6 +65,7 @@ type Cloud struct {
 	revoked  time.Time // tokens for Graph issued before are refused
 	claims   string    // what tokens for Graph must have been asked for with; "" for nothing
 	devices  map[string]Device
+	order    []string    // their ids as Graph lists them; nil until somebody asks
 	writes   []time.Time // to Graph, for the limit
 	limited  bool
 	faults   map[Step][]*planned
