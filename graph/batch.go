@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
@@ -48,7 +47,7 @@ func (c *Client) batch(ctx context.Context, requests []batchRequest) []batchRepl
 	for try := 0; ; try++ {
 		c.batchOnce(ctx, requests, pending, replies)
 		var again []int
-		var wait time.Duration
+		var longest time.Duration
 		for _, i := range pending {
 			failed, ok := errors.AsType[*upstream.Error](replies[i].err)
 			if !ok {
@@ -58,23 +57,16 @@ func (c *Client) batch(ctx context.Context, requests []batchRequest) []batchRepl
 			failed.MaybeDone = maybeDone[i]
 			if worthAgain(failed.Reason) && !replies[i].whole {
 				again = append(again, i)
-				wait = max(wait, failed.RetryAfter)
+				longest = max(longest, failed.RetryAfter)
 			}
 		}
 		if len(again) == 0 || try == retries {
 			return replies
 		}
-		if wait == 0 {
-			wait = firstDelay<<try + rand.N(firstDelay) //nolint:gosec // it spreads callers, and keeps no secret
+		if longest == 0 {
+			longest = backoff(try)
 		}
-		if deadline, ok := ctx.Deadline(); ok && wait >= time.Until(deadline)/2 {
-			return replies
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait(ctx, longest) {
 			return replies
 		}
 		pending = again

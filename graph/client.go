@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -117,18 +118,53 @@ func (c *Client) read(ctx context.Context, req *policy.Request, v any) error {
 	return err
 }
 
-// exchange sends req and decodes the answer into v. It is do for answers that have something to say.
+// exchange sends req and decodes the answer into v. It is do for answers that have something to say: one that breaks off,
+// or is not what it should be, is asked for again as one that did not come.
 func (c *Client) exchange(ctx context.Context, req *policy.Request, v any) error {
-	resp, err := c.do(ctx, req)
-	if err != nil {
-		return err
+	for try := 0; ; try++ {
+		resp, err := c.do(ctx, req.Clone(ctx)) //nolint:bodyclose // decode closes it
+		if err != nil {
+			return err
+		}
+		err = decode(resp, v)
+		if err == nil || try == retries || !wait(ctx, backoff(try)) {
+			return err
+		}
 	}
-	body := upstream.Cap(resp.Body, largestAnswer)
-	defer func() { _ = body.Close() }()
-	if err := json.NewDecoder(body).Decode(v); err != nil {
+}
+
+// decode reads the body of resp, closes it, and decodes it into v. Its error is that of badAnswer.
+func decode(resp *http.Response, v any) error {
+	reader := upstream.Cap(resp.Body, largestAnswer)
+	defer func() { _ = reader.Close() }()
+	body, err := io.ReadAll(reader)
+	if err == nil {
+		err = json.Unmarshal(body, v)
+	}
+	if err != nil {
 		return badAnswer(resp.Header, err)
 	}
 	return nil
+}
+
+// backoff returns how long to wait before a try that follows try, counted from 0, where Graph does not say.
+func backoff(try int) time.Duration {
+	return firstDelay<<try + rand.N(firstDelay) //nolint:gosec // it spreads callers, and keeps no secret
+}
+
+// wait waits for d if that leaves as much time as it takes, and reports whether it has.
+func wait(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && d >= time.Until(deadline)/2 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // badAnswer is the error of an answer of Graph whose status is a success and whose body is none.

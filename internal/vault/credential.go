@@ -123,7 +123,7 @@ func (c *Credential) Expire(token string) {
 // for each set of claims.
 func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
-	failure, since := c.failure, time.Now().Sub(c.failedAt)
+	failure, since := c.failure, time.Since(c.failedAt)
 	c.mu.Unlock()
 	if failure != nil && since < negative {
 		return azcore.AccessToken{}, failure
@@ -172,7 +172,7 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 // current returns what signs in now, and whether the secret has just been read for it.
 func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
 	c.mu.Lock()
-	signed, age := c.signed, time.Now().Sub(c.readAt)
+	signed, age := c.signed, time.Since(c.readAt)
 	c.mu.Unlock()
 	if signed != nil && age < fresh {
 		return signed, false, nil

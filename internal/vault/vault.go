@@ -151,7 +151,7 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	if s.value == "" {
 		return Secret{}, invalid(name, "has no value")
 	}
-	if left := s.Expires.Sub(time.Now()); !s.Expires.IsZero() && left < 14*24*time.Hour {
+	if left := time.Until(s.Expires); !s.Expires.IsZero() && left < 14*24*time.Hour {
 		// Key Vault hands out what has expired, and Entra is the judge of whether it is still good.
 		v.options.Log.WarnContext(ctx, "a secret is about to expire or has expired", slog.String("secret", name), slog.Time("expires", s.Expires))
 	}
