@@ -33,25 +33,24 @@ const (
 	verifiedUnknown = "unknown" // the device could not be read again in time
 )
 
-// act does what rec's request asks for, and leaves in each of rec's devices what became of it. It returns an error only
-// if nothing was begun.
-func (h *Handler) act(ctx context.Context, rec *record) error {
-	req := rec.request
+// begin takes req into rec, with a device for each of its targets.
+func (rec *record) begin(req request) {
+	rec.request = req
 	rec.devices = make([]*device, len(req.targets))
 	for i, target := range req.targets {
 		rec.devices[i] = &device{target: target, known: graph.Device{ID: target.id, SerialNumber: target.serial}}
 	}
-	if err := h.limits.take(rec.caller, len(rec.devices)); err != nil {
-		return err
-	}
-	h.decide(ctx, rec.devices, req.dryRun)
-	if !req.dryRun {
+}
+
+// act does what rec's request asks for, and leaves in each of rec's devices what became of it.
+func (h *Handler) act(ctx context.Context, rec *record) {
+	h.decide(ctx, rec.devices, rec.request.dryRun)
+	if !rec.request.dryRun {
 		h.unassignAll(ctx, rec.devices)
 	}
-	if req.verify {
+	if rec.request.verify {
 		h.verifyAll(ctx, rec.devices)
 	}
-	return nil
 }
 
 // decide reads the devices whose state matters, and settles what becomes of those that are not to be acted on. The others
@@ -70,7 +69,7 @@ func (h *Handler) decide(ctx context.Context, devices []*device, dryRun bool) {
 		}
 		d.known, d.read = found.Device, true
 		switch account := d.known.Account; {
-		case !h.Policy.allows(d.known.GroupTag):
+		case !h.Policy.Allows(d.known.GroupTag):
 			d.err = &refusal{code: policyDenied}
 		case d.expected != (graph.Account{}) && (account.Assigned() || account.Unknown) && !carries(account, d.expected):
 			d.err = &refusal{code: stateChanged}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -38,15 +39,20 @@ const (
 type Devices interface {
 	// Find looks devices up and returns one Found for each selector, in order.
 	Find(ctx context.Context, selectors ...graph.Selector) []graph.Found
+	// All returns all devices, and ends with an error where it could not.
+	All(ctx context.Context) iter.Seq2[graph.Device, error]
 	// UnassignResourceAccount takes the resource account off each device and returns one result for each, in order.
 	UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result
 }
 
-// Options are what New needs. Nothing but Policy and Version may be zero.
+var _ Devices = (*graph.Client)(nil)
+
+// Options are what New needs. Nothing but Policy, Sweep and Version may be zero.
 type Options struct {
 	Devices  Devices
 	Verifier caller.Verifier
 	Policy   Policy
+	Sweep    Sweep
 	Log      *slog.Logger
 	Timeout  time.Duration // the time for one request, from its first byte to the answer
 	Version  string        // of this program, for health
@@ -143,15 +149,16 @@ func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, rec *record) 
 		return
 	}
 	req, err := decode(body)
-	rec.request = req
 	if err != nil {
 		h.fail(w, r, rec, err)
 		return
 	}
-	if err := h.act(r.Context(), rec); err != nil {
+	rec.begin(req)
+	if err := h.limits.take(rec.caller, len(rec.devices)); err != nil {
 		h.fail(w, r, rec, err)
 		return
 	}
+	h.act(r.Context(), rec)
 	h.succeed(w, r, rec)
 }
 

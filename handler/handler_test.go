@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -25,6 +26,10 @@ func (f devicesFunc) UnassignResourceAccount(_ context.Context, ids ...graph.Dev
 
 func (devicesFunc) Find(context.Context, ...graph.Selector) []graph.Found {
 	panic("a device named by its id alone is not looked up")
+}
+
+func (devicesFunc) All(context.Context) iter.Seq2[graph.Device, error] {
+	panic("no request needs the inventory")
 }
 
 // verifierFunc is a function that knows who asks.

@@ -21,8 +21,8 @@ type Policy struct {
 	PerMinute int
 }
 
-// allows reports whether a device with that group tag may be acted on.
-func (p Policy) allows(groupTag string) bool {
+// Allows reports whether a device with that group tag may be acted on.
+func (p Policy) Allows(groupTag string) bool {
 	for _, allowed := range p.GroupTags {
 		if prefix, ok := strings.CutSuffix(allowed, "*"); ok && strings.HasPrefix(groupTag, prefix) || allowed == groupTag {
 			return true

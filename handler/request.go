@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -45,7 +46,10 @@ type target struct {
 // decode reads a body. Unlike encoding/json alone it accepts each thing in one way only: it refuses unknown, repeated
 // and differently spelt fields, anything behind the object, and invalid UTF-8. A field that is null counts as absent,
 // since ServiceNow sends null for what is empty. Its error is a *refusal that names the field.
-func decode(body []byte) (request, error) {
+func decode(body []byte) (request, error) { return decodeWith(body, nil) }
+
+// decodeWith is decode for a body that may have more fields, each with what reads it.
+func decodeWith(body []byte, more map[string]func(json.RawMessage) error) (request, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return request{}, &refusal{code: bodyMissing}
 	}
@@ -77,6 +81,7 @@ func decode(body []byte) (request, error) {
 		req.context = context
 		return err
 	}
+	maps.Copy(fields, more)
 	err := object(body, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error { return fields[field] })
 	if err != nil {
 		return request{}, err

@@ -20,6 +20,7 @@ const (
 	KindSignature Kind = "signature"
 	KindAPIKey    Kind = "api_key"
 	KindPlatform  Kind = "platform"
+	KindEvent     Kind = "event" // the host itself, which has authenticated whoever caused the event
 )
 
 // Caller is who asks, for policy and audit.
