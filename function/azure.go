@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
 	"time"
+
+	"autopilot-unassign/handler"
 )
 
 // serveAzure answers the requests of the Azure Functions host, which proxies them to a port of this machine as they came.
@@ -15,17 +20,113 @@ import (
 //
 // The host starts a worker again that has ended with an error, and never one that has ended without: so the end is
 // always an error here, even when it was asked for.
-func serveAzure(ctx context.Context, port string, h http.Handler, timeout time.Duration, log *slog.Logger) error {
+func serveAzure(ctx context.Context, port string, h *handler.Handler, timeout time.Duration, log *slog.Logger) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
+	address := net.JoinHostPort("127.0.0.1", port)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", hostAzure), slog.String("port", port), slog.String("version", version))
-	if err := serveHTTP(ctx, listener, invoked(h, hostAzure, "X-Azure-Functions-Invocationid"), timeout, log); err != nil {
+	worker := invoked(&azureWorker{h, address}, hostAzure, "X-Azure-Functions-Invocationid")
+	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
 		return err
 	}
 	return errors.New("stopped by a signal")
+}
+
+// The functions of the app that no request starts, by the names of their folders. The host invokes them by a POST to
+// /{name} (docs/design.md).
+const (
+	functionSweep = "/sweep"
+	functionQueue = "/queue"
+)
+
+// azureEventTime is the time for an event. It is below functionTimeout in host.json, at whose end the host kills the
+// worker with all that it is doing.
+const azureEventTime = 4*time.Minute + 30*time.Second
+
+// azureWorker answers requests, and the invocations by timer and queue.
+type azureWorker struct {
+	handler *handler.Handler
+	address string // that it listens on
+}
+
+// ServeHTTP takes a request for an invocation only if it was made for this very address. The host hands on a caller's
+// request with the caller's Host, and for the routes under /api alone.
+func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost && r.Host == a.address && (r.URL.Path == functionSweep || r.URL.Path == functionQueue) {
+		a.invoke(w, r)
+		return
+	}
+	a.handler.ServeHTTP(w, r)
+}
+
+// invocation is what the host sends of an invocation.
+type invocation struct {
+	Data struct {
+		Timer   struct{ IsPastDue bool }
+		Message json.RawMessage
+	}
+	Metadata struct{ DequeueCount, ID string }
+}
+
+// invocationResult is what the host expects. It must be an object: the host would wait for ever for one that is not.
+type invocationResult struct {
+	Outputs     map[string]any
+	Logs        []string
+	ReturnValue any
+}
+
+// invoke carries out an event. A status other than 2xx is the only way to make the host try it again.
+func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
+	defer cancel()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // later than for a request
+	var in invocation
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation))
+	if err != nil || json.Unmarshal(body, &in) != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	event := handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
+	if in.Data.Timer.IsPastDue {
+		event.Context = map[string]string{"isPastDue": "true"}
+	}
+	if r.URL.Path == functionQueue {
+		event = handler.Event{Source: handler.SourceStorageQueue, Command: message(in.Data.Message), Context: map[string]string{
+			"messageId": in.Metadata.ID, "dequeueCount": cmp.Or(in.Metadata.DequeueCount, "1"),
+		}}
+	}
+	result := invocationResult{Outputs: map[string]any{}, Logs: []string{}}
+	_, err = a.handler.Run(ctx, event)
+	failed, _ := errors.AsType[*handler.EventError](err)
+	switch {
+	case failed == nil:
+	case failed.Retryable:
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	case event.Source == handler.SourceStorageQueue:
+		result.Outputs["poison"] = string(event.Command) // asking again does not help: a person must look at it
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(result) // a host that has gone away does not read it
+}
+
+// maxInvocation is as much of an invocation as is read, in bytes. A message of a queue has at most 64 KiB.
+const maxInvocation = 1 << 20
+
+// message returns the text of a queue's message. The host writes a text as JSON, and that again as a string of JSON.
+func message(data json.RawMessage) []byte {
+	var text string
+	if json.Unmarshal(data, &text) != nil {
+		return data
+	}
+	var inner string
+	if json.Unmarshal([]byte(text), &inner) == nil {
+		text = inner
+	}
+	return []byte(text)
 }

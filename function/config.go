@@ -7,11 +7,13 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 
+	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/guid"
 )
 
@@ -34,6 +36,14 @@ type config struct {
 	apiKeySecretNames  []string
 	platformAuth       bool
 	tolerance          time.Duration
+
+	groupTags []string // those that may be acted on, none for all; one may end in *
+	rateLimit int      // devices that a caller may ask for in a minute, 0 for any number
+
+	sweepGroupTag     string // "" for no sweep
+	sweepMaxDevices   int
+	sweepMinInventory int
+	sweepApply        bool
 
 	timeout  time.Duration
 	logLevel slog.Level
@@ -145,6 +155,20 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	case !c.platformAuth && !verifiers:
 		s.wrong("WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set: nobody could be authenticated")
 	}
+	c.groupTags = s.groupTags("ALLOWED_GROUP_TAGS")
+	c.rateLimit = s.number("RATE_LIMIT", 0, 1, 10000)
+	c.sweepGroupTag = getenv("SWEEP_GROUP_TAG")
+	c.sweepMaxDevices = s.number("SWEEP_MAX_DEVICES", 10, 1, 10000)
+	c.sweepMinInventory = s.number("SWEEP_MIN_INVENTORY", 1, 1, 1000000)
+	c.sweepApply = s.oneOf("SWEEP_APPLY", "false", "false", "true") == "true"
+	switch {
+	case c.sweepGroupTag == "" && c.sweepApply:
+		s.wrong("SWEEP_APPLY is true and SWEEP_GROUP_TAG is not set: no device is meant")
+	case strings.Contains(c.sweepGroupTag, "*"):
+		s.wrong("SWEEP_GROUP_TAG must be one group tag: a * stands for nothing here")
+	case c.sweepGroupTag != "" && !(handler.Policy{GroupTags: c.groupTags}).Allows(c.sweepGroupTag):
+		s.wrong("SWEEP_GROUP_TAG is not one of ALLOWED_GROUP_TAGS")
+	}
 	c.tolerance = s.duration("SIGNATURE_TOLERANCE", 300*time.Second, 60*time.Second, 900*time.Second)
 	c.timeout = s.duration("REQUEST_TIMEOUT", 25*time.Second, time.Second, 200*time.Second)
 	level := s.oneOf("LOG_LEVEL", "info", "info", "warn", "error")
@@ -245,6 +269,38 @@ func (s *settings) secretNames(name string) []string {
 		s.wrong("%s has no name in it", name)
 	}
 	return names
+}
+
+// groupTags returns a setting that lists group tags, with commas between them. One may have a * at its end.
+func (s *settings) groupTags(name string) []string {
+	var tags []string
+	for item := range strings.SplitSeq(s.getenv(name), ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		if strings.Contains(strings.TrimSuffix(item, "*"), "*") || item == "*" {
+			s.wrong("%s must be group tags, with commas between them: a * may only stand behind the beginning of one", name)
+			return nil
+		}
+		tags = append(tags, item)
+	}
+	if len(tags) == 0 && s.getenv(name) != "" {
+		s.wrong("%s has no group tag in it", name)
+	}
+	return tags
+}
+
+// number returns a setting that is a whole number from least to most.
+func (s *settings) number(name string, standard, least, most int) int {
+	value := s.getenv(name)
+	if value == "" {
+		return standard
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < least || n > most {
+		s.wrong("%s must be a number from %d to %d", name, least, most)
+	}
+	return n
 }
 
 // duration returns a setting that is a time such as 300s or 5m, from least to most.

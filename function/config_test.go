@@ -38,7 +38,8 @@ func TestLoadConfig(t *testing.T) {
 		tenantID: tenantID, clientID: clientID, secretName: "graph-client-secret",
 		cloud:              azureCloud{authority: "https://login.microsoftonline.com/", graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
 		webhookSecretNames: []string{"webhook-servicenow"},
-		tolerance:          300 * time.Second, timeout: 25 * time.Second,
+		sweepMaxDevices:    10, sweepMinInventory: 1,
+		tolerance: 300 * time.Second, timeout: 25 * time.Second,
 	}
 	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Errorf("loadConfig = %+v, %v\nwant %+v", c, err, want)
@@ -55,6 +56,10 @@ func TestLoadConfig(t *testing.T) {
 		c.azureTenantID != tenantID || c.certificateName != "graph-certificate" || !slices.Equal(c.apiKeySecretNames, []string{"a", "b"}) ||
 		c.tolerance != time.Minute || c.timeout != time.Minute || c.logLevel <= 0 {
 		t.Errorf("loadConfig = %+v", c)
+	}
+	c, err = loadConfig(complete("ALLOWED_GROUP_TAGS", "MTR-*, Retired room", "RATE_LIMIT", "60", "SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_MAX_DEVICES", "500", "SWEEP_MIN_INVENTORY", "100", "SWEEP_APPLY", "true"), hostAzure)
+	if err != nil || !slices.Equal(c.groupTags, []string{"MTR-*", "Retired room"}) || c.rateLimit != 60 || c.sweepGroupTag != "MTR-Oslo" || c.sweepMaxDevices != 500 || c.sweepMinInventory != 100 || !c.sweepApply {
+		t.Errorf("loadConfig = %+v, %v", c, err)
 	}
 	for name, cloud := range clouds() {
 		c, err := loadConfig(complete("AZURE_CLOUD", name, "KEY_VAULT_URL", "https://contoso"+cloud.vaultSuffix), hostAzure)
@@ -93,6 +98,13 @@ func TestLoadConfigNamesEveryFault(t *testing.T) {
 		"a client secret that is not":  {complete("VAULT_CREDENTIAL", "client-secret"), hostAzure, []string{"AZURE_CLIENT_ID is not set", "AZURE_CLIENT_SECRET is not set", "AZURE_TENANT_ID is not set"}},
 		"times out of range":           {complete("SIGNATURE_TOLERANCE", "59s", "REQUEST_TIMEOUT", "201s"), hostAzure, []string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"}},
 		"times that are none":          {complete("SIGNATURE_TOLERANCE", "300", "REQUEST_TIMEOUT", "soon"), hostAzure, []string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"}},
+		"tags that are none":           {complete("ALLOWED_GROUP_TAGS", " , ", "SWEEP_GROUP_TAG", "MTR-*"), hostAzure, []string{"ALLOWED_GROUP_TAGS has no group tag", "SWEEP_GROUP_TAG must be one"}},
+		"any tag":                      {complete("ALLOWED_GROUP_TAGS", "*"), hostAzure, []string{"ALLOWED_GROUP_TAGS must be group tags"}},
+		"a star inside":                {complete("ALLOWED_GROUP_TAGS", "MTR*Oslo"), hostAzure, []string{"ALLOWED_GROUP_TAGS must be group tags"}},
+		"a sweep outside the policy":   {complete("ALLOWED_GROUP_TAGS", "Kiosk", "SWEEP_GROUP_TAG", "MTR-Oslo"), hostAzure, []string{"SWEEP_GROUP_TAG is not one of ALLOWED_GROUP_TAGS"}},
+		"a sweep of nothing":           {complete("SWEEP_APPLY", "true"), hostAzure, []string{"SWEEP_APPLY is true and SWEEP_GROUP_TAG is not set"}},
+		"a word for true":              {complete("SWEEP_GROUP_TAG", "Kiosk", "SWEEP_APPLY", "yes"), hostAzure, []string{"SWEEP_APPLY must be one of"}},
+		"numbers that are none":        {complete("RATE_LIMIT", "0", "SWEEP_MAX_DEVICES", "many", "SWEEP_MIN_INVENTORY", "-1"), hostAzure, []string{"RATE_LIMIT must be a number", "SWEEP_MAX_DEVICES must be a number", "SWEEP_MIN_INVENTORY must be a number"}},
 		"a level nobody knows":         {complete("LOG_LEVEL", "loud"), hostAzure, []string{"LOG_LEVEL must be one of"}},
 	} {
 		_, err := loadConfig(test.getenv, test.host)

@@ -16,7 +16,7 @@ import (
 )
 
 // faults are the ways in which each step can go wrong, for ever, by the names that testdata/faults.txt has for them.
-var faults = map[string]azuresim.Fault{ //nolint:gochecknoglobals // a table that nothing writes to
+var faults = map[string]azuresim.Fault{
 	"400":                 azuresim.Status(400),
 	"401":                 azuresim.Status(401),
 	"403":                 azuresim.Status(403),
@@ -46,7 +46,7 @@ var faults = map[string]azuresim.Fault{ //nolint:gochecknoglobals // a table tha
 }
 
 // The steps of a cold request. A key and the app's secret are read from the vault in the same way, and not by the same code.
-var faultySteps = []string{"identity", "challenge", "key", "secret", "discovery", "token", "graph"} //nolint:gochecknoglobals // a list that nothing writes to
+var faultySteps = []string{"identity", "challenge", "key", "secret", "discovery", "token", "graph"}
 
 // TestFaults has every step go wrong in every way, and compares what comes of it with testdata/faults.txt. Time is not
 // real here, so that the deadline can be looked at exactly, and a goroutine that is left behind fails the test.

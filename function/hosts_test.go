@@ -45,7 +45,7 @@ const (
 	canaryAPIKey = "canary-api-key-0123456789abcdef"
 )
 
-var canaryKey = []byte("canary-signing-key-0123456789ab") //nolint:gochecknoglobals // a constant in all but form
+var canaryKey = []byte("canary-signing-key-0123456789ab")
 
 const someDevice = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
 
@@ -139,7 +139,7 @@ func environment(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, chang
 }
 
 // hosts start the program under each of the hosts.
-var hosts = map[string]func(t *testing.T, env []string) deployment{ //nolint:gochecknoglobals // a table that nothing writes to
+var hosts = map[string]func(t *testing.T, env []string) deployment{
 	hostAzure:  startAzure,
 	hostLambda: startLambda,
 	hostLocal:  startLocal,
@@ -251,6 +251,7 @@ func startLocal(t *testing.T, env []string) deployment {
 func (d *localDeployment) send(ctx context.Context, s sent) (got, error) {
 	return sendHTTP(ctx, d.url, s)
 }
+
 func (d *localDeployment) lines() []string {
 	return strings.Split(strings.TrimSpace(d.out.String()), "\n")
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ const answerMargin = time.Second
 
 // serveLambda answers the invocations of Lambda. It returns only when ctx has ended before it began: the runtime ends the
 // process itself.
-func serveLambda(ctx context.Context, h http.Handler, log *slog.Logger) error {
+func serveLambda(ctx context.Context, h *handler.Handler, log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -31,46 +32,130 @@ func serveLambda(ctx context.Context, h http.Handler, log *slog.Logger) error {
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelError)
 	log.InfoContext(ctx, "listening", slog.String("host", hostLambda), slog.String("version", version))
-	lambda.StartWithOptions(&lambdaHost{http: h, log: log}, lambda.WithContext(ctx))
+	lambda.StartWithOptions(&lambdaHost{http: h, run: h.Run, log: log}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
 
-// lambdaHost turns the events of Lambda into requests, by their envelope alone. Nothing inside the body of a request can
-// change what the envelope is taken for.
+// lambdaHost turns the events of Lambda into requests and events, by their envelope alone. Nothing inside the body of a
+// request or a message can change what the envelope is taken for.
 type lambdaHost struct {
 	http http.Handler
+	run  func(context.Context, handler.Event) (any, error)
 	log  *slog.Logger
 }
 
-// Invoke answers one event. HTTP API and Function URL send payload format 2.0, whose answer is never an error: Lambda would
-// make a text of its own of that. Any other event is refused with an error, which counts as a failed invocation.
-func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) (answer []byte, err error) {
-	var envelope struct {
-		Version        string
-		HTTPMethod     json.RawMessage
-		Records        json.RawMessage
-		RequestContext struct {
-			ELB  json.RawMessage
-			HTTP struct{ Method string }
-		}
+// envelope is what tells events apart. What is nil was not there.
+type envelope struct {
+	Version        string
+	HTTPMethod     json.RawMessage
+	Records        json.RawMessage
+	Source         json.RawMessage
+	DetailType     json.RawMessage `json:"detail-type"`
+	Command        json.RawMessage
+	RequestContext struct {
+		ELB  json.RawMessage
+		HTTP struct{ Method string }
 	}
-	switch err := json.Unmarshal(payload, &envelope); {
-	case err != nil:
+}
+
+// Invoke answers one event: a request of an HTTP API or a Function URL (payload format 2.0), whose answer is never an
+// error, since Lambda would make a text of its own of that; messages of SQS; a schedule of EventBridge; a command. Any
+// other event is refused with an error, which counts as a failed invocation. So does what may do better when Lambda sends
+// it again.
+func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	var e envelope
+	if err := json.Unmarshal(payload, &e); err != nil {
 		return nil, l.refuse(ctx, "the event is not a JSON object")
-	case envelope.Records != nil:
-		return nil, l.refuse(ctx, "the event is a batch of records")
-	case envelope.RequestContext.ELB != nil:
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
+		defer cancel()
+	}
+	ctx = handler.WithInvocation(ctx, handler.Invocation{Host: hostLambda, ID: invocationID(ctx)})
+	kinds := map[string]bool{
+		"records": e.Records != nil, "request": e.Version == "2.0" && e.RequestContext.HTTP.Method != "",
+		"schedule": e.Source != nil && e.DetailType != nil, "command": e.Command != nil,
+	}
+	maps.DeleteFunc(kinds, func(_ string, is bool) bool { return !is })
+	switch {
+	case e.RequestContext.ELB != nil:
 		return nil, l.refuse(ctx, "the event is of a load balancer")
-	case envelope.HTTPMethod != nil:
+	case e.HTTPMethod != nil:
 		return nil, l.refuse(ctx, "the event has payload format 1.0; set it to 2.0")
-	case envelope.Version != "2.0" || envelope.RequestContext.HTTP.Method == "":
+	case len(kinds) != 1:
 		return nil, l.refuse(ctx, "the event is of no kind that is served")
+	case kinds["records"]:
+		return l.messages(ctx, payload)
+	case kinds["schedule"]:
+		return l.schedule(ctx, payload)
+	case kinds["command"]:
+		return l.event(ctx, handler.Event{Source: handler.SourceInvoke, Command: payload})
 	}
 	var event events.APIGatewayV2HTTPRequest
 	if err := json.Unmarshal(payload, &event); err != nil {
 		return nil, l.refuse(ctx, "the event has the envelope of payload format 2.0 and not its form")
 	}
 	return json.Marshal(l.answer(ctx, event))
+}
+
+// schedule carries out the event of an EventBridge rule that runs at times: a sweep. A rule or a schedule with an input of
+// its own sends that and nothing else, which is a command.
+func (l *lambdaHost) schedule(ctx context.Context, payload []byte) ([]byte, error) {
+	var event events.EventBridgeEvent
+	if err := json.Unmarshal(payload, &event); err != nil || event.Source != "aws.events" || event.DetailType != "Scheduled Event" {
+		return nil, l.refuse(ctx, "the event is of EventBridge and has no command; give the schedule an input")
+	}
+	return l.event(ctx, handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand), Due: event.Time})
+}
+
+// event carries out an event. What asking again cannot help has been logged, and is no error to Lambda.
+func (l *lambdaHost) event(ctx context.Context, e handler.Event) ([]byte, error) {
+	report, err := l.run(ctx, e)
+	if failed, ok := errors.AsType[*handler.EventError](err); ok {
+		if failed.Retryable {
+			return nil, failed
+		}
+		if report == nil {
+			report = map[string]any{"error": map[string]any{"code": failed.Code}}
+		}
+	}
+	return json.Marshal(report)
+}
+
+// leastForMessage is the time that must be left for a message to be begun.
+const leastForMessage = 5 * time.Second
+
+// messages carries out a batch of messages of SQS, one after the other, and hands those back that have failed: SQS delivers
+// them again, and moves them to the dead-letter queue in the end. When Graph is throttling or the time is short, the
+// rest is handed back without being tried.
+func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
+	var batch events.SQSEvent
+	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
+		return nil, l.refuse(ctx, "the event is a batch of records of no kind that is served")
+	}
+	for _, m := range batch.Records {
+		if m.EventSource != "aws:sqs" || m.MessageId == "" {
+			return nil, l.refuse(ctx, "the event is a batch of records of no kind that is served")
+		}
+	}
+	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
+	throttled := false
+	for _, m := range batch.Records {
+		deadline, limited := ctx.Deadline()
+		back := throttled || limited && time.Until(deadline) < leastForMessage
+		if !back {
+			_, err := l.run(ctx, handler.Event{Source: handler.SourceSQS, Command: []byte(m.Body), Context: map[string]string{
+				"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"],
+			}})
+			failed, ok := errors.AsType[*handler.EventError](err)
+			back, throttled = ok, ok && failed.Throttled
+		}
+		if back {
+			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
+		}
+	}
+	return json.Marshal(reply)
 }
 
 func (l *lambdaHost) refuse(ctx context.Context, why string) error {
@@ -80,12 +165,6 @@ func (l *lambdaHost) refuse(ctx context.Context, why string) error {
 
 // answer has event answered as a request.
 func (l *lambdaHost) answer(ctx context.Context, event events.APIGatewayV2HTTPRequest) events.LambdaFunctionURLResponse {
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
-		defer cancel()
-	}
-	ctx = handler.WithInvocation(ctx, handler.Invocation{Host: hostLambda, ID: invocationID(ctx)})
 	r, err := httpRequest(ctx, event)
 	if err != nil {
 		_ = l.refuse(ctx, err.Error())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"autopilot-unassign/handler"
 )
 
 // echo answers with what it was asked.
@@ -75,16 +78,28 @@ func TestLambdaRefusesOtherEvents(t *testing.T) {
 		"format 1.0":           {`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`, "the event has payload format 1.0; set it to 2.0"},
 		"a REST API":           {`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`, "the event has payload format 1.0; set it to 2.0"},
 		"a load balancer":      {`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`, "the event is of a load balancer"},
-		"SNS":                  {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records"},
-		"SQS":                  {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records"},
-		"a schedule":           {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`, "the event is of no kind that is served"},
-		"both of two":          {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`, "the event is a batch of records"},
+		"SNS":                  {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records of no kind that is served"},
+		"S3 beside SQS":        {`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"},{"eventSource":"aws:s3"}]}`, "the event is a batch of records of no kind that is served"},
+		"no records":           {`{"Records":[]}`, "the event is a batch of records of no kind that is served"},
+		"a message without id": {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records of no kind that is served"},
+		"no input":             {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`, "the event is of EventBridge and has no command; give the schedule an input"},
+		"another bus":          {`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`, "the event is of EventBridge and has no command; give the schedule an input"},
+		"both of two":          {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`, "the event is of no kind that is served"},
+		"a command beside it":  {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`, "the event is of no kind that is served"},
+		"a bare body":          {`{"deviceId":"` + someDevice + `"}`, "the event is of no kind that is served"},
 		"2.0 without a method": {`{"version":"2.0","requestContext":{"http":{}}}`, "the event is of no kind that is served"},
 		"2.0 of another form":  {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`, "the event has the envelope of payload format 2.0 and not its form"},
 	} {
 		var logged bytes.Buffer
 		asked := false
-		l := &lambdaHost{http: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }), log: newLog(&logged, slog.LevelInfo)}
+		l := &lambdaHost{
+			http: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }),
+			run: func(context.Context, handler.Event) (any, error) {
+				asked = true
+				return struct{}{}, nil
+			},
+			log: newLog(&logged, slog.LevelInfo),
+		}
 		answer, err := l.Invoke(t.Context(), []byte(test.payload))
 		if err == nil || err.Error() != test.want || answer != nil || asked {
 			t.Errorf("%s: %q, %v; want the error %q", name, answer, err, test.want)
@@ -109,28 +124,37 @@ func TestLambdaRefusesFalseBase64(t *testing.T) {
 
 // FuzzInvoke throws events at the classifier. Properties:
 //  1. It does not panic.
-//  2. Only an event with the envelope of payload format 2.0 reaches the handler, and then there is an answer with a status
-//     and no error.
+//  2. Only an event with the envelope of payload format 2.0 reaches the handler as a request, and then there is an answer with
+//     a status and no error.
+//  3. No event is taken for two things.
 func FuzzInvoke(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":"{}"}`,
 		`{"version":"2.0","requestContext":{"http":{"method":"P OST"}}}`, `{"Records":[]}`, `{"version":"2.0","requestContext":{"http":{"method":"GET"},"elb":{}}}`,
 		`{"version":"2.0","requestContext":{"http":{"method":"GET"}},"body":"%","isBase64Encoded":true}`, `[]`, `null`,
+		`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"}]}`, `{"command":"sweep"}`, `{"command":"sweep","version":"2.0","requestContext":{"http":{"method":"GET"}}}`,
+		`{"version":"0","source":"aws.events","detail-type":"Scheduled Event","time":"2026-11-23T02:00:00Z","detail":{}}`,
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		asked := false
+		ran := 0
 		l := &lambdaHost{log: slog.New(slog.DiscardHandler), http: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			asked = true
 			echo(w, r)
-		})}
+		}), run: func(context.Context, handler.Event) (any, error) {
+			ran++
+			return map[string]any{}, nil
+		}}
 		answer, err := l.Invoke(t.Context(), payload)
 		var response struct{ StatusCode int }
 		switch {
-		case err != nil && (asked || answer != nil):
+		case err != nil && (asked || ran > 0 || answer != nil):
 			t.Fatalf("%q: an error and an answer: %v, %s", payload, err, answer)
-		case err == nil && (json.Unmarshal(answer, &response) != nil || response.StatusCode < 200):
+		case asked && ran > 0:
+			t.Fatalf("%q is taken for two things", payload)
+		case err == nil && json.Unmarshal(answer, &response) != nil, err == nil && ran == 0 && response.StatusCode < 200:
 			t.Fatalf("%q: %s", payload, answer)
 		}
 		var envelope struct {

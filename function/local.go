@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -27,9 +28,10 @@ func serveLocal(ctx context.Context, address string, h http.Handler, timeout tim
 func invoked(h http.Handler, host, idHeader string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		invocation := handler.Invocation{Host: host}
-		// The host's own value comes last where a caller has sent one too.
+		// The host's own value comes last where a caller has sent one too, in a header of its own or behind a comma.
 		if ids := r.Header.Values(idHeader); len(ids) > 0 {
-			invocation.ID = ids[len(ids)-1]
+			last := ids[len(ids)-1]
+			invocation.ID = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
 		}
 		h.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), invocation)))
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -25,7 +24,7 @@ const (
 type simulation struct {
 	cloud      *azuresim.Cloud
 	config     config
-	handler    http.Handler
+	handler    *handler.Handler
 	log        *slog.Logger
 	webhookKey string // as Key Vault has it: whsec_…
 	apiKey     string

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
@@ -38,7 +37,7 @@ func newLog(w io.Writer, level slog.Level) *slog.Logger {
 }
 
 // wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
-func wire(c config, transport policy.Transporter, log *slog.Logger) (http.Handler, error) {
+func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Handler, error) {
 	options := vault.Options{
 		ClientOptions: azcore.ClientOptions{
 			Transport: transport,
@@ -71,6 +70,8 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (http.Handle
 	return handler.New(handler.Options{
 		Devices:  client,
 		Verifier: verifier(c, store),
+		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
+		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
 		Timeout:  c.timeout,
 		Version:  version,

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/functionshost"
+)
+
+// deploy serves the cloud and starts the program on it under a host, both until the test ends.
+func deploy(t *testing.T, c *azuresim.Cloud, host string, changes ...string) deployment {
+	t.Helper()
+	served, err := c.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(served.Close)
+	d := hosts[host](t, environment(t, c, served, changes...))
+	t.Cleanup(d.stop)
+	return d
+}
+
+// Requests that need nobody are answered, and nobody is asked, from the start on.
+func TestStartMakesNoRequest(t *testing.T) {
+	t.Parallel()
+	for host := range hosts {
+		c := newCloud()
+		d := deploy(t, c, host)
+		for _, test := range []struct {
+			request sent
+			status  int
+			body    string
+		}{
+			{sent{http.MethodGet, "/api/health", http.Header{}, ""}, 200, `{"status":"ok","version":"dev"}` + "\n"},
+			{post("", func(s *sent) { s.method = http.MethodGet }), 405, ""},
+			{post(validBody, header("Content-Type", "text/plain")), 415, ""},
+			{post(padded(17 << 10)), 413, ""},
+			{post(validBody, unsigned), 401, ""},
+			{post(validBody, header("Webhook-Id", "a.b")), 401, ""},
+		} {
+			answer, err := d.send(t.Context(), test.request)
+			if err != nil || answer.status != test.status || !strings.Contains(answer.body, test.body) {
+				t.Errorf("%s: %d %s, %v; want %d", host, answer.status, answer.body, err, test.status)
+			}
+		}
+		for _, step := range []azuresim.Step{
+			azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys, azuresim.StepGraph,
+		} {
+			if n := c.Count(step); n > 0 {
+				t.Errorf("%s: %d requests of the step %s", host, n, step)
+			}
+		}
+	}
+}
+
+// A process goes on after whatever a request has brought, and a second request costs Graph one request and nobody else any.
+func TestWarm(t *testing.T) {
+	t.Parallel()
+	for host := range hosts {
+		c := newCloud()
+		d := deploy(t, c, host)
+		for range 3 {
+			if answer, err := d.send(t.Context(), valid()); err != nil || answer.status != http.StatusNoContent {
+				t.Fatalf("%s: %d %s, %v", host, answer.status, answer.body, err)
+			}
+			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(404, azuresim.NotJSON, 0))
+			if answer, err := d.send(t.Context(), valid()); err != nil || answer.status != http.StatusNotFound {
+				t.Fatalf("%s: %d %s, %v", host, answer.status, answer.body, err)
+			}
+		}
+		got := fmt.Sprint(c.Count(azuresim.StepIdentity), c.Count(azuresim.StepSecret), c.Count(azuresim.StepDiscovery), c.Count(azuresim.StepToken), c.Count(azuresim.StepGraph))
+		if want := "1 2 1 1 6"; got != want { // the webhook key and the app's secret; a token; six requests
+			t.Errorf("%s: identity, secret, discovery, token and graph were asked %s times, want %s", host, got, want)
+		}
+	}
+}
+
+// A body that comes too slowly is given up. Lambda has the body before it invokes.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{hostAzure, hostLocal} {
+		d := deploy(t, newCloud(), host)
+		url := ""
+		switch d := d.(type) {
+		case azureDeployment:
+			url = d.URL
+		case *localDeployment:
+			url = d.url
+		}
+		address := strings.TrimPrefix(url, "http://")
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /api/unassign HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", address)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", host, err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = conn.Close()
+		if resp.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(body), `"code":"body_timeout"`) {
+			t.Errorf("%s: %s %s", host, resp.Status, body)
+		}
+	}
+}
+
+// A host from before 2025 builds each request anew, and puts its invocation id behind what the caller has sent for one.
+func TestForwardingHost(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	served, err := c.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer served.Close()
+	host, err := functionshost.Start(t.Context(), functionshost.Options{AppDir: stageAzure(t), Env: environment(t, c, served), Forwarding: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Stop()
+	d := azureDeployment{host}
+	answer, err := d.send(t.Context(), post(validBody, header("X-Azure-Functions-Invocationid", "spoofed")))
+	if err != nil || answer.status != http.StatusNoContent {
+		t.Fatalf("%d %s, %v", answer.status, answer.body, err)
+	}
+	log := strings.Join(d.lines(), "\n")
+	if !strings.Contains(log, `"invocation_id":"`+host.InvocationID()+`"`) || strings.Contains(log, "spoofed") {
+		t.Errorf("the log has %s", log)
+	}
+	if answer, err = d.send(t.Context(), post("")); err != nil || !strings.Contains(answer.body, "body_missing") {
+		t.Errorf("no body: %d %s, %v", answer.status, answer.body, err)
+	}
+}
+
+// The Functions host hands a request on twice when a connection breaks before the answer, where it has no body. One with a
+// body it gives up, and the caller asks again: both are safe.
+func TestBrokenConnectionToTheWorker(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := deploy(t, c, hostAzure).(azureDeployment)
+	d.DropNext(1)
+	answer, err := d.send(t.Context(), valid())
+	if err != nil || answer.status != http.StatusInternalServerError || answer.body != "" {
+		t.Fatalf("%d %s, %v", answer.status, answer.body, err)
+	}
+	answer, err = d.send(t.Context(), valid())
+	if err != nil || answer.status != http.StatusNoContent || c.Count(azuresim.StepGraph) != 2 {
+		t.Errorf("%d %s, %v; Graph was asked %d times", answer.status, answer.body, err, c.Count(azuresim.StepGraph))
+	}
+}
+
+// The Functions host starts a worker again that has ended with an error, and never one that has ended without.
+func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, newCloud(), hostAzure).(azureDeployment)
+	if code := d.Terminate(); code != 1 {
+		t.Errorf("after SIGTERM the worker's exit code is %d, want 1", code)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		args   []string
+		env    []string
+		code   int
+		stderr string
+	}{
+		"version":                 {[]string{"version"}, nil, 0, ""},
+		"help":                    {[]string{"help"}, nil, 0, ""},
+		"an unknown command":      {[]string{"sing"}, nil, 2, "unassign: no command \"sing\""},
+		"an unknown flag":         {[]string{"call", "-force"}, nil, 2, "flag provided but not defined: -force"},
+		"a flag's help":           {[]string{"call", "-help"}, nil, 2, "usage: unassign call"},
+		"settings missing":        {nil, []string{"KEY_VAULT_URL=https://contoso.vault.azure.net"}, 1, "GRAPH_TENANT_ID is not set"},
+		"settings on a host":      {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"}, 1, "KEY_VAULT_URL is not set"},
+		"two hosts":               {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1", "AWS_LAMBDA_RUNTIME_API=x"}, 1, "are both set"},
+		"an address it cannot be": {[]string{"serve", "-listen", "256.0.0.1:1"}, nil, 1, "listen"},
+	} {
+		var stderr strings.Builder
+		cmd := exec.Command(binary, test.args...)
+		cmd.Env = append([]string{"HOME=" + os.Getenv("HOME")}, test.env...)
+		cmd.Stderr = &stderr
+		_ = cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(stderr.String(), test.stderr) {
+			t.Errorf("%s: exit code %d, %q; want %d and %q", name, code, stderr.String(), test.code, test.stderr)
+		}
+	}
+}
+
+// While a signal stops it, a request that has begun comes to its end.
+func TestStopLetsRequestsEnd(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(500*time.Millisecond))
+	d := deploy(t, c, hostLocal).(*localDeployment)
+	answers := make(chan got, 1)
+	go func() {
+		answer, _ := d.send(t.Context(), valid())
+		answers <- answer
+	}()
+	for c.Count(azuresim.StepGraph) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	d.stop()
+	if answer := <-answers; answer.status != http.StatusNoContent {
+		t.Errorf("%d %s", answer.status, answer.body)
+	}
+	if code := d.process.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("the exit code is %d", code)
+	}
+}
