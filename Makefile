@@ -70,10 +70,14 @@ reproducible: ## build the packages twice, compare them bit for bit, and look at
 		test $$size -lt $(LIMIT) || { echo "$$f is larger than $(LIMIT) bytes" >&2; exit 1; }; done
 	@echo "two builds are alike"
 
+# The functions of the package beside unassign and health: WITH='sweep queue'. The queue needs an extension of the host, and so
+# a host.json of its own.
+WITH ?=
+
 .PHONY: package-azure
-package-azure: ## make dist/azure.zip, for an Azure function app on Linux
+package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH='sweep queue' for these)
 	@GOOS=linux GOARCH=amd64 $(BUILD) -o dist/azure/worker ./function
-	@$(GO) run ./internal/pack dist/azure.zip host.json worker=dist/azure/worker infra/azure/functions
+	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker infra/azure/functions $(addprefix infra/azure/,$(WITH))
 
 .PHONY: package-lambda
 package-lambda: ## make dist/lambda.zip, for Lambda on arm64

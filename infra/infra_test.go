@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ func TestHostJSON(t *testing.T) {
 		}
 		Extensions struct {
 			HTTP struct {
-				RoutePrefix                                    string
+				RoutePrefix                                   string
 				MaxOutstandingRequests, MaxConcurrentRequests int
 			}
 		}
@@ -120,6 +121,48 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
+// The sweep and the queue are packed when they are asked for, by the names that the program knows them by.
+func TestOptionalFunctions(t *testing.T) {
+	var sweep, queue struct {
+		Bindings []struct {
+			Type, Direction, Name, Schedule, QueueName, Connection string
+			UseMonitor, RunOnStartup                               bool
+		}
+		Retry struct {
+			Strategy, DelayInterval string
+			MaxRetryCount           int
+		}
+	}
+	readJSON(t, "azure/sweep/sweep/function.json", &sweep)
+	readJSON(t, "azure/queue/queue/function.json", &queue)
+	timer := sweep.Bindings[0]
+	if len(sweep.Bindings) != 1 || timer.Type != "timerTrigger" || timer.Name != "timer" || timer.Schedule != "%SWEEP_SCHEDULE%" || timer.RunOnStartup || sweep.Retry.MaxRetryCount < 1 {
+		t.Errorf("sweep: %+v", sweep)
+	}
+	in, out := queue.Bindings[0], queue.Bindings[1]
+	if len(queue.Bindings) != 2 || in.Type != "queueTrigger" || in.Name != "message" || out.Type != "queue" || out.Direction != "out" || out.Name != "poison" || out.QueueName != in.QueueName+"-poison" {
+		t.Errorf("queue: %+v", queue)
+	}
+	program := read(t, "../function/azure.go")
+	for _, word := range []string{`= "/sweep"`, `= "/queue"`, `Outputs["poison"]`} {
+		if !strings.Contains(program, word) {
+			t.Errorf("azure.go does not have %s", word)
+		}
+	}
+	// But for what the queue needs, the two are one.
+	var plain, withQueue map[string]any
+	readJSON(t, "../host.json", &plain)
+	readJSON(t, "azure/queue/host.json", &withQueue)
+	delete(withQueue, "extensionBundle")
+	delete(withQueue["extensions"].(map[string]any), "queues")
+	if !reflect.DeepEqual(plain, withQueue) {
+		t.Errorf("host.json is %v\nwith a queue  %v", plain, withQueue)
+	}
+	if limit := regexp.MustCompile(`azureEventTime = 4\*time.Minute \+ 30\*time.Second`); plain["functionTimeout"] != "00:05:00" || !limit.MatchString(program) {
+		t.Error("an event may take longer than functionTimeout")
+	}
+}
+
 // template is as much of template.yaml as cfn-lint does not look into.
 type template struct {
 	Resources map[string]struct {
@@ -171,10 +214,13 @@ func TestTemplate(t *testing.T) {
 	routes := map[string]bool{}
 	for name, event := range p.Events {
 		e := event.Properties
+		if event.Type != "HttpApi" {
+			continue
+		}
 		if gateways := time.Duration(e.TimeoutInMillis) * time.Millisecond; gateways < lambdas || gateways > 30*time.Second {
 			t.Errorf("%s: TimeoutInMillis %v, Timeout %v", name, gateways, lambdas)
 		}
-		if event.Type != "HttpApi" || e.Method != "ANY" || e.PayloadFormatVersion != "2.0" {
+		if e.Method != "ANY" || e.PayloadFormatVersion != "2.0" {
 			t.Errorf("%s: %+v", name, event)
 		}
 		routes[e.Path] = true
