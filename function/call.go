@@ -28,20 +28,31 @@ const maxAnswer = 64 << 10
 func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("call", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	target := flags.String("url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
+	address := flags.String("url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
 	secretFile := flags.String("secret-file", "", "`file` with the signing key (whsec_… or base64); - reads standard input")
 	apiKeyFile := flags.String("api-key-file", "", "`file` with the API key, instead of a signing key; - reads standard input")
-	device := flags.String("device", "", "`id` of the Autopilot device")
+	var devices []target
+	flags.Func("device", "`id` of an Autopilot device; may be repeated", func(id string) error {
+		devices = append(devices, target{DeviceID: id})
+		return nil
+	})
+	flags.Func("serial", "`serial` number of a device, instead of its id; may be repeated", func(serial string) error {
+		devices = append(devices, target{SerialNumber: serial})
+		return nil
+	})
+	expect := flags.String("expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
+	dryRun := flags.Bool("dry-run", false, "say what would happen, and change nothing")
+	verify := flags.Bool("verify", false, "read the device again after acting on it")
 	reference := flags.String("reference", "", "`ticket` that the audit record shall name")
 	timeout := flags.Duration("timeout", 30*time.Second, "how long to wait for the answer")
 	flags.Usage = func() {
-		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file FILE | -api-key-file FILE) -device ID [flags]\n\n")
+		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file FILE | -api-key-file FILE) (-device ID | -serial SERIAL) [flags]\n\n")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return errors.Join(usageError("call"), err)
 	}
-	endpoint, err := callURL(*target)
+	endpoint, err := callURL(*address)
 	switch {
 	case err != nil:
 		return err
@@ -49,13 +60,24 @@ func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		return usageError(fmt.Sprintf("call: %q is not a flag", flags.Arg(0)))
 	case (*secretFile == "") == (*apiKeyFile == ""):
 		return usageError("call: name either -secret-file or -api-key-file")
-	case *device == "":
-		return usageError("call: -device is missing")
+	case len(devices) == 0:
+		return usageError("call: -device or -serial is missing")
+	case *expect != "" && len(devices) > 1:
+		return usageError("call: -expect is for one device")
 	}
-	body, err := json.Marshal(struct {
-		DeviceID  string `json:"deviceId"`
-		Reference string `json:"reference,omitempty"`
-	}{*device, *reference})
+	if *expect != "" {
+		devices[0].Expected = &expected{ResourceName: *expect}
+		if strings.Contains(*expect, "@") {
+			devices[0].Expected = &expected{UserPrincipalName: *expect}
+		}
+	}
+	order := order{DryRun: *dryRun, Verify: *verify, Reference: *reference}
+	if len(devices) == 1 {
+		order.target = devices[0]
+	} else {
+		order.Devices = devices
+	}
+	body, err := json.Marshal(order)
 	if err != nil {
 		return fmt.Errorf("call: %w", err)
 	}
@@ -96,6 +118,26 @@ func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		return fmt.Errorf("call: the answer is %s", resp.Status)
 	}
 	return nil
+}
+
+// order is the body of a request.
+type order struct {
+	target
+	Devices   []target `json:"devices,omitempty"`
+	DryRun    bool     `json:"dryRun,omitempty"`
+	Verify    bool     `json:"verify,omitempty"`
+	Reference string   `json:"reference,omitempty"`
+}
+
+type target struct {
+	DeviceID     string    `json:"deviceId,omitempty"`
+	SerialNumber string    `json:"serialNumber,omitempty"`
+	Expected     *expected `json:"expected,omitempty"`
+}
+
+type expected struct {
+	UserPrincipalName string `json:"userPrincipalName,omitempty"`
+	ResourceName      string `json:"resourceName,omitempty"`
 }
 
 // callURL returns the address to send a request to, given the address of a deployment or of its route. A key must not

@@ -53,6 +53,18 @@ func TestCall(t *testing.T) {
 	if err != nil || stderr != "200 OK\n" {
 		t.Errorf("with an API key: %v\n%s%s", err, stderr, stdout)
 	}
+	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run")
+	if err != nil || stderr != "200 OK\n" || !strings.Contains(stdout, `"code": "would_unassign"`) {
+		t.Errorf("a dry run by serial number: %v\n%s%s", err, stderr, stdout)
+	}
+	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar")
+	if err == nil || stderr != "409 Conflict\n" || !strings.Contains(stdout, `"code": "state_changed"`) {
+		t.Errorf("another account: %v\n%s%s", err, stderr, stdout)
+	}
+	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device, "-verify")
+	if err != nil || stderr != "200 OK\n" || !strings.Contains(stdout, `"succeeded": 2`) || strings.Count(stdout, `"verification": "cleared"`) != 2 {
+		t.Errorf("two devices: %v\n%s%s", err, stderr, stdout)
+	}
 	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-device", "6f1a9c0e-5b1d-4c55-9d3a-000000000000")
 	if err == nil || stderr != "404 Not Found\n" || !strings.Contains(stdout, `"code": "device_not_found"`) {
 		t.Errorf("an unknown device: %v\n%s%s", err, stderr, stdout)
@@ -69,7 +81,8 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		"no address at all":   {[]string{"-url", "contoso", "-secret-file", "-", "-device", "x"}, "-url is not an address"},
 		"no key":              {[]string{"-url", "https://contoso.example", "-device", "x"}, "name either -secret-file or -api-key-file"},
 		"two keys":            {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-device", "x"}, "name either -secret-file or -api-key-file"},
-		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device is missing"},
+		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device or -serial is missing"},
+		"expected of two":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-serial", "y", "-expect", "z"}, "-expect is for one device"},
 		"something more":      {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "y"}, `"y" is not a flag`},
 		"a flag nobody knows": {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
