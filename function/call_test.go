@@ -125,7 +125,7 @@ func TestDemo(t *testing.T) {
 	if err != nil || stderr != "" {
 		t.Fatalf("demo: %v\n%s", err, stderr)
 	}
-	for _, want := range []string{"nothing leaves this process", "webhook-signature: v1,", "200 OK", `"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", "The devices now"} {
+	for _, want := range []string{"nothing leaves this process", "webhook-signature: v1,", "200 OK", `"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", `"code": "serial_number_ambiguous"`, "207 Multi-Status", `"dry_run": true`, `"code": "swept"`, "The devices now"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("the demo does not show %q", want)
 		}

@@ -5,12 +5,12 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,56 +66,107 @@ type play struct {
 }
 
 func (p *play) run(ctx context.Context) error {
-	devices := p.cloud.Devices()
 	fmt.Fprintf(p.out, "Autopilot Unassign %s on a simulated cloud: nothing leaves this process.\n", version)
 
-	p.title("Three devices, each with a resource account")
+	p.title("Seven devices, each with a resource account")
 	p.printDevices(p.out)
 
 	p.title("ServiceNow sends a signed webhook for the first")
-	status, answer, err := p.send(ctx, p.webhookKey, devices[0].ID, "RITM0012345")
+	a, err := p.send(ctx, p.webhookKey, `{"deviceId":"`+fjord+`","reference":"RITM0012345"}`)
 	if err != nil {
 		return err
 	}
-	if err := want(status == http.StatusOK && answer.Code == "unassigned", "the answer to the signed webhook is %d %s", status, answer.Code); err != nil {
-		return err
-	}
-	after, _ := p.cloud.Device(devices[0].ID)
-	if err := want(after.UserPrincipalName == "", "the device still has its resource account"); err != nil {
+	after, _ := p.cloud.Device(fjord)
+	if err := want(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "", "the answer to the signed webhook is %d %s", a.status, a.Code); err != nil {
 		return err
 	}
 
 	p.title("The audit record of it")
-	if err := p.printAudit(answer.RequestID); err != nil {
+	if err := p.printAudit(a.RequestID); err != nil {
 		return err
 	}
 
 	p.title("Somebody signs with another key")
 	stranger := "whsec_" + base64.StdEncoding.EncodeToString(randomKey())
 	before := p.cloud.Count(azuresim.StepGraph)
-	status, answer, err = p.send(ctx, stranger, devices[1].ID, "RITM0012346")
+	a, err = p.send(ctx, stranger, `{"deviceId":"`+skog+`"}`)
 	if err != nil {
 		return err
 	}
 	untouched := p.cloud.Count(azuresim.StepGraph) == before
-	if err := want(status == http.StatusUnauthorized && answer.Error.Code == "unauthenticated" && untouched, "the answer to the wrong signature is %d %s", status, answer.Error.Code); err != nil {
+	if err := want(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched, "the answer to the wrong signature is %d %s", a.status, a.Error.Code); err != nil {
 		return err
 	}
 
-	p.title("The app's secret is rotated; Entra ID refuses the old one from now on")
+	p.title("A device by its serial number, while the app's secret is rotated")
 	p.rotate()
-	status, answer, err = p.send(ctx, p.webhookKey, devices[1].ID, "RITM0012347")
+	a, err = p.send(ctx, p.webhookKey, `{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
 	if err != nil {
 		return err
 	}
-	if err := want(status == http.StatusOK && answer.Code == "unassigned", "the answer after the rotation is %d %s", status, answer.Code); err != nil {
+	if err := want(a.status == http.StatusOK && a.Code == "unassigned", "the answer after the rotation is %d %s", a.status, a.Code); err != nil {
 		return err
 	}
-	p.note("The new secret was read from Key Vault inside this very request. Nothing was restarted.")
+	p.note("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was restarted.")
+
+	p.title("A serial number that two devices share is refused")
+	a, err = p.send(ctx, p.webhookKey, `{"serialNumber":"Default string"}`)
+	if err != nil {
+		return err
+	}
+	if err := want(a.status == http.StatusConflict && a.Error.Code == "serial_number_ambiguous", "the answer to the shared serial number is %d %s", a.status, a.Error.Code); err != nil {
+		return err
+	}
+
+	p.title("A list, with a device in it that nobody knows")
+	a, err = p.send(ctx, p.webhookKey, `{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
+	if err != nil {
+		return err
+	}
+	if err := want(a.status == http.StatusMultiStatus && a.Summary.Succeeded == 1 && a.Summary.Failed == 1, "the answer to the list is %d %+v", a.status, a.Summary); err != nil {
+		return err
+	}
+
+	if err := p.sweeps(ctx); err != nil {
+		return err
+	}
 
 	p.title("The devices now")
 	p.printDevices(p.out)
 	fmt.Fprintln(p.out)
+	return nil
+}
+
+// sweeps cleans the devices with the group tag of retired rooms: first dry, which is what a sweep is until SWEEP_APPLY is true,
+// then so that it counts.
+func (p *play) sweeps(ctx context.Context) error {
+	for _, night := range []struct {
+		title string
+		apply bool
+	}{
+		{"At night: a sweep of the group tag Retired, which is a dry run until SWEEP_APPLY is true", false},
+		{"The next night, with SWEEP_APPLY=true", true},
+	} {
+		p.title(night.title)
+		p.config.sweepApply = night.apply
+		h, err := wire(p.config, p.cloud, p.log)
+		if err != nil {
+			return err
+		}
+		invocation := handler.WithInvocation(ctx, handler.Invocation{Host: hostLocal})
+		_, err = h.Run(invocation, handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand)})
+		if err != nil {
+			return err
+		}
+		if err := p.printAudit(`"message":"sweep"`, fmt.Sprintf(`"dry_run":%t`, !night.apply), `"succeeded":2`); err != nil {
+			return err
+		}
+		for _, d := range p.cloud.Devices() {
+			if err := want(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device %s has the account %q", d.SerialNumber, d.UserPrincipalName); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -129,62 +180,65 @@ func (p *play) rotate() {
 
 // answered is what the demo looks at in an answer.
 type answered struct {
+	status    int
 	Code      string
 	Error     struct{ Code string }
 	RequestID string
+	Summary   struct{ Succeeded, Failed int }
 }
 
-// send signs a webhook for device with key (whsec_…), sends it, and prints it with its answer.
-func (p *play) send(ctx context.Context, key, device, reference string) (int, answered, error) {
-	body := fmt.Appendf(nil, `{"deviceId":%q,"reference":%q}`, device, reference)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
+// send signs body with key (whsec_…), sends it, and prints it with its answer.
+func (p *play) send(ctx context.Context, key, body string) (answered, error) {
+	var a answered
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, strings.NewReader(body))
 	if err != nil {
-		return 0, answered{}, err
+		return a, err
 	}
 	secret, err := caller.DecodeSignatureKey(key)
 	if err != nil {
-		return 0, answered{}, err
+		return a, err
 	}
-	caller.Sign(req.Header, secret, "msg_"+guid.New().String(), time.Now(), body)
+	caller.Sign(req.Header, secret, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	req.Header.Set("Prefer", "return=representation")
 	req.Header.Set("User-Agent", "ServiceNow/1.0")
 	fmt.Fprintf(p.out, "  %s POST %s\n", p.dim(">"), req.URL.Path)
-	for _, name := range []string{"User-Agent", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Prefer"} {
+	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
 		fmt.Fprintf(p.out, "  %s %s: %s\n", p.dim(">"), strings.ToLower(name), req.Header.Get(name))
 	}
 	fmt.Fprintf(p.out, "  %s %s\n\n", p.dim(">"), body)
 
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, answered{}, err
+		return a, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, answered{}, err
+		return a, err
 	}
 	colour := green
 	if resp.StatusCode/100 != 2 {
 		colour = red
 	}
 	fmt.Fprintf(p.out, "  %s %s\n", p.dim("<"), p.paint(colour, resp.Status))
-	var a answered
 	if err := json.Unmarshal(text, &a); err != nil {
-		return 0, answered{}, err
+		return a, err
 	}
 	p.printJSON(p.dim("<")+" ", text)
-	return resp.StatusCode, a, nil
+	a.status = resp.StatusCode
+	return a, nil
 }
 
-// printAudit prints the line of the log that is about the request of that id.
-func (p *play) printAudit(requestID string) error {
+// printAudit prints the first line of the log that has all of parts in it.
+func (p *play) printAudit(parts ...string) error {
 	for line := range strings.Lines(p.logs.String()) {
-		if strings.Contains(line, requestID) {
+		missing := func(part string) bool { return !strings.Contains(line, part) }
+		if !slices.ContainsFunc(parts, missing) {
 			p.printJSON("", []byte(line))
 			return nil
 		}
 	}
-	return errors.New("there is no audit record of the request")
+	return fmt.Errorf("no line of the log has %q", parts)
 }
 
 func (p *play) printJSON(prefix string, text []byte) {

@@ -67,8 +67,8 @@ func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeo
 	return nil
 }
 
-// simulate answers requests on a simulated cloud, and tells how to send one.
-func simulate(ctx context.Context, address string, getenv func(string) string, stdout io.Writer) error {
+// simulate answers requests on a simulated cloud, and tells how to send one, if need be with the program by its name.
+func simulate(ctx context.Context, program, address string, getenv func(string) string, stdout io.Writer) error {
 	s, err := newSimulation(getenv, stdout)
 	if err != nil {
 		return err
@@ -77,6 +77,6 @@ func simulate(ctx context.Context, address string, getenv func(string) string, s
 	if err != nil {
 		return err
 	}
-	s.banner(stdout, "http://"+listener.Addr().String())
+	s.banner(stdout, program, "http://"+listener.Addr().String())
 	return serveHTTP(ctx, listener, invoked(s.handler, hostLocal, ""), s.config.timeout, s.log)
 }

@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	}
 	switch command {
 	case "serve":
-		return serve(ctx, rest, getenv, stdout, stderr)
+		return serve(ctx, args[0], rest, getenv, stdout, stderr)
 	case "demo":
 		if len(rest) > 0 {
 			return usageError("demo takes no arguments")
@@ -77,8 +77,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	return usageError(fmt.Sprintf("no command %q\n%s", command, usage))
 }
 
-// serve answers requests until ctx ends, under the host that the environment shows.
-func serve(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+// serve answers requests until ctx ends, under the host that the environment shows. The program goes by the name program.
+func serve(ctx context.Context, program string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")
@@ -90,7 +90,7 @@ func serve(ctx context.Context, args []string, getenv func(string) string, stdou
 		return err
 	}
 	if host == hostLocal && unset(getenv) {
-		return simulate(ctx, *listen, getenv, stdout)
+		return simulate(ctx, program, *listen, getenv, stdout)
 	}
 	c, err := loadConfig(getenv, host)
 	if err != nil {

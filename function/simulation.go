@@ -30,7 +30,13 @@ type simulation struct {
 	apiKey     string
 }
 
-// newSimulation makes a cloud with three devices, and the program on it, which logs to logs. Of the environment only the
+// The ids of two simulated devices.
+const (
+	fjord = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
+	skog  = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
+)
+
+// newSimulation makes a cloud with seven devices, and the program on it, which logs to logs. Of the environment only the
 // settings count that are not about the cloud.
 func newSimulation(getenv func(string) string, logs io.Writer) (*simulation, error) {
 	s := &simulation{
@@ -44,9 +50,14 @@ func newSimulation(getenv func(string) string, logs io.Writer) (*simulation, err
 	s.cloud.PutSecret(simulatedWebhookKey, azuresim.Secret{Value: s.webhookKey})
 	s.cloud.PutSecret(simulatedAPIKey, azuresim.Secret{Value: s.apiKey})
 	for _, d := range []azuresim.Device{
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01", SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com", AddressableUserName: "Fjord Room", ResourceName: "room.fjord"},
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02", SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com", AddressableUserName: "Skog Room", ResourceName: "room.skog"},
+		{ID: fjord, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com", AddressableUserName: "Fjord Room", ResourceName: "room.fjord"},
+		{ID: skog, SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com", AddressableUserName: "Skog Room", ResourceName: "room.skog"},
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03", SerialNumber: "PF3-0123-4567", GroupTag: "Kiosk", UserPrincipalName: "kiosk.lobby@contoso.com", AddressableUserName: "Lobby Kiosk", ResourceName: "kiosk.lobby"},
+		// What a mainboard is called that nobody has given a name. Such serial numbers are many devices'.
+		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a04", SerialNumber: "Default string", GroupTag: "Kiosk", UserPrincipalName: "kiosk.north@contoso.com", AddressableUserName: "North Kiosk", ResourceName: "kiosk.north"},
+		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a05", SerialNumber: "Default string", GroupTag: "Kiosk", UserPrincipalName: "kiosk.south@contoso.com", AddressableUserName: "South Kiosk", ResourceName: "kiosk.south"},
+		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a06", SerialNumber: "R90A2B3C", GroupTag: "Retired", UserPrincipalName: "room.elv@contoso.com", AddressableUserName: "Elv Room", ResourceName: "room.elv"},
+		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a07", SerialNumber: "R90D4E5F", GroupTag: "Retired", UserPrincipalName: "room.dal@contoso.com", AddressableUserName: "Dal Room", ResourceName: "room.dal"},
 	} {
 		s.cloud.PutDevice(d)
 	}
@@ -70,8 +81,9 @@ func (s *simulation) settings(getenv func(string) string) func(string) string {
 		"GRAPH_SECRET_NAME":    simulatedAppSecret,
 		"WEBHOOK_SECRET_NAMES": simulatedWebhookKey,
 		"API_KEY_SECRET_NAMES": simulatedAPIKey,
+		"SWEEP_GROUP_TAG":      "Retired",
 	}
-	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE"} {
+	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT"} {
 		values[name] = getenv(name)
 	}
 	return func(name string) string { return values[name] }
@@ -83,8 +95,8 @@ func randomKey() []byte {
 	return key
 }
 
-// banner tells a person what is running at address and how to try it.
-func (s *simulation) banner(w io.Writer, address string) {
+// banner tells a person what is running at address and how to try it, also with the program by its name.
+func (s *simulation) banner(w io.Writer, program, address string) {
 	fmt.Fprintf(w, "simulated: nothing leaves this process\n\n")
 	s.printDevices(w)
 	fmt.Fprintf(w, `
@@ -92,13 +104,13 @@ Take the resource account off the first one:
 
   curl -i %[1]s%[2]s -H 'x-api-key: %[3]s' -H 'Prefer: return=representation' -d '{"deviceId":"%[4]s"}' -H 'Content-Type: application/json'
 
-or signed, as ServiceNow does it:
+or, signed as ServiceNow does it, ask what would happen to two by their serial numbers:
 
-  echo %[5]s | unassign call -url %[1]s -secret-file - -device %[4]s
+  echo %[5]s | %[6]s call -url %[1]s -secret-file - -serial %[7]s -serial %[8]s -dry-run
 
 Stop with Ctrl-C; the next start begins anew. The log follows.
 
-`, address, handler.RouteUnassign, s.apiKey, s.cloud.Devices()[0].ID, s.webhookKey)
+`, address, handler.RouteUnassign, s.apiKey, fjord, s.webhookKey, program, s.cloud.Devices()[0].SerialNumber, s.cloud.Devices()[1].SerialNumber)
 }
 
 // printDevices prints the devices as a table.

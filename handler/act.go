@@ -201,21 +201,8 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 	case rec.request.dryRun:
 		outcome = notDone
 	}
-	attrs := []slog.Attr{
-		slog.String("request_id", rec.requestID),
-		slog.String("host", rec.invocation.Host),
-		slog.String("code", string(code)),
-		slog.Int("status", status),
-		slog.String("outcome", outcome),
-	}
-	add := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
-	add("invocation_id", rec.invocation.ID)
-	add("caller_kind", string(rec.caller.Kind))
-	add("caller_id", rec.caller.ID)
+	attrs := append(rec.origin(code), slog.Int("status", status), slog.String("outcome", outcome))
+	add := func(key, value string) { attrs = appendWord(attrs, key, value) }
 	if d != nil {
 		if d.known.ID != (graph.DeviceID{}) {
 			add("device_id", d.known.ID.String())
@@ -247,6 +234,23 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 		attrs = append(attrs, slog.String("stack", string(rec.stack)))
 	}
 	h.Log.LogAttrs(ctx, level(status), "unassign", attrs...)
+}
+
+// origin returns what every record says first: what it is about and who has caused it.
+func (rec *record) origin(code Code) []slog.Attr {
+	attrs := []slog.Attr{slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host)}
+	attrs = appendWord(attrs, "invocation_id", rec.invocation.ID)
+	attrs = appendWord(attrs, "caller_kind", string(rec.caller.Kind))
+	attrs = appendWord(attrs, "caller_id", rec.caller.ID)
+	return append(attrs, slog.String("code", string(code)))
+}
+
+// appendWord appends an attribute unless its value is empty.
+func appendWord(attrs []slog.Attr, key, value string) []slog.Attr {
+	if value == "" {
+		return attrs
+	}
+	return append(attrs, slog.String(key, value))
 }
 
 // end returns what became of d: the code, the status that it has or would have alone, and the error if it is a failure.

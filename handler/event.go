@@ -112,10 +112,7 @@ func (rec *record) words(words map[string]string) {
 // refuse logs an event that was not begun, and returns its error.
 func (h *Handler) refuse(ctx context.Context, rec *record, code Code) error {
 	rec.code, rec.status = code, rows[code].status
-	attrs := []slog.Attr{
-		slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host), slog.String("invocation_id", rec.invocation.ID),
-		slog.String("caller_kind", string(rec.caller.Kind)), slog.String("caller_id", rec.caller.ID), slog.String("code", string(code)),
-	}
+	attrs := rec.origin(code)
 	if rec.err != nil {
 		attrs = append(attrs, reason(rec.err))
 	}

@@ -129,6 +129,7 @@ func (h *Handler) apply(ctx context.Context, rec *record, devices []*device, rep
 		part := *rec
 		part.trace, part.start = &upstream.Trace{}, time.Now()
 		h.unassignAll(upstream.WithTrace(ctx, part.trace), group)
+		rec.trace.Add(part.trace)
 		slower, stop := false, error(nil)
 		for _, d := range group {
 			code, status, err := d.end()
@@ -202,14 +203,12 @@ func (h *Handler) swept(ctx context.Context, rec *record, report Report, code Co
 	default:
 		level = slog.LevelError
 	}
-	attrs := []slog.Attr{
-		slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host), slog.String("invocation_id", rec.invocation.ID),
-		slog.String("caller_kind", string(rec.caller.Kind)), slog.String("caller_id", rec.caller.ID),
-		slog.String("code", string(code)), slog.String("group_tag", report.GroupTag), slog.Bool("dry_run", report.DryRun),
+	attrs := append(rec.origin(code),
+		slog.String("group_tag", report.GroupTag), slog.Bool("dry_run", report.DryRun),
 		slog.Int("inventory", report.Inventory), slog.Int("tagged", report.Tagged), slog.Int("unknown", report.Unknown), slog.Int("matching", report.Matching),
 		slog.Int("succeeded", report.Succeeded), slog.Int("failed", report.Failed), slog.Int("handed_back", report.HandedBack),
 		slog.Int("attempts", rec.trace.Tries()), slog.Float64("total_ms", ms(time.Since(rec.start))),
-	}
+	)
 	if len(rec.request.context) > 0 {
 		attrs = append(attrs, slog.Any("context", rec.request.context))
 	}

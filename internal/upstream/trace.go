@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -42,6 +43,22 @@ func Tried(ctx context.Context) {
 		defer t.mu.Unlock()
 		t.tries++
 	}
+}
+
+// Add counts what part has cost so far as a part of t.
+func (t *Trace) Add(part *Trace) {
+	part.mu.Lock()
+	spent, tries := maps.Clone(part.spent), part.tries
+	part.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.spent == nil {
+		t.spent = make(map[Service]time.Duration, len(spent))
+	}
+	for service, d := range spent {
+		t.spent[service] += d
+	}
+	t.tries += tries
 }
 
 // Spent returns what the request has waited for s so far.
