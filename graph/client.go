@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -41,6 +42,8 @@ const (
 type Client struct {
 	endpoint string // https://graph.microsoft.com
 	pipeline runtime.Pipeline
+	// unselected is set when Graph has not taken the selection of a device's properties, and has handed out a whole one.
+	unselected atomic.Bool
 }
 
 // Options are what a Client may be told beside its endpoint and credential.

@@ -50,12 +50,37 @@ func (c *Client) Find(ctx context.Context, selectors ...Selector) []Found {
 	return found
 }
 
-// find looks one device up by a request of its own.
+// selection asks for what is kept of a device, and not for its password.
+const selection = "?$select=id,serialNumber,groupTag,userPrincipalName,addressableUserName,resourceName"
+
+// find looks one device up by a request of its own, or by two where Graph does not take the selection.
 func (c *Client) find(ctx context.Context, s Selector) Found {
 	if s.ID == (DeviceID{}) {
 		return c.filtered(ctx, s.SerialNumber, c.endpoint+root+s.path())
 	}
-	req, err := runtime.NewRequest(ctx, http.MethodGet, c.endpoint+root+s.path())
+	if !c.unselected.Load() {
+		found := c.device(ctx, s, selection)
+		if !refused(found.Err) {
+			return found
+		}
+	}
+	found := c.device(ctx, s, "")
+	if found.Err == nil {
+		c.unselected.Store(true)
+	}
+	return found
+}
+
+// refused reports whether err may mean that Graph does not take the query. It has been seen to answer 400 to a filter, and 500
+// to a selection in a list (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756).
+func refused(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)
+}
+
+// device reads the device of s with a query.
+func (c *Client) device(ctx context.Context, s Selector, query string) Found {
+	req, err := runtime.NewRequest(ctx, http.MethodGet, c.endpoint+root+s.path()+query)
 	if err != nil {
 		return Found{Err: fmt.Errorf("graph: read device: %w", err)}
 	}
@@ -83,17 +108,43 @@ func (c *Client) filtered(ctx context.Context, serial, address string) Found {
 
 // filterFailed returns what was found where the filter ended with err, which may mean that it does not take the text.
 func filterFailed(err error) Found {
-	failed, ok := errors.AsType[*upstream.Error](err)
-	return Found{Err: err, unfiltered: ok && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)}
+	return Found{Err: err, unfiltered: refused(err)}
 }
 
-// findBatch looks up to twenty devices up by one request.
+// findBatch looks up to twenty devices up by one request, and by a second one those for which Graph does not take the
+// selection, once that is known.
 func (c *Client) findBatch(ctx context.Context, selectors []Selector) []Found {
+	known := c.unselected.Load()
+	found, again := c.findBatchOnce(ctx, selectors)
+	if len(again) == 0 || known {
+		return found
+	}
+	found[again[0]] = c.find(ctx, selectors[again[0]])
+	if again = again[1:]; !c.unselected.Load() || len(again) == 0 {
+		return found
+	}
+	rest := make([]Selector, len(again))
+	for i, at := range again {
+		rest[i] = selectors[at]
+	}
+	whole, _ := c.findBatchOnce(ctx, rest)
+	for i, at := range again {
+		found[at] = whole[i]
+	}
+	return found
+}
+
+// findBatchOnce looks the devices up by one request. It returns the places of those named by id for which Graph may not
+// take the selection.
+func (c *Client) findBatchOnce(ctx context.Context, selectors []Selector) (found []Found, again []int) {
 	requests := make([]batchRequest, len(selectors))
 	for i, s := range selectors {
 		requests[i] = batchRequest{Method: http.MethodGet, URL: s.path()}
+		if s.ID != (DeviceID{}) && !c.unselected.Load() {
+			requests[i].URL += selection
+		}
 	}
-	found := make([]Found, len(selectors))
+	found = make([]Found, len(selectors))
 	for i, reply := range c.batch(ctx, requests) {
 		if failed, ok := errors.AsType[*upstream.Error](reply.err); ok {
 			failed.MaybeDone = false
@@ -105,6 +156,9 @@ func (c *Client) findBatch(ctx context.Context, selectors []Selector) []Found {
 			found[i].unfiltered = found[i].unfiltered && !reply.whole
 		case reply.err != nil:
 			found[i].Err = reply.err
+			if refused(reply.err) && !reply.whole {
+				again = append(again, i)
+			}
 		case s.ID == (DeviceID{}):
 			found[i] = c.firstPage(ctx, s, reply.body)
 		default:
@@ -116,7 +170,7 @@ func (c *Client) findBatch(ctx context.Context, selectors []Selector) []Found {
 			found[i] = s.found(device)
 		}
 	}
-	return found
+	return found, again
 }
 
 // firstPage finds s in the first page of a shortened list, and by requests of their own in the others where there are any.

@@ -68,9 +68,11 @@ type Cloud struct {
 	order    []string    // their ids as Graph lists them; nil until somebody asks
 	writes   []time.Time // to Graph, for the limit
 	limited  bool
-	faults   map[Step][]*planned
-	requests map[Step][]Request
-	issued   int // tokens, to tell them apart
+	// unselective is whether Graph refuses selections of a device's properties.
+	unselective bool
+	faults      map[Step][]*planned
+	requests    map[Step][]Request
+	issued      int // tokens, to tell them apart
 }
 
 // GraphRole is the application permission that the action needs, which the app has unless SetGraphRoles says otherwise.

@@ -3,6 +3,7 @@ package azuresim
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/json"
 	"maps"
 	"net/http"
 	"net/url"
@@ -123,8 +124,10 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	device, known := c.devices[strings.ToLower(id)]
 	action = strings.TrimPrefix(action, "microsoft.graph.")
 	switch {
+	case action == "" && r.Method == http.MethodGet && c.unselective && r.URL.Query().Has("$select"):
+		return graphError(http.StatusInternalServerError, Nested, "InternalServerError", "An error has occurred", 0)
 	case action == "" && r.Method == http.MethodGet && known:
-		return jsonAnswer(http.StatusOK, device)
+		return selected(device, r.URL.Query().Get("$select"))
 	case action == "" && r.Method == http.MethodGet:
 		return graphError(http.StatusNotFound, Nested, "ResourceNotFound", "An error has occurred", 0)
 	case action != unassignAction || r.Method != http.MethodPost:
@@ -137,6 +140,26 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	device.UserPrincipalName, device.AddressableUserName, device.ResourceName = "", "", ""
 	c.devices[device.ID] = device
 	return answer{status: http.StatusNoContent}
+}
+
+// RefuseSelection makes Graph answer 500 to whoever asks for some properties of a device alone. It has done so for lists, and
+// still does here.
+func (c *Cloud) RefuseSelection() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unselective = true
+}
+
+// selected answers with the properties of d in selection, or all of them where that is "".
+func selected(d Device, selection string) answer {
+	if selection == "" {
+		return jsonAnswer(http.StatusOK, d)
+	}
+	var all map[string]any
+	_ = json.Unmarshal([]byte(text(d)), &all) // it was an object
+	names := strings.Split(selection, ",")
+	maps.DeleteFunc(all, func(name string, _ any) bool { return !slices.Contains(names, name) })
+	return jsonAnswer(http.StatusOK, all)
 }
 
 // authorised returns the refusal of a request whose token Graph does not accept.
