@@ -244,7 +244,9 @@ func single(devices []Device) Found {
 	return ambiguous
 }
 
-func sameSerial(a, b string) bool { return strings.EqualFold(a, b) }
+// sameSerial reports whether two serial numbers are equal but for the case of ASCII letters: those of other alphabets that fold
+// to one are longer.
+func sameSerial(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
 // path returns where the device is, below the root: itself, or the list that has it if the filter works.
 func (s Selector) path() string {
