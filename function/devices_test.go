@@ -57,6 +57,7 @@ func deviceCases() map[string]contractCase {
 		"a serial number":                 {nil, nil, bySerial("5CG1234ABC", ""), 204, "", nil},
 		"a serial number in lower case":   {nil, nil, bySerial("5cg1234abc", ""), 204, "", nil},
 		"a part of a serial number":       {nil, nil, bySerial("5CG1234", ""), 404, "device_not_found", nil},
+		"a serial number in Kelvin":       {put("5CG\u212a", "room.skog@contoso.com"), nil, bySerial("5CGK", ""), 404, "device_not_found", nil},
 		"a shared serial number":          {put("5cg1234ABC", ""), nil, bySerial("5CG1234ABC", ""), 409, "serial_number_ambiguous", nil},
 		"no serial number":                {nil, nil, bySerial("---", ""), 400, "serial_number_invalid", nil},
 		"a serial number and an id":       {nil, nil, bySerial("5CG1234ABC", `,"deviceId":"`+someDevice+`"`), 400, "selector_ambiguous", nil},
