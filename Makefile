@@ -13,6 +13,8 @@ LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 # provided runtimes do not speak.
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '$(LDFLAGS)'
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
+# It wants another version of a library than the other tools.
+ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint.mod actionlint
 LIMIT   := 10485760
 
 .PHONY: help
@@ -43,7 +45,7 @@ lint: ## format, vet and lint
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 	$(TOOL) golangci-lint run ./...
-	$(TOOL) actionlint
+	$(ACTIONLINT)
 
 .PHONY: fmt
 fmt: ## format the code
