@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"os"
 	"reflect"
@@ -163,6 +164,39 @@ func TestRecognise(t *testing.T) {
 		})
 		if host != test.want || err != test.err { //nolint:errorlint // the very error
 			t.Errorf("%+v: %q, %v", test, host, err)
+		}
+	}
+}
+
+// A client secret that has been left in the environment is not what signs in, and whoever looks at the log learns of it.
+func TestUnusedSecretIsReported(t *testing.T) {
+	for _, test := range []struct {
+		getenv   func(string) string
+		reported bool
+	}{
+		{complete("AZURE_CLIENT_SECRET", canarySecret), true},
+		{complete(), false},
+		{complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret, "AZURE_CLIENT_ID", clientID, "AZURE_TENANT_ID", tenantID), false},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		out := &lockedBuffer{}
+		ended := make(chan error, 1)
+		go func() {
+			ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, test.getenv, nil, out, out)
+		}()
+		for !strings.Contains(out.String(), `"listening"`) {
+			select {
+			case err := <-ended:
+				t.Fatal(err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if reported := strings.Contains(out.String(), "AZURE_CLIENT_SECRET is set and not used"); reported != test.reported || strings.Contains(out.String(), canarySecret) {
+			t.Errorf("the log is %s", out.String())
 		}
 	}
 }
