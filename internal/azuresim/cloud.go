@@ -68,11 +68,13 @@ type Cloud struct {
 	order    []string    // their ids as Graph lists them; nil until somebody asks
 	writes   []time.Time // to Graph, for the limit
 	limited  bool
-	// unselective is whether Graph refuses selections of a device's properties.
-	unselective bool
-	faults      map[Step][]*planned
-	requests    map[Step][]Request
-	issued      int // tokens, to tell them apart
+	faults   map[Step][]*planned
+	requests map[Step][]Request
+	issued   int // tokens, to tell them apart
+
+	unselective    bool   // whether Graph refuses selections of a device's properties
+	authority      string // where tokens of version 2 say they come from
+	oldest, newest int    // numbers of the signing keys that are listed
 }
 
 // GraphRole is the application permission that the action needs, which the app has unless SetGraphRoles says otherwise.
@@ -86,6 +88,7 @@ func New() *Cloud {
 		ClientID:         guid.New().String(),
 		IdentityClientID: guid.New().String(),
 		VaultURL:         "https://simulated-vault.vault.azure.net",
+		authority:        "https://login.microsoftonline.com",
 		Now:              time.Now,
 		secrets:          map[string][]stored{},
 		accepted:         map[string]bool{},

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -121,11 +122,15 @@ func (c *Cloud) entra(r *http.Request, body []byte) answer {
 			"jwks_uri":               base + "/" + tenant + "/discovery/v2.0/keys",
 		})
 	case "discovery/v2.0/keys":
-		key := signingKey()
-		return jsonAnswer(http.StatusOK, map[string]any{"keys": []any{map[string]any{
-			"kty": "RSA", "use": "sig", "kid": keyID(key), "issuer": base + "/" + tenant + "/v2.0",
-			"n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes()),
-		}}})
+		keys := []any{}
+		for i := c.oldest; i <= c.newest; i++ {
+			key := signingKey(i)
+			keys = append(keys, map[string]any{
+				"kty": "RSA", "use": "sig", "kid": keyID(key), "issuer": base + "/{tenantid}/v2.0",
+				"n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes()),
+			})
+		}
+		return jsonAnswer(http.StatusOK, map[string]any{"keys": keys})
 	case "oauth2/v2.0/token":
 		form, err := url.ParseQuery(string(body))
 		if err != nil || r.Method != http.MethodPost {
@@ -165,7 +170,7 @@ func (c *Cloud) token(form url.Values, endpoint string) answer {
 	if !strings.HasPrefix(resource, "https://") {
 		return c.entraError(http.StatusBadRequest, "invalid_resource", 500011, "The resource principal named "+resource+" was not found in the tenant.")
 	}
-	token := c.issue(map[string]any{"aud": resource, "appid": c.ClientID, "idtyp": "app", "roles": c.roles, "xms_claims": form.Get("claims")})
+	token := c.issue(Claims{"aud": resource, "appid": c.ClientID, "idtyp": "app", "roles": c.roles, "xms_claims": form.Get("claims")})
 	// The token stands first, so that whatever cuts the answer off leaves it in.
 	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(tokenLife.Seconds()), strings.Repeat(".", len(token)))
 	return answer{http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body}
@@ -206,31 +211,119 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	return errors.New("no certificate fits")
 }
 
-// signingKey is the key that all simulated tenants sign their tokens with. Making one takes a tenth of a second.
-var signingKey = sync.OnceValue(func() *rsa.PrivateKey { //nolint:gochecknoglobals // made once
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(fmt.Sprintf("azuresim: %v", err)) // only for a size that is none
+// signing are the keys that simulated tenants sign their tokens with, the first being that of all of them until it is
+// rotated. Making one takes a tenth of a second.
+var signing struct { //nolint:gochecknoglobals // each is made once
+	mu   sync.Mutex
+	keys []*rsa.PrivateKey
+}
+
+// signingKey returns the key of that number.
+func signingKey(number int) *rsa.PrivateKey {
+	signing.mu.Lock()
+	defer signing.mu.Unlock()
+	for len(signing.keys) <= number {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			panic(fmt.Sprintf("azuresim: %v", err)) // only for a size that is none
+		}
+		signing.keys = append(signing.keys, key)
 	}
-	return key
-})
+	return signing.keys[number]
+}
 
 func keyID(key *rsa.PrivateKey) string {
 	sum := sha256.Sum256(key.N.Bytes())
 	return encode(sum[:8])
 }
 
-// issue returns a signed token with claims and those that every token has.
-func (c *Cloud) issue(claims map[string]any) string {
+// RotateSigningKey makes Entra sign with a new key from now on. Those before it are listed on.
+func (c *Cloud) RotateSigningKey() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.newest++
+}
+
+// RevokeSigningKeys makes Entra list no signing key but the newest.
+func (c *Cloud) RevokeSigningKeys() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.oldest = c.newest
+}
+
+// Claims are claims of a token, by their names.
+type Claims map[string]any
+
+// With returns a copy of claims with changes, in which nil takes a claim out.
+func (claims Claims) With(changes Claims) Claims {
+	changed := maps.Clone(claims)
+	maps.Copy(changed, changes)
+	maps.DeleteFunc(changed, func(_ string, value any) bool { return value == nil })
+	return changed
+}
+
+// AppClaims are the claims of a token of the given version (1.0 or 2.0) that an app has got for itself, by its client
+// credentials, as ServiceNow does.
+func (c *Cloud) AppClaims(version, audience, app string, roles ...string) Claims {
+	principal := guid.New().String()
+	claims := c.callerClaims(version, audience, app, roles)
+	claims["oid"], claims["sub"], claims["idtyp"] = principal, principal, "app"
+	return claims
+}
+
+// UserClaims are the claims of a token of the given version that an app has got to act for a user, as connectors of Power
+// Automate do.
+func (c *Cloud) UserClaims(version, audience, app, user, scope string, roles ...string) Claims {
+	claims := c.callerClaims(version, audience, app, roles)
+	claims["oid"], claims["sub"], claims["scp"], claims["name"] = user, encode([]byte(user)), scope, "Kari Nordmann"
+	return claims
+}
+
+func (c *Cloud) callerClaims(version, audience, app string, roles []string) Claims {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	claims := c.common()
+	claims["aud"], claims["ver"] = audience, version
+	if version == "2.0" {
+		claims["iss"], claims["azp"], claims["azpacr"] = c.authority+"/"+c.TenantID+"/v2.0", app, "1"
+	} else {
+		claims["appid"], claims["appidacr"] = app, "1"
+	}
+	if len(roles) > 0 {
+		claims["roles"] = roles
+	}
+	return claims
+}
+
+// Token returns a token with claims, signed with the newest key. What is in header is in its header, or takes the place of
+// what was.
+func (c *Cloud) Token(claims Claims, header map[string]any) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sign(claims, header)
+}
+
+// common are the claims that every token has, those of version 1.
+func (c *Cloud) common() Claims {
 	c.issued++
 	now := c.Now()
-	claims["iss"] = "https://sts.windows.net/" + c.TenantID + "/"
-	claims["tid"] = c.TenantID
-	claims["iat"], claims["nbf"], claims["exp"] = now.Unix(), now.Unix(), now.Add(tokenLife).Unix()
-	claims["uti"] = fmt.Sprintf("token-%d", c.issued)
-	claims["issued_ns"] = fmt.Sprint(now.UnixNano())
-	key := signingKey()
-	signed := encode([]byte(text(map[string]string{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}))) + "." + encode([]byte(text(claims)))
+	return Claims{
+		"iss": "https://sts.windows.net/" + c.TenantID + "/", "tid": c.TenantID, "ver": "1.0",
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(tokenLife).Unix(),
+		"uti": fmt.Sprintf("token-%d", c.issued),
+	}
+}
+
+// issue returns a token for Graph with claims and those that every token has.
+func (c *Cloud) issue(claims Claims) string {
+	return c.sign(c.common().With(claims).With(Claims{"issued_ns": fmt.Sprint(c.Now().UnixNano())}), nil)
+}
+
+func (c *Cloud) sign(claims Claims, header map[string]any) string {
+	key := signingKey(c.newest)
+	head := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}
+	maps.Copy(head, header)
+	signed := encode([]byte(text(head))) + "." + encode([]byte(text(claims)))
 	digest := sha256.Sum256([]byte(signed))
 	signature, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, digest[:])
 	if err != nil {
@@ -245,12 +338,17 @@ func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
 	if !ok {
 		return nil, false
 	}
-	_, claims, signed, signature, err := splitToken(token)
+	header, claims, signed, signature, err := splitToken(token)
 	if err != nil {
 		return nil, false
 	}
 	digest := sha256.Sum256(signed)
-	if rsa.VerifyPKCS1v15(&signingKey().PublicKey, crypto.SHA256, digest[:], signature) != nil {
+	genuine := false
+	for i := c.oldest; i <= c.newest; i++ {
+		key := signingKey(i)
+		genuine = genuine || header["kid"] == keyID(key) && rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature) == nil
+	}
+	if !genuine {
 		return nil, false
 	}
 	exp, _ := claims["exp"].(float64)

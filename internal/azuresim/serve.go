@@ -70,6 +70,9 @@ func (c *Cloud) Serve() (*Served, error) {
 		s.servers = append(s.servers, server)
 		s.running.Go(func() { _ = server.Serve(listener) })
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.authority = s.AuthorityHost
 	return s, nil
 }
 
