@@ -122,11 +122,15 @@ func (c *Cloud) entra(r *http.Request, body []byte) answer {
 			"jwks_uri":               base + "/" + tenant + "/discovery/v2.0/keys",
 		})
 	case "discovery/v2.0/keys":
+		issuer := base
+		if r.Host == "login.chinacloudapi.cn" { // where tokens are issued by another host than the one that is asked
+			issuer = "https://login.partner.microsoftonline.cn"
+		}
 		keys := []any{}
 		for i := c.oldest; i <= c.newest; i++ {
 			key := signingKey(i)
 			keys = append(keys, map[string]any{
-				"kty": "RSA", "use": "sig", "kid": keyID(key), "issuer": base + "/{tenantid}/v2.0",
+				"kty": "RSA", "use": "sig", "kid": keyID(key), "issuer": issuer + "/{tenantid}/v2.0",
 				"n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes()),
 			})
 		}
