@@ -1,8 +1,8 @@
 // Package caller finds out who is asking. A [Verifier] looks for one kind of evidence on a request; [Any] asks several.
 //
 // Which check failed is for the log alone: the answer to a request that is not authentic is the same whatever was wrong
-// with it, because the difference would tell a stranger how close he is. The one exception is [ErrExpired], which only
-// the holder of a key can cause.
+// with it, because the difference would tell a stranger how close he is. The exceptions are [ErrExpired], which only the
+// holder of a key can cause, and [ErrForbidden], which only the holder of a genuine token for this function can.
 package caller
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // Kind is a kind of evidence.
@@ -19,6 +20,7 @@ type Kind string
 const (
 	KindSignature Kind = "signature"
 	KindAPIKey    Kind = "api_key"
+	KindToken     Kind = "token"
 	KindPlatform  Kind = "platform"
 	KindEvent     Kind = "event" // the host itself, which has authenticated whoever caused the event
 )
@@ -26,7 +28,7 @@ const (
 // Caller is who asks, for policy and audit.
 type Caller struct {
 	Kind Kind
-	ID   string // the name of the key that proved it; never the key
+	ID   string // the name of the key that proved it, never the key; of a token the ids of the app and the user
 }
 
 // Verifier looks for one kind of evidence on a request.
@@ -34,8 +36,8 @@ type Verifier interface {
 	// Verify returns who sent r, whose body has been read into body. A nil error means that the request is authentic.
 	//
 	// Else the error is or wraps ErrNoEvidence (r does not try this kind), ErrDenied (it tries, and is not authentic),
-	// ErrExpired (it was authentic at another time), or is an error of reading the keys, in which case nothing is known
-	// of the request.
+	// ErrExpired (it was authentic at another time), ErrForbidden (it is authentic, and not enough), or is an error of
+	// reading the keys, in which case nothing is known of the request.
 	Verify(r *http.Request, body []byte) (Caller, error)
 }
 
@@ -81,15 +83,27 @@ func match(ctx context.Context, keys Keys, fits func([]Key) (name string, ok boo
 	return "", denied("fits no key")
 }
 
+// Challenger is a Verifier whose kind of evidence has a scheme that WWW-Authenticate can name.
+type Challenger interface {
+	Verifier
+	// Challenge returns what WWW-Authenticate says of the scheme in the answer to a request that ended with err, "" for
+	// nothing. It may say that evidence of this kind was refused, never why.
+	Challenge(err error) string
+}
+
 // Any returns a Verifier that is satisfied with the evidence of any of verifiers. All of them are asked. Its error is
-// ErrNoEvidence if none found any, else the one that tells most: that keys could not be read, then that the request has
-// expired, then that it was denied.
-func Any(verifiers ...Verifier) Verifier { return anyOf(verifiers) }
+// ErrNoEvidence if none found any, else the one that tells most: that keys could not be read, then that the caller is
+// forbidden to call, then that the request has expired, then that it was denied. It challenges with what any of them does.
+func Any(verifiers ...Verifier) Challenger { return anyOf(verifiers) }
 
 type anyOf []Verifier
 
 func (a anyOf) Verify(r *http.Request, body []byte) (Caller, error) {
-	var unread, expired, refused error
+	type end struct {
+		who Caller
+		err error
+	}
+	var unread, forbidden, expired, refused end
 	for _, v := range a {
 		who, err := v.Verify(r, body)
 		switch {
@@ -97,19 +111,33 @@ func (a anyOf) Verify(r *http.Request, body []byte) (Caller, error) {
 			return who, nil
 		case errors.Is(err, ErrNoEvidence):
 		case errors.Is(err, ErrDenied):
-			refused = errors.Join(refused, err)
+			refused.err = errors.Join(refused.err, err)
 		case errors.Is(err, ErrExpired):
-			expired = err
+			expired = end{who, err}
+		case errors.Is(err, ErrForbidden):
+			forbidden = end{who, err}
 		default:
-			unread = err
+			unread.err = err
 		}
 	}
-	for _, err := range []error{unread, expired, refused} {
-		if err != nil {
-			return Caller{}, err
+	for _, e := range []end{unread, forbidden, expired, refused} {
+		if e.err != nil {
+			return e.who, e.err
 		}
 	}
 	return Caller{}, ErrNoEvidence
+}
+
+func (a anyOf) Challenge(err error) string {
+	var challenges []string
+	for _, v := range a {
+		if c, ok := v.(Challenger); ok {
+			if challenge := c.Challenge(err); challenge != "" {
+				challenges = append(challenges, challenge)
+			}
+		}
+	}
+	return strings.Join(challenges, ", ")
 }
 
 // Platform is the Verifier of a deployment whose host has authenticated the caller already, by a function key or IAM. It

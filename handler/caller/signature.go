@@ -78,6 +78,15 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	return Caller{Kind: KindSignature, ID: name}, nil
 }
 
+// Challenge is what WWW-Authenticate says of signatures. No scheme is registered for them. To one who is known and may not
+// call it says nothing: another scheme would not help.
+func (s *Signature) Challenge(err error) string {
+	if errors.Is(err, ErrForbidden) {
+		return ""
+	}
+	return `Webhook-Signature realm="unassign"`
+}
+
 // signer returns the name of the key that one of the candidates was made with. It looks at every pair of the two, so
 // that its time does not tell which one fits.
 func signer(keys []Key, candidates [][]byte, id, timestamp string, body []byte) (name string, ok bool) {
