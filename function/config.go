@@ -34,6 +34,10 @@ type config struct {
 
 	webhookSecretNames []string
 	apiKeySecretNames  []string
+	entraAudiences     []string // none for no tokens
+	entraTenants       []string
+	entraRole          string
+	entraScope         string
 	platformAuth       bool
 	tolerance          time.Duration
 
@@ -57,28 +61,33 @@ const (
 )
 
 // azureCloud is where a cloud's services are
-// (https://learn.microsoft.com/graph/deployments; the authorities are azcore's).
+// (https://learn.microsoft.com/graph/deployments; the authorities are azcore's). What tokens are issued by is not documented
+// in one place: version 2 is by what the cloud's discovery document says, in China another host than the authority (MSAL has it
+// in its table of endpoints); version 1 is by one host for all clouds but China.
 type azureCloud struct {
 	authority   string
+	issuerV1    string // of tokens, as far as the tenant's id
+	issuerV2    string
 	graph       string
 	vaultSuffix string // of the vault's host name; "" where any host may be one
 	custom      bool
 }
 
 func clouds() map[string]azureCloud {
+	const sts, stsChina = "https://sts.windows.net/", "https://sts.chinacloudapi.cn/"
 	public, government, china := cloud.AzurePublic.ActiveDirectoryAuthorityHost, cloud.AzureGovernment.ActiveDirectoryAuthorityHost, cloud.AzureChina.ActiveDirectoryAuthorityHost
 	return map[string]azureCloud{
-		"public":    {authority: public, graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
-		"usgov":     {authority: government, graph: "https://graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
-		"usgov-dod": {authority: government, graph: "https://dod-graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
-		"china":     {authority: china, graph: "https://microsoftgraph.chinacloudapi.cn", vaultSuffix: ".vault.azure.cn"},
+		"public":    {authority: public, issuerV1: sts, issuerV2: public, graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
+		"usgov":     {authority: government, issuerV1: sts, issuerV2: government, graph: "https://graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
+		"usgov-dod": {authority: government, issuerV1: sts, issuerV2: government, graph: "https://dod-graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
+		"china":     {authority: china, issuerV1: stsChina, issuerV2: "https://login.partner.microsoftonline.cn/", graph: "https://microsoftgraph.chinacloudapi.cn", vaultSuffix: ".vault.azure.cn"},
 	}
 }
 
 // ours are the settings of which one is enough to say that a deployment is meant, not the simulation.
 var ours = []string{ //nolint:gochecknoglobals // a list that nothing writes to
 	"KEY_VAULT_URL", "VAULT_CREDENTIAL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "GRAPH_CERTIFICATE_NAME",
-	"WEBHOOK_SECRET_NAMES", "API_KEY_SECRET_NAMES", "AUTH",
+	"WEBHOOK_SECRET_NAMES", "API_KEY_SECRET_NAMES", "ENTRA_AUDIENCE", "AUTH",
 }
 
 // unset reports whether none of the settings that make a deployment is there.
@@ -104,6 +113,7 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 		c.cloud = azureCloud{custom: true}
 		c.cloud.authority = s.https("AZURE_AUTHORITY_HOST", authority)
 		c.cloud.graph = s.https("GRAPH_ENDPOINT", endpoint)
+		c.cloud.issuerV1, c.cloud.issuerV2 = clouds()["public"].issuerV1, c.cloud.authority+"/"
 	} else {
 		for name, value := range map[string]string{"AZURE_AUTHORITY_HOST": authority, "GRAPH_ENDPOINT": endpoint} {
 			if value != "" {
@@ -147,13 +157,14 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 
 	c.webhookSecretNames = s.secretNames("WEBHOOK_SECRET_NAMES")
 	c.apiKeySecretNames = s.secretNames("API_KEY_SECRET_NAMES")
+	s.entra(&c)
 	c.platformAuth = s.oneOf("AUTH", "verify", "verify", "platform") == "platform"
-	verifiers := getenv("WEBHOOK_SECRET_NAMES") != "" || getenv("API_KEY_SECRET_NAMES") != ""
+	verifiers := getenv("WEBHOOK_SECRET_NAMES") != "" || getenv("API_KEY_SECRET_NAMES") != "" || getenv("ENTRA_AUDIENCE") != ""
 	switch {
 	case c.platformAuth && verifiers:
-		s.wrong("AUTH=platform accepts every request, so WEBHOOK_SECRET_NAMES and API_KEY_SECRET_NAMES must not be set beside it")
+		s.wrong("AUTH=platform accepts every request, so WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES and ENTRA_AUDIENCE must not be set beside it")
 	case !c.platformAuth && !verifiers:
-		s.wrong("WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set: nobody could be authenticated")
+		s.wrong("WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set: nobody could be authenticated")
 	}
 	c.groupTags = s.groupTags("ALLOWED_GROUP_TAGS")
 	c.rateLimit = s.number("RATE_LIMIT", 0, 1, 10000)
@@ -174,6 +185,77 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	level := s.oneOf("LOG_LEVEL", "info", "info", "warn", "error")
 	_ = c.logLevel.UnmarshalText([]byte(level)) // which fails for a word that has been named as wrong already
 	return c, s.err()
+}
+
+// graphAppID is the client id of Graph, by which its tokens of version 2 name it in every cloud.
+const graphAppID = "00000003-0000-0000-c000-000000000000"
+
+// What app roles, scopes and App ID URIs may look like here: less than Entra ID lets them
+// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest).
+var (
+	rolePattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/-]{0,119}$`)
+	appPattern  = regexp.MustCompile(`^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]{1,240}$`)
+)
+
+// entra reads who may call with a token.
+func (s *settings) entra(c *config) {
+	for _, audience := range s.list("ENTRA_AUDIENCE") {
+		id, err := guid.Parse(audience)
+		switch {
+		case err == nil:
+			audience = id.String()
+		case !appPattern.MatchString(audience):
+			s.wrong("ENTRA_AUDIENCE must be App ID URIs and client ids, with commas between them, such as api://contoso.com/unassign")
+			continue
+		}
+		if audience == graphAppID || c.cloud.graph != "" && strings.HasPrefix(audience, c.cloud.graph) {
+			s.wrong("ENTRA_AUDIENCE is Graph's: it must name the app that stands for this function")
+		}
+		c.entraAudiences = append(c.entraAudiences, audience)
+	}
+	for _, name := range []string{"ENTRA_TENANT_ID", "ENTRA_ROLE", "ENTRA_SCOPE"} {
+		if s.getenv(name) != "" && s.getenv("ENTRA_AUDIENCE") == "" {
+			s.wrong("%s is set and ENTRA_AUDIENCE is not: no token is accepted", name)
+		}
+	}
+	c.entraTenants = []string{c.tenantID}
+	if tenants := s.list("ENTRA_TENANT_ID"); len(tenants) > 0 {
+		c.entraTenants = nil
+		for _, tenant := range tenants {
+			id, err := guid.Parse(tenant)
+			if err != nil {
+				s.wrong("ENTRA_TENANT_ID has what is %v", err)
+			}
+			c.entraTenants = append(c.entraTenants, id.String())
+		}
+	}
+	c.entraRole, c.entraScope = s.role("ENTRA_ROLE", "Device.Unassign"), s.role("ENTRA_SCOPE", "user_impersonation")
+}
+
+// role returns a setting that is the value of an app role or a scope.
+func (s *settings) role(name, standard string) string {
+	value := s.getenv(name)
+	if value == "" {
+		return standard
+	}
+	if !rolePattern.MatchString(value) {
+		s.wrong("%s must be the value of one app role or scope: up to 120 letters, digits and . _ : / -", name)
+	}
+	return value
+}
+
+// list returns what is in a setting that has commas between its members.
+func (s *settings) list(name string) []string {
+	var members []string
+	for member := range strings.SplitSeq(s.getenv(name), ",") {
+		if member = strings.TrimSpace(member); member != "" {
+			members = append(members, member)
+		}
+	}
+	if len(members) == 0 && s.getenv(name) != "" {
+		s.wrong("%s has nothing in it", name)
+	}
+	return members
 }
 
 // settings reads settings and collects what is wrong with them.

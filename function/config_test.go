@@ -37,9 +37,13 @@ func TestLoadConfig(t *testing.T) {
 	want := config{
 		vaultURL: "https://contoso.vault.azure.net", vaultCredential: managedIdentity,
 		tenantID: tenantID, clientID: clientID, secretName: "graph-client-secret",
-		cloud:              azureCloud{authority: "https://login.microsoftonline.com/", graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
+		cloud: azureCloud{
+			authority: "https://login.microsoftonline.com/", issuerV1: "https://sts.windows.net/", issuerV2: "https://login.microsoftonline.com/",
+			graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net",
+		},
 		webhookSecretNames: []string{"webhook-servicenow"},
-		sweepMaxDevices:    10, sweepMinInventory: 1,
+		entraTenants:       []string{tenantID}, entraRole: "Device.Unassign", entraScope: "user_impersonation",
+		sweepMaxDevices: 10, sweepMinInventory: 1,
 		tolerance: 300 * time.Second, timeout: 25 * time.Second,
 	}
 	if err != nil || !reflect.DeepEqual(c, want) {
@@ -53,13 +57,22 @@ func TestLoadConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.cloud != (azureCloud{authority: "https://login.example", graph: "https://graph.example", custom: true}) || c.vaultURL != "https://127.0.0.1:8443" ||
+	custom := azureCloud{
+		authority: "https://login.example", issuerV1: "https://sts.windows.net/", issuerV2: "https://login.example/", graph: "https://graph.example", custom: true,
+	}
+	if c.cloud != custom || c.vaultURL != "https://127.0.0.1:8443" ||
 		c.azureTenantID != tenantID || c.certificateName != "graph-certificate" || !slices.Equal(c.apiKeySecretNames, []string{"a", "b"}) ||
 		c.tolerance != time.Minute || c.timeout != time.Minute || c.logLevel <= 0 {
 		t.Errorf("loadConfig = %+v", c)
 	}
 	c, err = loadConfig(complete("ALLOWED_GROUP_TAGS", "MTR-*, Retired room", "RATE_LIMIT", "60", "SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_MAX_DEVICES", "500", "SWEEP_MIN_INVENTORY", "100", "SWEEP_APPLY", "true"), hostAzure)
 	if err != nil || !slices.Equal(c.groupTags, []string{"MTR-*", "Retired room"}) || c.rateLimit != 60 || c.sweepGroupTag != "MTR-Oslo" || c.sweepMaxDevices != 500 || c.sweepMinInventory != 100 || !c.sweepApply {
+		t.Errorf("loadConfig = %+v, %v", c, err)
+	}
+	c, err = loadConfig(complete(
+		"WEBHOOK_SECRET_NAMES", "", "ENTRA_AUDIENCE", "api://contoso.com/unassign, "+strings.ToUpper(clientID), "ENTRA_TENANT_ID", strings.ToUpper(clientID)+","+tenantID,
+		"ENTRA_ROLE", "Room.Clear", "ENTRA_SCOPE", "Room.Clear.User"), hostAzure)
+	if err != nil || !slices.Equal(c.entraAudiences, []string{"api://contoso.com/unassign", clientID}) || !slices.Equal(c.entraTenants, []string{clientID, tenantID}) || c.entraRole != "Room.Clear" || c.entraScope != "Room.Clear.User" {
 		t.Errorf("loadConfig = %+v, %v", c, err)
 	}
 	for name, cloud := range clouds() {
@@ -78,9 +91,17 @@ func TestLoadConfigNamesEveryFault(t *testing.T) {
 	}{
 		"nothing is set": {func(string) string { return "" }, hostLambda, []string{
 			"GRAPH_CLIENT_ID is not set", "GRAPH_SECRET_NAME or GRAPH_CERTIFICATE_NAME is not set", "GRAPH_TENANT_ID is not set", "KEY_VAULT_URL is not set",
-			"VAULT_CREDENTIAL is not set", "WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set",
+			"VAULT_CREDENTIAL is not set", "WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set",
 		}},
-		"no verifier":                  {complete("WEBHOOK_SECRET_NAMES", ""), hostAzure, []string{"WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES is not set"}},
+		"no verifier":                  {complete("WEBHOOK_SECRET_NAMES", ""), hostAzure, []string{"WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set"}},
+		"platform beside tokens":       {complete("AUTH", "platform", "WEBHOOK_SECRET_NAMES", "", "ENTRA_AUDIENCE", clientID), hostAzure, []string{"AUTH=platform accepts every request"}},
+		"tokens for nobody":            {complete("ENTRA_AUDIENCE", " , "), hostAzure, []string{"ENTRA_AUDIENCE has nothing in it"}},
+		"audiences that are none":      {complete("ENTRA_AUDIENCE", "contoso.com,api://,API://x,api://a b,*"), hostAzure, []string{"ENTRA_AUDIENCE must be", "ENTRA_AUDIENCE must be", "ENTRA_AUDIENCE must be", "ENTRA_AUDIENCE must be", "ENTRA_AUDIENCE must be"}},
+		"tokens for Graph":             {complete("ENTRA_AUDIENCE", "https://graph.microsoft.com/,00000003-0000-0000-C000-000000000000"), hostAzure, []string{"ENTRA_AUDIENCE is Graph's", "ENTRA_AUDIENCE is Graph's"}},
+		"tenants that are none":        {complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", "common"), hostAzure, []string{"ENTRA_TENANT_ID has what is not a GUID"}},
+		"a list of no tenants":         {complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", ","), hostAzure, []string{"ENTRA_TENANT_ID has nothing in it"}},
+		"roles that are none":          {complete("ENTRA_AUDIENCE", clientID, "ENTRA_ROLE", "A,B", "ENTRA_SCOPE", strings.Repeat("x", 121)), hostAzure, []string{"ENTRA_ROLE must be", "ENTRA_SCOPE must be"}},
+		"a role without tokens":        {complete("ENTRA_TENANT_ID", tenantID, "ENTRA_ROLE", "A", "ENTRA_SCOPE", "B"), hostAzure, []string{"ENTRA_ROLE is set and", "ENTRA_SCOPE is set and", "ENTRA_TENANT_ID is set and"}},
 		"platform beside a verifier":   {complete("AUTH", "platform"), hostAzure, []string{"AUTH=platform accepts every request"}},
 		"a misspelt AUTH":              {complete("AUTH", "none"), hostAzure, []string{"AUTH must be one of"}},
 		"a vault by http":              {complete("KEY_VAULT_URL", "http://contoso.vault.azure.net"), hostAzure, []string{"KEY_VAULT_URL must be https"}},

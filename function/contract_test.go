@@ -179,6 +179,7 @@ func TestContract(t *testing.T) {
 	covered := map[string]bool{}
 	cases := contractCases()
 	maps.Copy(cases, deviceCases())
+	maps.Copy(cases, tokenCases())
 	for name, test := range cases {
 		covered[test.code] = true
 		t.Run(name, func(t *testing.T) {

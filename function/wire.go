@@ -14,6 +14,7 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/jwks"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -69,7 +70,7 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 	}
 	return handler.New(handler.Options{
 		Devices:  client,
-		Verifier: verifier(c, store),
+		Verifier: verifier(c, store, transport, log),
 		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
@@ -90,7 +91,7 @@ func vaultIdentity(c config, o vault.Options) (azcore.TokenCredential, error) {
 	return nil, fmt.Errorf("no vault credential %q", c.vaultCredential)
 }
 
-func verifier(c config, store *vault.Vault) caller.Verifier {
+func verifier(c config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) caller.Verifier {
 	if c.platformAuth {
 		return caller.Platform{}
 	}
@@ -103,6 +104,17 @@ func verifier(c config, store *vault.Vault) caller.Verifier {
 	}
 	if len(c.apiKeySecretNames) > 0 {
 		verifiers = append(verifiers, &caller.APIKey{Keys: keys{store.Keys(caller.DecodeAPIKey, c.apiKeySecretNames...)}})
+	}
+	if len(c.entraAudiences) > 0 {
+		verifiers = append(verifiers, &caller.Token{
+			Keys:      jwks.New(transport, c.cloud.authority, c.cloud.issuerV2, log, c.entraTenants...),
+			Tenants:   c.entraTenants,
+			Audiences: c.entraAudiences,
+			Role:      c.entraRole,
+			Scope:     c.entraScope,
+			IssuerV1:  c.cloud.issuerV1,
+			IssuerV2:  c.cloud.issuerV2,
+		})
 	}
 	return caller.Any(verifiers...)
 }

@@ -398,13 +398,24 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, rec *record, err 
 	body.RequestID, body.Reference = rec.requestID, rec.request.reference
 	rec.err, rec.code, rec.status = err, body.Error.Code, body.Status
 	header := w.Header()
-	if body.Status == http.StatusUnauthorized {
-		header.Set("WWW-Authenticate", `Webhook-Signature realm="unassign"`)
+	if body.Status == http.StatusUnauthorized || body.Error.Code == forbidden {
+		header.Set("WWW-Authenticate", h.challenge(err))
 	}
 	if wait := retryAfter(err); wait > 0 {
 		header.Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
 	}
 	reply(w, body.Status, failureType(r.Header), body)
+}
+
+// challenge returns what WWW-Authenticate says to a request that ended with err: the schemes that the Verifier takes. An API key
+// has none, and a 401 must name one.
+func (h *Handler) challenge(err error) string {
+	if c, ok := h.Verifier.(caller.Challenger); ok {
+		if challenge := c.Challenge(err); challenge != "" {
+			return challenge
+		}
+	}
+	return (&caller.Signature{}).Challenge(err)
 }
 
 // failureOf returns the body of the answer for err.

@@ -48,6 +48,7 @@ const (
 	contextInvalid       Code = "context_invalid"
 	unauthenticated      Code = "unauthenticated"
 	requestExpired       Code = "request_expired"
+	forbidden            Code = "forbidden"
 	policyDenied         Code = "policy_denied"
 	deviceNotFound       Code = "device_not_found"
 	routeNotFound        Code = "route_not_found"
@@ -112,9 +113,10 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 	referenceInvalid:    {400, "Invalid reference", "reference must be a string of at most 128 printable characters. In ServiceNow, take it with current.getValue('…').", 0},
 	contextInvalid:      {400, "Invalid context", "context must be an object of at most 20 strings, with names of at most 64 letters, digits, dots, hyphens and underscores and values of at most 256 printable characters.", 0},
 
-	unauthenticated: {401, "Not authenticated", "The request could not be authenticated. Check the signature or the API key, and that it is the current one.", 0},
+	unauthenticated: {401, "Not authenticated", "The request could not be authenticated. Check the signature, the API key or the token, and that it is the current one.", 0},
 	requestExpired:  {401, "Request expired", "The signature is right, but its time is outside the accepted window. Check the clock of the sender, and sign each attempt anew.", 0},
 
+	forbidden:    {403, "Not allowed to call", "The token is genuine, but its app or user may not call this function. Assign the app role Device.Unassign (or what ENTRA_ROLE says), and for a user also consent to the scope.", 0},
 	policyDenied: {403, "Outside the policy", "The group tag of the device is not one that this function may act on. Its setting ALLOWED_GROUP_TAGS lists those.", 0},
 
 	deviceNotFound: {404, "Device not found", "No Autopilot device has this id or serial number. Check that an id is that of the Autopilot device, not of the Entra or Intune device.", 0},
@@ -192,6 +194,8 @@ func outcome(err error) Code {
 	switch {
 	case errors.Is(err, caller.ErrExpired):
 		return requestExpired
+	case errors.Is(err, caller.ErrForbidden):
+		return forbidden
 	case errors.Is(err, caller.ErrDenied), errors.Is(err, caller.ErrNoEvidence):
 		return unauthenticated
 	case !ok:
