@@ -264,6 +264,7 @@ func TestAny(t *testing.T) {
 	down := errors.New("vault is down")
 	accepts := verdict{who: caller.Caller{Kind: "test", ID: "me"}}
 	none, denied, expired, unread := verdict{err: caller.ErrNoEvidence}, verdict{err: caller.ErrDenied}, verdict{err: caller.ErrExpired}, verdict{err: down}
+	forbidden := verdict{who: caller.Caller{Kind: "test", ID: "another"}, err: caller.ErrForbidden}
 	for _, test := range []struct {
 		asked []caller.Verifier
 		want  error
@@ -273,11 +274,14 @@ func TestAny(t *testing.T) {
 		{[]caller.Verifier{none, denied}, caller.ErrDenied},
 		{[]caller.Verifier{denied, accepts}, nil},
 		{[]caller.Verifier{expired, denied}, caller.ErrExpired},
+		{[]caller.Verifier{expired, forbidden, denied}, caller.ErrForbidden},
+		{[]caller.Verifier{forbidden, unread}, down},
+		{[]caller.Verifier{forbidden, accepts}, nil},
 		{[]caller.Verifier{unread, expired, denied}, down},
 		{[]caller.Verifier{unread, accepts}, nil},
 	} {
 		who, err := caller.Any(test.asked...).Verify(nil, nil)
-		if !errors.Is(err, test.want) || (test.want == nil) != (who == accepts.who) {
+		if !errors.Is(err, test.want) || (test.want == nil) != (who == accepts.who) || errors.Is(err, caller.ErrForbidden) != (who == forbidden.who) {
 			t.Errorf("%v: Verify = %v, %v; want %v", test.asked, who, err, test.want)
 		}
 	}
