@@ -267,6 +267,49 @@ func TestManyStrangersCauseOneReading(t *testing.T) {
 	})
 }
 
+// Whatever is wrong with Entra's keys, it is not the caller's fault: no token is refused for it. The answer comes in time, and
+// says that nothing was done.
+func TestFaultsOfSigningKeys(t *testing.T) {
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newTokens(t)
+				token := p.cloud.Token(fromServiceNow(p.cloud), nil)
+				p.cloud.Fail(azuresim.StepKeys, -1, fault)
+				start := time.Now()
+				status := p.send(token)
+				took := time.Since(start)
+				log := p.log.String()
+				if name == "slow" {
+					if status != http.StatusNoContent || took < 2*time.Second {
+						t.Errorf("%d after %v\n%s", status, took, log)
+					}
+					return
+				}
+				switch status {
+				case http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusFailedDependency:
+				default:
+					t.Errorf("%d\n%s", status, log)
+				}
+				if lasting := name == "untrusted"; lasting != (status == http.StatusFailedDependency) {
+					t.Errorf("%d\n%s", status, log)
+				}
+				if took > 5*time.Second || p.cloud.Count(azuresim.StepKeys) != 1 || p.cloud.Count(azuresim.StepSecret) > 0 || !strings.Contains(log, `"outcome":"not_done"`) {
+					t.Errorf("after %v and %d readings: %s", took, p.cloud.Count(azuresim.StepKeys), log)
+				}
+				if found := leaks(append(canaries(p.cloud, nil), "stranger.example"), log); len(found) > 0 {
+					t.Errorf("leaked %q in %s", found, log)
+				}
+				p.cloud.Heal()
+				time.Sleep(5 * time.Minute)
+				if status := p.send(token); status != http.StatusNoContent {
+					t.Errorf("after it was over: %d", status)
+				}
+			})
+		})
+	}
+}
+
 // The audit record says who it was, of those who may call and of those who may not, and nothing that is a person's.
 func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
