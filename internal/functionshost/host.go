@@ -14,12 +14,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -149,18 +149,24 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
+// The ports that are picked from lie below those that systems give to whoever asks for any: between letting go of such a one and
+// the worker's start, somebody else on a busy machine would get it, and be sent the worker's requests.
+const (
+	lowestPort  = 20000
+	highestPort = 32767
+)
+
 // freePort picks a port as the host does: by binding and letting go of it (E3).
 func freePort(ctx context.Context) (int, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	var err error
+	for range 100 {
+		port := lowestPort + rand.IntN(highestPort-lowestPort+1) //nolint:gosec // any will do
+		var listener net.Listener
+		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, listener.Close()
+		}
 	}
-	_, text, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		return 0, err
-	}
-	port, err := strconv.Atoi(text)
-	return port, errors.Join(err, listener.Close())
+	return 0, err
 }
 
 // launch starts a worker, on the port that the host has had from the start (E3). The caller holds mu.

@@ -504,3 +504,13 @@ func TestStartFailsWithoutTheProgram(t *testing.T) { // E1: a name that is no fi
 		t.Errorf("%v; want %v", err, exec.ErrNotFound)
 	}
 }
+
+// The port of a worker is none that somebody else who starts meanwhile could be given.
+func TestFreePort(t *testing.T) {
+	for range 50 {
+		port, err := freePort(t.Context())
+		if err != nil || port < lowestPort || port > highestPort {
+			t.Fatalf("%d, %v", port, err)
+		}
+	}
+}
