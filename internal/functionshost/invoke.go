@@ -30,6 +30,11 @@ var errHang = errors.New("functionshost: 2xx with no body or null: the invocatio
 // Invoke invokes a function as its trigger would, with data by the names of its bindings, and again as its retry says
 // (E13, E14, E16 to E20). The error says why the last attempt failed.
 func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Result, error) {
+	return h.InvokeWith(ctx, name, data, nil)
+}
+
+// InvokeWith is Invoke with metadata of the trigger beside what the host itself puts there.
+func (h *Host) InvokeWith(ctx context.Context, name string, data, metadata map[string]any) (Result, error) {
 	at := slices.IndexFunc(h.app.functions, func(f *function) bool { return f.name == name })
 	if at < 0 {
 		return Result{}, fmt.Errorf("functionshost: there is no function %q", name)
@@ -41,7 +46,7 @@ func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Re
 	}
 	var failure error
 	for attempt := 0; ; attempt++ {
-		result, err := h.attempt(ctx, f, data, attempt, failure)
+		result, err := h.attempt(ctx, f, data, metadata, attempt, failure)
 		result.Attempts = attempt + 1
 		if err == nil || attempt == f.retries || errors.Is(err, errHang) || ctx.Err() != nil || h.ctx.Err() != nil {
 			return result, err
@@ -56,13 +61,15 @@ func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Re
 }
 
 // attempt is one run of a function.
-func (h *Host) attempt(ctx context.Context, f *function, data map[string]any, attempt int, failure error) (Result, error) {
+func (h *Host) attempt(ctx context.Context, f *function, data, more map[string]any, attempt int, failure error) (Result, error) {
 	worker, err := h.await(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	id := h.newInvocation() // a new one for every attempt (E19)
-	metadata := map[string]any{"sys": map[string]any{"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano), "RandGuid": newID()}}
+	metadata := map[string]any{}
+	maps.Copy(metadata, more)
+	metadata["sys"] = map[string]any{"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano), "RandGuid": newID()}
 	if f.retries != 0 {
 		retry := map[string]any{"RetryCount": attempt, "MaxRetryCount": f.retries, "Exception": nil, "Instance": nil, "State": map[string]any{}}
 		if failure != nil {
