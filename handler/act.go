@@ -233,7 +233,11 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 	if rec.stack != nil {
 		attrs = append(attrs, slog.String("stack", string(rec.stack)))
 	}
-	h.Log.LogAttrs(ctx, level(status), "unassign", attrs...)
+	loud := level(status)
+	if err != nil && rec.caller.Kind == caller.KindEvent && !retryable(status) {
+		loud = slog.LevelError // nobody else is told
+	}
+	h.Log.LogAttrs(ctx, loud, "unassign", attrs...)
 }
 
 // origin returns what every record says first: what it is about and who has caused it.

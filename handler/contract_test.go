@@ -104,7 +104,8 @@ func TestDocsHaveEveryCode(t *testing.T) {
 	}
 	entry := regexp.MustCompile(`(?m)^## (\w+)\n\n\*\*(\d{3}), (retry|do not retry)\.\*\* \S`)
 	documented := map[Code]string{}
-	for _, m := range entry.FindAllStringSubmatch(string(text), -1) {
+	requests, _, _ := strings.Cut(string(text), "\n# Events\n") // which has a test of its own
+	for _, m := range entry.FindAllStringSubmatch(requests, -1) {
 		documented[Code(m[1])] = m[2] + ", " + m[3]
 	}
 	for code, row := range rows {
@@ -116,7 +117,7 @@ func TestDocsHaveEveryCode(t *testing.T) {
 			t.Errorf("docs/errors.md has %q for %s, want %q", documented[code], code, want)
 		}
 	}
-	if headings := strings.Count(string(text), "\n## "); headings != len(rows)+1 || !strings.Contains(string(text), "\n## devices_failed\n") {
+	if headings := strings.Count(requests, "\n## "); headings != len(rows)+1 || !strings.Contains(requests, "\n## devices_failed\n") {
 		t.Errorf("docs/errors.md has %d entries, the table %d and devices_failed", headings, len(rows))
 	}
 }

@@ -78,17 +78,18 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 			report, err = nil, h.refuse(ctx, rec, internalError)
 		}
 	}()
+	rec.words(e.Context)
 	command, err := e.decode()
 	if err != nil {
 		rec.err = err
 		return nil, h.refuse(ctx, rec, outcome(err))
 	}
 	if due := later(e.Due, command.due); !due.IsZero() && time.Since(due) > late {
+		rec.words(command.context)
 		return nil, h.refuse(ctx, rec, eventLate)
 	}
 	if command.sweep {
 		rec.words(command.context)
-		rec.words(e.Context)
 		return h.sweep(ctx, rec, command)
 	}
 	rec.begin(command.request)
@@ -109,10 +110,18 @@ func (rec *record) words(words map[string]string) {
 	maps.Copy(rec.request.context, words)
 }
 
-// refuse logs an event that was not begun, and returns its error.
+// refuse logs an event that was not carried out, and returns its error. What became of devices that it has named already is in
+// doubt, and each has its record.
 func (h *Handler) refuse(ctx context.Context, rec *record, code Code) error {
 	rec.code, rec.status = code, rows[code].status
+	if len(rec.devices) > 0 {
+		h.audit(ctx, rec)
+		return &EventError{Code: code, Retryable: retryable(rec.status)}
+	}
 	attrs := rec.origin(code)
+	if len(rec.request.context) > 0 {
+		attrs = append(attrs, slog.Any("context", rec.request.context))
+	}
 	if rec.err != nil {
 		attrs = append(attrs, reason(rec.err))
 	}
@@ -214,8 +223,10 @@ func decodeCommand(text []byte) (command, error) {
 		return c, invalid("command")
 	case err != nil, *kind.Command != "sweep":
 		req, err := decodeWith(text, fields)
-		if c.context != nil {
+		if req.context == nil {
 			req.context = c.context
+		} else {
+			maps.Copy(req.context, c.context)
 		}
 		c.request, c.sweep = req, false
 		return c, err
