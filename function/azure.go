@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -30,12 +30,15 @@ func serveAzure(ctx context.Context, port string, h *handler.Handler, timeout ti
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", hostAzure), slog.String("port", port), slog.String("version", version))
-	worker := invoked(&azureWorker{h, address}, hostAzure, "X-Azure-Functions-Invocationid")
+	worker := invoked(&azureWorker{h, address, log}, hostAzure, azureInvocationID)
 	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
 		return err
 	}
 	return errors.New("stopped by a signal")
 }
+
+// azureInvocationID is the header in which the host gives every request and invocation an id.
+const azureInvocationID = "X-Azure-Functions-Invocationid"
 
 // The functions of the app that no request starts, by the names of their folders. The host invokes them by a POST to
 // /{name} (docs/design.md).
@@ -52,10 +55,11 @@ const azureEventTime = 4*time.Minute + 30*time.Second
 type azureWorker struct {
 	handler *handler.Handler
 	address string // that it listens on
+	log     *slog.Logger
 }
 
-// ServeHTTP takes a request for an invocation only if it was made for this very address. The host hands on a caller's
-// request with the caller's Host, and for the routes under /api alone.
+// ServeHTTP takes a request for an invocation only if it was made for this very address. A caller can send that Host, since
+// the host hands it on; but the host hands on requests for the routes under /api alone, and these paths are none.
 func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost && r.Host == a.address && (r.URL.Path == functionSweep || r.URL.Path == functionQueue) {
 		a.invoke(w, r)
@@ -67,10 +71,10 @@ func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // invocation is what the host sends of an invocation.
 type invocation struct {
 	Data struct {
-		Timer   struct{ IsPastDue bool }
+		Timer   *struct{ IsPastDue bool }
 		Message json.RawMessage
 	}
-	Metadata struct{ DequeueCount, ID string }
+	Metadata json.RawMessage
 }
 
 // invocationResult is what the host expects. It must be an object: the host would wait for ever for one that is not.
@@ -85,20 +89,13 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
 	defer cancel()
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // later than for a request
-	var in invocation
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation))
-	if err != nil || json.Unmarshal(body, &in) != nil {
+	event, err := readInvocation(r)
+	if err != nil {
+		// The host counts it as failed, and brings a queue's message to the poison queue in the end.
+		a.log.ErrorContext(ctx, "event refused", slog.String("host", hostAzure),
+			slog.String("invocation_id", lastValue(r.Header, azureInvocationID)), slog.String("reason", err.Error()))
 		w.WriteHeader(http.StatusBadRequest)
 		return
-	}
-	event := handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
-	if in.Data.Timer.IsPastDue {
-		event.Context = map[string]string{"isPastDue": "true"}
-	}
-	if r.URL.Path == functionQueue {
-		event = handler.Event{Source: handler.SourceStorageQueue, Command: message(in.Data.Message), Context: map[string]string{
-			"messageId": in.Metadata.ID, "dequeueCount": cmp.Or(in.Metadata.DequeueCount, "1"),
-		}}
 	}
 	result := invocationResult{Outputs: map[string]any{}, Logs: []string{}}
 	_, err = a.handler.Run(ctx, event)
@@ -109,7 +106,9 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	case event.Source == handler.SourceStorageQueue:
-		result.Outputs["poison"] = string(event.Command) // asking again does not help: a person must look at it
+		// Asking again does not help: a person must look at it. The bytes are written as base64, which the host decodes; it
+		// would take a text for base64 that happens to be some.
+		result.Outputs["poison"] = event.Command
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(result) // a host that has gone away does not read it
@@ -118,7 +117,36 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 // maxInvocation is as much of an invocation as is read, in bytes. A message of a queue has at most 64 KiB.
 const maxInvocation = 1 << 20
 
-// message returns the text of a queue's message. The host writes a text as JSON, and that again as a string of JSON.
+// readInvocation returns the event of an invocation. Its error has words of ours alone.
+func readInvocation(r *http.Request) (handler.Event, error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
+	var in invocation
+	switch {
+	case err != nil:
+		return handler.Event{}, errors.New("the invocation breaks off")
+	case len(body) > maxInvocation:
+		return handler.Event{}, errors.New("the invocation is larger than 1 MiB")
+	case json.Unmarshal(body, &in) != nil:
+		return handler.Event{}, errors.New("the invocation is not the JSON it should be")
+	}
+	if r.URL.Path == functionSweep {
+		if in.Data.Timer == nil {
+			return handler.Event{}, errors.New("the invocation has no timer")
+		}
+		event := handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
+		if in.Data.Timer.IsPastDue {
+			event.Context = map[string]string{"isPastDue": "true"}
+		}
+		return event, nil
+	}
+	if in.Data.Message == nil || string(in.Data.Message) == "null" {
+		return handler.Event{}, errors.New("the invocation has no message")
+	}
+	return handler.Event{Source: handler.SourceStorageQueue, Command: message(in.Data.Message), Context: messageWords(in.Metadata)}, nil
+}
+
+// message returns the text of a queue's message. The host writes a text as JSON, and that again as a string of JSON; one that
+// it has read as JSON already comes as that.
 func message(data json.RawMessage) []byte {
 	var text string
 	if json.Unmarshal(data, &text) != nil {
@@ -129,4 +157,21 @@ func message(data json.RawMessage) []byte {
 		text = inner
 	}
 	return []byte(text)
+}
+
+// plainWord is what the host's own words in the metadata look like: an id, a number.
+var plainWord = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
+
+// messageWords returns the words of a message's metadata for the log. The host puts the members of a message that is JSON
+// among them, so that anything may be there.
+func messageWords(metadata json.RawMessage) map[string]string {
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(metadata, &members) // there are none if it is no object
+	words := map[string]string{}
+	for name, word := range map[string]string{"messageId": "Id", "dequeueCount": "DequeueCount"} {
+		if text := string(message(members[word])); plainWord.MatchString(text) {
+			words[name] = text
+		}
+	}
+	return words
 }

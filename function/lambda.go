@@ -128,7 +128,7 @@ const leastForMessage = 5 * time.Second
 
 // messages carries out a batch of messages of SQS, one after the other, and hands those back that have failed: SQS delivers
 // them again, and moves them to the dead-letter queue in the end. When Graph is throttling or the time is short, the
-// rest is handed back without being tried.
+// rest is handed back without being tried. A message that is there twice is carried out once.
 func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
 	var batch events.SQSEvent
 	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
@@ -141,7 +141,12 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 	}
 	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
 	throttled := false
+	seen := map[string]bool{}
 	for _, m := range batch.Records {
+		if seen[m.MessageId] {
+			continue
+		}
+		seen[m.MessageId] = true
 		deadline, limited := ctx.Deadline()
 		back := throttled || limited && time.Until(deadline) < leastForMessage
 		if !back {

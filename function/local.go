@@ -27,14 +27,20 @@ func serveLocal(ctx context.Context, address string, h http.Handler, timeout tim
 // invoked hands requests on to h with the host's name, and the id that the host gives each in idHeader.
 func invoked(h http.Handler, host, idHeader string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		invocation := handler.Invocation{Host: host}
-		// The host's own value comes last where a caller has sent one too, in a header of its own or behind a comma.
-		if ids := r.Header.Values(idHeader); len(ids) > 0 {
-			last := ids[len(ids)-1]
-			invocation.ID = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
-		}
+		invocation := handler.Invocation{Host: host, ID: lastValue(r.Header, idHeader)}
 		h.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), invocation)))
 	})
+}
+
+// lastValue returns the last value of a header: the host's own comes last where a caller has sent one too, in a header of its
+// own or behind a comma.
+func lastValue(h http.Header, name string) string {
+	values := h.Values(name)
+	if len(values) == 0 {
+		return ""
+	}
+	last := values[len(values)-1]
+	return strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
 }
 
 // serveHTTP answers the requests of listener until ctx ends, then lets those begun come to their end. A request may take

@@ -1,0 +1,698 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler"
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/functionshost"
+)
+
+// fixture returns a file of testdata/events. docs/schedules.md shows them as they are.
+func fixture(tb testing.TB, name string) string {
+	tb.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "events", name))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
+}
+
+// payload is an invocation by the Functions host.
+type payload struct {
+	Data, Metadata map[string]any
+}
+
+func decodePayload(tb testing.TB, text string) payload {
+	tb.Helper()
+	var p payload
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
+
+// logged is what prints a log.
+type logged interface{ lines() []string }
+
+// records returns the records of the log with a message, once there are n of them.
+func records(t *testing.T, d logged, message string, n int) []map[string]any {
+	t.Helper()
+	return recordsWhere(t, d, "message", message, n)
+}
+
+// recordsWhere returns the records of the log with a member, once there are n of them.
+func recordsWhere(t *testing.T, d logged, name, value string, n int) []map[string]any {
+	t.Helper()
+	for start := time.Now(); ; time.Sleep(2 * time.Millisecond) {
+		var found []map[string]any
+		for _, line := range d.lines() {
+			var record map[string]any
+			if json.Unmarshal([]byte(line), &record) == nil && record[name] == value {
+				found = append(found, record)
+			}
+		}
+		if len(found) >= n {
+			if len(found) > n {
+				t.Errorf("%d records with %s %q, want %d: %v", len(found), name, value, n, found)
+			}
+			return found
+		}
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("%d records with %s %q, want %d:\n%s", len(found), name, value, n, strings.Join(d.lines(), "\n"))
+		}
+	}
+}
+
+// check holds members of a record to what they must be, as fmt prints them.
+func check(t *testing.T, what string, record map[string]any, want map[string]string) {
+	t.Helper()
+	for name, value := range want {
+		got := ""
+		if record[name] != nil {
+			got = fmt.Sprint(record[name])
+		}
+		if got != value {
+			t.Errorf("%s: %s is %q, want %q, in %v", what, name, got, value, record)
+		}
+	}
+}
+
+// secondDevice puts a device beside the one that there is, and a third with another tag.
+func secondDevice(c *azuresim.Cloud) {
+	put("5CG5678DEF", "room.skog@contoso.com")(c)
+	c.PutDevice(azuresim.Device{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03", SerialNumber: "5CG9999XYZ", GroupTag: "Kiosk", UserPrincipalName: "kiosk@contoso.com"})
+}
+
+// carrying returns how many devices have an account.
+func carrying(c *azuresim.Cloud) int {
+	n := 0
+	for _, d := range c.Devices() {
+		if d.UserPrincipalName != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// writes returns how many requests of Graph were not only to read.
+func writes(c *azuresim.Cloud) int {
+	n := 0
+	for _, r := range c.Requests(azuresim.StepGraph) {
+		if r.Method != http.MethodGet {
+			n++
+		}
+	}
+	return n
+}
+
+// eventsOnAzure is the package for Azure with the sweep and the queue, as `make package-azure WITH='sweep queue'` makes it, but
+// that a retry does not wait.
+func eventsOnAzure(t *testing.T, c *azuresim.Cloud, o functionshost.Options, changes ...string) azureDeployment {
+	t.Helper()
+	served, err := c.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(served.Close)
+	o.AppDir = stageAzure(t)
+	if err := os.Remove(filepath.Join(o.AppDir, "host.json")); err != nil {
+		t.Fatal(err)
+	}
+	for _, with := range []string{"sweep", "queue"} {
+		if err := os.CopyFS(o.AppDir, os.DirFS("../infra/azure/"+with)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(o.AppDir, "sweep", "function.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	quick := bytes.Replace(text, []byte(`"00:00:30"`), []byte(`"00:00:00.020"`), 1)
+	if bytes.Equal(text, quick) {
+		t.Fatalf("%s has no delay of 30 seconds", path)
+	}
+	if err := os.WriteFile(path, quick, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.Env = environment(t, c, served, append([]string{"SWEEP_GROUP_TAG=MTR-Oslo", "REQUEST_TIMEOUT=20s"}, changes...)...)
+	host, err := functionshost.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(host.Stop)
+	d := azureDeployment{host}
+	t.Cleanup(func() {
+		if found := leaks(canaries(c, served), strings.Join(d.lines(), "\n")); len(found) > 0 {
+			t.Errorf("the log has %q:\n%s", found, strings.Join(d.lines(), "\n"))
+		}
+	})
+	return d
+}
+
+// worker returns the address that the worker listens on, which the host alone knows.
+func worker(t *testing.T, d azureDeployment) string {
+	t.Helper()
+	return net.JoinHostPort("127.0.0.1", fmt.Sprint(records(t, d, "listening", 1)[0]["port"]))
+}
+
+// said is what the worker itself answers to a request that is written as text.
+func said(t *testing.T, address, text string) (int, http.Header, string) {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	go func() { _, _ = io.WriteString(conn, text) }() // which a server need not read to its end
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("%.60q: %v", text, err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+// invocationText is the request of an invocation, as the host writes it.
+func invocationText(path, address, body string) string {
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json; charset=utf-8\r\nX-Azure-Functions-InvocationId: invocation-1\r\nContent-Length: %d\r\n\r\n%s",
+		path, address, len(body), body)
+}
+
+// Every form in which the host sends a timer ends as a success that looks and changes nothing, until SWEEP_APPLY is set.
+func TestTimer(t *testing.T) {
+	t.Parallel()
+	for _, sized := range []bool{false, true} {
+		c := newCloud()
+		secondDevice(c)
+		d := eventsOnAzure(t, c, functionshost.Options{ContentLength: sized})
+		n := 0
+		for name, timer := range map[string]string{
+			"as the page shows it":         "",
+			"no status":                    `{"Schedule":{"AdjustForDST":true},"ScheduleStatus":null,"IsPastDue":false}`,
+			"past due":                     `{"ScheduleStatus":null,"IsPastDue":true}`,
+			"before the first run":         `{"ScheduleStatus":{"Last":"0001-01-01T00:00:00","Next":"2026-11-23T02:00:00","LastUpdated":"0001-01-01T00:00:00"},"IsPastDue":false}`,
+			"before it, with an offset":    `{"ScheduleStatus":{"Last":"0001-01-01T00:00:00+00:00","Next":"2026-11-23T02:00:00Z","LastUpdated":"0001-01-01T00:00:00+00:00"},"IsPastDue":false}`,
+			"members that nobody knows":    `{"IsPastDue":false,"Unknown":{"a":[1,null]},"Schedule":null}`,
+			"run by hand from the portal":  `{"Schedule":{"AdjustForDST":true},"ScheduleStatus":{"Last":"0001-01-01T00:00:00","Next":"0001-01-01T00:00:00","LastUpdated":"0001-01-01T00:00:00"},"IsPastDue":false}`,
+			"nothing but that there is it": `{}`,
+		} {
+			p := decodePayload(t, fixture(t, "azure-timer.json"))
+			if timer != "" {
+				p.Data = decodePayload(t, `{"Data":{"timer":`+timer+`}}`).Data
+			}
+			p.Metadata["unknown"] = []any{1, "2"}
+			result, err := d.InvokeWith(t.Context(), "sweep", p.Data, p.Metadata)
+			if err != nil || result.Attempts != 1 || len(result.Outputs) != 0 {
+				t.Errorf("%s: %+v, %v", name, result, err)
+				continue
+			}
+			n++
+			record := records(t, d, "sweep", n)[n-1]
+			past := ""
+			if name == "past due" {
+				past = "map[isPastDue:true]"
+			}
+			check(t, name, record, map[string]string{
+				"level": "INFO", "host": "azure", "invocation_id": d.InvocationID(), "caller_kind": "event", "caller_id": "timer", "code": "swept",
+				"group_tag": "MTR-Oslo", "dry_run": "true", "inventory": "3", "tagged": "2", "matching": "2", "succeeded": "2", "handed_back": "0", "context": past,
+			})
+		}
+		for _, record := range records(t, d, "unassign", 2*n) {
+			check(t, "a device", record, map[string]string{"code": "would_unassign", "dry_run": "true", "outcome": "not_done", "caller_id": "timer", "group_tag": "MTR-Oslo"})
+		}
+		if carrying(c) != 3 || writes(c) != 0 {
+			t.Errorf("%d devices carry an account; %d requests could have changed something", carrying(c), writes(c))
+		}
+	}
+}
+
+func TestTimerApplies(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	secondDevice(c)
+	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	for run, want := range []map[string]string{{"matching": "2", "succeeded": "2"}, {"matching": "0", "succeeded": "0"}} {
+		if result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil); err != nil || result.Attempts != 1 {
+			t.Fatalf("%+v, %v", result, err)
+		}
+		maps.Copy(want, map[string]string{"code": "swept", "dry_run": "false", "failed": "0", "level": "INFO"})
+		check(t, fmt.Sprint("run ", run), records(t, d, "sweep", run+1)[run], want)
+	}
+	seen := map[string]bool{}
+	for _, record := range records(t, d, "unassign", 2) {
+		check(t, "a device", record, map[string]string{"code": "unassigned", "outcome": "done", "status": "200", "host": "azure", "caller_kind": "event", "caller_id": "timer", "dry_run": "false"})
+		seen[fmt.Sprint(record["device_id"])] = record["graph_request_id"] != nil
+	}
+	if !seen[someDevice] || !seen[otherDevice] || carrying(c) != 1 {
+		t.Errorf("the records are of %v, %d devices carry an account", seen, carrying(c))
+	}
+}
+
+// What may do better later is a failure to the host, whose retry does it; what will not is none, and is not repeated.
+func TestTimerFails(t *testing.T) {
+	t.Parallel()
+	later := azuresim.Status(503, "Retry-After", "3600") // too long to wait for inside the invocation
+	for name, test := range map[string]struct {
+		prepare  func(*azuresim.Cloud)
+		env      []string
+		attempts int
+		fails    bool
+		codes    string // of the records, with their levels
+	}{
+		"Graph is not there, once": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) }, nil, 2, false, "graph_unavailable ERROR, swept INFO"},
+		"the second page fails": {func(c *azuresim.Cloud) {
+			for i := range 1001 {
+				c.PutDevice(azuresim.Device{ID: fmt.Sprintf("6f1a9c0e-5b1d-4c55-9d3a-%012d", i), SerialNumber: fmt.Sprintf("A%05d", i), GroupTag: "Kiosk"})
+			}
+			c.Fail(azuresim.StepGraph, 1, azuresim.Delay(0))
+			c.Fail(azuresim.StepGraph, 1, later)
+		}, nil, 2, false, "graph_unavailable ERROR, swept INFO"},
+		"a device is not done": {func(c *azuresim.Cloud) {
+			c.Fail(azuresim.StepGraph, 1, azuresim.Delay(0))
+			c.Fail(azuresim.StepGraph, 1, later)
+		}, nil, 2, false, "sweep_incomplete WARN, swept INFO"},
+		"Graph is not there": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, -1, later) }, nil, 3, true, "graph_unavailable ERROR, graph_unavailable ERROR, graph_unavailable ERROR"},
+		"no permission":      {func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, nil, 1, false, "graph_permission_missing ERROR"},
+		"too many devices":   {secondDevice, []string{"SWEEP_MAX_DEVICES=1"}, 1, false, "sweep_too_many ERROR"},
+		"a small inventory":  {nil, []string{"SWEEP_MIN_INVENTORY=2"}, 1, false, "sweep_inventory_small ERROR"},
+		"no group tag":       {nil, []string{"SWEEP_GROUP_TAG=", "SWEEP_APPLY=false"}, 1, false, "sweep_tag_missing ERROR"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			d := eventsOnAzure(t, c, functionshost.Options{}, append([]string{"SWEEP_APPLY=true"}, test.env...)...)
+			if test.prepare != nil {
+				test.prepare(c)
+			}
+			result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil)
+			if (err != nil) != test.fails || result.Attempts != test.attempts {
+				t.Fatalf("%d attempts, %v; want %d", result.Attempts, err, test.attempts)
+			}
+			var codes []string
+			ids := map[any]bool{}
+			for _, record := range records(t, d, "sweep", test.attempts) {
+				codes = append(codes, fmt.Sprint(record["code"], " ", record["level"]))
+				ids[record["invocation_id"]] = true
+			}
+			if got := strings.Join(codes, ", "); got != test.codes || len(ids) != test.attempts {
+				t.Errorf("%s of %d invocations; want %s", got, len(ids), test.codes)
+			}
+			if swept := strings.HasSuffix(test.codes, "swept INFO"); swept != (carrying(c) == 0) {
+				t.Errorf("%d devices carry an account", carrying(c))
+			}
+		})
+	}
+}
+
+// Whatever comes in the place of an invocation, the worker answers at once: with a failure, since the host waits for ever for
+// a success that says nothing.
+func TestInvocationsThatAreNone(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	address := worker(t, d)
+	n := 0
+	for name, test := range map[string]struct{ path, body, reason string }{
+		"nothing":                        {"/sweep", ``, "the invocation is not the JSON it should be"},
+		"half of it":                     {"/sweep", fixture(t, "azure-timer.json")[:100], "the invocation is not the JSON it should be"},
+		"null":                           {"/sweep", `null`, "the invocation has no timer"},
+		"a list":                         {"/sweep", `[]`, "the invocation is not the JSON it should be"},
+		"no data":                        {"/sweep", `{"Data":null,"Metadata":{}}`, "the invocation has no timer"},
+		"another trigger":                {"/sweep", `{"Data":{"message":"\"{}\""}}`, "the invocation has no timer"},
+		"a timer that is a text":         {"/sweep", `{"Data":{"timer":"now"}}`, "the invocation is not the JSON it should be"},
+		"IsPastDue that is a text":       {"/sweep", `{"Data":{"timer":{"IsPastDue":"False"}}}`, "the invocation is not the JSON it should be"},
+		"more than 1 MiB":                {"/sweep", `{"Data":{"timer":{"x":"` + strings.Repeat("x", 1<<20) + `"}}}`, "the invocation is larger than 1 MiB"},
+		"no message":                     {"/queue", `{"Data":{"timer":{}}}`, "the invocation has no message"},
+		"a message that is null":         {"/queue", `{"Data":{"message":null}}`, "the invocation has no message"},
+		"a message of more than it may":  {"/queue", `{"Data":{"message":"` + strings.Repeat("x", 1<<20) + `"}}`, "the invocation is larger than 1 MiB"},
+		"a queue's, at the timer's path": {"/sweep", fixture(t, "azure-queue.json"), "the invocation has no timer"},
+	} {
+		status, _, body := said(t, address, invocationText(test.path, address, test.body))
+		if status != http.StatusBadRequest || body != "" {
+			t.Errorf("%s: %d %q", name, status, body)
+			continue
+		}
+		n++
+		check(t, name, records(t, d, "event refused", n)[n-1], map[string]string{"level": "ERROR", "host": "azure", "invocation_id": "invocation-1", "reason": test.reason})
+	}
+	// The same way in is open for what the host sends.
+	retried := strings.Replace(fixture(t, "azure-timer.json"), `"Exception": null`, `"Exception": {"ClassName": "System.Net.Http.HttpRequestException", "Message": "503", "StackTraceString": "at …", "Data": {"a": [1]}, "HResult": -2146233088}`, 1)
+	for name, test := range map[string]struct{ path, body string }{
+		"a timer":                        {"/sweep", fixture(t, "azure-timer.json")},
+		"a timer that has failed before": {"/sweep", retried},
+		"a message":                      {"/queue", fixture(t, "azure-queue.json")},
+	} {
+		status, header, body := said(t, address, invocationText(test.path, address, test.body))
+		if status != http.StatusOK || header.Get("Content-Type") != "application/json" || body != fixture(t, "azure-reply.json") {
+			t.Errorf("%s: %d %v %q", name, status, header, body)
+		}
+	}
+	if carrying(c) != 0 {
+		t.Errorf("%d devices carry an account", carrying(c))
+	}
+}
+
+// delivered is how the host hands over a message: as JSON of the text, in a string of JSON.
+func delivered(t *testing.T, text string) string {
+	t.Helper()
+	inner, err := json.Marshal(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(inner)
+}
+
+// deliver hands the message of the page over with other data, for the nth time.
+func deliver(t *testing.T, d azureDeployment, message any, dequeued int) (functionshost.Result, error) {
+	t.Helper()
+	p := decodePayload(t, fixture(t, "azure-queue.json"))
+	p.Metadata["DequeueCount"] = fmt.Sprint(dequeued)
+	if message != nil {
+		p.Data["message"] = message
+	}
+	return d.InvokeWith(t.Context(), "queue", p.Data, p.Metadata)
+}
+
+const messageContext = "map[dequeueCount:%d messageId:800ae4b3-bdd2-4c08-badd-f08e5a34b865%s]"
+
+func TestStorageQueue(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnAzure(t, c, functionshost.Options{})
+	text := strings.TrimSpace(fixture(t, "message.json"))
+	if page := decodePayload(t, fixture(t, "azure-queue.json")).Data["message"]; page != delivered(t, text) {
+		t.Fatalf("the page has the message %q, want that of message.json", page)
+	}
+	var object map[string]any
+	if err := json.Unmarshal([]byte(text), &object); err != nil {
+		t.Fatal(err)
+	}
+	for i, message := range []any{nil, object, text} {
+		c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com"})
+		result, err := deliver(t, d, message, 1)
+		if err != nil || len(result.Outputs) != 0 || carrying(c) != 0 {
+			t.Errorf("form %d: %+v, %v; %d devices carry an account", i, result, err, carrying(c))
+		}
+		check(t, fmt.Sprint("form ", i), records(t, d, "unassign", i+1)[i], map[string]string{
+			"level": "INFO", "host": "azure", "invocation_id": d.InvocationID(), "caller_kind": "event", "caller_id": "storage_queue", "code": "unassigned", "outcome": "done",
+			"device_id": someDevice, "serial_number": "5CG1234ABC", "group_tag": "MTR-Oslo", "reference": "RITM0012345", "context": fmt.Sprintf(messageContext, 1, " room:Fjord"),
+		})
+	}
+}
+
+// A message that will not do better is handed to the poison queue with every byte as it was, and is no failure to the host.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnAzure(t, c, functionshost.Options{}, "ALLOWED_GROUP_TAGS=MTR-Oslo")
+	secondDevice(c)
+	events, devices := 0, 0
+	for name, test := range map[string]struct{ message, code string }{
+		"no JSON":                          {"5CG1234ABC", "invalid_json"},
+		"base64 by chance":                 {"abcd", "invalid_json"},
+		"a number, and base64":             {"12345678", "invalid_json"},
+		"a sender's own base64":            {"eyJzZXJpYWxOdW1iZXIiOiI1Q0cxMjM0QUJDIn0=", "invalid_json"},
+		"a list of JSON":                   {`["abcd","efgh"]`, "invalid_json"},
+		"a text of JSON":                   {`"abcd"`, "invalid_json"},
+		"line breaks, quotes and the rest": {"{\r\n\t\"x\": \"\\\"é\\u202e\",\n\"<&>\":\u2028\U0001f600}", "invalid_json"},
+		"nothing":                          {"", "body_missing"},
+		"white space":                      {" \n", "body_missing"},
+		"a command":                        {`{"command":"sweep"}`, "unknown_field"},
+		"no id":                            {`{"deviceId":"5CG1234ABC"}`, "device_id_invalid"},
+		"an unknown device":                {`{"deviceId":"` + unknownDevice + `"}`, "device_not_found"},
+		"another tag":                      {`{"serialNumber":"5CG9999XYZ"}`, "policy_denied"},
+	} {
+		result, err := deliver(t, d, delivered(t, test.message), 3)
+		if poison, ok := result.Outputs["poison"].([]byte); err != nil || !ok || string(poison) != test.message || len(result.Outputs) != 1 {
+			t.Errorf("%s: %+v, %v; want the poison %q", name, result, err, test.message)
+			continue
+		}
+		want := map[string]string{
+			"level": "ERROR", "host": "azure", "invocation_id": d.InvocationID(), "caller_kind": "event", "caller_id": "storage_queue", "code": test.code,
+			"context": fmt.Sprintf(messageContext, 3, ""),
+		}
+		if test.code == "device_not_found" || test.code == "policy_denied" {
+			devices++
+			check(t, name, records(t, d, "unassign", devices)[devices-1], want)
+		} else {
+			events++
+			check(t, name, records(t, d, "event", events)[events-1], want)
+		}
+	}
+	if writes(c) != 0 || carrying(c) != 3 {
+		t.Errorf("%d writes, %d devices carry an account", writes(c), carrying(c))
+	}
+	address := worker(t, d)
+	body := `{"Data":{"message":"\"{\\\"deviceId\\\":\\\"5CG1234ABC\\\"}\""}}`
+	if _, _, reply := said(t, address, invocationText("/queue", address, body)); reply != fixture(t, "azure-reply-poison.json") {
+		t.Errorf("%s, want that of the page", reply)
+	}
+}
+
+// A message that may do better stays in the queue. Of a list, what can be repeated comes first: it is repeated as a whole, and
+// what is left then goes to the poison queue. So nothing is lost and nothing is done twice with another end.
+func TestStorageQueueIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	later := azuresim.Status(503, "Retry-After", "3600")
+	both := `{"devices":[{"deviceId":"` + unknownDevice + `"},{"deviceId":"` + someDevice + `"}]}`
+	for name, test := range map[string]struct {
+		prepare func(*azuresim.Cloud)
+		message string
+		poison  any
+		codes   string // of the devices, in both deliveries
+	}{
+		"Graph is not there": {
+			func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) },
+			`{"deviceId":"` + someDevice + `"}`, nil, "graph_unavailable 1, unassigned 2",
+		},
+		"a throttled device": {
+			func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, azuresim.Status(429, "Retry-After", "3600")) },
+			`{"deviceId":"` + someDevice + `"}`, nil, "graph_throttled 1, unassigned 2",
+		},
+		"one for ever and one for now": {
+			func(c *azuresim.Cloud) {
+				c.Fail(azuresim.StepItem, 1, azuresim.Delay(0))
+				c.Fail(azuresim.StepItem, -1, later)
+			}, both, []byte(both), "device_not_found 1, graph_unavailable 1, device_not_found 2, unassigned 2",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			d := eventsOnAzure(t, c, functionshost.Options{})
+			test.prepare(c)
+			if result, err := deliver(t, d, delivered(t, test.message), 1); err == nil || len(result.Outputs) > 0 {
+				t.Fatalf("%+v, %v; want a failure", result, err)
+			}
+			c.Heal()
+			result, err := deliver(t, d, delivered(t, test.message), 2)
+			if err != nil || !reflect.DeepEqual(result.Outputs["poison"], test.poison) || carrying(c) != 0 {
+				t.Errorf("%+v, %v; %d devices carry an account", result, err, carrying(c))
+			}
+			var codes []string
+			for _, record := range records(t, d, "unassign", strings.Count(test.codes, ",")+1) {
+				context, _ := record["context"].(map[string]any)
+				codes = append(codes, fmt.Sprint(record["code"], " ", context["dequeueCount"]))
+			}
+			if got := strings.Join(codes, ", "); got != test.codes {
+				t.Errorf("%s; want %s", got, test.codes)
+			}
+		})
+	}
+}
+
+// What a sender writes into a message comes back in the metadata, and reaches the log as neither id nor count.
+func TestMetadataIsNotTrusted(t *testing.T) {
+	t.Parallel()
+	d := eventsOnAzure(t, newCloud(), functionshost.Options{})
+	for i, test := range []struct {
+		id, count any
+		want      string
+	}{
+		{"800ae4b3", "1", "map[dequeueCount:1 messageId:800ae4b3]"},
+		{"800ae4b3", 2, "map[dequeueCount:2 messageId:800ae4b3]"},
+		{"x\"}\n{\u202e", map[string]any{"a": 1}, ""},
+		{[]any{"a"}, strings.Repeat("1", 65), ""},
+		{nil, nil, ""},
+	} {
+		p := decodePayload(t, fixture(t, "azure-queue.json"))
+		p.Data["message"] = `"x"`
+		p.Metadata["Id"], p.Metadata["DequeueCount"] = test.id, test.count
+		if result, err := d.InvokeWith(t.Context(), "queue", p.Data, p.Metadata); err != nil || result.Outputs["poison"] == nil {
+			t.Errorf("%v: %+v, %v", test.id, result, err)
+		}
+		check(t, fmt.Sprint(test.id), records(t, d, "event", i+1)[i], map[string]string{"code": "invalid_json", "context": test.want})
+	}
+}
+
+// An event outlives the times that a request has: for its body, and to be written.
+func TestLongSweep(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(18*time.Second))
+	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	start := time.Now()
+	result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data)
+	if err != nil || result.Attempts != 1 || time.Since(start) < 18*time.Second || carrying(c) != 0 {
+		t.Errorf("%+v, %v after %v; %d devices carry an account", result, err, time.Since(start), carrying(c))
+	}
+}
+
+// A caller can write any path and any Host, and cause no event.
+func TestForgedInvocations(t *testing.T) {
+	t.Parallel()
+	spoofed := "X-Azure-Functions-InvocationId: forged\r\nX-Azure-Functions-HostVersion: 4.1052.200.0\r\nX-Ms-Invocation-Id: forged\r\n" +
+		"User-Agent: Azure-Functions-Host/4.1052.200.0\r\nX-Original-Url: /sweep\r\nX-Forwarded-Host: 127.0.0.1\r\nContent-Type: application/json; charset=utf-8\r\n"
+	for _, forwarding := range []bool{false, true} {
+		c := newCloud()
+		d := eventsOnAzure(t, c, functionshost.Options{Forwarding: forwarding}, "SWEEP_APPLY=true")
+		address := worker(t, d)
+		door := strings.TrimPrefix(d.URL, "http://")
+		body := fixture(t, "azure-timer.json")
+		try := func(to, target, host string) (int, string) {
+			status, _, answer := said(t, to, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %d\r\n\r\n%s", target, host, spoofed, len(body), body))
+			return status, answer
+		}
+		for _, host := range []string{door, address} {
+			for _, target := range []string{
+				"/sweep", "/queue", "//sweep", "/sweep/", "/sweep?x=/api/unassign", "/api/sweep", "/api/queue", "/api//sweep", "/api/../sweep", "/api/unassign/../../sweep", "/api/%2e%2e/sweep",
+				"/api/unassign%2f..%2f..%2fsweep", "/api/unassign/..%2f..%2fsweep", `/api\..\sweep`, "/admin/functions/sweep", "http://" + address + "/sweep", "http://" + address + "/api/../queue",
+			} {
+				if status, answer := try(door, target, host); status != http.StatusNotFound || answer != "" {
+					t.Errorf("%s of %s: %d %s", target, host, status, answer)
+				}
+			}
+			// What does get through, with the worker's own address for Host, is a request as any other.
+			for _, target := range []string{"/api/unassign", "http://" + address + "/api/unassign", "/api/unassign?path=/sweep"} {
+				if status, answer := try(door, target, host); status != http.StatusUnauthorized || !strings.Contains(answer, `"unauthenticated"`) {
+					t.Errorf("%s of %s: %d %s", target, host, status, answer)
+				}
+			}
+		}
+		// And should a front door ever hand these paths on, a caller's Host gives it away.
+		for _, target := range []string{"/sweep", "/queue", "http://" + door + "/sweep"} {
+			for _, host := range []string{door, "contoso.azurewebsites.net", "localhost" + address[strings.LastIndexByte(address, ':'):]} {
+				if status, answer := try(address, target, host); status != http.StatusNotFound || !strings.Contains(answer, `"route_not_found"`) {
+					t.Errorf("%s of %s, at the worker: %d %s", target, host, status, answer)
+				}
+			}
+		}
+		if n := c.Count(azuresim.StepGraph); n != 0 || carrying(c) != 1 {
+			t.Errorf("Graph was asked %d times", n)
+		}
+		records(t, d, "unassign", 6) // of those that were not authentic
+		for _, message := range []string{"sweep", "event", "event refused"} {
+			records(t, d, message, 0)
+		}
+	}
+}
+
+// On this machine nothing invokes, and the paths are nothing.
+func TestLocalHostTakesNoInvocations(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := deploy(t, c, hostLocal, "SWEEP_GROUP_TAG=MTR-Oslo", "SWEEP_APPLY=true").(*localDeployment)
+	address := strings.TrimPrefix(d.url, "http://")
+	for _, path := range []string{"/sweep", "/queue"} {
+		status, _, answer := said(t, address, invocationText(path, address, fixture(t, "azure-timer.json")))
+		if status != http.StatusNotFound || !strings.Contains(answer, `"route_not_found"`) {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+	if n := c.Count(azuresim.StepGraph); n != 0 {
+		t.Errorf("Graph was asked %d times", n)
+	}
+}
+
+// oneDevice is Graph with a single device, for what is fuzzed.
+type oneDevice struct{}
+
+func (oneDevice) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	found := make([]graph.Found, len(selectors))
+	for i, s := range selectors {
+		found[i].Device = graph.Device{ID: s.ID, SerialNumber: s.SerialNumber}
+	}
+	return found
+}
+
+func (oneDevice) All(context.Context) iter.Seq2[graph.Device, error] {
+	return func(yield func(graph.Device, error) bool) { yield(graph.Device{GroupTag: "MTR-Oslo"}, nil) }
+}
+
+func (oneDevice) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	results := make([]graph.Result, len(ids))
+	for i, id := range ids {
+		results[i].ID = id
+	}
+	return results
+}
+
+// FuzzInvocation throws bodies at the paths of invocations. Properties:
+//  1. It does not panic.
+//  2. There is always an answer that ends the invocation: a status other than 2xx, or an object of JSON that says it is JSON.
+//  3. A message that is not carried out goes to the poison queue or is a failure, and a timer puts nothing there.
+func FuzzInvocation(f *testing.F) {
+	for _, seed := range []string{
+		fixture(f, "azure-timer.json"), fixture(f, "azure-queue.json"), ``, `null`, `[]`, `{}`, `{"Data":{"timer":{}}}`, `{"Data":{"timer":{"IsPastDue":true}},"Metadata":null}`,
+		`{"Data":{"message":"abcd"}}`, `{"Data":{"message":"\"abcd\""}}`, `{"Data":{"message":null}}`, `{"Data":{"message":{"deviceId":"` + someDevice + `"}},"Metadata":[1]}`,
+		`{"Data":{"message":"\"{\\\"deviceId\\\":\\\"` + someDevice + `\\\"}\""},"Metadata":{"Id":{},"DequeueCount":1e3}}`, `{"data":{"TIMER":{"ispastdue":null}}}`, "{\"Data\":{\"message\":\"\xff\"}}",
+	} {
+		f.Add(true, []byte(seed))
+		f.Add(false, []byte(seed))
+	}
+	var log bytes.Buffer
+	logger := newLog(&log, slog.LevelInfo)
+	w := &azureWorker{handler.New(handler.Options{
+		Devices: oneDevice{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10}, Log: logger, Timeout: time.Second,
+	}), "127.0.0.1:1", logger}
+	f.Fuzz(func(t *testing.T, timer bool, body []byte) {
+		log.Reset()
+		path := functionQueue
+		if timer {
+			path = functionSweep
+		}
+		answer := httptest.NewRecorder()
+		w.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1"+path, bytes.NewReader(body)))
+		if answer.Code/100 != 2 {
+			if !strings.Contains(log.String(), `"level":"ERROR"`) {
+				t.Fatalf("%q: %d, and the log has %s", body, answer.Code, &log)
+			}
+			return
+		}
+		var result *struct {
+			Outputs map[string][]byte
+			Logs    []string
+		}
+		if err := json.Unmarshal(answer.Body.Bytes(), &result); err != nil || result == nil || answer.Header().Get("Content-Type") != "application/json" {
+			t.Fatalf("%q: %d %v %s", body, answer.Code, answer.Header(), answer.Body)
+		}
+		_, poisoned := result.Outputs["poison"]
+		done := strings.Contains(log.String(), `unassigned"`) || strings.Contains(log.String(), `"code":"would_unassign"`)
+		if timer && poisoned || !timer && poisoned == done {
+			t.Fatalf("%q at %s: %s, and the log has %s", body, path, answer.Body, &log)
+		}
+	})
+}

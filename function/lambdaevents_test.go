@@ -1,0 +1,392 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/lambdahost"
+	"autopilot-unassign/internal/upstream"
+)
+
+// eventsOnLambda is the program under the double of Lambda, with a sweep set up.
+func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambdahost.Options, changes ...string) lambdaDeployment {
+	t.Helper()
+	served, err := c.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(served.Close)
+	o.Binary, o.Env = binary, environment(t, c, served, append([]string{"SWEEP_GROUP_TAG=MTR-Oslo", "REQUEST_TIMEOUT=20s"}, changes...)...)
+	host, err := lambdahost.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(host.Stop)
+	d := lambdaDeployment{host}
+	t.Cleanup(func() {
+		if found := leaks(canaries(c, served), strings.Join(d.lines(), "\n")); len(found) > 0 {
+			t.Errorf("the log has %q:\n%s", found, strings.Join(d.lines(), "\n"))
+		}
+		if n := host.ColdStarts(); n > 1 {
+			t.Errorf("%d processes were needed", n)
+		}
+	})
+	return d
+}
+
+// invoke sends an event, and returns what the function answers and the text of its error, one of which is "".
+func invoke(t *testing.T, d lambdaDeployment, event string) (answer, failure, id string) {
+	t.Helper()
+	result, err := d.Invoke(t.Context(), []byte(event))
+	if err != nil || result.TimedOut || result.Exited {
+		t.Fatalf("%s: %+v, %v", event, result, err)
+	}
+	if result.Error != nil {
+		failure = result.Error.Message
+	}
+	return string(result.Payload), failure, result.RequestID
+}
+
+// at returns an event of the page with another time.
+func at(t *testing.T, name string, due time.Time) string {
+	t.Helper()
+	return strings.ReplaceAll(fixture(t, name), "2026-11-23T02:00:00Z", due.UTC().Format(time.RFC3339))
+}
+
+const scheduleARN = "arn:aws:scheduler:eu-west-1:123456789012:schedule/default/unassign-sweep"
+
+// scheduled returns the input of the page as EventBridge Scheduler fills it in.
+func scheduled(t *testing.T, due time.Time) string {
+	t.Helper()
+	return strings.NewReplacer("<aws.scheduler.scheduled-time>", due.UTC().Format(time.RFC3339), "<aws.scheduler.schedule-arn>", scheduleARN).Replace(fixture(t, "scheduler-input.json"))
+}
+
+// Every event that asks for a sweep gets one, and its report.
+func TestLambdaSweeps(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	arn := "map[scheduleArn:" + scheduleARN + "]"
+	for _, apply := range []bool{false, true} {
+		c := newCloud()
+		d := eventsOnLambda(t, c, lambdahost.Options{}, fmt.Sprintf("SWEEP_APPLY=%v", apply))
+		n := 0
+		for name, test := range map[string]struct {
+			event, source, context string
+			dry                    bool // even where sweeps may act
+		}{
+			"a rule":                       {at(t, "eventbridge-rule.json", now), "schedule", "", false},
+			"a rule, five hours behind":    {at(t, "eventbridge-rule.json", now.Add(-5*time.Hour)), "schedule", "", false},
+			"Scheduler":                    {scheduled(t, now), "invoke", arn, false},
+			"Scheduler, five hours behind": {scheduled(t, now.Add(-5*time.Hour)), "invoke", arn, false},
+			"by hand":                      {fixture(t, "invoke-sweep.json"), "invoke", "", true},
+			"by hand, as it is set up":     {`{"command":"sweep"}`, "invoke", "", false},
+		} {
+			secondDevice(c)
+			c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com"})
+			dry := test.dry || !apply
+			answer, failure, id := invoke(t, d, test.event)
+			if want := strings.Replace(strings.TrimSpace(fixture(t, "sweep-report.json")), `"dryRun":true`, fmt.Sprintf(`"dryRun":%v`, dry), 1); answer != want || failure != "" {
+				t.Errorf("%s: %s %s; want %s", name, answer, failure, want)
+				continue
+			}
+			if left := carrying(c); dry != (left == 3) || !dry && left != 1 {
+				t.Errorf("%s: %d devices carry an account", name, left)
+			}
+			n++
+			check(t, name, records(t, d, "sweep", n)[n-1], map[string]string{
+				"level": "INFO", "host": "lambda", "invocation_id": id, "caller_kind": "event", "caller_id": test.source, "code": "swept", "dry_run": fmt.Sprint(dry), "context": test.context,
+			})
+			for _, record := range records(t, d, "unassign", 2*n)[2*n-2:] {
+				check(t, name, record, map[string]string{"invocation_id": id, "caller_kind": "event", "caller_id": test.source, "dry_run": fmt.Sprint(dry), "context": test.context, "group_tag": "MTR-Oslo"})
+			}
+		}
+	}
+}
+
+// The record of a sweep has the members that the page shows.
+func TestSweepRecord(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	secondDevice(c)
+	d := eventsOnLambda(t, c, lambdahost.Options{})
+	invoke(t, d, scheduled(t, time.Now()))
+	record := records(t, d, "sweep", 1)[0]
+	var shown map[string]any
+	if err := json.Unmarshal([]byte(fixture(t, "sweep-record.json")), &shown); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"timestamp", "request_id", "invocation_id", "total_ms"} { // which differ from run to run
+		if reflect.TypeOf(record[name]) != reflect.TypeOf(shown[name]) {
+			t.Errorf("%s is %v", name, record[name])
+		}
+		record[name] = shown[name]
+	}
+	if !reflect.DeepEqual(record, shown) {
+		t.Errorf("the record is %v\nthe page has %v", record, shown)
+	}
+}
+
+func TestLambdaUnassigns(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	secondDevice(c)
+	d := eventsOnLambda(t, c, lambdahost.Options{})
+	answer, failure, id := invoke(t, d, fixture(t, "invoke-unassign.json"))
+	var report struct {
+		Results []struct {
+			Code   string
+			Status int
+		}
+	}
+	if err := json.Unmarshal([]byte(answer), &report); err != nil || failure != "" || len(report.Results) != 2 || carrying(c) != 1 {
+		t.Fatalf("%s %s", answer, failure)
+	}
+	for i, record := range records(t, d, "unassign", 2) {
+		if r := report.Results[i]; r.Code != "unassigned" || r.Status != http.StatusOK {
+			t.Errorf("%+v", r)
+		}
+		check(t, "a device", record, map[string]string{
+			"level": "INFO", "host": "lambda", "invocation_id": id, "caller_kind": "event", "caller_id": "invoke", "code": "unassigned", "reference": "RITM0012345",
+		})
+	}
+}
+
+// What may do better later is an error of the invocation, since Lambda tries again what failed and nothing else. What will not
+// is a success that says what was wrong, and an error in the log.
+func TestLambdaEventsFail(t *testing.T) {
+	t.Parallel()
+	later := azuresim.Status(503, "Retry-After", "3600")
+	unassign := `{"command":"unassign","deviceId":"` + someDevice + `"}`
+	for name, test := range map[string]struct {
+		prepare         func(*azuresim.Cloud)
+		event           string
+		answer, failure string // a part of the one, or the other
+		message, level  string // of the record
+		code            string
+	}{
+		"Graph is not there":            {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) }, `{"command":"sweep"}`, "", "graph_unavailable", "sweep", "ERROR", "graph_unavailable"},
+		"a device is not done":          {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) }, unassign, "", "graph_unavailable", "unassign", "ERROR", "graph_unavailable"},
+		"no permission":                 {func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, `{"command":"sweep"}`, `"code":"graph_permission_missing"`, "", "sweep", "ERROR", "graph_permission_missing"},
+		"too many":                      {func(c *azuresim.Cloud) { secondDevice(c) }, `{"command":"sweep"}`, `"matching":2,"succeeded":0,"failed":0,"handedBack":2`, "", "sweep", "ERROR", "sweep_too_many"},
+		"an unknown device":             {nil, `{"command":"unassign","deviceId":"` + unknownDevice + `"}`, `"code":"device_not_found"`, "", "unassign", "ERROR", "device_not_found"},
+		"a rule of yesterday":           {nil, at(t, "eventbridge-rule.json", time.Now().Add(-7*time.Hour)), `{"error":{"code":"event_late"}}`, "", "event", "ERROR", "event_late"},
+		"Scheduler of yesterday":        {nil, scheduled(t, time.Now().Add(-7*time.Hour)), `{"error":{"code":"event_late"}}`, "", "event", "ERROR", "event_late"},
+		"placeholders by hand":          {nil, fixture(t, "scheduler-input.json"), `{"error":{"code":"event_invalid"}}`, "", "event", "ERROR", "event_invalid"},
+		"a command that is none":        {nil, `{"command":"wipe"}`, `{"error":{"code":"event_invalid"}}`, "", "event", "ERROR", "event_invalid"},
+		"a command with more in it":     {nil, `{"command":"sweep","apply":true}`, `{"error":{"code":"unknown_field"}}`, "", "event", "ERROR", "unknown_field"},
+		"Scheduler without an input":    {nil, fixture(t, "scheduler-no-input.json"), "", "the event is of EventBridge and has no command; give the schedule an input", "event refused", "ERROR", ""},
+		"two kinds":                     {nil, `{"command":"sweep",` + fixture(t, "sqs.json")[1:], "", "the event is of no kind that is served", "event refused", "ERROR", ""},
+		"two others":                    {nil, `{"command":"sweep",` + fixture(t, "eventbridge-rule.json")[1:], "", "the event is of no kind that is served", "event refused", "ERROR", ""},
+		"a schedule with a method":      {nil, `{"httpMethod":"POST",` + fixture(t, "eventbridge-rule.json")[1:], "", "the event has payload format 1.0; set it to 2.0", "event refused", "ERROR", ""},
+		"messages of two kinds":         {nil, strings.Replace(fixture(t, "sqs.json"), `"Records": [`, `"Records": [{"eventSource":"aws:s3","messageId":"1","body":"{}"},`, 1), "", "the event is a batch of records of no kind that is served", "event refused", "ERROR", ""},
+		"a notification in an envelope": {nil, strings.Replace(fixture(t, "sqs.json"), "aws:sqs", "aws:sns", 1), "", "the event is a batch of records of no kind that is served", "event refused", "ERROR", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			d := eventsOnLambda(t, c, lambdahost.Options{}, "SWEEP_APPLY=true", "SWEEP_MAX_DEVICES=1")
+			if test.prepare != nil {
+				test.prepare(c)
+			}
+			answer, failure, id := invoke(t, d, test.event)
+			if !strings.Contains(answer, test.answer) || (test.answer == "") != (answer == "") || failure != test.failure {
+				t.Errorf("%q, the error %q; want %q, %q", answer, failure, test.answer, test.failure)
+			}
+			check(t, "the record", records(t, d, test.message, 1)[0], map[string]string{"level": test.level, "host": "lambda", "invocation_id": id, "code": test.code})
+			if carrying(c) != len(c.Devices()) {
+				t.Error("an account was taken off")
+			}
+			if test.message == "event" || test.message == "event refused" {
+				if n := c.Count(azuresim.StepGraph); n != 0 {
+					t.Errorf("Graph was asked %d times", n)
+				}
+			}
+			if test.answer == "" && test.code != "" { // Lambda sends it again
+				if answer, failure, _ := invoke(t, d, test.event); failure != "" || carrying(c) != 0 {
+					t.Errorf("again: %s %s", answer, failure)
+				}
+			}
+		})
+	}
+}
+
+// batch returns the event of SQS with messages by their ids.
+func batch(t *testing.T, messages ...[2]string) string {
+	t.Helper()
+	var event map[string][]map[string]any
+	if err := json.Unmarshal([]byte(fixture(t, "sqs.json")), &event); err != nil {
+		t.Fatal(err)
+	}
+	var records []map[string]any
+	for _, m := range messages {
+		record := maps.Clone(event["Records"][0])
+		record["messageId"], record["body"] = m[0], m[1]
+		records = append(records, record)
+	}
+	text, err := json.Marshal(map[string]any{"Records": records})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// handedBack is the reply that hands messages back. A list of none is written as such: null would do as well, and says less.
+func handedBack(ids ...string) string {
+	items := []string{}
+	for _, id := range ids {
+		items = append(items, `{"itemIdentifier":"`+id+`"}`)
+	}
+	return `{"batchItemFailures":[` + strings.Join(items, ",") + `]}`
+}
+
+func TestSQS(t *testing.T) {
+	t.Parallel()
+	one, other, unknown := `{"deviceId":"`+someDevice+`"}`, `{"serialNumber":"5CG5678DEF"}`, `{"deviceId":"`+unknownDevice+`"}`
+	later := azuresim.Status(503, "Retry-After", "3600")
+	for name, test := range map[string]struct {
+		prepare func(*azuresim.Cloud)
+		event   string
+		back    []string
+		left    int    // devices with an account, of three
+		codes   string // of the records, with the message
+		graph   int    // requests at the most
+	}{
+		"the message of the page": {nil, fixture(t, "sqs.json"), nil, 2, "unassigned 059f36b4-87a3-44ab-83d2-661975830a7d", 2},
+		"two messages":            {nil, batch(t, [2]string{"1", one}, [2]string{"2", other}), nil, 1, "unassigned 1, unassigned 2", 3},
+		"a message twice":         {nil, batch(t, [2]string{"1", one}, [2]string{"1", one}), nil, 2, "unassigned 1", 1},
+		"a message twice, failed": {nil, batch(t, [2]string{"1", unknown}, [2]string{"1", unknown}), []string{"1"}, 3, "device_not_found 1", 1},
+		"a device in two messages": {
+			nil, batch(t, [2]string{"1", one}, [2]string{"2", one}), nil, 2, "unassigned 1, unassigned 2", 2,
+		},
+		"no JSON in one":      {nil, batch(t, [2]string{"1", "5CG1234ABC"}, [2]string{"2", one}), []string{"1"}, 2, "invalid_json 1, unassigned 2", 1},
+		"a command in one":    {nil, batch(t, [2]string{"1", `{"command":"sweep"}`}, [2]string{"2", one}), []string{"1"}, 2, "unknown_field 1, unassigned 2", 1},
+		"an event in one":     {nil, batch(t, [2]string{"1", fixture(t, "eventbridge-rule.json")}, [2]string{"2", one}), []string{"1"}, 2, "unknown_field 1, unassigned 2", 1},
+		"nothing in one":      {nil, batch(t, [2]string{"1", ""}, [2]string{"2", one}), []string{"1"}, 2, "body_missing 1, unassigned 2", 1},
+		"one for ever":        {nil, batch(t, [2]string{"1", one}, [2]string{"2", unknown}, [2]string{"3", other}), []string{"2"}, 1, "unassigned 1, device_not_found 2, unassigned 3", 4},
+		"one for now":         {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) }, batch(t, [2]string{"1", one}, [2]string{"2", other}), []string{"1"}, 2, "graph_unavailable 1, unassigned 2", 3},
+		"all of them":         {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, -1, later) }, batch(t, [2]string{"1", one}, [2]string{"2", one}), []string{"1", "2"}, 3, "graph_unavailable 1, graph_unavailable 2", 2},
+		"Graph is throttling": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, azuresim.Status(429, "Retry-After", "3600")) }, batch(t, [2]string{"1", one}, [2]string{"2", other}, [2]string{"3", one}), []string{"1", "2", "3"}, 3, "graph_throttled 1", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			secondDevice(c)
+			d := eventsOnLambda(t, c, lambdahost.Options{})
+			if test.prepare != nil {
+				test.prepare(c)
+			}
+			answer, failure, id := invoke(t, d, test.event)
+			if answer != handedBack(test.back...) || failure != "" || carrying(c) != test.left || c.Count(azuresim.StepGraph) > test.graph {
+				t.Errorf("%s %s, %d devices carry an account, Graph was asked %d times; want %s, %d, at most %d",
+					answer, failure, carrying(c), c.Count(azuresim.StepGraph), handedBack(test.back...), test.left, test.graph)
+			}
+			var codes []string
+			for _, record := range recordsWhere(t, d, "caller_id", "sqs", strings.Count(test.codes, ",")+1) {
+				words, _ := record["context"].(map[string]any)
+				codes = append(codes, fmt.Sprint(record["code"], " ", words["messageId"]))
+				check(t, "a record", record, map[string]string{"host": "lambda", "invocation_id": id, "caller_kind": "event", "caller_id": "sqs"})
+				if words["receiveCount"] != "1" || (record["code"] == "unassigned") != (record["level"] == "INFO") {
+					t.Errorf("%v", record)
+				}
+			}
+			want := strings.Split(test.codes, ", ")
+			slices.Sort(want)
+			slices.Sort(codes)
+			if !slices.Equal(codes, want) {
+				t.Errorf("%q, want %q", codes, want)
+			}
+		})
+	}
+	if page := strings.TrimSpace(fixture(t, "sqs-reply.json")); page != handedBack("059f36b4-87a3-44ab-83d2-661975830a7d") {
+		t.Errorf("the page has the reply %s", page)
+	}
+}
+
+// When the time gets short, what is left of a batch is handed back without being begun.
+func TestSQSWithoutTime(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnLambda(t, c, lambdahost.Options{Timeout: 8 * time.Second})
+	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(2100*time.Millisecond))
+	one := `{"deviceId":"` + someDevice + `"}`
+	answer, failure, _ := invoke(t, d, batch(t, [2]string{"1", one}, [2]string{"2", one}, [2]string{"3", one}))
+	if answer != handedBack("2", "3") || failure != "" || c.Count(azuresim.StepGraph) != 1 {
+		t.Errorf("%s %s, Graph was asked %d times", answer, failure, c.Count(azuresim.StepGraph))
+	}
+	records(t, d, "unassign", 1)
+}
+
+// A request is a request, whatever it carries: nothing that a caller can write makes an event of it.
+func TestRequestsAreNoEvents(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnLambda(t, c, lambdahost.Options{}, "SWEEP_APPLY=true")
+	for name, s := range map[string]sent{
+		"messages in the body":      post(fixture(t, "sqs.json")),
+		"a schedule in the body":    post(fixture(t, "eventbridge-rule.json")),
+		"a command in the body":     post(`{"command":"sweep"}`),
+		"a command in the headers":  post(`{}`, header("Command", "sweep"), header("Detail-Type", "Scheduled Event"), header("Source", "aws.events"), header("Records", `[{"eventSource":"aws:sqs"}]`)),
+		"a command in the query":    post(`{}`, func(s *sent) { s.target += "?command=sweep&Records=1&detail-type=x&source=aws.events" }),
+		"a command and no evidence": post(`{"command":"sweep"}`, unsigned),
+		"the path of an event":      post(`{"command":"sweep"}`, func(s *sent) { s.target = "/sweep" }),
+	} {
+		answer, err := d.send(t.Context(), s)
+		if err != nil || answer.status/100 != 4 || !strings.Contains(answer.body, `"error":{"code":"`) {
+			t.Errorf("%s: %d %s, %v", name, answer.status, answer.body, err)
+		}
+	}
+	for _, message := range []string{"sweep", "event", "event refused"} {
+		records(t, d, message, 0)
+	}
+	if c.Count(azuresim.StepGraph) != 0 {
+		t.Errorf("Graph was asked %d times", c.Count(azuresim.StepGraph))
+	}
+}
+
+// panicking is a cloud on whose Graph the program falls over.
+type panicking struct{ *azuresim.Cloud }
+
+func (p panicking) Do(r *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(r.URL.Host, "graph.") {
+		panic("canary in a panic")
+	}
+	return p.Cloud.Do(r)
+}
+
+var _ upstream.Doer = panicking{}
+
+// A panic is the failure of the one event: of a batch the other messages go on, and there is no process to start anew.
+func TestEventThatPanics(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	config, err := loadConfig(complete("KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID, "SWEEP_GROUP_TAG", "MTR-Oslo"), hostLocal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log lockedBuffer
+	logger := newLog(&log, config.logLevel)
+	h, err := wire(config, panicking{c}, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lambdaHost{http: h, run: h.Run, log: logger}
+	if answer, err := l.Invoke(t.Context(), []byte(`{"command":"sweep"}`)); err == nil || err.Error() != "internal_error" || answer != nil {
+		t.Errorf("%s, %v", answer, err)
+	}
+	one := `{"deviceId":"` + someDevice + `"}`
+	answer, err := l.Invoke(t.Context(), []byte(batch(t, [2]string{"1", one}, [2]string{"2", "no JSON"}, [2]string{"3", one})))
+	if err != nil || string(answer) != handedBack("1", "2", "3") {
+		t.Errorf("%s, %v", answer, err)
+	}
+	if text := log.String(); strings.Count(text, `"code":"internal_error"`) != 3 || strings.Count(text, `"stack":`) != 3 || strings.Contains(text, "canary in a panic") {
+		t.Errorf("the log has %s", text)
+	}
+}
