@@ -143,6 +143,10 @@ func TestOptionalFunctions(t *testing.T) {
 	if len(queue.Bindings) != 2 || in.Type != "queueTrigger" || in.Name != "message" || out.Type != "queue" || out.Direction != "out" || out.Name != "poison" || out.QueueName != in.QueueName+"-poison" {
 		t.Errorf("queue: %+v", queue)
 	}
+	// By identity: the host takes AzureWebJobsStorage__queueServiceUri and its like for this name.
+	if in.Connection != "AzureWebJobsStorage" || out.Connection != in.Connection {
+		t.Errorf("queue: connections %s and %s", in.Connection, out.Connection)
+	}
 	program := read(t, "../function/azure.go")
 	for _, word := range []string{`= "/sweep"`, `= "/queue"`, `Outputs["poison"]`} {
 		if !strings.Contains(program, word) {
@@ -153,6 +157,11 @@ func TestOptionalFunctions(t *testing.T) {
 	var plain, withQueue map[string]any
 	readJSON(t, "../host.json", &plain)
 	readJSON(t, "azure/queue/host.json", &withQueue)
+	// A message is tried five times, then the host itself puts it into the poison queue; a text is a text, and not base64.
+	queues := at(t, withQueue, "extensions", "queues")
+	if at(t, queues, "maxDequeueCount") != 5.0 || at(t, queues, "messageEncoding") != "none" || at(t, withQueue, "extensionBundle", "id") != "Microsoft.Azure.Functions.ExtensionBundle" {
+		t.Errorf("the host of the queue is %v", withQueue)
+	}
 	delete(withQueue, "extensionBundle")
 	delete(withQueue["extensions"].(map[string]any), "queues")
 	if !reflect.DeepEqual(plain, withQueue) {
@@ -239,5 +248,122 @@ func TestTemplate(t *testing.T) {
 		if text, ok := value.(string); ok && strings.HasSuffix(name, "_SECRET") && !strings.Contains(text, "{{resolve:secretsmanager:") {
 			t.Errorf("%s is in the template", name)
 		}
+	}
+}
+
+// at returns what is in the template at a path of names.
+func at(t *testing.T, from any, path ...string) any {
+	t.Helper()
+	for i, name := range path {
+		inside, ok := from.(map[string]any)
+		if !ok || inside[name] == nil {
+			t.Fatalf("there is no %s", strings.Join(path[:i+1], "."))
+		}
+		from = inside[name]
+	}
+	return from
+}
+
+func loadTemplate(t *testing.T) any {
+	t.Helper()
+	// Functions of the template are left out: !GetAtt Queue.Arn is the text Queue.Arn.
+	var parsed map[string]any
+	if err := yaml.Unmarshal([]byte(regexp.MustCompile(`!(GetAtt|Ref|If|Not|And|Or|Equals|Sub) `).ReplaceAllString(read(t, "../template.yaml"), "")), &parsed); err != nil {
+		t.Fatal(err)
+	}
+	return parsed["Resources"]
+}
+
+// Events are tried again, put aside and reported, each kind in the place where a person looks for it.
+func TestTemplateEvents(t *testing.T) {
+	resources := loadTemplate(t)
+	function := at(t, resources, "Function", "Properties")
+	timeout := at(t, function, "Timeout").(int)
+	for path, want := range map[string]any{
+		"Function.Properties.Events.Messages.Properties.Queue":                            "Queue.Arn",
+		"Function.Properties.Events.Messages.Properties.FunctionResponseTypes":            []any{"ReportBatchItemFailures"},
+		"Function.Properties.Events.Messages.Properties.ScalingConfig.MaximumConcurrency": 2,
+		"Queue.Properties.RedrivePolicy.deadLetterTargetArn":                              "DeadLetters.Arn",
+		"Queue.Properties.RedrivePolicy.maxReceiveCount":                                  5,
+		"Queue.Properties.SqsManagedSseEnabled":                                           true,
+		"DeadLetters.Properties.SqsManagedSseEnabled":                                     true,
+		"Failures.Properties.SqsManagedSseEnabled":                                        true,
+		"Function.Properties.EventInvokeConfig.DestinationConfig.OnFailure.Destination":   "Failures.Arn",
+		"Function.Properties.EventInvokeConfig.MaximumRetryAttempts":                      2,
+		"Function.Properties.Events.Sweep.Type":                                           "ScheduleV2",
+		"Function.Properties.Events.Sweep.Properties.OmitName":                            true,
+		"Function.Properties.Events.Sweep.Properties.State":                               []any{"HasSweep", "ENABLED", "DISABLED"},
+		"Function.Properties.Events.Sweep.Properties.DeadLetterConfig.Arn":                "Failures.Arn",
+		"Function.Properties.Role":                                                        "FunctionRole.Arn",
+		"DeadLetterAlarm.Properties.Dimensions":                                           []any{map[string]any{"Name": "QueueName", "Value": "DeadLetters.QueueName"}},
+		"FailureAlarm.Properties.Dimensions":                                              []any{map[string]any{"Name": "QueueName", "Value": "Failures.QueueName"}},
+		"ErrorAlarm.Properties.MetricName":                                                "Errors",
+		"FaultAlarm.Properties.MetricName":                                                at(t, resources, "FaultMetric", "Properties", "MetricTransformations").([]any)[0].(map[string]any)["MetricName"],
+		"FaultMetric.Properties.LogGroupName":                                             "FunctionLogs",
+		"Function.Properties.LoggingConfig.LogFormat":                                     "JSON",
+	} {
+		if got := at(t, resources, strings.Split(path, ".")...); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s is %v, want %v", path, got, want)
+		}
+	}
+	if visible := at(t, resources, "Queue", "Properties", "VisibilityTimeout").(int); visible < 6*timeout {
+		t.Errorf("VisibilityTimeout %d, Timeout %d", visible, timeout)
+	}
+	if size := at(t, function, "Events", "Messages", "Properties", "BatchSize").(int); size > 10 {
+		t.Errorf("BatchSize %d needs a window", size)
+	}
+	// A sweep is refused when it is six hours late: no delivery and no retry need last longer.
+	for _, config := range []any{at(t, function, "EventInvokeConfig"), at(t, function, "Events", "Sweep", "Properties", "RetryPolicy")} {
+		if age := at(t, config, "MaximumEventAgeInSeconds").(int); age < 60 || age > 6*60*60 {
+			t.Errorf("MaximumEventAgeInSeconds %d", age)
+		}
+	}
+	for name, message := range map[string]string{"DeadLetterAlarm": "AWS/SQS", "FailureAlarm": "AWS/SQS", "ErrorAlarm": "AWS/Lambda"} {
+		alarm := at(t, resources, name, "Properties")
+		if at(t, alarm, "Namespace") != message || at(t, alarm, "Threshold") != 0 || at(t, alarm, "ComparisonOperator") != "GreaterThanThreshold" || at(t, alarm, "TreatMissingData") != "notBreaching" {
+			t.Errorf("%s: %v", name, alarm)
+		}
+	}
+	filter := at(t, resources, "FaultMetric", "Properties", "FilterPattern").(string)
+	for _, message := range []string{"unassign", "sweep", "event"} { // every record of a failure that the handler writes
+		if !strings.Contains(filter, `$.message = "`+message+`"`) || !strings.Contains(filter, `$.level = "ERROR"`) {
+			t.Errorf("the filter %s does not see %s", filter, message)
+		}
+	}
+	// The input is that of the page, which the program is tried with.
+	if input := at(t, function, "Events", "Sweep", "Properties", "Input"); input != strings.TrimSpace(read(t, "../function/testdata/events/scheduler-input.json")) {
+		t.Errorf("the schedule's input is %s", input)
+	}
+}
+
+// The function's role lets it do three things, each with one resource.
+func TestTemplateRole(t *testing.T) {
+	resources := loadTemplate(t)
+	role := at(t, resources, "FunctionRole", "Properties")
+	if _, ok := role.(map[string]any)["ManagedPolicyArns"]; ok {
+		t.Error("the role has policies of somebody else's")
+	}
+	policies := at(t, role, "Policies").([]any)
+	want := map[string][]any{
+		"FunctionLogs.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
+		"Queue.Arn":        {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
+		"Failures.Arn":     {"sqs:SendMessage"},
+	}
+	got := map[string][]any{}
+	for _, policy := range policies {
+		for _, statement := range at(t, policy, "PolicyDocument", "Statement").([]any) {
+			resource := at(t, statement, "Resource").(string)
+			if at(t, statement, "Effect") != "Allow" || got[resource] != nil {
+				t.Errorf("%v", statement)
+			}
+			got[resource] = at(t, statement, "Action").([]any)
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the role may %v, want %v", got, want)
+	}
+	// SAM gives its own policies to the roles that it makes itself.
+	if function := at(t, resources, "Function", "Properties").(map[string]any); function["Policies"] != nil {
+		t.Error("Policies beside a Role have no effect")
 	}
 }
