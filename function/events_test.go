@@ -552,13 +552,34 @@ func TestMetadataIsNotTrusted(t *testing.T) {
 func TestLongSweep(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(18*time.Second))
-	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(20*time.Second))
+	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true", "REQUEST_TIMEOUT=4s") // and so 19 s to be written
 	start := time.Now()
 	result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data)
-	if err != nil || result.Attempts != 1 || time.Since(start) < 18*time.Second || carrying(c) != 0 {
+	if err != nil || result.Attempts != 1 || time.Since(start) < 20*time.Second || carrying(c) != 0 {
 		t.Errorf("%+v, %v after %v; %d devices carry an account", result, err, time.Since(start), carrying(c))
 	}
+}
+
+// A host that does not wait for the end does not stop what was begun.
+func TestHostThatGoesAway(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	address := worker(t, d)
+	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(300*time.Millisecond))
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, invocationText("/sweep", address, fixture(t, "azure-timer.json"))); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); c.Count(azuresim.StepGraph) == 0 && time.Since(start) < 5*time.Second; {
+		time.Sleep(time.Millisecond)
+	}
+	_ = conn.Close()
+	check(t, "the sweep", records(t, d, "sweep", 1)[0], map[string]string{"code": "swept", "succeeded": "1"})
 }
 
 // A caller can write any path and any Host, and cause no event.
