@@ -37,6 +37,42 @@ func fixture(tb testing.TB, name string) string {
 	return string(text)
 }
 
+// The page shows every fixture as it is, once, and no other payload.
+func TestSchedulesPage(t *testing.T) {
+	text, err := os.ReadFile("../docs/schedules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]int{}
+	for i, part := range strings.Split(string(text), "```") {
+		if block, ok := strings.CutPrefix(part, "json\n"); ok && i%2 == 1 {
+			shown[block]++
+		}
+	}
+	files, err := os.ReadDir("testdata/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if n := shown[fixture(t, file.Name())]; n != 1 {
+			t.Errorf("the page has %s %d times", file.Name(), n)
+		}
+		delete(shown, fixture(t, file.Name()))
+	}
+	for block := range shown {
+		t.Errorf("the page has what is no fixture: %s", block)
+	}
+	var record map[string]any
+	if err := json.Unmarshal([]byte(fixture(t, "sweep-record.json")), &record); err != nil {
+		t.Fatal(err)
+	}
+	for name := range record {
+		if name != "timestamp" && name != "message" && name != "group_tag" && !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("the page does not say what %s is", name)
+		}
+	}
+}
+
 // payload is an invocation by the Functions host.
 type payload struct {
 	Data, Metadata map[string]any

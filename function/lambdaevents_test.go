@@ -43,7 +43,7 @@ func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambdahost.Options, chang
 }
 
 // invoke sends an event, and returns what the function answers and the text of its error, one of which is "".
-func invoke(t *testing.T, d lambdaDeployment, event string) (answer, failure, id string) {
+func invoke(t *testing.T, d lambdaDeployment, c *azuresim.Cloud, event string) (answer, failure, id string) {
 	t.Helper()
 	result, err := d.Invoke(t.Context(), []byte(event))
 	if err != nil || result.TimedOut || result.Exited {
@@ -51,6 +51,9 @@ func invoke(t *testing.T, d lambdaDeployment, event string) (answer, failure, id
 	}
 	if result.Error != nil {
 		failure = result.Error.Message
+	}
+	if found := leaks(canaries(c, nil), string(result.Payload), failure); len(found) > 0 {
+		t.Errorf("the answer has %q: %s %s", found, result.Payload, failure)
 	}
 	return string(result.Payload), failure, result.RequestID
 }
@@ -92,7 +95,7 @@ func TestLambdaSweeps(t *testing.T) {
 			secondDevice(c)
 			c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com"})
 			dry := test.dry || !apply
-			answer, failure, id := invoke(t, d, test.event)
+			answer, failure, id := invoke(t, d, c, test.event)
 			if want := strings.Replace(strings.TrimSpace(fixture(t, "sweep-report.json")), `"dryRun":true`, fmt.Sprintf(`"dryRun":%v`, dry), 1); answer != want || failure != "" {
 				t.Errorf("%s: %s %s; want %s", name, answer, failure, want)
 				continue
@@ -117,7 +120,7 @@ func TestSweepRecord(t *testing.T) {
 	c := newCloud()
 	secondDevice(c)
 	d := eventsOnLambda(t, c, lambdahost.Options{})
-	invoke(t, d, scheduled(t, time.Now()))
+	invoke(t, d, c, scheduled(t, time.Now()))
 	record := records(t, d, "sweep", 1)[0]
 	var shown map[string]any
 	if err := json.Unmarshal([]byte(fixture(t, "sweep-record.json")), &shown); err != nil {
@@ -139,7 +142,7 @@ func TestLambdaUnassigns(t *testing.T) {
 	c := newCloud()
 	secondDevice(c)
 	d := eventsOnLambda(t, c, lambdahost.Options{})
-	answer, failure, id := invoke(t, d, fixture(t, "invoke-unassign.json"))
+	answer, failure, id := invoke(t, d, c, fixture(t, "invoke-unassign.json"))
 	var report struct {
 		Results []struct {
 			Code   string
@@ -196,7 +199,7 @@ func TestLambdaEventsFail(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(c)
 			}
-			answer, failure, id := invoke(t, d, test.event)
+			answer, failure, id := invoke(t, d, c, test.event)
 			if !strings.Contains(answer, test.answer) || (test.answer == "") != (answer == "") || failure != test.failure {
 				t.Errorf("%q, the error %q; want %q, %q", answer, failure, test.answer, test.failure)
 			}
@@ -210,7 +213,7 @@ func TestLambdaEventsFail(t *testing.T) {
 				}
 			}
 			if test.answer == "" && test.code != "" { // Lambda sends it again
-				if answer, failure, _ := invoke(t, d, test.event); failure != "" || carrying(c) != 0 {
+				if answer, failure, _ := invoke(t, d, c, test.event); failure != "" || carrying(c) != 0 {
 					t.Errorf("again: %s %s", answer, failure)
 				}
 			}
@@ -283,7 +286,7 @@ func TestSQS(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(c)
 			}
-			answer, failure, id := invoke(t, d, test.event)
+			answer, failure, id := invoke(t, d, c, test.event)
 			if answer != handedBack(test.back...) || failure != "" || carrying(c) != test.left || c.Count(azuresim.StepGraph) > test.graph {
 				t.Errorf("%s %s, %d devices carry an account, Graph was asked %d times; want %s, %d, at most %d",
 					answer, failure, carrying(c), c.Count(azuresim.StepGraph), handedBack(test.back...), test.left, test.graph)
@@ -317,7 +320,7 @@ func TestSQSWithoutTime(t *testing.T) {
 	d := eventsOnLambda(t, c, lambdahost.Options{Timeout: 8 * time.Second})
 	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(2100*time.Millisecond))
 	one := `{"deviceId":"` + someDevice + `"}`
-	answer, failure, _ := invoke(t, d, batch(t, [2]string{"1", one}, [2]string{"2", one}, [2]string{"3", one}))
+	answer, failure, _ := invoke(t, d, c, batch(t, [2]string{"1", one}, [2]string{"2", one}, [2]string{"3", one}))
 	if answer != handedBack("2", "3") || failure != "" || c.Count(azuresim.StepGraph) != 1 {
 		t.Errorf("%s %s, Graph was asked %d times", answer, failure, c.Count(azuresim.StepGraph))
 	}

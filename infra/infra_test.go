@@ -3,6 +3,7 @@ package infra_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -308,6 +309,14 @@ func TestTemplateEvents(t *testing.T) {
 	}
 	if visible := at(t, resources, "Queue", "Properties", "VisibilityTimeout").(int); visible < 6*timeout {
 		t.Errorf("VisibilityTimeout %d, Timeout %d", visible, timeout)
+	}
+	page := read(t, "../docs/schedules.md")
+	for _, words := range []string{
+		fmt.Sprintf("shows again after %d seconds, five times in all", at(t, resources, "Queue", "Properties", "VisibilityTimeout")), fmt.Sprintf("The %d seconds of the function", timeout),
+	} {
+		if !strings.Contains(page, words) {
+			t.Errorf("docs/schedules.md does not say %q", words)
+		}
 	}
 	if size := at(t, function, "Events", "Messages", "Properties", "BatchSize").(int); size > 10 {
 		t.Errorf("BatchSize %d needs a window", size)
