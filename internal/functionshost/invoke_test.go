@@ -152,6 +152,21 @@ func TestInvocationIsSentAsTheHostSendsIt(t *testing.T) { // E13, E14
 	}
 }
 
+func TestInvocationHasTheMetadataOfItsTrigger(t *testing.T) { // E13
+	t.Parallel()
+	h := mustStart(t, "listens", Options{})
+	result, err := h.InvokeWith(t.Context(), "sweep", map[string]any{"do": "see"}, map[string]any{"DequeueCount": "2", "sys": "forged"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, _ := result.ReturnValue.(map[string]any)
+	body, _ := seen["Body"].(map[string]any)
+	metadata, _ := body["Metadata"].(map[string]any)
+	if sys, ok := metadata["sys"].(map[string]any); !ok || sys["MethodName"] != "sweep" || metadata["DequeueCount"] != "2" || len(metadata) != 2 {
+		t.Errorf("the worker has got %v", seen)
+	}
+}
+
 func TestInvocationFollowsRedirectsOnlyWithoutForwarding(t *testing.T) { // E15
 	t.Parallel()
 	for more, want := range map[string]map[string]string{
