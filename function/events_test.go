@@ -588,11 +588,11 @@ func TestMetadataIsNotTrusted(t *testing.T) {
 func TestLongSweep(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(20*time.Second))
-	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true", "REQUEST_TIMEOUT=4s") // and so 19 s to be written
+	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(22*time.Second))
+	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true", "REQUEST_TIMEOUT=6s") // and so 21 s to be written
 	start := time.Now()
 	result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data)
-	if err != nil || result.Attempts != 1 || time.Since(start) < 20*time.Second || carrying(c) != 0 {
+	if err != nil || result.Attempts != 1 || time.Since(start) < 22*time.Second || carrying(c) != 0 {
 		t.Errorf("%+v, %v after %v; %d devices carry an account", result, err, time.Since(start), carrying(c))
 	}
 }
