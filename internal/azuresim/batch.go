@@ -29,19 +29,24 @@ func (c *Cloud) batch(r *http.Request, body []byte) answer {
 	if json.Unmarshal(body, &batch) != nil || len(batch.Requests) == 0 || len(batch.Requests) > maxBatch {
 		return graphError(http.StatusBadRequest, Plain, "BadRequest", "Invalid batch payload format.", 0)
 	}
-	items := map[string]any{}
+	ids := map[string]bool{}
 	for _, item := range batch.Requests {
 		target, err := url.Parse(item.URL)
-		if _, twice := items[item.ID]; item.ID == "" || twice || err != nil || target.IsAbs() || !strings.HasPrefix(item.URL, "/") {
+		if item.ID == "" || ids[item.ID] || err != nil || target.IsAbs() || !strings.HasPrefix(item.URL, "/") {
 			return graphError(http.StatusBadRequest, Plain, "BadRequest", "Invalid batch payload format.", 0)
 		}
 		if item.Method == http.MethodPost && (item.Body == nil || item.Headers["Content-Type"] == "") {
 			return graphError(http.StatusBadRequest, Plain, "BadRequest", "A request with a body needs a Content-Type.", 0)
 		}
+		ids[item.ID] = true
+	}
+	items := map[string]any{}
+	for _, item := range batch.Requests {
+		target, _ := url.Parse(item.URL)
 		alone := r.Clone(r.Context())
 		alone.Method = item.Method
 		alone.URL.Path, alone.URL.RawQuery = "/beta"+target.Path, target.RawQuery
-		c.requests[StepItem] = append(c.requests[StepItem], Request{item.Method, r.Host, alone.URL.Path, target.RawQuery, nil, item.Body})
+		c.requests[StepItem] = append(c.requests[StepItem], Request{item.Method, r.Host, alone.URL.Path, target.RawQuery, nil, item.Body, c.Now()})
 		a := c.graphHeaders(alone, c.itemAnswer(alone))
 		headers := map[string]string{}
 		for name := range a.header {

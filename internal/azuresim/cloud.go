@@ -46,6 +46,7 @@ type Request struct {
 	Method, Host, Path, RawQuery string
 	Header                       http.Header
 	Body                         []byte
+	At                           time.Time // by the cloud's clock
 }
 
 // Cloud is a cloud with one tenant, one app in it that may call Graph, one managed identity that may read one vault, and
@@ -186,7 +187,7 @@ func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	step := s.step(r)
-	c.requests[step] = append(c.requests[step], Request{r.Method, r.Host, r.URL.Path, r.URL.RawQuery, r.Header.Clone(), body})
+	c.requests[step] = append(c.requests[step], Request{r.Method, r.Host, r.URL.Path, r.URL.RawQuery, r.Header.Clone(), body, c.Now()})
 	fault := c.nextFault(step)
 	if fault.err != nil || fault.hang {
 		return answer{}, fault

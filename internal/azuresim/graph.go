@@ -24,16 +24,56 @@ var graphService = service{ //nolint:gochecknoglobals // a table that nothing wr
 
 // Device is a windowsAutopilotDeviceIdentity, as far as the program may see of it.
 type Device struct {
-	ID                    string `json:"id"`
-	SerialNumber          string `json:"serialNumber"`
-	GroupTag              string `json:"groupTag"`
-	UserPrincipalName     string `json:"userPrincipalName"`
-	AddressableUserName   string `json:"addressableUserName"`
-	ResourceName          string `json:"resourceName"`
-	Manufacturer          string `json:"manufacturer"`
-	Model                 string `json:"model"`
-	EnrollmentState       string `json:"enrollmentState"`
-	DeviceAccountPassword string `json:"deviceAccountPassword"` // which Graph really hands out
+	ID                    string
+	SerialNumber          string
+	GroupTag              string
+	UserPrincipalName     string
+	AddressableUserName   string
+	ResourceName          string
+	Manufacturer          string
+	Model                 string
+	EnrollmentState       string
+	DeviceAccountPassword string // which Graph really hands out
+	Form                  Form
+}
+
+// Form is how Graph writes what a Device does not have.
+type Form string
+
+// The forms.
+const (
+	AsText  Form = ""         // as an empty text
+	AsNull  Form = "as null"  // as null
+	LeftOut Form = "left out" // the three properties of the account are left out, whatever they are
+)
+
+// MarshalJSON writes d as Graph does.
+func (d Device) MarshalJSON() ([]byte, error) {
+	text := func(s string) *string {
+		if s == "" && d.Form == AsNull {
+			return nil
+		}
+		return &s
+	}
+	type device struct {
+		ID                    string  `json:"id"`
+		SerialNumber          *string `json:"serialNumber"`
+		GroupTag              *string `json:"groupTag"`
+		Manufacturer          *string `json:"manufacturer"`
+		Model                 *string `json:"model"`
+		EnrollmentState       *string `json:"enrollmentState"`
+		DeviceAccountPassword *string `json:"deviceAccountPassword"`
+	}
+	written := device{d.ID, text(d.SerialNumber), text(d.GroupTag), text(d.Manufacturer), text(d.Model), text(d.EnrollmentState), text(d.DeviceAccountPassword)}
+	if d.Form == LeftOut {
+		return json.Marshal(written)
+	}
+	return json.Marshal(struct {
+		device
+		UserPrincipalName   *string `json:"userPrincipalName"`
+		AddressableUserName *string `json:"addressableUserName"`
+		ResourceName        *string `json:"resourceName"`
+	}{written, text(d.UserPrincipalName), text(d.AddressableUserName), text(d.ResourceName)})
 }
 
 // PutDevice stores d, in the place of the device with its ID if there is one.
