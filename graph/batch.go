@@ -78,8 +78,10 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 	var sent struct {
 		Requests []batchRequest `json:"requests"`
 	}
+	asked := make(map[string]int, len(pending))
 	for _, i := range pending {
 		sent.Requests = append(sent.Requests, requests[i])
+		asked[requests[i].ID] = i
 	}
 	var got struct {
 		Responses []struct {
@@ -106,17 +108,23 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 			own := *failed // each has its own: what became of each may differ
 			replies[i].requestID, replies[i].err = own.RequestID, &own
 		} else if err == nil {
-			replies[i].err = &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, MaybeDone: true, Cause: "no answer in the batch"}
+			replies[i].err = itemUnanswered("no answer in the batch")
 		}
 	}
 	if err != nil {
 		return
 	}
+	answered := make(map[string]bool, len(pending))
 	for _, response := range got.Responses {
-		i, err := strconv.Atoi(response.ID)
-		if err != nil || i < 0 || i >= len(requests) {
+		i, pending := asked[response.ID]
+		if !pending { // what was not asked for changes nothing
 			continue
 		}
+		if answered[response.ID] {
+			replies[i] = batchReply{clientRequestID: clientRequestID, err: itemUnanswered("two answers in the batch")}
+			continue
+		}
+		answered[response.ID] = true
 		header := http.Header{}
 		for name, value := range response.Headers {
 			header.Set(name, value)
@@ -127,4 +135,9 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 			reply.err = failure(response.Status, header, response.Body)
 		}
 	}
+}
+
+// itemUnanswered is the error of an item that has no answer one can go by.
+func itemUnanswered(cause string) *upstream.Error {
+	return &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, MaybeDone: true, Cause: cause}
 }

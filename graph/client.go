@@ -99,11 +99,9 @@ func (c *Client) do(ctx context.Context, req *policy.Request) (*http.Response, e
 	resp, err := c.pipeline.Do(req)
 	switch {
 	case err != nil:
-		failure := upstream.Transport(upstream.Graph, err)
-		if failure.Service == upstream.Graph {
-			failure.MaybeDone = failure.MaybeDone || call.maybeDone
-		}
-		return nil, failure
+		failure := *upstream.Transport(upstream.Graph, err) // the credential hands the same error to many
+		failure.MaybeDone = failure.MaybeDone || call.maybeDone
+		return nil, &failure
 	case call.failure != nil:
 		call.failure.MaybeDone = call.failure.MaybeDone || call.maybeDone
 		return nil, call.failure
@@ -127,6 +125,9 @@ func (c *Client) exchange(ctx context.Context, req *policy.Request, v any) error
 	for try := 0; ; try++ {
 		resp, err := c.do(ctx, req.Clone(ctx)) //nolint:bodyclose // decode closes it
 		if err != nil {
+			if failed, ok := errors.AsType[*upstream.Error](err); ok && try > 0 {
+				failed.MaybeDone = true // by the tries whose answers broke off
+			}
 			return err
 		}
 		err = decode(resp, v)
@@ -157,7 +158,11 @@ func backoff(try int) time.Duration {
 
 // wait waits for d if that leaves as much time as it takes, and reports whether it has.
 func wait(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && d >= time.Until(deadline)/2 {
+	left := noDeadline
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	if d >= left/2 {
 		return false
 	}
 	timer := time.NewTimer(d)
