@@ -75,7 +75,7 @@ func (c *Client) find(ctx context.Context, s Selector) Found {
 // to a selection in a list (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756).
 func refused(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
-	return ok && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)
+	return ok && failed.Service == upstream.Graph && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)
 }
 
 // device reads the device of s with a query.
@@ -97,7 +97,7 @@ func (c *Client) filtered(ctx context.Context, serial, address string) Found {
 	var matches []Device
 	for device, err := range c.pages(ctx, address) {
 		if err != nil {
-			return filterFailed(err)
+			return either(matches, filterFailed(err))
 		}
 		if sameSerial(device.SerialNumber, serial) {
 			matches = append(matches, device)
@@ -207,7 +207,7 @@ func (c *Client) walk(ctx context.Context, selectors []Selector, found []Found) 
 	for device, err := range c.All(ctx) {
 		for i := range matches {
 			if err != nil {
-				found[i] = Found{Err: err}
+				found[i] = either(matches[i], Found{Err: err})
 			} else if sameSerial(device.SerialNumber, selectors[i].SerialNumber) {
 				matches[i] = append(matches[i], device)
 			}
@@ -242,6 +242,15 @@ func single(devices []Device) Found {
 		ambiguous.Candidates = append(ambiguous.Candidates, device.ID)
 	}
 	return ambiguous
+}
+
+// either returns the devices of a list that has broken off, if they are several: what is missing does not change that. Else
+// it returns broken.
+func either(devices []Device, broken Found) Found {
+	if len(devices) > 1 {
+		return single(devices)
+	}
+	return broken
 }
 
 // sameSerial reports whether two serial numbers are equal but for the case of ASCII letters: those of other alphabets that fold

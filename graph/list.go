@@ -2,6 +2,8 @@ package graph
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -19,6 +21,22 @@ const maxPages = 1000
 type page struct {
 	Value    []Device
 	NextLink string `json:"@odata.nextLink"`
+}
+
+var errNoPage = errors.New("not a page: it has no value")
+
+// UnmarshalJSON reads a page. What has no list of devices in it, not even an empty one, must not pass for the end of all.
+func (p *page) UnmarshalJSON(text []byte) error {
+	type plain page
+	var read plain
+	if err := json.Unmarshal(text, &read); err != nil {
+		return err
+	}
+	if read.Value == nil {
+		return errNoPage
+	}
+	*p = page(read)
+	return nil
 }
 
 // All returns all Autopilot devices, each once, as Graph hands them out page by page. An error ends them and says that
@@ -97,7 +115,7 @@ func (c *Client) own(address string) bool {
 
 // unlisted returns err, of a request for a list. That the list is not found says nothing of a device.
 func unlisted(err error) error {
-	if failed, ok := err.(*upstream.Error); ok && failed.Reason == upstream.NotFound { //nolint:errorlint // it is never wrapped
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Service == upstream.Graph && failed.Reason == upstream.NotFound {
 		failed.Reason = upstream.Rejected
 	}
 	return err

@@ -1,0 +1,157 @@
+package graph_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+)
+
+// all reads the inventory within 25 seconds, and returns the numbers of the devices and what ended it: "" if that was its end.
+func (w *world) all() (numbers []string, end string) {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 25*time.Second)
+	defer cancel()
+	for d, err := range w.client.All(ctx) {
+		if err != nil {
+			return numbers, ending(w.t, err)
+		}
+		wantNoPassword(w.t, d)
+		numbers = append(numbers, number(d.ID))
+	}
+	return numbers, ""
+}
+
+// onePage returns an answer that is a page of those devices and a link to the next, "" for none.
+func onePage(link string, numbers ...int) azuresim.Fault {
+	p := map[string]any{"value": []any{}}
+	rows := []any{}
+	for _, n := range numbers {
+		rows = append(rows, azuresim.Device{ID: device(n).String(), SerialNumber: fmt.Sprint(n), DeviceAccountPassword: azuresim.FleetPassword})
+	}
+	if p["value"] = rows; link != "" {
+		p["@odata.nextLink"] = link
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		panic(err)
+	}
+	return azuresim.Body(200, "application/json", string(text))
+}
+
+// However large a fleet is, each device comes once, though every page begins with the last of the page before.
+func TestAllOfAFleet(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.PutFleet(10_000)
+		ids := map[string]bool{}
+		for d, err := range w.client.All(w.t.Context()) {
+			if err != nil || ids[d.ID.String()] {
+				w.t.Fatalf("%v, %v", d.ID, err)
+			}
+			ids[d.ID.String()] = true
+		}
+		if pages := w.cloud.Count(azuresim.StepGraph); len(ids) != 10_000 || pages != 10 {
+			w.t.Errorf("%d devices in %d pages", len(ids), pages)
+		}
+	})
+}
+
+func TestAll(t *testing.T) {
+	next := devices + "?$skiptoken=LastSerialNumber='x'"
+	for _, test := range []struct {
+		name    string
+		pages   []azuresim.Fault // for each request one; what follows is of the cloud, which has no device
+		numbers string
+		end     string
+		asked   int
+	}{
+		{"nobody has a device", nil, "", "", 1},
+		{"one page", []azuresim.Fault{onePage("", 1, 2)}, "1,2", "", 1},
+		{"two pages", []azuresim.Fault{onePage(next, 1, 2), onePage("", 3)}, "1,2,3", "", 2},
+		{"a cursor that is inclusive", []azuresim.Fault{onePage(next, 1, 2), onePage("", 2, 3)}, "1,2,3", "", 2},
+		{"rows that are repeated on a page", []azuresim.Fault{onePage("", 1, 1, 2, 1)}, "1,2", "", 1},
+		{"a page that has nothing new, and is the last", []azuresim.Fault{onePage(next, 1, 2), onePage("", 2)}, "1,2", "", 2},
+		{"a page that has nothing new, and is not", []azuresim.Fault{onePage(next, 1, 2), onePage(next+"'", 2)}, "1,2", "bad_answer", 2},
+		{"a first page that is empty, and not the last", []azuresim.Fault{onePage(next)}, "", "bad_answer", 1},
+		{"a link to the same page", []azuresim.Fault{onePage(devices, 1)}, "1", "bad_answer", 1},
+		{"a link to the page before", []azuresim.Fault{onePage(next, 1), onePage(devices, 2)}, "1,2", "bad_answer", 2},
+		{"a link to another host", []azuresim.Fault{onePage(strings.Replace(next, "graph.microsoft.com", "graph.microsoft.com.stranger.example", 1), 1)}, "", "bad_answer", 1},
+		{"a link to another port", []azuresim.Fault{onePage(strings.Replace(next, "graph.microsoft.com", "graph.microsoft.com:8443", 1), 1)}, "", "bad_answer", 1},
+		{"a link by http", []azuresim.Fault{onePage(strings.Replace(next, "https", "http", 1), 1)}, "", "bad_answer", 1},
+		{"a link with credentials", []azuresim.Fault{onePage(strings.Replace(next, "https://", "https://user:word@", 1), 1)}, "", "bad_answer", 1},
+		{"a link without a host", []azuresim.Fault{onePage("/beta/deviceManagement", 1)}, "", "bad_answer", 1},
+		{"a link that is none", []azuresim.Fault{onePage("https://graph.microsoft.com/%zz", 1)}, "", "bad_answer", 1},
+		{"a link to another path there, which says 400", []azuresim.Fault{onePage(endpoint+"/beta/users", 1)}, "1", "rejected", 2},
+		{"a page that says 503 once", []azuresim.Fault{onePage(next, 1), azuresim.Status(503), onePage("", 2)}, "1,2", "", 3},
+		{"a page that says 500 for good", []azuresim.Fault{onePage(next, 1), azuresim.Status(500), azuresim.Status(500), azuresim.Status(500)}, "1", "internal", 4},
+		{"a page that says 404, which is of no device", []azuresim.Fault{azuresim.Status(404)}, "", "rejected", 1},
+		{"a page that breaks in the middle once", []azuresim.Fault{onePage(next, 1), azuresim.ResetMidBody(), onePage("", 2)}, "1,2", "", 3},
+		{"a page that breaks for good", []azuresim.Fault{onePage(next, 1), azuresim.ResetMidBody(), azuresim.ResetMidBody(), azuresim.ResetMidBody()}, "1", "bad_answer", 4},
+		{"a page that is cut off for good", []azuresim.Fault{onePage(next, 1), azuresim.Truncated(), azuresim.Truncated(), azuresim.Truncated()}, "1", "bad_answer", 4},
+		{"a page for people, once", []azuresim.Fault{azuresim.WrongType(), onePage("", 1)}, "1", "", 2},
+		{"an object that is no page, for good", slices.Repeat([]azuresim.Fault{azuresim.Body(200, "application/json", `{"error":{"code":"x"}}`)}, 3), "", "bad_answer", 3},
+		{"null for a page, once", []azuresim.Fault{onePage(next, 1), azuresim.Body(200, "application/json", `null`), onePage("", 2)}, "1,2", "", 3},
+		{"a device without an id, for good", slices.Repeat([]azuresim.Fault{azuresim.Body(200, "application/json", `{"value":[{"serialNumber":"x"}]}`)}, 3), "", "bad_answer", 3},
+		{"a page that is larger than any", slices.Repeat([]azuresim.Fault{azuresim.Oversize(17 << 20)}, 3), "", "bad_answer", 3},
+		{"a page that does not come", []azuresim.Fault{onePage(next, 1), azuresim.Hang(), azuresim.Hang(), azuresim.Hang()}, "1", "timeout", 4},
+		{"a redirect", slices.Repeat([]azuresim.Fault{azuresim.Redirect("https://stranger.example/")}, 3), "", "bad_answer", 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				for _, p := range test.pages {
+					w.cloud.Fail(azuresim.StepGraph, 1, p)
+				}
+				numbers, end := w.all()
+				if got, asked := strings.Join(numbers, ","), w.cloud.Count(azuresim.StepGraph); got != test.numbers || end != test.end || asked != test.asked {
+					w.t.Errorf("%s, then %q, by %d requests\nwant %s, then %q, by %d", got, end, asked, test.numbers, test.end, test.asked)
+				}
+			})
+		})
+	}
+}
+
+// A link is followed as it was given: what is in it is Graph's own.
+func TestAllFollowsLinksToTheLetter(t *testing.T) {
+	simulate(t, func(w *world) {
+		link := devices + "?$skiptoken=LastSerialNumber%3d%27A%20b%2Fc%27&x=%C3%A5+%2B"
+		w.cloud.Fail(azuresim.StepGraph, 1, onePage(link, 1))
+		w.all()
+		requests := w.cloud.Requests(azuresim.StepGraph)
+		if got := devices + "?" + requests[1].RawQuery; got != link {
+			w.t.Errorf("%s\nwant %s", got, link)
+		}
+	})
+}
+
+// A list that never ends is given up, however new everything on it is.
+func TestAllEndsAListWithoutAnEnd(t *testing.T) {
+	simulate(t, func(w *world) {
+		for n := range 1100 {
+			w.cloud.Fail(azuresim.StepGraph, 1, onePage(fmt.Sprint(devices, "?$skiptoken=", n), n+1))
+		}
+		numbers, end := w.all()
+		if len(numbers) != 1000 || end != "bad_answer" || w.cloud.Count(azuresim.StepGraph) != 1000 {
+			w.t.Errorf("%d devices, then %q, by %d requests", len(numbers), end, w.cloud.Count(azuresim.StepGraph))
+		}
+	})
+}
+
+// Whoever has seen enough asks for no more.
+func TestAllStops(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.PutFleet(3000)
+		for _, err := range w.client.All(w.t.Context()) {
+			if err != nil {
+				w.t.Error(err)
+			}
+			break
+		}
+		if asked := w.cloud.Count(azuresim.StepGraph); asked != 1 {
+			w.t.Errorf("%d requests", asked)
+		}
+	})
+}
