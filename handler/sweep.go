@@ -39,7 +39,7 @@ const (
 	pace = 4
 	// slowest is what throttling can bring the pace down to.
 	slowest = 0.5
-	// patience is how many times in a row Graph may throttle a sweep before it gives up.
+	// patience is how many times in a row Graph may throttle a sweep, or do none of its devices, before it gives up.
 	patience = 3
 	// reserve is the time before the end of its time in which a sweep begins nothing new.
 	reserve = 15 * time.Second
@@ -64,6 +64,7 @@ func (h *Handler) sweep(ctx context.Context, rec *record, c command) (any, error
 	matching, err := h.survey(ctx, &report)
 	switch {
 	case err != nil:
+		report.HandedBack = report.Matching
 		return h.swept(ctx, rec, report, outcome(err), err)
 	case report.Matching > h.Sweep.MaxDevices:
 		report.HandedBack = report.Matching
@@ -117,11 +118,7 @@ func (h *Handler) apply(ctx context.Context, rec *record, devices []*device, rep
 	tired := 0
 	for len(devices) > 0 {
 		group := devices[:min(maxDevices, len(devices))]
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < reserve {
-			report.HandedBack += len(devices)
-			return sweepIncomplete, last
-		}
-		if limiter.WaitN(ctx, len(group)) != nil {
+		if !pause(ctx, limiter.ReserveN(time.Now(), len(group)).Delay()) {
 			report.HandedBack += len(devices)
 			return sweepIncomplete, last
 		}
@@ -130,17 +127,19 @@ func (h *Handler) apply(ctx context.Context, rec *record, devices []*device, rep
 		part.trace, part.start = &upstream.Trace{}, time.Now()
 		h.unassignAll(upstream.WithTrace(ctx, part.trace), group)
 		rec.trace.Add(part.trace)
-		slower, stop := false, error(nil)
+		slower, progress, stop := false, false, error(nil)
 		for _, d := range group {
 			code, status, err := d.end()
 			switch {
 			case err == nil:
 				report.Succeeded++
+				progress = true
 			case retryable(status):
 				report.HandedBack++
 				last, slower = err, slower || throttled(err)
 			default:
 				report.Failed++
+				progress = true
 				if status == http.StatusFailedDependency { // what is wrong with this one is wrong with all
 					stop, last = err, err
 				}
@@ -152,7 +151,7 @@ func (h *Handler) apply(ctx context.Context, rec *record, devices []*device, rep
 		case stop != nil:
 			report.HandedBack += len(devices)
 			return outcome(stop), stop
-		case !slower:
+		case progress && !slower:
 			tired = 0
 			continue
 		}
