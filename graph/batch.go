@@ -92,6 +92,7 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 		}
 	}
 	clientRequestID := newClientRequestID(ctx)
+	doubt := false // whether Graph may have acted before the try that it has answered
 	req, err := runtime.NewRequest(ctx, http.MethodPost, c.endpoint+root+"/$batch")
 	if err == nil {
 		err = runtime.MarshalAsJSON(req, sent)
@@ -100,7 +101,7 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 		err = fmt.Errorf("graph: batch: %w", err)
 	} else {
 		req.Raw().Header.Set("client-request-id", clientRequestID)
-		err = c.exchange(ctx, req, &got)
+		doubt, err = c.exchange(ctx, req, &got)
 	}
 	for _, i := range pending {
 		replies[i] = batchReply{clientRequestID: clientRequestID, err: err, whole: err != nil}
@@ -132,7 +133,9 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 		reply := &replies[i]
 		reply.requestID, reply.body, reply.err = upstream.PlainCode(header.Get("request-id")), response.Body, nil
 		if response.Status/100 != 2 {
-			reply.err = failure(response.Status, header, response.Body)
+			failed := failure(response.Status, header, response.Body)
+			failed.MaybeDone = failed.MaybeDone || doubt
+			reply.err = failed
 		}
 	}
 }

@@ -70,6 +70,7 @@ func TestBatch(t *testing.T) {
 		{"one says 429 once", answers(item, azuresim.Status(429)), "done, done, done", "1,2,3", "batch 3, batch 1"},
 		{"one says 429 for ever", answers(item, azuresim.Status(204), azuresim.Status(429), azuresim.Status(204), azuresim.Status(429), azuresim.Status(429)), "done, throttled, done", "", "batch 3, batch 1, batch 1"},
 		{"one says 500 once: it may be done by then", answers(item, azuresim.Status(500), azuresim.Status(204), azuresim.Status(204), azuresim.Status(403)), "forbidden?, done, done", "", "batch 3, batch 1"},
+		{"one says 500 and is done, then 403", answers(item, azuresim.Done(azuresim.Status(500)), azuresim.Status(204), azuresim.Status(204), azuresim.Status(403)), "forbidden?, done, done", "1", "batch 3, batch 1"},
 		{"one says 503, two say 500", answers(item, azuresim.Status(503), azuresim.Status(500), azuresim.Status(500)), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"all say 503 for ever", always(item, azuresim.Status(503)), "unavailable, unavailable, unavailable", "", "batch 3, batch 3, batch 3"},
 		{"all say 504 for ever", always(item, azuresim.Status(504)), "timeout?, timeout?, timeout?", "", "batch 3, batch 3, batch 3"},
@@ -91,6 +92,16 @@ func TestBatch(t *testing.T) {
 		{"the whole hangs", always(whole, azuresim.Hang()), "timeout?, timeout?, timeout?", "", "batch 3, batch 3, batch 3"},
 		{"the whole hangs once", answers(whole, azuresim.Hang()), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"the answer breaks off, and what follows is 403", answers(whole, azuresim.ResetMidBody(), azuresim.Status(403)), "forbidden?, forbidden?, forbidden?", "1,2,3", "batch 3, batch 3"},
+		{"the answer breaks off, and the next one says 412 for each", func(w *world) {
+			w.cloud.Fail(whole, 1, azuresim.ResetMidBody())
+			w.cloud.Fail(item, 3, azuresim.Delay(0))
+			w.cloud.Fail(item, -1, azuresim.Status(412))
+		}, "state_changed?, state_changed?, state_changed?", "1,2,3", "batch 3, batch 3"},
+		{"the whole says 500 and is done, and the next answer says 412 for each", func(w *world) {
+			w.cloud.Fail(whole, 1, azuresim.Done(azuresim.Status(500)))
+			w.cloud.Fail(item, 3, azuresim.Status(204))
+			w.cloud.Fail(item, -1, azuresim.Status(412))
+		}, "state_changed?, state_changed?, state_changed?", "", "batch 3, batch 3"},
 		{"the answer is cut off for ever", always(whole, azuresim.Truncated()), "bad_answer?, bad_answer?, bad_answer?", "1,2,3", "batch 3, batch 3, batch 3"},
 		{"a page for people, once", answers(whole, azuresim.WrongType()), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"a connection that breaks for ever", always(whole, azuresim.Reset()), "bad_answer?, bad_answer?, bad_answer?", "", "batch 3, batch 3, batch 3"},

@@ -81,8 +81,9 @@ type call struct {
 	maybeDone bool            // a try ended in a way that leaves open whether Graph has acted
 }
 
-// do sends req and returns the answer if its status is 2xx, with its body unread. Any other end is an *upstream.Error.
-func (c *Client) do(ctx context.Context, req *policy.Request) (*http.Response, error) {
+// do sends req and returns the answer if its status is 2xx, with its body unread. Any other end is an *upstream.Error. It
+// is in doubt if a try before the one that was answered leaves open whether Graph has acted.
+func (c *Client) do(ctx context.Context, req *policy.Request) (resp *http.Response, doubt bool, err error) {
 	header := req.Raw().Header
 	header.Set("Accept", "application/json")
 	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
@@ -96,23 +97,23 @@ func (c *Client) do(ctx context.Context, req *policy.Request) (*http.Response, e
 	call := &call{deadline: deadline}
 	req.SetOperationValue(call)
 	runtime.SkipBodyDownload(req)
-	resp, err := c.pipeline.Do(req)
+	resp, err = c.pipeline.Do(req)
 	switch {
 	case err != nil:
 		failure := *upstream.Transport(upstream.Graph, err) // the credential hands the same error to many
 		failure.MaybeDone = failure.MaybeDone || call.maybeDone
-		return nil, &failure
+		return nil, failure.MaybeDone, &failure
 	case call.failure != nil:
 		call.failure.MaybeDone = call.failure.MaybeDone || call.maybeDone
-		return nil, call.failure
+		return nil, call.failure.MaybeDone, call.failure
 	}
-	return resp, nil
+	return resp, call.maybeDone, nil
 }
 
 // read sends req and decodes the answer into v, if its status is 2xx. Any other end is an *upstream.Error. Reading changes
 // nothing, so that it is never in doubt what became of a device.
 func (c *Client) read(ctx context.Context, req *policy.Request, v any) error {
-	err := c.exchange(ctx, req, v)
+	_, err := c.exchange(ctx, req, v)
 	if failed, ok := errors.AsType[*upstream.Error](err); ok {
 		failed.MaybeDone = false
 	}
@@ -121,19 +122,21 @@ func (c *Client) read(ctx context.Context, req *policy.Request, v any) error {
 
 // exchange sends req and decodes the answer into v. It is do for answers that have something to say: one that breaks off,
 // or is not what it should be, is asked for again as one that did not come.
-func (c *Client) exchange(ctx context.Context, req *policy.Request, v any) error {
+func (c *Client) exchange(ctx context.Context, req *policy.Request, v any) (doubt bool, err error) {
 	for try := 0; ; try++ {
-		resp, err := c.do(ctx, req.Clone(ctx)) //nolint:bodyclose // decode closes it
+		resp, before, err := c.do(ctx, req.Clone(ctx)) //nolint:bodyclose // decode closes it
+		doubt = doubt || before
 		if err != nil {
-			if failed, ok := errors.AsType[*upstream.Error](err); ok && try > 0 {
-				failed.MaybeDone = true // by the tries whose answers broke off
+			if failed, ok := errors.AsType[*upstream.Error](err); ok {
+				failed.MaybeDone = doubt
 			}
-			return err
+			return doubt, err
 		}
 		err = decode(resp, v)
 		if err == nil || try == retries || !wait(ctx, backoff(try)) {
-			return err
+			return doubt, err
 		}
+		doubt = true // Graph had said that it has acted
 	}
 }
 

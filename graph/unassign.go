@@ -83,7 +83,7 @@ func (c *Client) unassign(ctx context.Context, id DeviceID) Result {
 		return result
 	}
 	req.Raw().Header.Set("client-request-id", result.ClientRequestID)
-	resp, err := c.do(ctx, req)
+	resp, _, err := c.do(ctx, req)
 	if err != nil {
 		result.Err = err
 		if failure, ok := errors.AsType[*upstream.Error](err); ok {

@@ -68,10 +68,14 @@ func (c *Cloud) batch(r *http.Request, body []byte) answer {
 
 // itemAnswer answers a request inside a batch.
 func (c *Cloud) itemAnswer(r *http.Request) answer {
-	if fault := c.nextFault(StepItem); fault.answer != nil {
-		a := *fault.answer
-		a.header, a.body = a.header.Clone(), bytes.Clone(a.body)
-		return a
+	fault := c.nextFault(StepItem)
+	if fault.answer == nil {
+		return c.graphAnswer(r, nil)
 	}
-	return c.graphAnswer(r, nil)
+	if fault.acts {
+		c.graphAnswer(r, nil)
+	}
+	a := *fault.answer
+	a.header, a.body = a.header.Clone(), bytes.Clone(a.body)
+	return a
 }

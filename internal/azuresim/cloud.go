@@ -182,7 +182,7 @@ type brokenReader struct{}
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 // serve records r and returns the answer to it, with the fault it is to be sent with. An answer that a fault replaces has
-// had no effect.
+// had no effect, unless the fault is Done.
 func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,10 +193,11 @@ func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 		return answer{}, fault
 	}
 	var a answer
+	if fault.answer == nil || fault.acts {
+		a = s.answer(c, r, body)
+	}
 	if fault.answer != nil {
 		a = *fault.answer
-	} else {
-		a = s.answer(c, r, body)
 	}
 	if a.header == nil {
 		a.header = http.Header{}

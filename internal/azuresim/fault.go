@@ -18,6 +18,7 @@ type Fault struct {
 	delay   time.Duration
 	hang    bool
 	answer  *answer // in the place of the service's own
+	acts    bool    // the service has done what was asked for, whatever it answers
 	shorten bool    // the body ends early, as if that were its end
 	cut     bool    // the connection is lost in the middle of the body
 	err     error   // no answer comes
@@ -92,6 +93,12 @@ func Status(status int, headers ...string) Fault {
 // Body makes the service answer with a status, a content type and a body.
 func Body(status int, contentType, body string) Fault {
 	return Fault{answer: &answer{status, http.Header{"Content-Type": {contentType}}, []byte(body)}}
+}
+
+// Done returns f, a fault that is an answer, for a service that has done what was asked for before it failed.
+func Done(f Fault) Fault {
+	f.acts = true
+	return f
 }
 
 // Truncated makes the service's own answer end early, as if it were whole.

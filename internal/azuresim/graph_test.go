@@ -349,6 +349,7 @@ func TestFaults(t *testing.T) {
 		"a reset":                 {azuresim.Reset(), "error", false},
 		"a reset in the body":     {azuresim.ResetMidBody(), "204 cut", true},
 		"no connection":           {azuresim.Refused(), "error", false},
+		"a status, and done":      {azuresim.Done(azuresim.Status(500)), "500", true},
 		"a page for people":       {azuresim.WrongType(), "200", false},
 		"a redirect":              {azuresim.Redirect("https://stranger.example"), "307", false},
 	} {
