@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -44,8 +45,17 @@ func onCloud(t *testing.T, settings []string, test func(p *program)) {
 // rewire starts the program anew, with nothing read.
 func (p *program) rewire(settings []string) {
 	p.t.Helper()
+	h, timeout, err := assemble(p.cloud, settings, p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.handler, p.timeout = h, timeout
+}
+
+// assemble puts the program together on a cloud, and returns it and its time for a request.
+func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*handler.Handler, time.Duration, error) {
 	values := []string{
-		"KEY_VAULT_URL", p.cloud.VaultURL, "AZURE_CLIENT_ID", p.cloud.IdentityClientID, "GRAPH_TENANT_ID", p.cloud.TenantID, "GRAPH_CLIENT_ID", p.cloud.ClientID,
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
 		"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform",
 	}
 	for _, setting := range settings {
@@ -54,12 +64,10 @@ func (p *program) rewire(settings []string) {
 	}
 	c, err := loadConfig(complete(values...), hostLocal)
 	if err != nil {
-		p.t.Fatal(err)
+		return nil, 0, err
 	}
-	if p.handler, err = wire(c, p.cloud, newLog(p.log, c.logLevel)); err != nil {
-		p.t.Fatal(err)
-	}
-	p.timeout = c.timeout
+	h, err := wire(c, cloud, newLog(log, c.logLevel))
+	return h, c.timeout, err
 }
 
 // listAnswer is an answer to a request about a list of devices.

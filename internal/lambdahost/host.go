@@ -382,6 +382,16 @@ func (h *Host) ColdStarts() int {
 	return h.coldStarts
 }
 
+// PID returns the id of the process that is there, 0 for none.
+func (h *Host) PID() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process == nil {
+		return 0
+	}
+	return h.process.cmd.Process.Pid
+}
+
 // FirstNext returns how long the last process took from its start to its first question for an event.
 func (h *Host) FirstNext() time.Duration {
 	h.mu.Lock()
