@@ -189,8 +189,8 @@ func (p *program) doneRows() string {
 	return strings.Join(numbers, ",")
 }
 
-// target is a device as a body names it: by the number of its row, or by its serial number.
-func target(device any, expected ...string) string {
+// named is a device as a body names it: by the number of its row, or by its serial number.
+func named(device any, expected ...string) string {
 	body := fmt.Sprintf(`"serialNumber":%q`, device)
 	if n, ok := device.(int); ok {
 		body = fmt.Sprintf(`"deviceId":%q`, row(n))
@@ -228,73 +228,73 @@ func TestLists(t *testing.T) {
 	}{
 		{
 			"in order, by whatever name", nil, nil,
-			[]string{target(2), target("S1"), target(9), target("Default string"), target("S4"), target("nobody")},
+			[]string{named(2), named("S1"), named(9), named("Default string"), named("S4"), named("nobody")},
 			"", 207,
 			"unassigned 200, unassigned 200, device_not_found 404, serial_number_ambiguous 409, already_unassigned 200, device_not_found 404", "1,2", 4, "",
 		},
 		{
 			"a device by two names, and twice", nil, nil,
-			[]string{target(1), target("S1"), target("s1"), target(1)},
+			[]string{named(1), named("S1"), named("s1"), named(1)},
 			"", 200,
 			"unassigned 200, unassigned 200, unassigned 200, unassigned 200", "1", 1, "",
 		},
-		{"none can be done, for one reason", nil, nil, []string{target(9), target("nobody")}, "", 404, "device_not_found 404, device_not_found 404", "", 1, ""},
-		{"none can be done, for two reasons", nil, nil, []string{target("nobody"), target("Default string")}, "", 207, "device_not_found 404, serial_number_ambiguous 409", "", 0, ""},
-		{"one is in Graph's way", nil, item(azuresim.Status(409)), []string{target(1), target(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 2, ""},
+		{"none can be done, for one reason", nil, nil, []string{named(9), named("nobody")}, "", 404, "device_not_found 404, device_not_found 404", "", 1, ""},
+		{"none can be done, for two reasons", nil, nil, []string{named("nobody"), named("Default string")}, "", 207, "device_not_found 404, serial_number_ambiguous 409", "", 0, ""},
+		{"one is in Graph's way", nil, item(azuresim.Status(409)), []string{named(1), named(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 2, ""},
 
-		{"one is throttled once", nil, item(azuresim.Status(429)), []string{target(1), target(2)}, "", 200, "unassigned 200, unassigned 200", "1,2", 3, ""},
+		{"one is throttled once", nil, item(azuresim.Status(429)), []string{named(1), named(2)}, "", 200, "unassigned 200, unassigned 200", "1,2", 3, ""},
 		{
 			"one is throttled, and then again", nil, item(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(409)),
-			[]string{target(1), target(2)},
+			[]string{named(1), named(2)},
 			"", 503,
 			"graph_throttled 429, graph_conflict 409", "", 2, "45",
 		},
-		{"all are throttled", nil, always(azuresim.StepItem, azuresim.Status(429)), []string{target(1), target(2)}, "", 503, "graph_throttled 429, graph_throttled 429", "", 6, "30"},
+		{"all are throttled", nil, always(azuresim.StepItem, azuresim.Status(429)), []string{named(1), named(2)}, "", 503, "graph_throttled 429, graph_throttled 429", "", 6, "30"},
 		{
 			"one waits longer than the other", nil, item(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(503, "Retry-After", "90")),
-			[]string{target(1), target(2)},
+			[]string{named(1), named(2)},
 			"", 503,
 			"graph_throttled 429, graph_unavailable 503", "", 2, "90",
 		},
-		{"the batch is refused for now", nil, always(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "60")), []string{target(1), target(2)}, "", 503, "graph_unavailable 503, graph_unavailable 503", "", 0, "60"},
-		{"the batch is refused for good", nil, always(azuresim.StepGraph, azuresim.Status(403)), []string{target(1), target(2)}, "", 424, "graph_permission_missing 424, graph_permission_missing 424", "", 0, ""},
-		{"Graph hangs", nil, always(azuresim.StepGraph, azuresim.Hang()), []string{target(1), target(2)}, "", 503, "graph_timeout 504, graph_timeout 504", "", 0, "10"},
+		{"the batch is refused for now", nil, always(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "60")), []string{named(1), named(2)}, "", 503, "graph_unavailable 503, graph_unavailable 503", "", 0, "60"},
+		{"the batch is refused for good", nil, always(azuresim.StepGraph, azuresim.Status(403)), []string{named(1), named(2)}, "", 424, "graph_permission_missing 424, graph_permission_missing 424", "", 0, ""},
+		{"Graph hangs", nil, always(azuresim.StepGraph, azuresim.Hang()), []string{named(1), named(2)}, "", 503, "graph_timeout 504, graph_timeout 504", "", 0, "10"},
 
 		{
 			"a dry run", nil, nil,
-			[]string{target(1), target("S4"), target(5), target(9), target("Default string")},
+			[]string{named(1), named("S4"), named(5), named(9), named("Default string")},
 			`,"dryRun":true`, 207,
 			"would_unassign 200, already_unassigned 200, would_unassign 200, device_not_found 404, serial_number_ambiguous 409", "", 0, "",
 		},
 		{
 			"verified", nil, nil,
-			[]string{target(1), target("S4"), target(5), target("nobody")},
+			[]string{named(1), named("S4"), named(5), named("nobody")},
 			`,"verify":true`, 207,
 			"unassigned 200 cleared, already_unassigned 200 cleared, unassigned 200 unknown, device_not_found 404", "1,5", 3, "",
 		},
-		{"verified, and Intune is slow", nil, item(ok, own), []string{target(1), target(2)}, `,"verify":true`, 200, "unassigned 200 pending, unassigned 200 cleared", "2", 2, ""},
-		{"verified, and it cannot be read", nil, item(own, own, azuresim.Status(400), own), []string{target(1), target(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 cleared", "1,2", 2, ""},
+		{"verified, and Intune is slow", nil, item(ok, own), []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 pending, unassigned 200 cleared", "2", 2, ""},
+		{"verified, and it cannot be read", nil, item(own, own, azuresim.Status(409), own), []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 cleared", "1,2", 2, ""},
 		{"verified, and nothing can be read", nil, func(c *azuresim.Cloud) {
 			c.Fail(azuresim.StepGraph, 1, own)
 			c.Fail(azuresim.StepGraph, -1, azuresim.Hang())
-		}, []string{target(1), target(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 unknown", "1,2", 2, ""},
+		}, []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 unknown", "1,2", 2, ""},
 
 		{
 			"what was expected, and what was not", nil, nil,
-			[]string{target(1, "ROOM.1@contoso.com"), target("S2", "room.1@contoso.com"), target(4, "room.4@contoso.com"), target(5, "room.5@contoso.com")},
+			[]string{named(1, "ROOM.1@contoso.com"), named("S2", "room.1@contoso.com"), named(4, "room.4@contoso.com"), named(5, "room.5@contoso.com")},
 			"", 207,
 			"unassigned 200, state_changed 409, already_unassigned 200, state_changed 409", "1", 1, "",
 		},
-		{"a dry run of what was expected", nil, nil, []string{target(1, "room.1@contoso.com"), target(2, "room.1@contoso.com")}, `,"dryRun":true`, 207, "would_unassign 200, state_changed 409", "", 0, ""},
+		{"a dry run of what was expected", nil, nil, []string{named(1, "room.1@contoso.com"), named(2, "room.1@contoso.com")}, `,"dryRun":true`, 207, "would_unassign 200, state_changed 409", "", 0, ""},
 
 		{
 			"a device outside the policy", onlyRooms, nil,
-			[]string{target(1), target(3), target("S3"), target("S2")},
+			[]string{named(1), named(3), named("S3"), named("S2")},
 			"", 207,
 			"unassigned 200, policy_denied 403, policy_denied 403, unassigned 200", "1,2", 2, "",
 		},
-		{"all outside the policy", onlyRooms, nil, []string{target(3), target("S3")}, `,"verify":true`, 403, "policy_denied 403, policy_denied 403", "", 0, ""},
-		{"within the policy, and it cannot be read", onlyRooms, item(azuresim.Status(400), own), []string{target(1), target(2)}, "", 207, "graph_rejected 422, unassigned 200", "2", 1, ""},
+		{"all outside the policy", onlyRooms, nil, []string{named(3), named("S3")}, `,"verify":true`, 403, "policy_denied 403, policy_denied 403", "", 0, ""},
+		{"within the policy, and it cannot be read", onlyRooms, item(azuresim.Status(409), own), []string{named(1), named(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 1, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onCloud(t, test.settings, func(p *program) {
@@ -340,7 +340,7 @@ func TestLists(t *testing.T) {
 func TestAmbiguousNamesTheDevices(t *testing.T) {
 	onCloud(t, nil, func(p *program) {
 		p.putRows()
-		a := p.send(`{"devices":[` + target("default STRING") + `,` + target(1) + `]}`)
+		a := p.send(`{"devices":[` + named("default STRING") + `,` + named(1) + `]}`)
 		if got := a.Results[0].DeviceIDs; !slices.Equal(got, []string{row(6), row(7)}) {
 			p.t.Errorf("%v in %s", got, a.text)
 		}
@@ -370,7 +370,7 @@ func TestRateLimitRefills(t *testing.T) {
 	onCloud(t, []string{"RATE_LIMIT=30"}, func(p *program) {
 		p.putRows()
 		list := func(n int) string {
-			return `{"dryRun":true,"devices":[` + strings.Join(slices.Repeat([]string{target(1)}, n), ",") + `]}`
+			return `{"dryRun":true,"devices":[` + strings.Join(slices.Repeat([]string{named(1)}, n), ",") + `]}`
 		}
 		for _, test := range []struct {
 			wait    time.Duration

@@ -391,12 +391,12 @@ func TestRunActsOnDevices(t *testing.T) {
 		codes   string
 		done    string
 	}{
-		{"a message", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"devices":[` + target(1) + `,` + target("S2") + `]}`)}, nil, "", "unassigned,unassigned", "1,2"},
+		{"a message", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"devices":[` + named(1) + `,` + named("S2") + `]}`)}, nil, "", "unassigned,unassigned", "1,2"},
 		{"a command", command(`{"command":"unassign","deviceId":"` + row(1) + `"}`), nil, "", "unassigned", "1"},
-		{"one that is not there", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"devices":[` + target(1) + `,` + target("nobody") + `]}`)}, nil, "device_not_found", "unassigned,device_not_found", "1"},
+		{"one that is not there", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"devices":[` + named(1) + `,` + named("nobody") + `]}`)}, nil, "device_not_found", "unassigned,device_not_found", "1"},
 		{
 			"one that is throttled beside one that is not there",
-			handler.Event{Source: handler.SourceStorageQueue, Command: []byte(`{"devices":[` + target(9) + `,` + target(1) + `]}`)},
+			handler.Event{Source: handler.SourceStorageQueue, Command: []byte(`{"devices":[` + named(9) + `,` + named(1) + `]}`)},
 			func(c *azuresim.Cloud) {
 				c.Fail(azuresim.StepItem, 1, azuresim.Delay(0))
 				c.Fail(azuresim.StepItem, -1, azuresim.Status(429))

@@ -42,8 +42,8 @@ const (
 type Client struct {
 	endpoint string // https://graph.microsoft.com
 	pipeline runtime.Pipeline
-	// unselected is set when Graph has not taken the selection of a device's properties, and has handed out a whole one.
-	unselected atomic.Bool
+	// selects is whether Graph takes the selection of a device's properties, as far as that is known.
+	selects atomic.Int32
 }
 
 // Options are what a Client may be told beside its endpoint and credential.

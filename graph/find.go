@@ -50,23 +50,34 @@ func (c *Client) Find(ctx context.Context, selectors ...Selector) []Found {
 	return found
 }
 
+// What is known of Graph taking the selection.
+const (
+	_ int32 = iota // nothing yet
+	selectionTaken
+	selectionRefused
+)
+
 // selection asks for what is kept of a device, and not for its password.
 const selection = "?$select=id,serialNumber,groupTag,userPrincipalName,addressableUserName,resourceName"
 
-// find looks one device up by a request of its own, or by two where Graph does not take the selection.
+// find looks one device up by a request of its own, and the first one by two if Graph does not take the selection.
 func (c *Client) find(ctx context.Context, s Selector) Found {
 	if s.ID == (DeviceID{}) {
 		return c.filtered(ctx, s.SerialNumber, c.endpoint+root+s.path())
 	}
-	if !c.unselected.Load() {
+	known := c.selects.Load()
+	if known != selectionRefused {
 		found := c.device(ctx, s, selection)
-		if !refused(found.Err) {
+		if found.Err == nil {
+			c.selects.Store(selectionTaken)
+		}
+		if known == selectionTaken || !refused(found.Err) {
 			return found
 		}
 	}
 	found := c.device(ctx, s, "")
 	if found.Err == nil {
-		c.unselected.Store(true)
+		c.selects.Store(selectionRefused)
 	}
 	return found
 }
@@ -114,13 +125,12 @@ func filterFailed(err error) Found {
 // findBatch looks up to twenty devices up by one request, and by a second one those for which Graph does not take the
 // selection, once that is known.
 func (c *Client) findBatch(ctx context.Context, selectors []Selector) []Found {
-	known := c.unselected.Load()
 	found, again := c.findBatchOnce(ctx, selectors)
-	if len(again) == 0 || known {
+	if len(again) == 0 || c.selects.Load() != 0 {
 		return found
 	}
 	found[again[0]] = c.find(ctx, selectors[again[0]])
-	if again = again[1:]; !c.unselected.Load() || len(again) == 0 {
+	if again = again[1:]; c.selects.Load() != selectionRefused || len(again) == 0 {
 		return found
 	}
 	rest := make([]Selector, len(again))
@@ -140,7 +150,7 @@ func (c *Client) findBatchOnce(ctx context.Context, selectors []Selector) (found
 	requests := make([]batchRequest, len(selectors))
 	for i, s := range selectors {
 		requests[i] = batchRequest{Method: http.MethodGet, URL: s.path()}
-		if s.ID != (DeviceID{}) && !c.unselected.Load() {
+		if s.ID != (DeviceID{}) && c.selects.Load() != selectionRefused {
 			requests[i].URL += selection
 		}
 	}
@@ -168,6 +178,9 @@ func (c *Client) findBatchOnce(ctx context.Context, selectors []Selector) (found
 				continue
 			}
 			found[i] = s.found(device)
+			if strings.HasSuffix(requests[i].URL, selection) {
+				c.selects.Store(selectionTaken)
+			}
 		}
 	}
 	return found, again
