@@ -282,6 +282,8 @@ func TestStartWaitsForAWorkerThatListensLate(t *testing.T) { // E4, E5: a refuse
 	if took := time.Since(begin); took < 300*time.Millisecond {
 		t.Errorf("the front door was open after %v, before the worker was", took)
 	}
+	// The answer may be here before the line that was printed ahead of it.
+	eventually(t, "/ has been asked for", func() bool { return h.printed("pinged") > 0 })
 	if pings := h.printed("pinged"); pings != 1 {
 		t.Errorf("%d requests for / before the host was up; want 1", pings)
 	}
