@@ -75,7 +75,7 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	if age := now().Truncate(time.Second).Sub(sent); age > s.Tolerance || age < -s.Tolerance {
 		return Caller{Kind: KindSignature, ID: name}, fmt.Errorf("signature: %w", ErrExpired)
 	}
-	return Caller{Kind: KindSignature, ID: name}, nil
+	return Caller{Kind: KindSignature, ID: name, Delivery: id}, nil
 }
 
 // signer returns the name of the key that one of the candidates was made with. It looks at every pair of the two, so
