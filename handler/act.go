@@ -230,8 +230,8 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 		if d.known.ID != (graph.DeviceID{}) {
 			add("device_id", d.known.ID.String())
 		}
-		add("serial_number", d.known.SerialNumber)
-		add("group_tag", d.known.GroupTag)
+		add("serial_number", visible(d.known.SerialNumber))
+		add("group_tag", visible(d.known.GroupTag))
 	}
 	add("reference", rec.request.reference)
 	if len(rec.request.context) > 0 {
@@ -257,6 +257,15 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 		attrs = append(attrs, slog.String("stack", string(rec.stack)))
 	}
 	h.Log.LogAttrs(ctx, level(status), "unassign", attrs...)
+}
+
+// visible returns a text that comes from Intune for the log: as it is, or quoted where a character of it would break a line
+// or turn its direction. What comes from callers has been refused by then.
+func visible(s string) string {
+	if printable(s, len(s)) {
+		return s
+	}
+	return shown(s)
 }
 
 // end returns what became of d: the code, the status that it has or would have alone, and the error if it is a failure.
