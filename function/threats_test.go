@@ -93,9 +93,9 @@ func (d *localDeployment) raw(t *testing.T, text string, half bool) []got {
 	}
 }
 
-// TestRawRequests sends what no client sends to the listeners of both hosts: what can be read in two ways, headers with more
-// than a header in them, and too much. What is acted on is one request, as it was signed.
-func TestRawRequests(t *testing.T) {
+// TestAmbiguousLength sends what no client sends to the listeners of both hosts: bodies whose end two servers could see in two
+// places, headers with more than a header in them, and too much. What is acted on is one request, as it was signed.
+func TestAmbiguousLength(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	served, err := c.Serve()
@@ -204,9 +204,9 @@ func TestSlowHeader(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestRequestIDOnLambda has Lambda hand on a header that no connection could have carried, as whoever may invoke the function
+// TestHeadersAreNotReflected has Lambda hand on a header that no connection could have carried, as whoever may invoke the function
 // can. It is in neither the answer nor the log.
-func TestRequestIDOnLambda(t *testing.T) {
+func TestHeadersAreNotReflected(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, newCloud(), hostLambda)
 	for _, id := range []string{"a\r\nX-Injected: b", "a\nX-Injected: b", "a\u2028njected", "\u202enjected"} {
@@ -229,9 +229,9 @@ var hostile = map[string]string{
 // alike are characters that are taken for others. A text for people may have them, a name of something may not.
 var alike = map[string]string{"a digit from elsewhere": "\uff11", "a hyphen that is none": "\u2010", "a Cyrillic letter": "\u0430"}
 
-// TestHostileText puts hostile characters into everything that a caller sends and the log has. The log has none of them, nor
+// TestLogIsPlain puts hostile characters into everything that a caller sends and the log has. The log has none of them, nor
 // what it has no use for.
-func TestHostileText(t *testing.T) {
+func TestLogIsPlain(t *testing.T) {
 	cloud := newCloud()
 	var log bytes.Buffer
 	h := wired(t, cloud, &log, "API_KEY_SECRET_NAMES", "api-key-flow", "ALLOWED_GROUP_TAGS", "MTR-*")
@@ -307,8 +307,8 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// TestManyBadRequests has strangers send a thousand requests: a cloud that has been warm is asked at most once for them.
-func TestManyBadRequests(t *testing.T) {
+// TestStrangersCostNothing has strangers send a thousand requests: a cloud that has been warm is asked at most once for them.
+func TestStrangersCostNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newCloud()
 		h := wired(t, cloud, &bytes.Buffer{})

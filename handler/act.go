@@ -222,16 +222,16 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 	add("invocation_id", rec.invocation.ID)
 	add("caller_kind", string(rec.caller.Kind))
 	add("caller_id", rec.caller.ID)
-	add("delivery_id", rec.delivery)
-	if rec.replayOf != "" {
-		attrs = append(attrs, slog.Bool("replayed", true), slog.String("replay_of", rec.replayOf))
-	}
 	if d != nil {
 		if d.known.ID != (graph.DeviceID{}) {
 			add("device_id", d.known.ID.String())
 		}
 		add("serial_number", visible(d.known.SerialNumber))
 		add("group_tag", visible(d.known.GroupTag))
+	}
+	add("delivery_id", rec.delivery)
+	if rec.replayOf != "" {
+		attrs = append(attrs, slog.Bool("replayed", true), slog.String("replay_of", rec.replayOf))
 	}
 	add("reference", rec.request.reference)
 	if len(rec.request.context) > 0 {
@@ -256,16 +256,11 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 	if rec.stack != nil {
 		attrs = append(attrs, slog.String("stack", string(rec.stack)))
 	}
-	h.Log.LogAttrs(ctx, level(status), "unassign", attrs...)
-}
-
-// visible returns a text that comes from Intune for the log: as it is, or quoted where a character of it would break a line
-// or turn its direction. What comes from callers has been refused by then.
-func visible(s string) string {
-	if printable(s, len(s)) {
-		return s
+	loud := level(status)
+	if code == inProgress { // the record of the first says how it ended
+		loud = slog.LevelWarn
 	}
-	return shown(s)
+	h.Log.LogAttrs(ctx, loud, "unassign", attrs...)
 }
 
 // end returns what became of d: the code, the status that it has or would have alone, and the error if it is a failure.

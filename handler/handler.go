@@ -475,6 +475,15 @@ func shown(field string) string {
 	return strings.Trim(strconv.QuoteToASCII(field), `"`)
 }
 
+// visible returns a text that comes from Intune for the log: as it is, or quoted where a character of it would break a line
+// or turn its direction. What comes from callers has been refused by then.
+func visible(s string) string {
+	if printable(s, len(s)) {
+		return s
+	}
+	return shown(s)
+}
+
 // prefersRepresentation reports whether the caller asked for the result in the body of a success.
 func prefersRepresentation(h http.Header) bool {
 	for _, preference := range listed(h, "Prefer") {

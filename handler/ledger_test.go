@@ -285,6 +285,9 @@ func TestInFlight(t *testing.T) {
 				t.Errorf("after %v: %v %s", took, w.Header(), w.Body)
 			}
 			asking.Wait()
+			if log := d.log.String(); !strings.Contains(log, `"level":"WARN","msg":"unassign"`) || !strings.Contains(log, `"code":"in_progress"`) {
+				t.Errorf("the log has %s", log)
+			}
 			d.want(t, "later", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1)
 		})
 	})
