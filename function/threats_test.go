@@ -103,7 +103,7 @@ func TestAmbiguousLength(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(served.Close)
-	deployments := listeners(t, environment(t, c, served))
+	deployments := listeners(t, environment(t, c, served, patient))
 	var length, chunked, smuggled string
 	length = fmt.Sprintf("Content-Length: %d\r\n", len(validBody))
 	chunked = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(validBody), validBody)
@@ -173,7 +173,7 @@ func TestSlowHeader(t *testing.T) {
 	}
 	t.Cleanup(served.Close)
 	var waiting sync.WaitGroup
-	for host, d := range listeners(t, environment(t, c, served)) {
+	for host, d := range listeners(t, environment(t, c, served, patient)) {
 		waiting.Go(func() {
 			conn := d.dial(t)
 			defer func() { _ = conn.Close() }()
@@ -208,7 +208,7 @@ func TestSlowHeader(t *testing.T) {
 // can. It is in neither the answer nor the log.
 func TestHeadersAreNotReflected(t *testing.T) {
 	t.Parallel()
-	d := deploy(t, newCloud(), hostLambda)
+	d := deploy(t, newCloud(), hostLambda, patient)
 	for _, id := range []string{"a\r\nX-Injected: b", "a\nX-Injected: b", "a\u2028njected", "\u202enjected"} {
 		answer, err := d.send(t.Context(), post(validBody, header("X-Request-Id", id)))
 		if err != nil || answer.status != http.StatusNoContent || strings.Contains(fmt.Sprint(answer), "njected") || len(answer.header.Get("X-Request-Id")) != 36 {

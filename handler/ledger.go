@@ -42,7 +42,8 @@ const maxRemembered = 4000
 // maxDelivery is the length of a delivery's id, in characters.
 const maxDelivery = 128
 
-// delivery is what a caller sends once, however often it comes. The same id of another caller is another delivery.
+// delivery is what a caller sends once, however often it comes. The same id of another caller is another delivery;
+// behind the platform all callers are one.
 type delivery struct {
 	kind   caller.Kind
 	caller string
