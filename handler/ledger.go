@@ -73,7 +73,7 @@ func deliveryID(h http.Header, who caller.Caller) (string, error) {
 		key = strings.TrimSuffix(bare, `"`)
 	}
 	if len(keys) > 1 || !plain(key, maxDelivery) {
-		return "", &refusal{code: idempotencyKeyInvalid}
+		return "", &refusal{code: deliveryIDInvalid}
 	}
 	return key, nil
 }
@@ -120,7 +120,7 @@ func (l *ledger) begin(ctx context.Context, d delivery, body [sha256.Size]byte) 
 		case first:
 			return e, true, nil
 		case e.body != body:
-			return nil, false, &refusal{code: idempotencyKeyReused}
+			return nil, false, &refusal{code: deliveryIDReused}
 		}
 		select {
 		case <-e.ended:

@@ -187,7 +187,7 @@ func TestTenMinutes(t *testing.T) {
 		d.want(t, "after 5 min", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1)
 		time.Sleep(5*time.Minute - time.Nanosecond)
 		d.want(t, "before 10 min are over", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1)
-		d.want(t, "another body before 10 min are over", d.ask(t, otherBody, "Idempotency-Key", "k"), 422, idempotencyKeyReused, false, 1)
+		d.want(t, "another body before 10 min are over", d.ask(t, otherBody, "Idempotency-Key", "k"), 422, deliveryIDReused, false, 1)
 		time.Sleep(time.Nanosecond)
 		d.want(t, "after 10 min", d.ask(t, otherBody, "Idempotency-Key", "k"), 204, "", false, 2)
 	})
@@ -212,7 +212,7 @@ func TestInFlight(t *testing.T) {
 			for range 10 {
 				asking.Go(func() { d.want(t, "meanwhile", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1) })
 			}
-			d.want(t, "another body meanwhile", d.ask(t, otherBody, "Idempotency-Key", "k"), 422, idempotencyKeyReused, false, 1)
+			d.want(t, "another body meanwhile", d.ask(t, otherBody, "Idempotency-Key", "k"), 422, deliveryIDReused, false, 1)
 			asking.Wait()
 			if took := time.Since(start); took != 5*time.Second {
 				t.Errorf("it took %v, want 5 s", took)
@@ -354,7 +354,7 @@ func TestIdempotencyKey(t *testing.T) {
 		}
 	}
 	d := newDesk(alwaysDone, Policy{})
-	d.want(t, "no key", d.ask(t, someBody, "Idempotency-Key", "a b"), 400, idempotencyKeyInvalid, false, 0)
+	d.want(t, "no key", d.ask(t, someBody, "Idempotency-Key", "a b"), 400, deliveryIDInvalid, false, 0)
 	if strings.Contains(d.log.String(), "a b") {
 		t.Errorf("the log has %s", d.log.String())
 	}
