@@ -18,6 +18,7 @@ import (
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/functionshost"
+	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/lambdahost"
 )
 
@@ -91,10 +92,10 @@ type got struct {
 	body   string
 }
 
-// post returns a request that is authentic by its signature, changed by changes.
+// post returns a request that is authentic by its signature, a delivery of its own, changed by changes.
 func post(body string, changes ...func(*sent)) sent {
 	s := sent{http.MethodPost, "/api/unassign", http.Header{"X-Request-Id": {"request-1"}, "Content-Type": {"application/json"}}, body}
-	caller.Sign(s.header, canaryKey, "msg_1", time.Now(), []byte(body))
+	caller.Sign(s.header, canaryKey, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	for _, change := range changes {
 		change(&s)
 	}

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -165,6 +166,8 @@ type record struct {
 	invocation Invocation
 	trace      *upstream.Trace
 	caller     caller.Caller
+	delivery   string // its id; "" if the caller gave none
+	replayOf   string // the id of the request that was carried out for this delivery before; "" if this is the first
 	request    request
 	devices    []*device
 	code       Code
@@ -172,6 +175,9 @@ type record struct {
 	err        error  // of the request as a whole
 	stack      []byte // of a panic
 }
+
+// answerID returns the id of the request that the answer is about. That of a repetition tells of the first, as it did.
+func (rec *record) answerID() string { return cmp.Or(rec.replayOf, rec.requestID) }
 
 // audit writes rec: one line for each device acted on or refused, and for each request refused before it named one. No
 // secret, token, body or URL is in it.
@@ -207,8 +213,12 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 		if d.known.ID != (graph.DeviceID{}) {
 			add("device_id", d.known.ID.String())
 		}
-		add("serial_number", d.known.SerialNumber)
-		add("group_tag", d.known.GroupTag)
+		add("serial_number", visible(d.known.SerialNumber))
+		add("group_tag", visible(d.known.GroupTag))
+	}
+	add("delivery_id", rec.delivery)
+	if rec.replayOf != "" {
+		attrs = append(attrs, slog.Bool("replayed", true), slog.String("replay_of", rec.replayOf))
 	}
 	add("reference", rec.request.reference)
 	if len(rec.request.context) > 0 {
@@ -234,8 +244,11 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 		attrs = append(attrs, slog.String("stack", string(rec.stack)))
 	}
 	loud := level(status)
-	if err != nil && rec.caller.Kind == caller.KindEvent && !retryable(status) {
-		loud = slog.LevelError // nobody else is told
+	switch {
+	case code == inProgress: // the record of the first says how it ended
+		loud = slog.LevelWarn
+	case err != nil && rec.caller.Kind == caller.KindEvent && !retryable(status): // nobody else is told
+		loud = slog.LevelError
 	}
 	h.Log.LogAttrs(ctx, loud, "unassign", attrs...)
 }

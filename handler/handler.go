@@ -62,11 +62,16 @@ type Options struct {
 type Handler struct {
 	Options
 	limits limits
+	ledger ledger
 }
 
 // New returns the Handler that o describes.
 func New(o Options) *Handler {
-	return &Handler{Options: o, limits: limits{perMinute: o.Policy.PerMinute, byCaller: map[caller.Caller]*rate.Limiter{}}}
+	return &Handler{
+		Options: o,
+		limits:  limits{perMinute: o.Policy.PerMinute, byCaller: map[caller.Caller]*rate.Limiter{}},
+		ledger:  ledger{entries: map[delivery]*entry{}},
+	}
 }
 
 // Invocation is what a host knows of the request it hands on, for the log.
@@ -154,11 +159,17 @@ func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, rec *record) 
 		return
 	}
 	rec.begin(req)
-	if err := h.limits.take(rec.caller, len(rec.devices)); err != nil {
+	if rec.delivery, err = deliveryID(r.Header, rec.caller); err != nil {
 		h.fail(w, r, rec, err)
 		return
 	}
-	h.act(r.Context(), rec)
+	if err := h.once(r.Context(), rec, body); err != nil {
+		h.fail(w, r, rec, err)
+		return
+	}
+	if rec.replayOf != "" {
+		w.Header().Set("Idempotent-Replayed", "true")
+	}
 	h.succeed(w, r, rec)
 }
 
@@ -212,7 +223,7 @@ func isJSON(h http.Header) bool {
 
 // requestID returns the id that the caller gave its request if it is plain, else a fresh one.
 func requestID(h http.Header) string {
-	if ids := h.Values("X-Request-Id"); len(ids) == 1 && plainName(ids[0]) {
+	if ids := h.Values("X-Request-Id"); len(ids) == 1 && plain(ids[0], maxRequestID) {
 		return ids[0]
 	}
 	return guid.New().String()
@@ -242,7 +253,7 @@ func (h *Handler) succeed(w http.ResponseWriter, r *http.Request, rec *record) {
 	}
 	rec.status = http.StatusOK
 	answer := d.success()
-	answer.Reference, answer.RequestID = rec.request.reference, rec.requestID
+	answer.Reference, answer.RequestID = rec.request.reference, rec.answerID()
 	reply(w, rec.status, "application/json", answer)
 }
 
@@ -297,7 +308,7 @@ type Summary struct {
 // answerSeveral answers for a list of devices. The status is 200 when all succeeded, 503 when asking again helps, which is
 // safe, the common one when all failed alike, and 207 else.
 func (h *Handler) answerSeveral(w http.ResponseWriter, r *http.Request, rec *record) {
-	body := Several{Results: make([]any, len(rec.devices)), Reference: rec.request.reference, RequestID: rec.requestID}
+	body := Several{Results: make([]any, len(rec.devices)), Reference: rec.request.reference, RequestID: rec.answerID()}
 	body.Summary.Total = len(rec.devices)
 	statuses, codes := map[int]bool{}, map[Code]bool{}
 	again, wait, became := false, 10*time.Second, notDone
@@ -395,7 +406,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, rec *record, err 
 	if len(rec.devices) == 1 {
 		body = rec.devices[0].failure(err)
 	}
-	body.RequestID, body.Reference = rec.requestID, rec.request.reference
+	body.RequestID, body.Reference = rec.answerID(), rec.request.reference
 	rec.err, rec.code, rec.status = err, body.Error.Code, body.Status
 	header := w.Header()
 	if body.Status == http.StatusUnauthorized || body.Error.Code == forbidden {
@@ -473,6 +484,15 @@ func shown(field string) string {
 		field = field[:64] + "…"
 	}
 	return strings.Trim(strconv.QuoteToASCII(field), `"`)
+}
+
+// visible returns a text that comes from Intune for the log: as it is, or quoted where a character of it would break a line
+// or turn its direction. What comes from callers has been refused by then.
+func visible(s string) string {
+	if printable(s, len(s)) {
+		return s
+	}
+	return shown(s)
 }
 
 // prefersRepresentation reports whether the caller asked for the result in the body of a success.

@@ -152,3 +152,30 @@ func TestRequestID(t *testing.T) {
 		}
 	}
 }
+
+// found are devices of which every search finds one.
+type found struct {
+	devicesFunc
+	device graph.Device
+}
+
+func (f found) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	all := make([]graph.Found, len(selectors))
+	for i := range all {
+		all[i].Device = f.device
+	}
+	return all
+}
+
+// What stands in Intune has been written there by anybody, and is quoted in the log where it could mislead a reader.
+func TestTextOfIntuneInTheLog(t *testing.T) {
+	device := graph.Device{ID: mustDevice(t, someDevice), SerialNumber: "5CG\u202e1", GroupTag: "MTR\u2066 Ålesund"}
+	_, log := ask(t, Options{Devices: found{done204, device}}, http.MethodPost, RouteUnassign, `{"serialNumber":"5CG1"}`)
+	if !strings.Contains(log, `"serial_number":"5CG\\u202e1"`) || !strings.Contains(log, `"group_tag":"MTR\\u2066 \\u00c5lesund"`) {
+		t.Errorf("the log has %s", log)
+	}
+	device.GroupTag = "MTR – Ålesund"
+	if _, log = ask(t, Options{Devices: found{done204, device}}, http.MethodPost, RouteUnassign, `{"serialNumber":"5CG1"}`); !strings.Contains(log, `"group_tag":"MTR – Ålesund"`) {
+		t.Errorf("the log has %s", log)
+	}
+}

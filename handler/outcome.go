@@ -46,6 +46,7 @@ const (
 	verifyInvalid        Code = "verify_invalid"
 	referenceInvalid     Code = "reference_invalid"
 	contextInvalid       Code = "context_invalid"
+	deliveryIDInvalid    Code = "idempotency_key_invalid"
 	unauthenticated      Code = "unauthenticated"
 	requestExpired       Code = "request_expired"
 	forbidden            Code = "forbidden"
@@ -60,6 +61,7 @@ const (
 	bodyTooLarge         Code = "body_too_large"
 	unsupportedMediaType Code = "unsupported_media_type"
 	graphRejected        Code = "graph_rejected"
+	deliveryIDReused     Code = "idempotency_key_reused"
 	permissionMissing    Code = "graph_permission_missing"
 	tenantNotEnabled     Code = "tenant_not_enabled"
 	vaultForbidden       Code = "vault_forbidden"
@@ -82,6 +84,7 @@ const (
 	vaultUnavailable     Code = "vault_unavailable"
 	identityUnavailable  Code = "identity_unavailable"
 	upstreamUnreachable  Code = "upstream_unreachable"
+	inProgress           Code = "in_progress"
 	graphTimeout         Code = "graph_timeout"
 	vaultTimeout         Code = "vault_timeout"
 	identityTimeout      Code = "identity_timeout"
@@ -111,6 +114,7 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 	dryRunInvalid:       {400, "Invalid dryRun", "dryRun must be true or false.", 0},
 	verifyInvalid:       {400, "Invalid verify", "verify must be true or false, and cannot be true for a dry run, after which there is nothing to verify.", 0},
 	referenceInvalid:    {400, "Invalid reference", "reference must be a string of at most 128 printable characters. In ServiceNow, take it with current.getValue('…').", 0},
+	deliveryIDInvalid:   {400, "Invalid Idempotency-Key", "The header Idempotency-Key must come once and have 1 to 128 letters, digits, dots, hyphens and underscores, with or without quotes around them.", 0},
 	contextInvalid:      {400, "Invalid context", "context must be an object of at most 20 strings, with names of at most 64 letters, digits, dots, hyphens and underscores and values of at most 256 printable characters.", 0},
 
 	unauthenticated: {401, "Not authenticated", "The request could not be authenticated. Check the signature, the API key or the token, and that it is the current one.", 0},
@@ -130,6 +134,7 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 	bodyTooLarge:         {413, "Body too large", "The body is larger than 16 KiB.", 0},
 	unsupportedMediaType: {415, "Unsupported media type", "The body must be JSON in UTF-8: Content-Type application/json or none, and no Content-Encoding.", 0},
 	graphRejected:        {422, "Rejected by Graph", "Graph refused the request for this device and will refuse it again. Its own code is in graph.", 0},
+	deliveryIDReused:     {422, "Delivery id reused", "The same webhook-id or Idempotency-Key came with another body before. Give every request an id of its own, and keep it when the same request is sent again.", 0},
 
 	permissionMissing:  {424, "Graph permission missing", "Graph does not let this function act. Its app needs the application permission DeviceManagementServiceConfig.ReadWrite.All with admin consent; a new grant takes some minutes.", 0},
 	tenantNotEnabled:   {424, "Tenant without Intune", "Graph says that this does not apply to the tenant. Check GRAPH_TENANT_ID, and that the tenant has an active Intune licence.", 0},
@@ -154,6 +159,7 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 	vaultUnavailable:    {503, "Key Vault unavailable", "Key Vault is not available. Ask again after the time in Retry-After.", 10 * time.Second},
 	identityUnavailable: {503, "Identity unavailable", "The service that issues tokens is not available. Ask again after the time in Retry-After.", 30 * time.Second},
 	upstreamUnreachable: {503, "No connection", "A service behind this function could not be reached. Ask again after the time in Retry-After.", 30 * time.Second},
+	inProgress:          {503, "In progress", "The same request came before and is still being carried out. Ask again after the time in Retry-After to learn how it ended.", 5 * time.Second},
 	graphTimeout:        {504, "Graph timed out", "Graph did not answer in time, and may or may not have acted. Ask again; repeating is safe.", 0},
 	vaultTimeout:        {504, "Key Vault timed out", "Key Vault did not answer in time. Nothing was done; ask again.", 0},
 	identityTimeout:     {504, "Identity timed out", "The service that issues tokens did not answer in time. Nothing was done; ask again.", 0},
@@ -278,10 +284,11 @@ const (
 )
 
 // done says what became of the device when err came back: notDone, or unknown where the service may have acted or
-// where this program does not know what it did.
+// where this program does not know what it did or is doing.
 func done(err error) string {
 	failed, ok := errors.AsType[*upstream.Error](err)
-	if (ok && failed.MaybeDone) || outcome(err) == internalError {
+	code := outcome(err)
+	if (ok && failed.MaybeDone) || code == internalError || code == inProgress {
 		return unknown
 	}
 	return notDone

@@ -50,6 +50,7 @@ func (l *limits) take(who caller.Caller, n int) error {
 	if l.perMinute == 0 {
 		return nil
 	}
+	who.Delivery = "" // all of them count
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	limiter := l.byCaller[who]

@@ -21,6 +21,7 @@ const (
 	maxSerialNumber   = 128      // characters
 	maxAccountName    = 256      // characters
 	maxReference      = 128      // characters
+	maxRequestID      = 64       // characters of the caller's id for a request
 	maxContextEntries = 20
 	maxContextName    = 64  // characters
 	maxContextValue   = 256 // characters
@@ -214,7 +215,7 @@ func decodeContext(value json.RawMessage) (map[string]string, error) {
 	err := object(value, invalid, func(name string) func(json.RawMessage) error {
 		return func(value json.RawMessage) error {
 			text, ok := stringValue(value)
-			if !ok || !plainName(name) || !printable(text, maxContextValue) || len(context) == maxContextEntries {
+			if !ok || !plain(name, maxContextName) || !printable(text, maxContextValue) || len(context) == maxContextEntries {
 				return invalid
 			}
 			context[name] = text
@@ -281,12 +282,12 @@ func printable(s string, limit int) bool {
 	return utf8.RuneCountInString(s) <= limit
 }
 
-// plainName reports whether s is the name of an entry of context: 1 to 64 ASCII letters, digits, '.', '-' or '_'.
-func plainName(s string) bool {
+// plain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.
+func plain(s string, limit int) bool {
 	for _, c := range []byte(s) {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {
 			return false
 		}
 	}
-	return s != "" && len(s) <= maxContextName
+	return s != "" && len(s) <= limit
 }

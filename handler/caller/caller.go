@@ -29,6 +29,9 @@ const (
 type Caller struct {
 	Kind Kind
 	ID   string // the name of the key that proved it, never the key; of a token the ids of the app and the user
+	// Delivery is the id of this delivery, where the evidence covers one: a signature does. What a header says beside the
+	// evidence is not it.
+	Delivery string
 }
 
 // Verifier looks for one kind of evidence on a request.

@@ -75,7 +75,7 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	if age := now().Truncate(time.Second).Sub(sent); age > s.Tolerance || age < -s.Tolerance {
 		return Caller{Kind: KindSignature, ID: name}, fmt.Errorf("signature: %w", ErrExpired)
 	}
-	return Caller{Kind: KindSignature, ID: name}, nil
+	return Caller{Kind: KindSignature, ID: name, Delivery: id}, nil
 }
 
 // Challenge is what WWW-Authenticate says of signatures. No scheme is registered for them. To one who is known and may not

@@ -65,7 +65,7 @@ func TestSignaturePublishedVector(t *testing.T) {
 	r.Header.Set("webhook-signature", vectorSignature)
 	v := caller.Signature{Keys: fixed{{Name: "vector", Value: key}}, Tolerance: 300 * time.Second, Now: clock(at)}
 	who, err := v.Verify(r, []byte(vectorBody))
-	if err != nil || who != (caller.Caller{Kind: caller.KindSignature, ID: "vector"}) {
+	if err != nil || who != (caller.Caller{Kind: caller.KindSignature, ID: "vector", Delivery: vectorID}) {
 		t.Errorf("Verify = %v, %v", who, err)
 	}
 }

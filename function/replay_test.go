@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+)
+
+// patient is the setting of a process that is not to fail because this machine is busy.
+const patient = "REQUEST_TIMEOUT=20s"
+
+// delivery returns what makes a request the delivery of that id, by its signature or, for who does not sign, by a header.
+func delivery(id string) func(*sent) {
+	return func(s *sent) {
+		if s.header.Get("Webhook-Id") != "" {
+			caller.Sign(s.header, canaryKey, id, time.Now(), []byte(s.body))
+			return
+		}
+		s.header.Set("Idempotency-Key", id)
+	}
+}
+
+func byKey(s *sent) {
+	unsigned(s)
+	s.header.Set("X-Api-Key", canaryAPIKey)
+}
+
+// TestReplay sends deliveries again through all hosts, to one process each: in the order of the rows.
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	unknown := strings.Replace(validBody, someDevice, unknownDevice, 1)
+	for _, host := range []string{hostAzure, hostLambda, hostLocal} {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			d := deploy(t, c, host, patient)
+			for _, test := range []struct {
+				name     string
+				fail     azuresim.Fault // of Graph, if this is asked for it
+				request  sent
+				status   int
+				code     string
+				replayed bool
+				graph    int // requests to Graph in all
+			}{
+				{"signed", azuresim.Fault{}, post(validBody, delivery("msg_1")), 204, "", false, 1},
+				{"signed, again and anew", azuresim.Fault{}, post(validBody, delivery("msg_1")), 204, "", true, 1},
+				{"signed, again with a preference", azuresim.Fault{}, post(validBody, delivery("msg_1"), representation), 200, "unassigned", true, 1},
+				{"signed, with another body", azuresim.Fault{}, post(unknown, delivery("msg_1")), 422, "idempotency_key_reused", false, 1},
+				{"by key, with the same id", azuresim.Fault{}, post(validBody, byKey, delivery("msg_1")), 204, "", false, 2},
+				{"by key, again in quotes", azuresim.Fault{}, post(validBody, byKey, delivery(`"msg_1"`)), 204, "", true, 2},
+				{"by key, with another body", azuresim.Fault{}, post(unknown, byKey, delivery("msg_1")), 422, "idempotency_key_reused", false, 2},
+				{"by key, without an id", azuresim.Fault{}, post(validBody, byKey), 204, "", false, 3},
+				{"by key, without an id, again", azuresim.Fault{}, post(validBody, byKey), 204, "", false, 4},
+				{"not authentic, with the id of another", azuresim.Fault{}, post(validBody, unsigned, delivery("msg_1")), 401, "unauthenticated", false, 4},
+				{"an unknown device", azuresim.Fault{}, post(unknown, delivery("msg_2")), 404, "device_not_found", false, 5},
+				{"an unknown device, again", azuresim.Fault{}, post(unknown, delivery("msg_2")), 404, "device_not_found", true, 5},
+				{"throttled", azuresim.Status(429, "Retry-After", "60"), post(validBody, delivery("msg_3")), 429, "graph_throttled", false, 6},
+				{"throttled, again", azuresim.Fault{}, post(validBody, delivery("msg_3")), 204, "", false, 7},
+				{"no permission", azuresim.GraphError(403, azuresim.Nested, 0), post(validBody, delivery("msg_4")), 424, "graph_permission_missing", false, 8},
+				{"permission, again", azuresim.Fault{}, post(validBody, delivery("msg_4")), 204, "", false, 9},
+				{"permission, a third time", azuresim.Fault{}, post(validBody, delivery("msg_4")), 204, "", true, 9},
+			} {
+				c.Heal()
+				c.Fail(azuresim.StepGraph, 1, test.fail)
+				answer, err := d.send(t.Context(), test.request)
+				if err != nil {
+					t.Fatalf("%s: %v", test.name, err)
+				}
+				var body struct {
+					Code  string
+					Error struct{ Code string }
+				}
+				_ = json.Unmarshal([]byte(answer.body), &body) // of a 204 there is none
+				replayed := answer.header.Get("Idempotent-Replayed") == "true"
+				if answer.status != test.status || body.Code+body.Error.Code != test.code || replayed != test.replayed || c.Count(azuresim.StepGraph) != test.graph {
+					t.Fatalf("%s: %d %s, replayed: %v, Graph was asked %d times\nwant %d %s, %v, %d\n%s", test.name, answer.status, answer.body, replayed, c.Count(azuresim.StepGraph),
+						test.status, test.code, test.replayed, test.graph, strings.Join(d.lines(), "\n"))
+				}
+			}
+			records := func() int { return strings.Count(strings.Join(d.lines(), "\n"), `"replayed":true`) }
+			for start := time.Now(); records() < 5 && time.Since(start) < 5*time.Second; time.Sleep(5 * time.Millisecond) {
+				// A record is written behind the answer.
+			}
+			if got := records(); got != 5 {
+				t.Errorf("%d records of repetitions, want 5", got)
+			}
+		})
+	}
+}
+
+// TestReplayAfterALostAnswer has the Functions host lose the answer to a request: the caller gets it by asking again, and
+// Graph is not asked again.
+func TestReplayAfterALostAnswer(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := deploy(t, c, hostAzure, patient).(azureDeployment)
+	d.DropNext(1)
+	if answer, err := d.send(t.Context(), post(validBody, delivery("msg_1"))); err != nil || answer.status != http.StatusInternalServerError {
+		t.Fatalf("%d %s, %v", answer.status, answer.body, err)
+	}
+	answer, err := d.send(t.Context(), post(validBody, delivery("msg_1")))
+	if err != nil || answer.status != http.StatusNoContent || answer.header.Get("Idempotent-Replayed") != "true" || c.Count(azuresim.StepGraph) != 1 {
+		t.Errorf("%d %v %s, %v; Graph was asked %d times", answer.status, answer.header, answer.body, err, c.Count(azuresim.StepGraph))
+	}
+}
+
+// TestReplayWithinARefusal has the state that a delivery was refused for change: it stays refused, and another is not.
+func TestReplayWithinARefusal(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := deploy(t, c, hostLocal, patient, "ALLOWED_GROUP_TAGS=MTR-*")
+	expecting := `{"deviceId":"` + someDevice + `","expected":{"userPrincipalName":"room.skog@contoso.com"}}`
+	for _, test := range []struct {
+		id     string
+		device azuresim.Device
+		status int
+	}{
+		{"msg_1", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com"}, 409},
+		{"msg_1", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 409},
+		{"msg_2", azuresim.Device{GroupTag: "Kiosk", UserPrincipalName: "room.skog@contoso.com"}, 403},
+		{"msg_2", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 403},
+		{"msg_3", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 204},
+		{"msg_3", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 204}, // the same room again, a newer assignment
+	} {
+		test.device.ID = someDevice
+		c.PutDevice(test.device)
+		answer, err := d.send(t.Context(), post(expecting, delivery(test.id)))
+		if err != nil || answer.status != test.status {
+			t.Fatalf("%+v: %d %s, %v", test, answer.status, answer.body, err)
+		}
+	}
+	if device, _ := c.Device(someDevice); device.UserPrincipalName == "" {
+		t.Error("a delivery that came again took the account off that was assigned after the first")
+	}
+}
+
+// TestManyAtOnce has a delivery come a hundred times at once: Graph is asked to act once, and all get the same answer.
+func TestManyAtOnce(t *testing.T) {
+	for name, change := range map[string]func(*sent){"signed": func(*sent) {}, "by key": byKey} {
+		cloud := newCloud()
+		cloud.Fail(azuresim.StepGraph, 1, azuresim.Delay(50*time.Millisecond))
+		h := wired(t, cloud, &bytes.Buffer{}, "API_KEY_SECRET_NAMES", "api-key-flow")
+		var mu sync.Mutex
+		answers, fresh := map[string]int{}, 0
+		var asking sync.WaitGroup
+		for i := range 100 {
+			asking.Go(func() {
+				w := ask(t, h, post(validBody, change, delivery("msg_1"), representation, header("X-Request-Id", fmt.Sprint(i))))
+				mu.Lock()
+				defer mu.Unlock()
+				answers[fmt.Sprint(w.Code, w.Body)]++
+				if w.Header().Get("Idempotent-Replayed") == "" {
+					fresh++
+				}
+			})
+		}
+		asking.Wait()
+		if n := cloud.Count(azuresim.StepGraph); n != 1 || fresh != 1 || len(answers) != 1 {
+			t.Errorf("%s: Graph was asked %d times, %d answers are not repetitions, and there are the answers %v", name, n, fresh, answers)
+		}
+		for answer := range maps.Keys(answers) {
+			if !strings.HasPrefix(answer, `200 {"code":"unassigned"`) {
+				t.Errorf("%s: %s", name, answer)
+			}
+		}
+	}
+}
+
+// wired returns the whole program in this process, on cloud, with settings changed as for complete.
+func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) http.Handler {
+	t.Helper()
+	c, err := loadConfig(complete(append([]string{
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
+	}, changes...)...), hostLocal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := wire(c, cloud, newLog(log, c.logLevel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// ask has h answer a request.
+func ask(t *testing.T, h http.Handler, s sent) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), s.method, s.target, strings.NewReader(s.body))
+	r.Header = s.header
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"math/big"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"software.sslmate.com/src/go-pkcs12"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+)
+
+// crowd are callers who call all the time, each on its own, until the crowd goes home. Every answer to them must be a success.
+type crowd struct {
+	cloud    *azuresim.Cloud
+	handler  http.Handler
+	switched atomic.Int32 // how many of them use the new key
+	home     chan struct{}
+	calling  sync.WaitGroup
+	answered atomic.Int32
+}
+
+// The callers of a crowd, and how often each calls.
+const (
+	callers = 20
+	every   = 20 * time.Second
+)
+
+// gather has a crowd call the whole program in this process, on cloud and with settings changed as for complete. A caller
+// makes its requests authentic with before until it has switched, and with after from then on.
+func gather(t *testing.T, cloud *azuresim.Cloud, before, after func(*sent), changes ...string) *crowd {
+	t.Helper()
+	c := &crowd{cloud: cloud, handler: wired(t, cloud, &bytes.Buffer{}, changes...), home: make(chan struct{})}
+	cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(3*time.Second)) // so that there are always some on the way
+	for i := range callers {
+		c.calling.Go(func() {
+			for time.Sleep(time.Duration(i)*every/callers + time.Millisecond); ; time.Sleep(every) {
+				select {
+				case <-c.home:
+					return
+				default:
+				}
+				prove := before
+				if i < int(c.switched.Load()) {
+					prove = after
+				}
+				if w := ask(t, c.handler, post(validBody, prove)); w.Code != http.StatusNoContent {
+					t.Errorf("caller %d, of whom %d have switched: %d %s", i, c.switched.Load(), w.Code, w.Body)
+				}
+				c.answered.Add(1)
+			}
+		})
+	}
+	return c
+}
+
+// switchOver has one caller after the other use the new key, over a minute.
+func (c *crowd) switchOver() {
+	for range callers {
+		c.switched.Add(1)
+		time.Sleep(time.Minute / callers)
+	}
+}
+
+// leave ends the calls, of which there must have been at least so many.
+func (c *crowd) leave(t *testing.T, calls int) {
+	t.Helper()
+	close(c.home)
+	c.calling.Wait()
+	if n := int(c.answered.Load()); n < calls {
+		t.Errorf("there were %d calls, want at least %d", n, calls)
+	}
+}
+
+// atMost fails the test if a step has seen more requests than that since it had seen before.
+func (c *crowd) atMost(t *testing.T, step azuresim.Step, before, most int, when string) {
+	t.Helper()
+	if n := c.cloud.Count(step) - before; n > most {
+		t.Errorf("%s: %d requests of the step %s, want at most %d", when, n, step, most)
+	}
+}
+
+// keyKind is a kind of callers' keys.
+type keyKind struct {
+	setting  string
+	old, new string // as they are in the vault
+	prove    func(key string) func(*sent)
+}
+
+var keyKinds = map[string]keyKind{
+	"webhook": {"WEBHOOK_SECRET_NAMES", encodeKey([]byte("old-signing-key-0123456789abcd")), encodeKey([]byte("new-signing-key-0123456789abcd")), func(key string) func(*sent) {
+		return func(s *sent) {
+			decoded, err := caller.DecodeSignatureKey(key)
+			if err != nil {
+				panic(err)
+			}
+			caller.Sign(s.header, decoded, s.header.Get("Webhook-Id"), time.Now(), []byte(s.body))
+		}
+	}},
+	"API": {"API_KEY_SECRET_NAMES", "old-api-key-0123456789abcdef", "new-api-key-0123456789abcdef", func(key string) func(*sent) {
+		return func(s *sent) {
+			unsigned(s)
+			s.header.Set("X-Api-Key", key)
+		}
+	}},
+}
+
+// keyRotation is the rotation of a key of a kind. The settings name two secrets, key-a with the old key, and key-b.
+type keyRotation struct {
+	*testing.T
+	keyKind
+	cloud    *azuresim.Cloud
+	settings []string
+}
+
+// gather is the function of that name.
+func (r keyRotation) gather() *crowd {
+	r.Helper()
+	return gather(r.T, r.cloud, r.prove(r.old), r.prove(r.new), r.settings...)
+}
+
+// eachKeyKind runs a test for each kind of callers' keys.
+func eachKeyKind(t *testing.T, test func(r keyRotation)) {
+	t.Helper()
+	for name, kind := range keyKinds {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := newCloud()
+				cloud.PutSecret("key-a", azuresim.Secret{Value: kind.old})
+				test(keyRotation{t, kind, cloud, []string{"WEBHOOK_SECRET_NAMES", "", kind.setting, "key-a,key-b"}})
+			})
+		})
+	}
+}
+
+// TestKeyRotation replaces a key of callers as docs/operations.md says, while they call: the new one is stored beside the
+// old, the callers switch, the old one is disabled.
+func TestKeyRotation(t *testing.T) {
+	eachKeyKind(t, func(r keyRotation) {
+		start := time.Now()
+		c := r.gather()
+		time.Sleep(time.Minute)
+		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.new})
+		time.Sleep(30 * time.Second)
+		c.switchOver()
+		if n := r.cloud.Count(azuresim.StepSecret); n > 9 { // the app's secret, and two keys at 0, 30, 60 and 90 s
+			r.Errorf("%d requests for secrets until all had switched, want at most 9", n)
+		}
+		r.cloud.PutSecret("key-a", azuresim.Secret{Value: r.old, Disabled: true})
+		before := r.cloud.Count(azuresim.StepSecret)
+		// Nobody has sent what fits no key so far. Whoever does has the keys read again: so the old one is gone at once.
+		if w := ask(r.T, c.handler, post(validBody, r.prove(r.old+"BBBB"))); w.Code != http.StatusUnauthorized {
+			r.Errorf("a key that is none: %d %s", w.Code, w.Body)
+		}
+		if w := ask(r.T, c.handler, post(validBody, r.prove(r.old))); w.Code != http.StatusUnauthorized {
+			r.Errorf("the old key after its end: %d %s", w.Code, w.Body)
+		}
+		time.Sleep(5 * time.Minute)
+		c.leave(r.T, callers*int(time.Since(start)/(every+3*time.Second)-1))
+		c.atMost(r.T, azuresim.StepSecret, before, 2*11, "after the old key was disabled, which is looked for every 30 s")
+		c.atMost(r.T, azuresim.StepToken, 0, 1, "for callers' keys")
+		c.atMost(r.T, azuresim.StepIdentity, 0, 1, "for callers' keys")
+	})
+}
+
+// TestHastyKeyRotation has all callers use the new key in the moment in which it is stored.
+func TestHastyKeyRotation(t *testing.T) {
+	eachKeyKind(t, func(r keyRotation) {
+		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"}) // another old one, which is overwritten
+		r.cloud.Fail(azuresim.StepSecret, -1, azuresim.Delay(2*time.Second))
+		c := r.gather()
+		time.Sleep(time.Minute)
+		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.new})
+		c.switched.Store(callers)
+		time.Sleep(time.Minute)
+		c.leave(r.T, 4*callers)
+		c.atMost(r.T, azuresim.StepSecret, 0, 5, "in all: the app's secret, and two keys at the start and when nothing fitted")
+	})
+}
+
+// TestKeyRotationUnderAttack has strangers send what fits no key all the time, so that none of the honest callers can have the
+// keys read. Five minutes after the new one was stored it is known all the same.
+func TestKeyRotationUnderAttack(t *testing.T) {
+	eachKeyKind(t, func(r keyRotation) {
+		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"})
+		c := r.gather()
+		start := time.Now()
+		c.calling.Go(func() {
+			for ; ; time.Sleep(time.Second) {
+				select {
+				case <-c.home:
+					return
+				default:
+				}
+				if w := ask(r.T, c.handler, post(validBody, r.prove(r.new+"BBBB"))); w.Code != http.StatusUnauthorized {
+					r.Errorf("a stranger: %d %s", w.Code, w.Body)
+				}
+			}
+		})
+		time.Sleep(time.Minute)
+		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.new})
+		time.Sleep(5 * time.Minute)
+		c.switchOver()
+		time.Sleep(time.Minute)
+		c.leave(r.T, 18*callers)
+		c.atMost(r.T, azuresim.StepSecret, 0, 1+2*(2+int(time.Since(start)/(5*time.Minute))), "under attack")
+	})
+}
+
+// TestClientSecretRotation has Entra refuse the app's old secret in the moment in which the new one is stored, and in one case
+// also Graph all tokens that were issued for it, while callers call.
+func TestClientSecretRotation(t *testing.T) {
+	rotations(t, "GRAPH_SECRET_NAME", func(cloud *azuresim.Cloud, secret string) string {
+		cloud.SetAppSecrets(secret)
+		return secret
+	})
+}
+
+// TestCertificateRotation is TestClientSecretRotation for an app that signs in with a certificate.
+func TestCertificateRotation(t *testing.T) {
+	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){"old": sync.OnceValues(newCertificate), "new": sync.OnceValues(newCertificate)}
+	for name, form := range map[string]func(*rsa.PrivateKey, *x509.Certificate) (string, error){
+		"PEM": func(key *rsa.PrivateKey, cert *x509.Certificate) (string, error) {
+			der, err := x509.MarshalPKCS8PrivateKey(key)
+			return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})) + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})), err
+		},
+		"PKCS#12": func(key *rsa.PrivateKey, cert *x509.Certificate) (string, error) {
+			file, err := pkcs12.Modern2023.Encode(key, cert, nil, "")
+			return base64.StdEncoding.EncodeToString(file), err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rotations(t, "GRAPH_CERTIFICATE_NAME", func(cloud *azuresim.Cloud, which string) string {
+				key, cert := certs[which]()
+				text, err := form(key, cert)
+				if err != nil {
+					panic(err)
+				}
+				cloud.SetAppCertificates(cert)
+				return text
+			})
+		})
+	}
+}
+
+// rotations rotates a credential of the app that the setting names. accept makes Entra accept one of that name and no other,
+// and returns what is to be stored of it.
+func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, which string) string) {
+	t.Helper()
+	for name, test := range map[string]struct {
+		revoked bool
+		token   int // requests for tokens after the rotation, in the hour after it
+	}{
+		// The old token is used to within 5 min of its end. Then the old credential is refused once, and the new one asked.
+		"tokens stay good": {false, 2},
+		// The old credential is refused once, the new one asked, and its token renewed after 55 min.
+		"tokens are revoked": {true, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := newCloud()
+				cloud.PutSecret("app-credential", azuresim.Secret{Value: accept(cloud, "old")})
+				cloud.Fail(azuresim.StepToken, -1, azuresim.Delay(2*time.Second))
+				key := func(*sent) {}
+				c := gather(t, cloud, key, key, "GRAPH_SECRET_NAME", "", setting, "app-credential")
+				time.Sleep(time.Minute)
+				c.atMost(t, azuresim.StepToken, 0, 1, "before")
+				tokens, secrets := cloud.Count(azuresim.StepToken), cloud.Count(azuresim.StepSecret)
+				cloud.PutSecret("app-credential", azuresim.Secret{Value: accept(cloud, "new")})
+				if test.revoked {
+					cloud.RevokeTokens()
+				}
+				time.Sleep(58 * time.Minute)
+				c.leave(t, 145*callers)
+				c.atMost(t, azuresim.StepSecret, secrets, 1, "after")
+				if n := cloud.Count(azuresim.StepToken) - tokens; n != test.token {
+					t.Errorf("%d requests for tokens after the rotation, want %d", n, test.token)
+				}
+				if n := cloud.Count(azuresim.StepGraph) - int(c.answered.Load()); n < 0 || n > callers {
+					t.Errorf("Graph was asked %d times more than callers were answered, want at most %d", n, callers)
+				}
+			})
+		})
+	}
+}
+
+// newCertificate makes a certificate that signs itself, with its key, for the time in which synctest begins and for ours.
+func newCertificate() (*rsa.PrivateKey, *x509.Certificate) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "canary"},
+		NotBefore: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return key, cert
+}

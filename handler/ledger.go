@@ -1,0 +1,184 @@
+package handler
+
+import (
+	"context"
+	"crypto/sha256"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+)
+
+// ledger knows what became of the deliveries of the last ten minutes, so that one that comes twice is carried out once.
+// Senders do repeat themselves: Power Automate also where it is told not to, and all when an answer was lost.
+//
+// It is the memory of this instance alone, and ends with it. It can do nothing about a request that comes late for the first
+// time: what protects a newer assignment from an old request is expected.
+//
+// Kept is what ended for good: what was done, and the refusals that are the device's own (outside the policy, not found,
+// ambiguous, changed, in conflict, rejected). Such a delivery is over: one that was refused for the account it found must not
+// succeed when somebody sends it again later. Not kept is what may end otherwise when it is asked again, as it must be: a
+// failure that passes, and one of this function (424), which somebody repairs. What is refused before it reaches a device is
+// not kept either, since it will be refused again.
+//
+// What is kept is what became of each device, not the answer: a repetition is answered in the form that it asks for itself.
+// With the same preferences its body is the same to the byte, the id of the first request included.
+type ledger struct {
+	mu      sync.Mutex
+	entries map[delivery]*entry
+	kept    []*entry // those that have ended, in that order
+	devices int      // of kept
+}
+
+// remembered is how long an outcome is kept. It is as long as a signature is good with the standard tolerance.
+const remembered = 10 * time.Minute
+
+// maxRemembered is for how many devices outcomes are kept, the oldest being forgotten first. Graph lets an app change 3,000 in
+// ten minutes.
+const maxRemembered = 4000
+
+// maxDelivery is the length of a delivery's id, in characters.
+const maxDelivery = 128
+
+// delivery is what a caller sends once, however often it comes. The same id of another caller is another delivery;
+// behind the platform all callers are one.
+type delivery struct {
+	kind   caller.Kind
+	caller string
+	id     string
+}
+
+// entry is a delivery that is being carried out or has been.
+type entry struct {
+	delivery
+	body  [sha256.Size]byte // its hash
+	ended chan struct{}     // closed at the end, after which the rest does not change
+
+	devices   []*device // nil if the end is not kept
+	requestID string    // of the request that was carried out
+	at        time.Time
+}
+
+// deliveryID returns the id of the delivery that who has sent with header h: the one that the signature covers or, for a
+// caller who does not sign, that of Idempotency-Key, bare or in quotes. It is "" where there is none.
+func deliveryID(h http.Header, who caller.Caller) (string, error) {
+	keys := h.Values("Idempotency-Key")
+	if who.Kind == caller.KindSignature || len(keys) == 0 {
+		return who.Delivery, nil
+	}
+	key := keys[0]
+	if bare, ok := strings.CutPrefix(key, `"`); ok && strings.HasSuffix(bare, `"`) {
+		key = strings.TrimSuffix(bare, `"`)
+	}
+	if len(keys) > 1 || !plain(key, maxDelivery) {
+		return "", &refusal{code: deliveryIDInvalid}
+	}
+	return key, nil
+}
+
+// once carries out rec's request, unless its delivery has been: then rec gets what became of that.
+func (h *Handler) once(ctx context.Context, rec *record, body []byte) error {
+	if rec.delivery == "" {
+		return h.carryOut(ctx, rec)
+	}
+	e, first, err := h.ledger.begin(ctx, delivery{rec.caller.Kind, rec.caller.ID, rec.delivery}, sha256.Sum256(body))
+	if err != nil {
+		return err
+	}
+	if !first {
+		rec.devices, rec.replayOf = e.devices, e.requestID
+		return nil
+	}
+	e.requestID = rec.requestID
+	var became []*device // nothing that is kept, unless the end is reached: a panic must not leave the others waiting
+	defer func() { h.ledger.end(e, became) }()
+	if err := h.carryOut(ctx, rec); err != nil {
+		return err
+	}
+	became = rec.devices
+	return nil
+}
+
+// carryOut does what rec's request asks for, if its caller may ask for so much.
+func (h *Handler) carryOut(ctx context.Context, rec *record) error {
+	if err := h.limits.take(rec.caller, len(rec.devices)); err != nil {
+		return err
+	}
+	h.act(ctx, rec)
+	return nil
+}
+
+// begin returns the entry of a delivery with that body. The first to ask for it must carry it out and call end; whoever comes
+// meanwhile waits for that, and becomes the first if the end is not kept. The error is a *refusal: the delivery came with
+// another body, or ctx has ended before it.
+func (l *ledger) begin(ctx context.Context, d delivery, body [sha256.Size]byte) (e *entry, first bool, err error) {
+	for {
+		e, first = l.entry(d, body)
+		switch {
+		case first:
+			return e, true, nil
+		case e.body != body:
+			return nil, false, &refusal{code: deliveryIDReused}
+		}
+		select {
+		case <-e.ended:
+			if e.devices != nil {
+				return e, false, nil
+			}
+		case <-ctx.Done():
+			return nil, false, &refusal{code: inProgress}
+		}
+	}
+}
+
+// entry returns the entry of d, and whether it was made for this.
+func (l *ledger) entry(d delivery, body [sha256.Size]byte) (e *entry, first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.kept) > 0 && time.Since(l.kept[0].at) >= remembered {
+		l.forget()
+	}
+	if e, ok := l.entries[d]; ok {
+		return e, false
+	}
+	e = &entry{delivery: d, body: body, ended: make(chan struct{})}
+	l.entries[d] = e
+	return e, true
+}
+
+// end tells what became of the devices of e, nil if it did not come to that.
+func (l *ledger) end(e *entry, devices []*device) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer close(e.ended)
+	if !final(devices) {
+		delete(l.entries, e.delivery)
+		return
+	}
+	e.devices, e.at = devices, time.Now()
+	l.kept = append(l.kept, e)
+	for l.devices += len(devices); l.devices > maxRemembered; {
+		l.forget()
+	}
+}
+
+// forget forgets the oldest of the deliveries that have ended.
+func (l *ledger) forget() {
+	oldest := l.kept[0]
+	l.kept[0] = nil
+	l.kept = l.kept[1:]
+	l.devices -= len(oldest.devices)
+	delete(l.entries, oldest.delivery)
+}
+
+// final reports whether devices, if there are any, have all ended in a way in which they would end again.
+func final(devices []*device) bool {
+	for _, d := range devices {
+		if _, status, _ := d.end(); retryable(status) || status == http.StatusFailedDependency {
+			return false
+		}
+	}
+	return len(devices) > 0
+}

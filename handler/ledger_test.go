@@ -1,0 +1,400 @@
+package handler
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
+)
+
+// desk is a handler that is asked more than once. It believes the header X-Caller about who asks (kind/id), and for signature
+// callers webhook-id.
+type desk struct {
+	*Handler
+	mu   sync.Mutex
+	acts int // on devices
+	log  bytes.Buffer
+}
+
+// newDesk returns a desk at which act does what is asked for; it is told how often it has been asked, this time included.
+func newDesk(act func(n int, ids []graph.DeviceID) []graph.Result, policy Policy) *desk {
+	d := &desk{}
+	d.Handler = New(Options{
+		Devices: devicesFunc(func(ids []graph.DeviceID) []graph.Result {
+			d.mu.Lock()
+			d.acts++
+			n := d.acts
+			d.mu.Unlock()
+			return act(n, ids)
+		}),
+		Verifier: verifierFunc(func(r *http.Request, _ []byte) (caller.Caller, error) {
+			kind, id, _ := strings.Cut(r.Header.Get("X-Caller"), "/")
+			who := caller.Caller{Kind: caller.Kind(kind), ID: id}
+			if who.Kind == caller.KindSignature {
+				who.Delivery = r.Header.Get("Webhook-Id")
+			}
+			return who, nil
+		}),
+		Policy: policy, Log: slog.New(slog.NewJSONHandler(&d.log, nil)), Timeout: 25 * time.Second,
+	})
+	return d
+}
+
+// ask sends body with headers, given as pairs of a name and a value.
+func (d *desk) ask(t *testing.T, body string, headers ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, RouteUnassign, strings.NewReader(body))
+	r.Header.Set("X-Caller", "api_key/flow")
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return w
+}
+
+// want fails the test unless w is an answer with that status and code ("" for no body), replayed or not, after so many acts.
+func (d *desk) want(t *testing.T, when string, w *httptest.ResponseRecorder, status int, code Code, replayed bool, acts int) {
+	t.Helper()
+	var body struct {
+		Code  Code
+		Error struct{ Code Code }
+	}
+	if w.Body.Len() > 0 {
+		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil {
+			t.Fatalf("%s: %v in %s", when, err, w.Body)
+		}
+	}
+	if got := body.Code + body.Error.Code; w.Code != status || got != code || (w.Header().Get("Idempotent-Replayed") == "true") != replayed {
+		t.Errorf("%s: %d %s %v, want %d %s, replayed: %v", when, w.Code, got, w.Header(), status, code, replayed)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.acts != acts {
+		t.Errorf("%s: Graph was asked %d times, want %d", when, d.acts, acts)
+	}
+}
+
+func alwaysDone(_ int, ids []graph.DeviceID) []graph.Result { return done204(ids) }
+
+// failing returns what Graph answers if every device fails with err.
+func failing(err error) func(int, []graph.DeviceID) []graph.Result {
+	return func(_ int, ids []graph.DeviceID) []graph.Result {
+		results := done204(ids)
+		for i := range results {
+			results[i].Err = err
+		}
+		return results
+	}
+}
+
+const otherBody = `{"deviceId":"` + someDevice + `","reference":"another"}`
+
+// TestRepetition has a delivery come again, in another form: it is answered as it was, in the form that it asks for now.
+func TestRepetition(t *testing.T) {
+	d := newDesk(alwaysDone, Policy{})
+	headers := []string{"Idempotency-Key", "k-1", "X-Request-Id", "first"}
+	d.want(t, "the first", d.ask(t, someBody, headers...), 204, "", false, 1)
+	d.want(t, "again", d.ask(t, someBody, headers...), 204, "", true, 1)
+	headers = append(headers, "X-Request-Id", "third", "Prefer", "return=representation")
+	third := d.ask(t, someBody, headers...)
+	d.want(t, "with a preference", third, 200, Unassigned, true, 1)
+	if id := third.Header().Get("X-Request-Id"); id != "third" || !strings.Contains(third.Body.String(), `"requestId":"first"`) || !strings.Contains(third.Body.String(), `"graphRequestId":"graph-1"`) {
+		t.Errorf("%s: %s", id, third.Body)
+	}
+	headers = append(headers, "X-Request-Id", "fourth")
+	if fourth := d.ask(t, someBody, headers...); fourth.Body.String() != third.Body.String() {
+		t.Errorf("the fourth answer is %s, the third %s", fourth.Body, third.Body)
+	}
+	lines := strings.Split(strings.TrimSpace(d.log.String()), "\n")
+	if len(lines) != 4 || strings.Contains(lines[0], "replay") || !strings.Contains(lines[0], `"delivery_id":"k-1"`) {
+		t.Fatalf("the log has %s", d.log.String())
+	}
+	for i, id := range []string{"first", "third", "fourth"} {
+		if line := lines[i+1]; !strings.Contains(line, `"replayed":true,"replay_of":"first"`) || !strings.Contains(line, `"request_id":"`+id+`"`) ||
+			!strings.Contains(line, `"code":"unassigned"`) || !strings.Contains(line, `"attempts":0`) || !strings.Contains(line, `"caller_id":"flow"`) {
+			t.Errorf("the record of %s is %s", id, line)
+		}
+	}
+}
+
+// TestWhatIsKept has every end of a request come and its delivery again: those that asking again can change are not kept.
+func TestWhatIsKept(t *testing.T) {
+	for service, reasons := range map[upstream.Service][]upstream.Reason{
+		upstream.Graph: {
+			upstream.NotFound, upstream.Conflict, upstream.StateChanged, upstream.Rejected, upstream.Forbidden, upstream.TenantNotEnabled, upstream.Throttled,
+			upstream.Internal, upstream.BadAnswer, upstream.Unavailable, upstream.Locked, upstream.Timeout, upstream.Unreachable, upstream.Untrusted,
+		},
+		upstream.Vault:    {upstream.NotFound, upstream.Forbidden, upstream.SecretDisabled, upstream.Unavailable, upstream.Timeout},
+		upstream.Identity: {upstream.CredentialRejected, upstream.CredentialExpired, upstream.AppNotFound, upstream.Unavailable, upstream.Timeout},
+	} {
+		for _, reason := range reasons {
+			err := &upstream.Error{Service: service, Reason: reason}
+			code := outcome(err)
+			status := rows[code].status
+			kept := status == 404 || status == 409 || status == 422
+			d := newDesk(failing(err), Policy{})
+			d.want(t, "first", d.ask(t, someBody, "Idempotency-Key", "k"), status, code, false, 1)
+			acts := 2
+			if kept {
+				acts = 1
+			}
+			d.want(t, "again", d.ask(t, someBody, "Idempotency-Key", "k"), status, code, kept, acts)
+		}
+	}
+	// A list is kept as a whole or not at all: with a device of which something else may come, it is to be carried out again.
+	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
+	for _, test := range []struct {
+		name   string
+		reason upstream.Reason
+		status int
+		code   Code
+		kept   bool
+	}{
+		{"one is not found", upstream.NotFound, 207, "", true},
+		{"one is throttled", upstream.Throttled, 503, devicesFailed, false},
+		{"one is not permitted", upstream.Forbidden, 207, "", false},
+	} {
+		d := newDesk(func(_ int, ids []graph.DeviceID) []graph.Result {
+			results := done204(ids)
+			results[1].Err = &upstream.Error{Service: upstream.Graph, Reason: test.reason}
+			return results
+		}, Policy{})
+		d.want(t, test.name, d.ask(t, list, "Idempotency-Key", "k"), test.status, test.code, false, 1)
+		again := d.ask(t, list, "Idempotency-Key", "k")
+		d.want(t, test.name+", again", again, test.status, test.code, test.kept, map[bool]int{true: 1, false: 2}[test.kept])
+	}
+}
+
+// TestTenMinutes has a delivery come again at the end of its time, and the time not begin anew with it.
+func TestTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(alwaysDone, Policy{})
+		d.want(t, "the first", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", false, 1)
+		time.Sleep(5 * time.Minute)
+		d.want(t, "after 5 min", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1)
+		time.Sleep(5*time.Minute - time.Nanosecond)
+		d.want(t, "before 10 min are over", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1)
+		d.want(t, "another body before 10 min are over", d.ask(t, otherBody, "Idempotency-Key", "k"), 422, deliveryIDReused, false, 1)
+		time.Sleep(time.Nanosecond)
+		d.want(t, "after 10 min", d.ask(t, otherBody, "Idempotency-Key", "k"), 204, "", false, 2)
+	})
+}
+
+// TestInFlight has a delivery come again while it is being carried out.
+func TestInFlight(t *testing.T) {
+	unavailable := failing(&upstream.Error{Service: upstream.Graph, Reason: upstream.Unavailable})
+	slowly := func(act func(int, []graph.DeviceID) []graph.Result) func(int, []graph.DeviceID) []graph.Result {
+		return func(n int, ids []graph.DeviceID) []graph.Result {
+			time.Sleep(5 * time.Second)
+			return act(n, ids)
+		}
+	}
+	t.Run("the first ends well", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(slowly(alwaysDone), Policy{})
+			var asking sync.WaitGroup
+			asking.Go(func() { d.want(t, "the first", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", false, 1) })
+			synctest.Wait()
+			start := time.Now()
+			for range 10 {
+				asking.Go(func() { d.want(t, "meanwhile", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1) })
+			}
+			d.want(t, "another body meanwhile", d.ask(t, otherBody, "Idempotency-Key", "k"), 422, deliveryIDReused, false, 1)
+			asking.Wait()
+			if took := time.Since(start); took != 5*time.Second {
+				t.Errorf("it took %v, want 5 s", took)
+			}
+		})
+	})
+	t.Run("the first fails", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(slowly(func(n int, ids []graph.DeviceID) []graph.Result {
+				if n == 1 {
+					return unavailable(n, ids)
+				}
+				return done204(ids)
+			}), Policy{})
+			var asking sync.WaitGroup
+			asking.Go(func() {
+				if w := d.ask(t, someBody, "Idempotency-Key", "k"); w.Code != 503 {
+					t.Errorf("the first: %d %s", w.Code, w.Body)
+				}
+			})
+			synctest.Wait()
+			var mu sync.Mutex
+			var replayed []string
+			for range 5 {
+				asking.Go(func() {
+					w := d.ask(t, someBody, "Idempotency-Key", "k")
+					mu.Lock()
+					defer mu.Unlock()
+					if w.Code != 204 {
+						t.Errorf("meanwhile: %d %s", w.Code, w.Body)
+					}
+					replayed = append(replayed, w.Header().Get("Idempotent-Replayed"))
+				})
+			}
+			asking.Wait()
+			slices.Sort(replayed)
+			if got := strings.Join(replayed, ","); got != ",true,true,true,true" || d.acts != 2 {
+				t.Errorf("replayed %q, Graph was asked %d times; want one of five to have carried it out", got, d.acts)
+			}
+		})
+	})
+	t.Run("the first panics", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(slowly(func(n int, ids []graph.DeviceID) []graph.Result {
+				if n == 1 {
+					panic("canary")
+				}
+				return done204(ids)
+			}), Policy{})
+			var asking sync.WaitGroup
+			asking.Go(func() { d.ask(t, someBody, "Idempotency-Key", "k") })
+			synctest.Wait()
+			d.want(t, "meanwhile", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", false, 2)
+			asking.Wait()
+		})
+	})
+	t.Run("the time is up", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDesk(func(_ int, ids []graph.DeviceID) []graph.Result {
+				time.Sleep(time.Minute)
+				return done204(ids)
+			}, Policy{})
+			var asking sync.WaitGroup
+			asking.Go(func() { d.ask(t, someBody, "Idempotency-Key", "k") })
+			synctest.Wait()
+			start := time.Now()
+			w := d.ask(t, someBody, "Idempotency-Key", "k")
+			d.want(t, "meanwhile", w, 503, inProgress, false, 1)
+			if took := time.Since(start); took != 25*time.Second || w.Header().Get("Retry-After") != "5" || !strings.Contains(w.Body.String(), `"outcome":"unknown"`) {
+				t.Errorf("after %v: %v %s", took, w.Header(), w.Body)
+			}
+			asking.Wait()
+			if log := d.log.String(); !strings.Contains(log, `"level":"WARN","msg":"unassign"`) || !strings.Contains(log, `"code":"in_progress"`) {
+				t.Errorf("the log has %s", log)
+			}
+			d.want(t, "later", d.ask(t, someBody, "Idempotency-Key", "k"), 204, "", true, 1)
+		})
+	})
+}
+
+// TestWhoseDelivery has ids of one caller be those of another, and headers that prove nothing beside a signature.
+func TestWhoseDelivery(t *testing.T) {
+	d := newDesk(alwaysDone, Policy{})
+	for i, test := range []struct {
+		name     string
+		headers  []string
+		replayed bool
+	}{
+		{"an API key", []string{"X-Caller", "api_key/flow", "Idempotency-Key", "k"}, false},
+		{"another API key", []string{"X-Caller", "api_key/other", "Idempotency-Key", "k"}, false},
+		{"another kind of the same name", []string{"X-Caller", "token/flow", "Idempotency-Key", "k"}, false},
+		{"the platform", []string{"X-Caller", "platform/host", "Idempotency-Key", "k"}, false},
+		{"a signature", []string{"X-Caller", "signature/flow", "Webhook-Id", "k"}, false},
+		{"an id that is not signed, with the first", []string{"X-Caller", "signature/flow", "Webhook-Id", "k", "Idempotency-Key", "l"}, true},
+		{"a signed id, with the first's unsigned", []string{"X-Caller", "signature/flow", "Webhook-Id", "m", "Idempotency-Key", "l"}, false},
+		{"a malformed one that is not looked at", []string{"X-Caller", "signature/flow", "Webhook-Id", "k", "Idempotency-Key", "\x1b"}, true},
+		{"an API key without an id", []string{"X-Caller", "api_key/flow"}, false},
+		{"an API key without an id, again", []string{"X-Caller", "api_key/flow"}, false},
+		{"an API key with an id that nobody has signed", []string{"X-Caller", "api_key/flow", "Webhook-Id", "k"}, false},
+		{"an API key with an id that nobody has signed, again", []string{"X-Caller", "api_key/flow", "Webhook-Id", "k"}, false},
+	} {
+		acts := d.acts + 1
+		if test.replayed {
+			acts--
+		}
+		d.want(t, fmt.Sprint(i, ": ", test.name), d.ask(t, someBody, test.headers...), 204, "", test.replayed, acts)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	for name, test := range map[string]struct {
+		sent []string
+		want string // "" for a refusal
+	}{
+		"plain":                     {[]string{"RITM0012345.retry-2_a"}, "RITM0012345.retry-2_a"},
+		"in quotes":                 {[]string{`"RITM0012345"`}, "RITM0012345"},
+		"128 characters":            {[]string{strings.Repeat("a", 128)}, strings.Repeat("a", 128)},
+		"128 characters in quotes":  {[]string{`"` + strings.Repeat("a", 128) + `"`}, strings.Repeat("a", 128)},
+		"129 characters":            {[]string{strings.Repeat("a", 129)}, ""},
+		"empty":                     {[]string{""}, ""},
+		"empty in quotes":           {[]string{`""`}, ""},
+		"one quote":                 {[]string{`"`}, ""},
+		"an open quote":             {[]string{`"a`}, ""},
+		"a closing quote":           {[]string{`a"`}, ""},
+		"quotes in quotes":          {[]string{`""a""`}, ""},
+		"with a parameter":          {[]string{`"a";b=1`}, ""},
+		"twice":                     {[]string{"a", "a"}, ""},
+		"two, put together":         {[]string{"a, b"}, ""},
+		"a line break":              {[]string{"a\r\nX-Api-Key: b"}, ""},
+		"an escape":                 {[]string{"\x1b[2J"}, ""},
+		"a change of direction":     {[]string{"a\u202eb"}, ""},
+		"a separator of lines":      {[]string{"a\u2028b"}, ""},
+		"digits from elsewhere":     {[]string{"\uff11\uff12"}, ""},
+		"a hyphen that is not that": {[]string{"a\u2010b"}, ""},
+	} {
+		id, err := deliveryID(http.Header{"Idempotency-Key": test.sent}, caller.Caller{Kind: caller.KindAPIKey})
+		if id != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("%s: %q, %v; want %q", name, id, err, test.want)
+		}
+	}
+	d := newDesk(alwaysDone, Policy{})
+	d.want(t, "no key", d.ask(t, someBody, "Idempotency-Key", "a b"), 400, deliveryIDInvalid, false, 0)
+	if strings.Contains(d.log.String(), "a b") {
+		t.Errorf("the log has %s", d.log.String())
+	}
+}
+
+// TestLedgerIsBounded has more deliveries than are kept, of one device and of twenty: the oldest are forgotten, the others not.
+func TestLedgerIsBounded(t *testing.T) {
+	devices := strings.TrimSuffix(strings.Repeat(`{"deviceId":"`+someDevice+`"},`, maxDevices), ",")
+	for body, most := range map[string]int{someBody: maxRemembered, `{"devices":[` + devices + `]}`: maxRemembered / maxDevices} {
+		d := newDesk(alwaysDone, Policy{})
+		d.Log = slog.New(slog.DiscardHandler)
+		for i := range most + 1 {
+			d.ask(t, body, "Idempotency-Key", fmt.Sprint(i))
+		}
+		replayed := func(i int) bool {
+			return d.ask(t, body, "Idempotency-Key", fmt.Sprint(i)).Header().Get("Idempotent-Replayed") == "true"
+		}
+		if !replayed(most) || !replayed(1) || replayed(0) {
+			t.Errorf("of %d deliveries the oldest is kept, or another is not", most+1)
+		}
+		if len(d.ledger.entries) != most || len(d.ledger.kept) != most || d.ledger.devices != maxRemembered {
+			t.Errorf("%d and %d deliveries are kept, for %d devices", len(d.ledger.entries), len(d.ledger.kept), d.ledger.devices)
+		}
+	}
+}
+
+// TestRepetitionIsNotCounted has the limit of a caller spent by what is carried out, and by nothing else; and a request that
+// is over the limit not be the end of its delivery.
+func TestRepetitionIsNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(alwaysDone, Policy{PerMinute: 20})
+		sign := func(id string) []string { return []string{"X-Caller", "signature/servicenow", "Webhook-Id", id} }
+		for i := range 20 {
+			d.want(t, "within the limit", d.ask(t, someBody, sign(fmt.Sprint(i))...), 204, "", false, i+1)
+		}
+		for i := range 20 {
+			d.want(t, "again", d.ask(t, someBody, sign(fmt.Sprint(i))...), 204, "", true, 20)
+		}
+		d.want(t, "one too many", d.ask(t, someBody, sign("20")...), 429, rateLimited, false, 20)
+		time.Sleep(3 * time.Second)
+		d.want(t, "one too many, later", d.ask(t, someBody, sign("20")...), 204, "", false, 21)
+	})
+}
