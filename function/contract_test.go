@@ -257,8 +257,8 @@ func (test contractCase) run(t *testing.T, host string, start func(*testing.T, [
 			t.Errorf("%s: %s is %q, want %q", host, name, answer.header.Get(name), want[name])
 		}
 	}
-	if took > 8*time.Second { // TestFaults is exact about this; here the machine may be busy
-		t.Errorf("%s: the answer took %v of 2 s", host, took)
+	if took > 10*time.Second { // TestFaults is exact about this; here the machine may be busy
+		t.Errorf("%s: the answer took %v of 5 s", host, took)
 	}
 	ends := []end{{cmp.Or(test.code, "unassigned"), answer.status}}
 	if parsed.Results != nil {

@@ -135,7 +135,7 @@ func environment(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, chang
 		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
 		"VAULT_CREDENTIAL=managed-identity", "IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "SSL_CERT_FILE=" + ca,
 		"AZURE_CLIENT_ID=" + c.IdentityClientID, "GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
-		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=2s",
+		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=5s", // which a busy machine must not miss
 	}, changes...)
 }
 
