@@ -36,7 +36,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race ./...
 
 .PHONY: check
-check: lint templates reproducible ## lint, check the templates, build twice and compare: all that a reviewer runs
+check: lint templates reproducible integration ## lint, check the templates, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -55,6 +55,30 @@ $(PYTHON): infra/aws/requirements.txt
 	python3 -m venv .tools/python
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+# What the integration tests run is pinned with all that it brings: integration/requirements.txt and
+# integration/node/package-lock.json.
+SCHEMATHESIS := .tools/integration/bin/schemathesis
+$(SCHEMATHESIS): integration/requirements.txt
+	@command -v python3 >/dev/null || { echo "make integration needs python3 (3.11 or later) with venv: install it" >&2; exit 1; }
+	python3 -m venv .tools/integration
+	.tools/integration/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+NODE := .tools/node/package-lock.json
+$(NODE): $(wildcard integration/node/*)
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "make integration needs node (20.19 or later) and npm: install them" >&2; exit 1; }
+	@rm -rf .tools/node && mkdir -p .tools/node && cp $^ .tools/node/
+	cd .tools/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+.PHONY: integration
+integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' programs (needs python3 with venv, node and npm)
+	$(GO) test -count=1 -timeout 5m -tags integration ./integration
+
+.PHONY: hostile
+hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
+	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
 
 .PHONY: templates
 templates: $(PYTHON) ## lint template.yaml, as it is and as SAM expands it (needs python3 with venv)
