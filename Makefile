@@ -13,6 +13,7 @@ LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 # provided runtimes do not speak.
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '$(LDFLAGS)'
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
+SBOM    := $(GO) tool -modfile=internal/tools/sbom/go.mod cyclonedx-gomod
 LIMIT   := 10485760
 
 .PHONY: help
@@ -36,7 +37,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race ./...
 
 .PHONY: check
-check: lint templates reproducible integration ## lint, check the templates, build twice and compare, and prove it against others' programs: all that a reviewer runs
+check: lint templates workflows reproducible integration ## lint, check the templates, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -53,8 +54,18 @@ fmt: ## format the code
 PYTHON := .tools/python/bin/python
 $(PYTHON): infra/aws/requirements.txt
 	python3 -m venv .tools/python
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
+
+ZIZMOR := .tools/zizmor/bin/zizmor
+$(ZIZMOR): internal/tools/requirements.txt
+	python3 -m venv .tools/zizmor
+	.tools/zizmor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+.PHONY: workflows
+workflows: $(ZIZMOR) ## look for weaknesses in the workflows (needs python3 with venv)
+	$(ZIZMOR) --offline --quiet --persona pedantic --min-severity low .github
 
 # What the integration tests run is pinned with all that it brings: integration/requirements.txt and
 # integration/node/package-lock.json.
@@ -112,6 +123,18 @@ package-lambda: ## make dist/lambda.zip, for Lambda on arm64
 .PHONY: build-Function
 build-Function:
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap ./function
+
+# What belongs to a release beside the packages: what is in them, for machines, and the licences that come with it.
+.PHONY: release
+release: package-azure package-lambda ## make all that a release has, in dist/release
+	@rm -rf dist/release && mkdir -p dist/release
+	@cp dist/azure.zip dist/release/azure-linux-amd64.zip && cp dist/lambda.zip dist/release/lambda-linux-arm64.zip
+	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output dist/release/azure-linux-amd64.cdx.json dist/azure/worker
+	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output dist/release/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
+	@$(GO) list -deps -tags lambda.norpc -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./function | sort -u | \
+		while read -r path version dir; do printf '%s %s\n\n' "$$path" "$$version"; cat "$$dir"/LICENSE*; printf '\n\n'; done > dist/release/licenses.txt
+	@cat "$$($(GO) env GOROOT)/LICENSE" >> dist/release/licenses.txt
+	@cd dist/release && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME (1m)
