@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v4"
@@ -103,8 +104,9 @@ var banner = regexp.MustCompile(`curl -i (http://\S+)/api/unassign -H 'x-api-key
 // tested finds how many requests it made, of which none failed.
 var tested = regexp.MustCompile(`(\d+) generated, (?:\d+) passed`)
 
-// schemathesis tests the program on its simulated cloud, as it starts without settings, against a contract.
-func schemathesis(t *testing.T, contract string, withKey bool) {
+// schemathesis tests the program on its simulated cloud, as it starts without settings, against a contract, and returns the
+// program's log.
+func schemathesis(t *testing.T, contract string, withKey bool) string {
 	t.Helper()
 	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
 	p.process.Env = []string{"HOME=" + t.TempDir()}
@@ -117,25 +119,40 @@ func schemathesis(t *testing.T, contract string, withKey bool) {
 	if withKey {
 		settings = fmt.Appendf(settings, "\n[auth.openapi.apiKey]\napi_key = %q\n", m[2])
 	}
-	file := filepath.Join(t.TempDir(), "schemathesis.toml")
+	contract, err = filepath.Abs(contract)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir() // where it leaves what it would try again, which would make the next run another one
+	file := filepath.Join(dir, "schemathesis.toml")
 	if err := os.WriteFile(file, settings, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), tool(t, "integration", "bin", "schemathesis"),
 		"--config-file", file, "--no-color", "run", "--continue-on-failure", "--url", m[1], contract)
+	cmd.Dir = dir
 	text, err := cmd.CombinedOutput()
 	ran := tested.FindSubmatch(text)
 	if err != nil || ran == nil {
 		t.Fatalf("%v: %s", err, text)
 	}
 	t.Logf("%s requests", ran[1])
+	return p.out.String()
 }
 
 func TestContract(t *testing.T) {
-	schemathesis(t, strict(t), true)
+	log := schemathesis(t, strict(t), true)
+	for _, code := range []string{"unassigned", "already_unassigned", "device_not_found", "selector_ambiguous", "serial_number_invalid", "context_invalid"} {
+		if !strings.Contains(log, `"code":"`+code+`"`) {
+			t.Errorf("nothing that it sent came to %s", code)
+		}
+	}
 }
 
 // Without credentials nothing is done, and whatever is sent is answered as the contract says.
 func TestContractForStrangers(t *testing.T) {
-	schemathesis(t, "../handler/openapi.yaml", false)
+	log := schemathesis(t, "../handler/openapi.yaml", false)
+	if strings.Contains(log, `"code":"unassigned"`) || !strings.Contains(log, `"code":"unauthenticated"`) {
+		t.Error("a stranger was served, or nobody was refused")
+	}
 }
