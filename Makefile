@@ -13,8 +13,9 @@ LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 # provided runtimes do not speak.
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '$(LDFLAGS)'
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
-# It wants another version of a library than the other tools.
-ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint.mod actionlint
+# These two do not build beside the other tools.
+ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint/go.mod actionlint
+SBOM    := $(GO) tool -modfile=internal/tools/sbom/go.mod cyclonedx-gomod
 LIMIT   := 10485760
 
 .PHONY: help
@@ -38,14 +39,13 @@ test: ## run all tests, with the race detector
 	$(GO) test -race ./...
 
 .PHONY: check
-check: lint templates reproducible ## lint, check the templates, build twice and compare: all that a reviewer runs
+check: lint templates workflows reproducible integration ## lint, check the templates, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 	$(TOOL) golangci-lint run ./...
-	$(ACTIONLINT)
 
 .PHONY: fmt
 fmt: ## format the code
@@ -55,8 +55,43 @@ fmt: ## format the code
 PYTHON := .tools/python/bin/python
 $(PYTHON): infra/aws/requirements.txt
 	python3 -m venv .tools/python
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
+
+ZIZMOR := .tools/zizmor/bin/zizmor
+$(ZIZMOR): internal/tools/requirements.txt
+	python3 -m venv .tools/zizmor
+	.tools/zizmor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+.PHONY: workflows
+workflows: $(ZIZMOR) ## look for weaknesses in the workflows (needs python3 with venv)
+	$(ACTIONLINT)
+	$(ZIZMOR) --offline --quiet --persona pedantic --min-severity low .github
+
+# What the integration tests run is pinned with all that it brings: integration/requirements.txt and
+# integration/node/package-lock.json.
+SCHEMATHESIS := .tools/integration/bin/schemathesis
+$(SCHEMATHESIS): integration/requirements.txt
+	@command -v python3 >/dev/null || { echo "make integration needs python3 (3.11 or later) with venv: install it" >&2; exit 1; }
+	python3 -m venv .tools/integration
+	.tools/integration/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+NODE := .tools/node/package-lock.json
+$(NODE): $(wildcard integration/node/*)
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "make integration needs node (20.19 or later) and npm: install them" >&2; exit 1; }
+	@rm -rf .tools/node && mkdir -p .tools/node && cp $^ .tools/node/
+	cd .tools/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+.PHONY: integration
+integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' programs (needs python3 with venv, node and npm)
+	$(GO) test -count=1 -timeout 5m -tags integration ./integration
+
+.PHONY: hostile
+hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
+	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
 
 .PHONY: templates
 templates: $(PYTHON) ## lint template.yaml, as it is and as SAM expands it (needs python3 with venv)
@@ -90,6 +125,18 @@ package-lambda: ## make dist/lambda.zip, for Lambda on arm64
 .PHONY: build-Function
 build-Function:
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap ./function
+
+# What belongs to a release beside the packages: what is in them, for machines, and the licences that come with it.
+.PHONY: release
+release: package-azure package-lambda ## make all that a release has, in dist/release
+	@rm -rf dist/release && mkdir -p dist/release
+	@cp dist/azure.zip dist/release/azure-linux-amd64.zip && cp dist/lambda.zip dist/release/lambda-linux-arm64.zip
+	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output dist/release/azure-linux-amd64.cdx.json dist/azure/worker
+	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output dist/release/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
+	@$(GO) list -deps -tags lambda.norpc -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./function | sort -u | \
+		while read -r path version dir; do printf '%s %s\n\n' "$$path" "$$version"; cat "$$dir"/LICENSE*; printf '\n\n'; done > dist/release/licenses.txt
+	@cat "$$($(GO) env GOROOT)/LICENSE" >> dist/release/licenses.txt
+	@cd dist/release && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME (1m)

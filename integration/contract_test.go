@@ -1,0 +1,158 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// strict is openapi.yaml with what it says in words as schemas too. They are left out of the file because ServiceNow's importer
+// passes over them or refuses them.
+func strict(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../handler/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var contract map[string]any
+	if err := yaml.Unmarshal(text, &contract); err != nil {
+		t.Fatal(err)
+	}
+	at := func(path ...string) map[string]any {
+		node := contract
+		for _, name := range path {
+			next, ok := node[name].(map[string]any)
+			if !ok {
+				t.Fatalf("openapi.yaml has no %v", path)
+			}
+			node = next
+		}
+		return node
+	}
+	contract["openapi"] = "3.1.0" // which has null, and names of properties
+	null := map[string]any{"type": "null"}
+	schemas := []string{"components", "schemas"}
+	for schema, names := range map[string][]string{
+		"Request": {"deviceId", "serialNumber", "devices"}, "Device": {"deviceId", "serialNumber"}, "Expected": {"userPrincipalName", "resourceName"},
+	} {
+		s := at(append(schemas, schema)...)
+		delete(s, "minProperties") // which say it where null is not looked at
+		delete(s, "maxProperties")
+		properties := at(append(schemas, schema, "properties")...)
+		var alternatives []any
+		for _, name := range names {
+			members := map[string]any{}
+			for _, other := range names {
+				members[other] = null
+			}
+			members[name] = map[string]any{"not": null}
+			if name == "devices" { // where it stands in each of them
+				members["expected"] = null
+			}
+			alternatives = append(alternatives, map[string]any{"required": []any{name}, "properties": members})
+		}
+		s["oneOf"] = alternatives
+		for name, property := range properties { // a member that is null counts as absent
+			property, _ := property.(map[string]any)
+			if reference, ok := property["$ref"]; ok {
+				properties[name] = map[string]any{"anyOf": []any{map[string]any{"$ref": reference}, null}}
+				continue
+			}
+			property["type"] = []any{property["type"], "null"}
+		}
+	}
+	yes := map[string]any{"enum": []any{true}}
+	at(append(schemas, "Request")...)["not"] = map[string]any{"required": []any{"dryRun", "verify"}, "properties": map[string]any{"dryRun": yes, "verify": yes}}
+	context := at(append(schemas, "Request", "properties", "context")...)
+	context["propertyNames"] = map[string]any{"pattern": "^[0-9A-Za-z._-]{1,64}$"}
+	value := at(append(schemas, "Request", "properties", "context", "additionalProperties")...)
+	value["type"] = []any{"string", "null"}
+	for _, text := range []map[string]any{
+		value, at(append(schemas, "Request", "properties", "reference")...),
+		at(append(schemas, "Expected", "properties", "userPrincipalName")...), at(append(schemas, "Expected", "properties", "resourceName")...),
+	} {
+		text["pattern"] = printable
+	}
+	for _, schema := range []string{"Request", "Device"} {
+		id := at(append(schemas, schema, "properties", "deviceId")...)
+		id["not"] = map[string]any{"enum": []any{"00000000-0000-0000-0000-000000000000"}}
+	}
+	text, err = yaml.Marshal(contract)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "openapi.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// printable is a pattern for the printable characters of Latin-1, to which schemathesis.toml keeps what is made.
+const printable = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"
+
+var banner = regexp.MustCompile(`curl -i (http://\S+)/api/unassign -H 'x-api-key: ([^']+)'`)
+
+// tested finds how many requests it made, of which none failed.
+var tested = regexp.MustCompile(`(\d+) generated, (?:\d+) passed`)
+
+// schemathesis tests the program on its simulated cloud, as it starts without settings, against a contract, and returns the
+// program's log.
+func schemathesis(t *testing.T, contract string, withKey bool) string {
+	t.Helper()
+	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
+	p.process.Env = []string{"HOME=" + t.TempDir()}
+	p.run(t)
+	m := await(t, &p.out, banner)
+	settings, err := os.ReadFile("schemathesis.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if withKey {
+		settings = fmt.Appendf(settings, "\n[auth.openapi.apiKey]\napi_key = %q\n", m[2])
+	}
+	contract, err = filepath.Abs(contract)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir() // where it leaves what it would try again, which would make the next run another one
+	file := filepath.Join(dir, "schemathesis.toml")
+	if err := os.WriteFile(file, settings, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), tool(t, "integration", "bin", "schemathesis"),
+		"--config-file", file, "--no-color", "run", "--continue-on-failure", "--url", m[1], contract)
+	cmd.Dir = dir
+	text, err := cmd.CombinedOutput()
+	ran := tested.FindSubmatch(text)
+	if err != nil || ran == nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	t.Logf("%s requests", ran[1])
+	return p.out.String()
+}
+
+func TestContract(t *testing.T) {
+	log := schemathesis(t, strict(t), true)
+	for _, code := range []string{"unassigned", "already_unassigned", "device_not_found", "selector_ambiguous", "serial_number_invalid", "context_invalid"} {
+		if !strings.Contains(log, `"code":"`+code+`"`) {
+			t.Errorf("nothing that it sent came to %s", code)
+		}
+	}
+}
+
+// Without credentials nothing is done, and whatever is sent is answered as the contract says.
+func TestContractForStrangers(t *testing.T) {
+	log := schemathesis(t, "../handler/openapi.yaml", false)
+	if strings.Contains(log, `"code":"unassigned"`) || !strings.Contains(log, `"code":"unauthenticated"`) {
+		t.Error("a stranger was served, or nobody was refused")
+	}
+}

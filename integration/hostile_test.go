@@ -1,0 +1,393 @@
+//go:build hostile
+
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+)
+
+// The load. Whoever sends a hostile request has everything but a key that is valid now: the address, the format, the name of
+// a device, and what was signed long ago.
+const (
+	hostileRequests = 100_000
+	honestRequests  = 1_000
+	senders         = 16 // of hostile requests, each with a connection of its own
+	slowConnections = 64 // that are opened and never finish a request, beside those
+	loadLimit       = 3 * time.Minute
+)
+
+// attack is a kind of hostile request, and what it may be answered.
+type attack struct {
+	name   string
+	make   func(n int) (method, target string, h http.Header, body string)
+	status int
+}
+
+func attacks() []attack {
+	withJSON := func(h http.Header) http.Header {
+		h.Set("Content-Type", "application/json")
+		return h
+	}
+	post := func(h http.Header, body string) (string, string, http.Header, string) {
+		return http.MethodPost, "/api/unassign", withJSON(h), body
+	}
+	sign := func(key []byte, at time.Time) http.Header {
+		h := http.Header{}
+		caller.Sign(h, key, "msg_1", at, []byte(body))
+		return h
+	}
+	stranger := []byte("a stranger's key, which is long enough")
+	long := strings.Repeat("A", 20<<10)
+	old := sign(signingKey, time.Now().Add(-time.Hour)) // caught an hour ago, and sent for ever since
+	return []attack{
+		{"no evidence", func(int) (string, string, http.Header, string) { return post(http.Header{}, body) }, 401},
+		{"a wrong key", func(n int) (string, string, http.Header, string) {
+			return post(http.Header{"X-Api-Key": {fmt.Sprintf("guess-%020d-0123456789", n)}}, body)
+		}, 401},
+		{"a stranger's signature", func(int) (string, string, http.Header, string) { return post(sign(stranger, time.Now()), body) }, 401},
+		{"an old signature", func(int) (string, string, http.Header, string) { return post(old.Clone(), body) }, 401},
+		{"another body", func(n int) (string, string, http.Header, string) {
+			return post(sign(signingKey, time.Now()), strings.Replace(body, "RITM0012345", "RITM"+strconv.Itoa(n), 1))
+		}, 401},
+		{"two signatures", func(int) (string, string, http.Header, string) {
+			h := sign(signingKey, time.Now())
+			h.Add("Webhook-Id", "msg_2")
+			return post(h, body)
+		}, 401},
+		{"junk", func(n int) (string, string, http.Header, string) {
+			random := rand.New(rand.NewPCG(1, uint64(n))) // the same junk every time
+			junk := make([]byte, random.IntN(4096))
+			for i := range junk {
+				junk[i] = byte(random.UintN(256))
+			}
+			return post(http.Header{"X-Api-Key": {"guess"}}, string(junk))
+		}, 401},
+		{"depth", func(int) (string, string, http.Header, string) {
+			return post(http.Header{}, strings.Repeat("[", 8<<10)+strings.Repeat("]", 8<<10))
+		}, 401},
+		{"oversize", func(int) (string, string, http.Header, string) {
+			return post(http.Header{}, `{"reference":"`+long+`"}`)
+		}, 413},
+		{"a body that is said to be compressed", func(int) (string, string, http.Header, string) {
+			return post(http.Header{"Content-Encoding": {"gzip"}}, "\x1f\x8b")
+		}, 415},
+		{"huge headers", func(int) (string, string, http.Header, string) {
+			return post(http.Header{"X-Padding": {long, long}}, body)
+		}, 431},
+		{"a long key", func(int) (string, string, http.Header, string) { return post(http.Header{"X-Api-Key": {long}}, body) }, 401},
+		{"many signatures", func(int) (string, string, http.Header, string) {
+			h := sign(stranger, time.Now())
+			h.Set("Webhook-Signature", strings.Repeat(h.Get("Webhook-Signature")+" ", 300))
+			return post(h, body)
+		}, 401},
+		{"another method", func(n int) (string, string, http.Header, string) {
+			return []string{"GET", "PUT", "DELETE", "TRACE", "OPTIONS", "BREW"}[n%6], "/api/unassign", http.Header{}, ""
+		}, 405},
+		{"a bad path", func(n int) (string, string, http.Header, string) {
+			paths := []string{"/", "/api/unassign/", "/api//unassign", "/api/%2e%2e/unassign", "/admin/host/status", "/api/unassign%00", "/.env", "/API/unassign"}
+			return http.MethodPost, paths[n%len(paths)], withJSON(keyed()), body
+		}, 404},
+		{"a forged invocation", func(n int) (string, string, http.Header, string) {
+			h := withJSON(http.Header{"X-Azure-Functions-Invocationid": {"1"}, "User-Agent": {"Azure-Functions-Host/4.0"}})
+			return http.MethodPost, []string{"/sweep", "/queue"}[n%2], h, `{"Data":{"message":"{\"deviceId\":\"` + someDevice + `\"}","timer":{"isPastDue":true}},"Metadata":{}}`
+		}, 404},
+		{"a forged envelope", func(int) (string, string, http.Header, string) {
+			h := http.Header{"X-Ms-Client-Principal": {"eyJhdXRoX3R5cCI6ImFhZCJ9"}, "X-Forwarded-For": {"127.0.0.1"}, "X-Amzn-Request-Context": {`{"authorizer":{"iam":{}}}`}}
+			return post(h, `{"version":"2.0","routeKey":"POST /api/unassign","requestContext":{"http":{"method":"POST"}},"isBase64Encoded":false,"body":"{}"}`)
+		}, 401},
+	}
+}
+
+// raw is what is no request: it is written as it is, and the answer, if there is one, is a refusal.
+var raw = []string{
+	"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+	"GET / HTTP/1.1\r\n\r\n",
+	"POST /api/unassign HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+	"POST /api/unassign HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\nzz\r\n",
+	"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+	"POST /api/unassign HTTP/9.9\r\nHost: a\r\n\r\n",
+}
+
+// figures are what the system says of a process.
+type figures struct {
+	rss, peak, threads, files int // of memory: KiB
+}
+
+func (f figures) String() string {
+	return fmt.Sprintf("%d KiB resident, %d KiB at most, %d threads, %d files", f.rss, f.peak, f.threads, f.files)
+}
+
+var statusLine = regexp.MustCompile(`(?m)^(VmRSS|VmHWM|Threads):\s+(\d+)`)
+
+func measure(t *testing.T, p *program) figures {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d", p.process.Process.Pid)
+	text, err := os.ReadFile(filepath.Join(proc, "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(filepath.Join(proc, "fd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := figures{files: len(files)}
+	for _, m := range statusLine.FindAllSubmatch(text, -1) {
+		n, _ := strconv.Atoi(string(m[2]))
+		switch string(m[1]) {
+		case "VmRSS":
+			f.rss = n
+		case "VmHWM":
+			f.peak = n
+		case "Threads":
+			f.threads = n
+		}
+	}
+	return f
+}
+
+// goroutines ends the process by the signal that makes it print them, and returns how many there were.
+func goroutines(t *testing.T, p *program) int {
+	t.Helper()
+	if err := p.process.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.process.Wait() // which says that it has ended by the signal
+	return len(regexp.MustCompile(`(?m)^goroutine \d+ .*\[`).FindAllString(p.out.String(), -1))
+}
+
+// counts are how often the cloud was asked, by step.
+func counts(c *azuresim.Cloud) map[azuresim.Step]int {
+	n := map[azuresim.Step]int{}
+	for _, step := range []azuresim.Step{
+		azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys, azuresim.StepGraph,
+	} {
+		n[step] = c.Count(step)
+	}
+	return n
+}
+
+// warm makes the program read all that it needs.
+func warm(t *testing.T, p *program) {
+	t.Helper()
+	for _, h := range []http.Header{keyed(), signed()} {
+		if status, text := p.unassign(t, h); status != http.StatusNoContent {
+			t.Fatalf("%d %s", status, text)
+		}
+	}
+}
+
+// honest sends the honest requests, one as soon as each share of the hostile ones is through, and returns the slowest.
+func honest(t *testing.T, p *program, hostile func() float64) time.Duration {
+	t.Helper()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: 20 * time.Second}
+	var slowest time.Duration
+	for n := range honestRequests {
+		for hostile() < float64(n)/honestRequests {
+			time.Sleep(time.Millisecond)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/api/unassign", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = keyed()
+		if n%2 == 0 {
+			req.Header = signed()
+		}
+		begun := time.Now()
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Errorf("honest request %d: %v", n, err)
+			continue
+		}
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent {
+			t.Errorf("honest request %d: %s %s", n, resp.Status, text)
+		}
+		slowest = max(slowest, time.Since(begun))
+	}
+	return slowest
+}
+
+// TestHostile shows that hostile requests keep nobody from being served, cost no other service a request, and leave nothing.
+func TestHostile(t *testing.T) {
+	alone, served := newCloud(t)
+	quiet := start(t, alone, served, nil)
+	warm(t, quiet)
+	slowestAlone := honest(t, quiet, func() float64 { return 1 })
+	time.Sleep(time.Second)
+	quietFigures, quietGoroutines := measure(t, quiet), goroutines(t, quiet)
+	t.Logf("%d honest requests alone: the slowest took %v; %v, %d goroutines", honestRequests, slowestAlone.Round(time.Millisecond), quietFigures, quietGoroutines)
+
+	cloud, served := newCloud(t)
+	p := start(t, cloud, served, nil)
+	warm(t, p)
+	address := strings.TrimPrefix(p.url, "http://")
+	kinds := attacks()
+	var (
+		sent, broken atomic.Int64
+		answers      [600]atomic.Int64
+		load         sync.WaitGroup
+		begun        = time.Now()
+		early        figures
+	)
+	ctx := t.Context()
+	progress := func() float64 { return float64(sent.Load()) / hostileRequests }
+	for sender := range senders {
+		load.Go(func() {
+			transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 1}
+			defer transport.CloseIdleConnections()
+			client := http.Client{Transport: transport, Timeout: 20 * time.Second}
+			for n := sender; n < hostileRequests && time.Since(begun) < loadLimit; n += senders {
+				if n%(len(kinds)+1) == len(kinds) {
+					sendRaw(ctx, t, address, raw[n/(len(kinds)+1)%len(raw)])
+					sent.Add(1)
+					continue
+				}
+				kind := kinds[n%(len(kinds)+1)]
+				method, target, h, text := kind.make(n / (len(kinds) + 1))
+				req, err := http.NewRequestWithContext(ctx, method, p.url+target, strings.NewReader(text))
+				if err != nil {
+					t.Errorf("%s: %v", kind.name, err)
+					return
+				}
+				req.Header = h
+				resp, err := client.Do(req)
+				sent.Add(1)
+				if err != nil { // the server may close the connection while it is being written to
+					broken.Add(1)
+					continue
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				answers[resp.StatusCode].Add(1)
+				if resp.StatusCode != kind.status {
+					t.Errorf("%s: %s, want %d", kind.name, resp.Status, kind.status)
+				}
+			}
+		})
+	}
+	for n := range slowConnections {
+		load.Go(func() { slow(t, address, n, progress) })
+	}
+	load.Go(func() {
+		for progress() < 0.2 && time.Since(begun) < loadLimit {
+			time.Sleep(10 * time.Millisecond)
+		}
+		early = measure(t, p)
+	})
+	slowest := honest(t, p, func() float64 {
+		if time.Since(begun) > loadLimit {
+			return 1
+		}
+		return progress()
+	})
+	load.Wait()
+	took := time.Since(begun)
+	if sent.Load() != hostileRequests {
+		t.Errorf("only %d hostile requests were sent in %v", sent.Load(), took)
+	}
+	var settled figures
+	for wait := time.Now(); time.Since(wait) < 15*time.Second; time.Sleep(100 * time.Millisecond) {
+		if settled = measure(t, p); settled.files <= quietFigures.files+2 {
+			break
+		}
+	}
+	left := goroutines(t, p)
+	t.Logf("%d hostile requests in %v, %d of them without an answer; the slowest honest one took %v", sent.Load(), took.Round(time.Millisecond), broken.Load(), slowest.Round(time.Millisecond))
+	for status := range answers {
+		if n := answers[status].Load(); n > 0 {
+			t.Logf("  %d: %d", status, n)
+		}
+	}
+	t.Logf("at a fifth of it: %v", early)
+	t.Logf("afterwards: %v, %d goroutines", settled, left)
+	t.Logf("the cloud was asked %v; by the honest ones alone %v", counts(cloud), counts(alone))
+
+	want := counts(alone)
+	// A key that fits none may be a new one: each kind of evidence costs one reading of its one secret in five minutes.
+	want[azuresim.StepSecret] += 2
+	for step, n := range counts(cloud) {
+		if n != want[step] {
+			t.Errorf("the step %s: %d requests, want %d", step, n, want[step])
+		}
+	}
+	if settled.rss > early.rss+16<<10 || settled.peak > quietFigures.peak+64<<10 {
+		t.Errorf("memory grew: alone %v, at a fifth %v, afterwards %v", quietFigures, early, settled)
+	}
+	if settled.files > quietFigures.files+2 || left > quietGoroutines+4 {
+		t.Errorf("%d files and %d goroutines are left; alone there were %d and %d", settled.files, left, quietFigures.files, quietGoroutines)
+	}
+	for _, secret := range []string{appSecret, apiKey, webhookKey, string(signingKey)} {
+		if strings.Contains(p.out.String(), secret) {
+			t.Errorf("%q is in the log", secret)
+		}
+	}
+	if strings.Contains(p.out.String(), "panic") {
+		t.Error("something panicked")
+	}
+}
+
+// sendRaw writes what is no request, and reads what comes until the connection is closed.
+func sendRaw(ctx context.Context, t *testing.T, address, text string) {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		t.Errorf("dial: %v", err)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(conn, text)
+	if c, ok := conn.(*net.TCPConn); ok {
+		_ = c.CloseWrite()
+	}
+	first, _ := bufio.NewReader(conn).ReadBytes('\n')
+	if len(first) > 0 && !bytes.Contains(first, []byte(" 4")) && !bytes.Contains(first, []byte(" 505 ")) {
+		t.Errorf("%q was answered with %q", text, first)
+	}
+}
+
+// slow opens connections and leaves a request on each unfinished, in its head or in its body, until the server closes it.
+func slow(t *testing.T, address string, n int, progress func() float64) {
+	t.Helper()
+	for progress() < 0.9 {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Errorf("dial: %v", err)
+			return
+		}
+		text := "POST /api/unassign HTTP/1.1\r\nHost: a\r\nX-Slow: "
+		if n%2 == 0 {
+			text = "POST /api/unassign HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(conn, text)
+		if _, err := io.Copy(io.Discard, conn); err != nil && os.IsTimeout(err) {
+			t.Error("an unfinished request is waited for without an end")
+		}
+		_ = conn.Close()
+	}
+}

@@ -1,0 +1,180 @@
+//go:build integration || hostile
+
+package integration
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+)
+
+// binary is the program, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "unassign")
+	if err == nil {
+		binary = filepath.Join(dir, "unassign")
+		err = exec.Command("go", "build", "-o", binary, "../function").Run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// What is in the vault, and must be seen nowhere else.
+const (
+	appSecret  = "canary-app-secret-6a5b"
+	apiKey     = "canary-api-key-0123456789abcdef"
+	someDevice = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
+)
+
+var (
+	signingKey = []byte("canary-signing-key-0123456789ab")
+	webhookKey = "whsec_" + base64.StdEncoding.EncodeToString(signingKey)
+)
+
+// newCloud returns a cloud with one device, and serves it until the test ends.
+func newCloud(t *testing.T) (*azuresim.Cloud, *azuresim.Served) {
+	t.Helper()
+	c := azuresim.New()
+	c.SetAppSecrets(appSecret)
+	c.PutSecret("graph-client-secret", azuresim.Secret{Value: appSecret})
+	c.PutSecret("webhook-servicenow", azuresim.Secret{Value: webhookKey})
+	c.PutSecret("api-key-flow", azuresim.Secret{Value: apiKey})
+	c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com", ResourceName: "room.fjord"})
+	served, err := c.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(served.Close)
+	return c, served
+}
+
+// program is the binary at work in a terminal.
+type program struct {
+	url     string
+	process *exec.Cmd
+	out     output
+}
+
+// output is what a process has written.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
+
+// start starts the program on a cloud that is served, with settings that replace those of the cloud, until the test ends.
+// Certificates are further authorities that it trusts.
+func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
+	t.Helper()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, bytes.Join(append([][]byte{served.CA}, certificates...), nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
+	p.process.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "SSL_CERT_FILE=" + ca, "SSL_CERT_DIR=" + t.TempDir(),
+		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
+		"IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "AZURE_CLIENT_ID=" + c.IdentityClientID,
+		"GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
+		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=5s",
+	}, settings...)
+	p.run(t)
+	p.url = "http://" + await(t, &p.out, listening)[1]
+	return p
+}
+
+// run starts the process, and stops it when the test ends.
+func (p *program) run(t *testing.T) {
+	t.Helper()
+	p.process.Stdout, p.process.Stderr = &p.out, &p.out
+	if err := p.process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.process.Process.Signal(os.Interrupt)
+		_ = p.process.Wait()
+	})
+}
+
+// await returns what a pattern finds as soon as it is in what a process has written.
+func await(t *testing.T, out *output, pattern *regexp.Regexp) []string {
+	t.Helper()
+	for start := time.Now(); time.Since(start) < 30*time.Second; time.Sleep(5 * time.Millisecond) {
+		if m := pattern.FindStringSubmatch(out.String()); m != nil {
+			return m
+		}
+	}
+	t.Fatalf("%v is not in %s", pattern, out.String())
+	return nil
+}
+
+const body = `{"deviceId":"` + someDevice + `","reference":"RITM0012345"}`
+
+// signed and keyed are the headers of a request with body, by the evidence for its caller.
+func signed() http.Header {
+	h := http.Header{"Content-Type": {"application/json"}}
+	caller.Sign(h, signingKey, "msg_1", time.Now(), []byte(body))
+	return h
+}
+
+func keyed() http.Header {
+	return http.Header{"Content-Type": {"application/json"}, "X-Api-Key": {apiKey}}
+}
+
+// unassign sends a request for the one device and returns the status and the body of the answer, which has no secret in it.
+func (p *program) unassign(t *testing.T, h http.Header) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/api/unassign", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = h
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{appSecret, apiKey, webhookKey, "eyJ"} {
+		if strings.Contains(string(text)+p.out.String(), secret) {
+			t.Errorf("%q is in the answer or the log", secret)
+		}
+	}
+	return resp.StatusCode, string(text)
+}
