@@ -150,8 +150,8 @@ func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	}
 	// What was sent gets its answer. Who does not want to wait for it stops a second time, and this time the process ends.
 	defer context.AfterFunc(ctx, func() {
-		fmt.Fprintln(stderr, "stopping as soon as a request under way is answered; stop again to end at once")
 		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		fmt.Fprintln(stderr, "stopping as soon as a request under way is answered; stop again to end at once")
 	})()
 	if flags.csv != "" {
 		return callCSV(ctx, flags, c, stderr, isTerminal(stderr))

@@ -119,6 +119,21 @@ func TestCallReportsNoAnswer(t *testing.T) {
 	}
 }
 
+// Who has a token sends it as it is in the file, without the line's end.
+func TestCallWithAToken(t *testing.T) {
+	var got http.Header
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	token := strings.Repeat("eyJ.", 3000) // longer than a key ever is
+	_, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device", someDevice)
+	server.Close()
+	if err != nil || stderr != "204 No Content\n" || got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" || got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
+		t.Errorf("%v\n%s%.300v", err, stderr, got)
+	}
+}
+
 // A certificate that is not trusted will not be at the next attempt.
 func TestCallDoesNotRepeatWhatIsNotTrusted(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())

@@ -334,6 +334,21 @@ func TestCallRepeats(t *testing.T) {
 	}
 }
 
+// Who stops it while it waits does not wait for the end of that, and is told what was answered.
+func TestCallStoppedWhileItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wired{before: func(int) *http.Response { return says(503, "600") }}
+		c := client.Client{URL: "https://contoso.example", Evidence: client.APIKey("k"), HTTP: w, Agent: "test", Retries: 3, Timeout: time.Second, Note: func(string) {}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		answer, err := c.Send(ctx, client.Order{Target: client.Target{DeviceID: someDevice}})
+		if !errors.Is(err, context.DeadlineExceeded) || answer.Status != 503 || len(w.bodies) != 1 || time.Since(start) != 5*time.Second {
+			t.Errorf("%d, %v, %d requests in %s", answer.Status, err, len(w.bodies), time.Since(start))
+		}
+	})
+}
+
 // The rule for callers stands in README.
 func TestCallKnowsTheRule(t *testing.T) {
 	text, err := os.ReadFile("../README.md")
@@ -372,6 +387,12 @@ func TestCallCSVDryRun(t *testing.T) {
 	}
 	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-verify")...); err != nil || len(acted(s.cloud)) != 2 {
 		t.Errorf("verified: %v\n%s", err, stderr)
+	}
+	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil {
+		t.Errorf("dry once more: %v\n%s", err, stderr)
+	}
+	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";already_unassigned;") != 2 || strings.Contains(string(text), "would_unassign") {
+		t.Errorf("a dry run does not look anew: %v\n%s", err, text)
 	}
 }
 
@@ -496,6 +517,35 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 	defer mu.Unlock()
 	if served != 3 {
 		t.Errorf("%d requests", served)
+	}
+}
+
+// Who stops the program twice does not wait for an answer.
+func TestCallStoppedTwice(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or nobody notices that the caller has gone
+		close(asked)
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	key := writeFile(t, "key", encodeKey(canaryKey))
+	stderr := &lockedBuffer{}
+	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device", someDevice, "-retries", "0", "-timeout", "20s")
+	process.Stderr = stderr
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	start := time.Now()
+	_ = process.Process.Signal(os.Interrupt)
+	for !strings.Contains(stderr.String(), "stop again to end at once") && time.Since(start) < 10*time.Second {
+		time.Sleep(time.Millisecond)
+	}
+	_ = process.Process.Signal(os.Interrupt)
+	if err := process.Wait(); err == nil || time.Since(start) > 10*time.Second {
+		t.Errorf("it ended after %s with %v\n%s", time.Since(start), err, stderr.String())
 	}
 }
 
