@@ -9,135 +9,177 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
-	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/upstream"
 )
 
-// maxAnswer is as much of an answer as call reads, in bytes.
-const maxAnswer = 64 << 10
+// The most of a file with a key or a token that call reads, in bytes.
+const maxKeyFile = 64 << 10
 
-// call sends one request to a deployment, as a caller would, and prints the answer. Its error is nil for a 2xx alone.
-func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("call", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	address := flags.String("url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
-	secretFile := flags.String("secret-file", "", "`file` with the signing key (whsec_… or base64); - reads standard input")
-	apiKeyFile := flags.String("api-key-file", "", "`file` with the API key, instead of a signing key; - reads standard input")
-	var devices []target
-	flags.Func("device", "`id` of an Autopilot device; may be repeated", func(id string) error {
-		devices = append(devices, target{DeviceID: id})
+// callFlags are the flags of call.
+type callFlags struct {
+	*flag.FlagSet
+	address, secretFile, apiKeyFile, tokenFile string
+	devices                                    []client.Target
+	expect, reference                          string
+	dryRun, verify                             bool
+	csv, by, out                               string
+	again, skipInvalid                         bool
+	retries                                    int
+	timeout                                    time.Duration
+}
+
+func newCallFlags(stderr io.Writer) *callFlags {
+	f := &callFlags{FlagSet: flag.NewFlagSet("call", flag.ContinueOnError)}
+	f.SetOutput(stderr)
+	f.StringVar(&f.address, "url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
+	f.StringVar(&f.secretFile, "secret-file", "", "`file` with the signing key (whsec_… or base64); - reads standard input")
+	f.StringVar(&f.apiKeyFile, "api-key-file", "", "`file` with the API key, instead of a signing key; - reads standard input")
+	f.StringVar(&f.tokenFile, "token-file", "", "`file` with an access token of Entra ID, instead of a key; - reads standard input")
+	f.Func("device", "`id` of an Autopilot device; may be repeated", func(id string) error {
+		f.devices = append(f.devices, client.Target{DeviceID: id})
 		return nil
 	})
-	flags.Func("serial", "`serial` number of a device, instead of its id; may be repeated", func(serial string) error {
-		devices = append(devices, target{SerialNumber: serial})
+	f.Func("serial", "`serial` number of a device, instead of its id; may be repeated", func(serial string) error {
+		f.devices = append(f.devices, client.Target{SerialNumber: serial})
 		return nil
 	})
-	expect := flags.String("expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
-	dryRun := flags.Bool("dry-run", false, "say what would happen, and change nothing")
-	verify := flags.Bool("verify", false, "read the device again after acting on it")
-	reference := flags.String("reference", "", "`ticket` that the audit record shall name")
-	timeout := flags.Duration("timeout", 30*time.Second, "how long to wait for the answer")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file FILE | -api-key-file FILE) (-device ID | -serial SERIAL) [flags]\n\n")
-		flags.PrintDefaults()
+	f.StringVar(&f.expect, "expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
+	f.BoolVar(&f.dryRun, "dry-run", false, "say what would happen, and change nothing")
+	f.BoolVar(&f.verify, "verify", false, "read the device again after acting on it")
+	f.StringVar(&f.reference, "reference", "", "`ticket` that the audit record shall name")
+	f.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for an answer, each time it is asked")
+	f.IntVar(&f.retries, "retries", 3, "how `often` to ask again after 408, 429, 500, 502, 503, 504 or no answer")
+	f.StringVar(&f.csv, "csv", "", "`file` with many devices, one a row; its header names the columns deviceId or serialNumber and, if you like, expected and reference")
+	f.StringVar(&f.by, "by", "", "`column` that counts in the file where it has both: id or serial")
+	f.StringVar(&f.out, "out", "", "`file` for the results, and to go on from; without it devices.results.csv for devices.csv, devices.dry-run.csv for a dry run")
+	f.BoolVar(&f.again, "again", false, "send the rows again that the results show as refused")
+	f.BoolVar(&f.skipInvalid, "skip-invalid", false, "send the valid rows of the file although others are not")
+	f.Usage = func() {
+		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file | -api-key-file | -token-file) FILE (-device ID | -serial SERIAL | -csv FILE) [flags]\n\n")
+		f.PrintDefaults()
 	}
-	if err := flags.Parse(args); err != nil {
-		return errors.Join(usageError("call"), err)
+	return f
+}
+
+// check returns a usageError if the flags do not fit together.
+func (f *callFlags) check() error {
+	evidence := 0
+	for _, file := range []string{f.secretFile, f.apiKeyFile, f.tokenFile} {
+		if file != "" {
+			evidence++
+		}
 	}
-	endpoint, err := callURL(*address)
 	switch {
-	case err != nil:
-		return err
-	case flags.NArg() > 0:
-		return usageError(fmt.Sprintf("call: %q is not a flag", flags.Arg(0)))
-	case (*secretFile == "") == (*apiKeyFile == ""):
-		return usageError("call: name either -secret-file or -api-key-file")
-	case len(devices) == 0:
-		return usageError("call: -device or -serial is missing")
-	case *expect != "" && len(devices) > 1:
+	case f.NArg() > 0:
+		return usageError(fmt.Sprintf("call: %q is not a flag", f.Arg(0)))
+	case evidence != 1:
+		return usageError("call: name one of -secret-file, -api-key-file and -token-file")
+	case f.dryRun && f.verify:
+		return usageError("call: after -dry-run there is nothing to -verify")
+	case f.retries < 0 || f.timeout <= 0:
+		return usageError("call: -retries must not be negative, and -timeout must be positive")
+	case f.csv != "" && (len(f.devices) > 0 || f.expect != ""):
+		return usageError("call: with -csv the file names the devices and what is expected of them")
+	case f.by != "" && f.by != "id" && f.by != "serial":
+		return usageError("call: -by is id or serial")
+	case f.csv != "":
+		return nil
+	case f.by != "" || f.out != "" || f.again || f.skipInvalid:
+		return usageError("call: -by, -out, -again and -skip-invalid are for -csv")
+	case len(f.devices) == 0:
+		return usageError("call: -device, -serial or -csv is missing")
+	case f.expect != "" && len(f.devices) > 1:
 		return usageError("call: -expect is for one device")
-	}
-	if *expect != "" {
-		devices[0].Expected = &expected{ResourceName: *expect}
-		if strings.Contains(*expect, "@") {
-			devices[0].Expected = &expected{UserPrincipalName: *expect}
-		}
-	}
-	order := order{DryRun: *dryRun, Verify: *verify, Reference: *reference}
-	if len(devices) == 1 {
-		order.target = devices[0]
-	} else {
-		order.Devices = devices
-	}
-	body, err := json.Marshal(order)
-	if err != nil {
-		return fmt.Errorf("call: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, *timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("call: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Prefer", "return=representation")
-	req.Header.Set("User-Agent", "unassign/"+version)
-	if *secretFile != "" {
-		key, err := readKey(*secretFile, stdin, caller.DecodeSignatureKey)
-		if err != nil {
-			return fmt.Errorf("call: -secret-file: %w", err)
-		}
-		caller.Sign(req.Header, key, "msg_"+guid.New().String(), time.Now(), body)
-	} else {
-		key, err := readKey(*apiKeyFile, stdin, caller.DecodeAPIKey)
-		if err != nil {
-			return fmt.Errorf("call: -api-key-file: %w", err)
-		}
-		req.Header.Set("X-Api-Key", string(key))
-	}
-	resp, err := upstream.NewClient().Do(req)
-	if err != nil {
-		return fmt.Errorf("call: no answer, so it is not known what was done: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(upstream.Cap(resp.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("call: %s, and the answer broke off: %w", resp.Status, err)
-	}
-	fmt.Fprintln(stderr, resp.Status)
-	printJSON(stdout, answer)
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("call: the answer is %s", resp.Status)
 	}
 	return nil
 }
 
-// order is the body of a request.
-type order struct {
-	target
-	Devices   []target `json:"devices,omitempty"`
-	DryRun    bool     `json:"dryRun,omitempty"`
-	Verify    bool     `json:"verify,omitempty"`
-	Reference string   `json:"reference,omitempty"`
+// evidence reads what shows who is asking.
+func (f *callFlags) evidence(stdin io.Reader) (client.Evidence, error) {
+	switch {
+	case f.secretFile != "":
+		key, err := readKey(f.secretFile, stdin, caller.DecodeSignatureKey)
+		if err != nil {
+			return nil, fmt.Errorf("call: -secret-file: %w", err)
+		}
+		return client.Signature(key), nil
+	case f.apiKeyFile != "":
+		key, err := readKey(f.apiKeyFile, stdin, caller.DecodeAPIKey)
+		if err != nil {
+			return nil, fmt.Errorf("call: -api-key-file: %w", err)
+		}
+		return client.APIKey(string(key)), nil
+	}
+	token, err := readKey(f.tokenFile, stdin, client.DecodeToken)
+	if err != nil {
+		return nil, fmt.Errorf("call: -token-file: %w", err)
+	}
+	return client.Token(token), nil
 }
 
-type target struct {
-	DeviceID     string    `json:"deviceId,omitempty"`
-	SerialNumber string    `json:"serialNumber,omitempty"`
-	Expected     *expected `json:"expected,omitempty"`
+// call sends requests to a deployment, as a caller would, and tells what was answered. Its error is nil if all was done.
+func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	flags := newCallFlags(stderr)
+	if err := flags.Parse(args); err != nil {
+		return errors.Join(usageError("call"), err)
+	}
+	endpoint, err := callURL(flags.address)
+	if err != nil {
+		return err
+	}
+	if err := flags.check(); err != nil {
+		return err
+	}
+	evidence, err := flags.evidence(stdin)
+	if err != nil {
+		return err
+	}
+	c := &client.Client{
+		URL: endpoint, Evidence: evidence, HTTP: upstream.NewClient(), Agent: "unassign/" + version, Retries: flags.retries, Timeout: flags.timeout,
+		Note: func(text string) { fmt.Fprintln(stderr, text) },
+	}
+	// What was sent gets its answer. Who does not want to wait for it stops a second time, and this time the process ends.
+	defer context.AfterFunc(ctx, func() {
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
+		fmt.Fprintln(stderr, "stopping as soon as a request under way is answered; stop again to end at once")
+	})()
+	if flags.csv != "" {
+		return callCSV(ctx, flags, c, stderr, isTerminal(stderr))
+	}
+	return callOnce(ctx, flags, c, stdout, stderr)
 }
 
-type expected struct {
-	UserPrincipalName string `json:"userPrincipalName,omitempty"`
-	ResourceName      string `json:"resourceName,omitempty"`
+// callOnce sends the one request that the flags describe, and prints the answer.
+func callOnce(ctx context.Context, flags *callFlags, c *client.Client, stdout, stderr io.Writer) error {
+	order := client.Order{DryRun: flags.dryRun, Verify: flags.verify, Reference: flags.reference}
+	flags.devices[0].Expected = client.Expect(flags.expect)
+	if len(flags.devices) == 1 {
+		order.Target = flags.devices[0]
+	} else {
+		order.Devices = flags.devices
+	}
+	answer, err := c.Send(ctx, order)
+	if answer.Status != 0 {
+		fmt.Fprintln(stderr, answer.StatusText)
+		printJSON(stdout, answer.Body)
+	}
+	if err != nil {
+		return fmt.Errorf("call: %w", err)
+	}
+	if !answer.Succeeded() {
+		return fmt.Errorf("call: the answer is %s", answer.StatusText)
+	}
+	return nil
 }
 
 // callURL returns the address to send a request to, given the address of a deployment or of its route. A key must not
@@ -159,18 +201,18 @@ func callURL(target string) (string, error) {
 }
 
 // readKey reads and decodes the key in a file.
-func readKey(name string, stdin io.Reader, decode func(string) ([]byte, error)) ([]byte, error) {
+func readKey[Key any](name string, stdin io.Reader, decode func(string) (Key, error)) (key Key, err error) {
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, err
+			return key, err
 		}
 		defer func() { _ = f.Close() }()
 		stdin = f
 	}
-	text, err := io.ReadAll(io.LimitReader(stdin, 4096))
+	text, err := io.ReadAll(upstream.Cap(io.NopCloser(stdin), maxKeyFile))
 	if err != nil {
-		return nil, err
+		return key, err
 	}
 	return decode(string(text))
 }

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -79,10 +83,17 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		"no address":          {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
 		"a key in the clear":  {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"}, "-url must be https"},
 		"no address at all":   {[]string{"-url", "contoso", "-secret-file", "-", "-device", "x"}, "-url is not an address"},
-		"no key":              {[]string{"-url", "https://contoso.example", "-device", "x"}, "name either -secret-file or -api-key-file"},
-		"two keys":            {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-device", "x"}, "name either -secret-file or -api-key-file"},
-		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device or -serial is missing"},
+		"no key":              {[]string{"-url", "https://contoso.example", "-device", "x"}, "name one of -secret-file, -api-key-file and -token-file"},
+		"two keys":            {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-device", "x"}, "name one of -secret-file, -api-key-file and -token-file"},
+		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device, -serial or -csv is missing"},
 		"expected of two":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-serial", "y", "-expect", "z"}, "-expect is for one device"},
+		"a dry run verified":  {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-dry-run", "-verify"}, "nothing to -verify"},
+		"three keys":          {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-token-file", "-", "-device", "x"}, "name one of"},
+		"a file and a device": {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-csv", "y"}, "the file names the devices"},
+		"a file and expected": {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-expect", "x", "-csv", "y"}, "the file names the devices"},
+		"no file and -out":    {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-out", "y"}, "are for -csv"},
+		"by something else":   {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-csv", "x", "-by", "name"}, "-by is id or serial"},
+		"fewer than none":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-retries", "-1"}, "must not be negative"},
 		"something more":      {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "y"}, `"y" is not a flag`},
 		"a flag nobody knows": {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
@@ -91,18 +102,87 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 			t.Errorf("%s: %v, %q; want a usageError with %q", name, err, stdout, test.want)
 		}
 	}
-	_, _, err := runCommand(t, "weak", "call", "-url", "https://contoso.example", "-secret-file", "-", "-device", "x")
-	if err == nil || !strings.Contains(err.Error(), "-secret-file") {
-		t.Errorf("a weak key: %v", err)
+	for flag, weak := range map[string]string{"-secret-file": "weak", "-api-key-file": "weak", "-token-file": "two words"} {
+		_, _, err := runCommand(t, weak, "call", "-url", "https://contoso.example", flag, "-", "-device", "x")
+		if err == nil || !strings.Contains(err.Error(), flag) || strings.Contains(err.Error(), weak) {
+			t.Errorf("%s %q: %v", flag, weak, err)
+		}
 	}
 }
 
 func TestCallReportsNoAnswer(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 	defer server.Close()
-	_, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
+	_, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x", "-retries", "0")
 	if err == nil || !strings.Contains(err.Error(), "not known what was done") {
 		t.Errorf("a lost connection: %v", err)
+	}
+}
+
+// Who has a token sends it as it is in the file, without the line's end.
+func TestCallWithAToken(t *testing.T) {
+	var got http.Header
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	token := strings.Repeat("eyJ.", 3000) // longer than a key ever is
+	_, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device", someDevice)
+	server.Close()
+	if err != nil || stderr != "204 No Content\n" || got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" || got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
+		t.Errorf("%v\n%s%.300v", err, stderr, got)
+	}
+}
+
+// A certificate that is not trusted will not be at the next attempt.
+func TestCallDoesNotRepeatWhatIsNotTrusted(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
+	if err == nil || strings.Contains(stderr, "asking again") {
+		t.Errorf("%v, %s", err, stderr)
+	}
+}
+
+// The flags that the documentation names are flags.
+func TestCallFlagsAreDocumented(t *testing.T) {
+	flags := newCallFlags(io.Discard)
+	named := regexp.MustCompile("(?:^|[\\s`(])-([a-z]+(?:-[a-z]+)*)")
+	for _, file := range []string{"../README.md", "../docs/callers.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prose, fenced := "", false
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "```") {
+				fenced = !fenced
+			} else if !fenced || strings.Contains(line, "unassign call") {
+				prose += line
+			}
+		}
+		found := 0
+		for sentence := range strings.SplitSeq(prose, "`") {
+			if !strings.HasPrefix(sentence, "-") && !strings.HasPrefix(sentence, "unassign call") && !strings.Contains(sentence, "bin/unassign call") {
+				continue
+			}
+			for _, m := range named.FindAllStringSubmatch(sentence, -1) {
+				if found++; flags.Lookup(m[1]) == nil {
+					t.Errorf("%s names -%s, which is no flag of call", file, m[1])
+				}
+			}
+		}
+		if file == "../docs/callers.md" {
+			flags.VisitAll(func(f *flag.Flag) {
+				if !strings.Contains(prose, "-"+f.Name) {
+					t.Errorf("%s does not name -%s", file, f.Name)
+				}
+			})
+		}
+		if found == 0 {
+			t.Errorf("%s names no flag of call", file)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ const usage = `usage: unassign [command]
   serve     answer requests, as the host that started it wants (the default);
             on this machine: -listen ADDRESS (default 127.0.0.1:8080)
   demo      play the main job on a simulated cloud
-  call      sign a request and send it to a deployment; call -help has the flags
+  call      send a request, or a list of devices, to a deployment; call -help has the flags
   version   print the version
 `
 

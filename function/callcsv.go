@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"autopilot-unassign/internal/client"
+)
+
+// maxTold is how many lines about rows of a file are printed before the rest is counted.
+const maxTold = 50
+
+// callCSV works off the file that the flags name, and writes the results beside it. Its error is nil if all devices in the
+// file are done, in this run or one before.
+func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.Writer, terminal bool) error {
+	f, err := os.Open(flags.csv)
+	if err != nil {
+		return fmt.Errorf("call: -csv: %w", err)
+	}
+	table, err := client.ReadRows(f, flags.by)
+	_ = f.Close()
+	if err != nil {
+		return fmt.Errorf("call: %s: %w", flags.csv, err)
+	}
+	tell(stderr, table.Notes)
+	tell(stderr, table.Invalid)
+	switch {
+	case len(table.Invalid) > 0 && !flags.skipInvalid:
+		return fmt.Errorf("call: %s: %d rows are not valid, so nothing was sent; mend them, or send the others with -skip-invalid", flags.csv, len(table.Invalid))
+	case len(table.Rows) == 0:
+		return fmt.Errorf("call: %s names no device", flags.csv)
+	}
+	out := resultsPath(flags)
+	if sameFile(flags.csv, out) {
+		return usageError("call: -out is the file with the devices")
+	}
+	results, err := client.OpenResults(out, table.Format, flags.dryRun)
+	if err != nil {
+		return fmt.Errorf("call: %w", err)
+	}
+	show := &progress{w: stderr, terminal: terminal}
+	c.Note = show.note
+	list := client.List{
+		Client: c, Results: results, Reference: flags.reference, DryRun: flags.dryRun, Verify: flags.verify, Again: flags.again, Progress: show.counts,
+	}
+	counts, stopped := list.Work(ctx, table.Rows)
+	show.end()
+	summary := summaryOf(counts, out)
+	switch err := errors.Join(stopped, results.Close()); {
+	case err != nil:
+		return fmt.Errorf("call: %w\n%s", err, summary)
+	case counts.Succeeded < counts.Total:
+		return fmt.Errorf("call: %s", summary)
+	case len(table.Invalid) > 0:
+		return fmt.Errorf("call: %s; %d rows are not valid", summary, len(table.Invalid))
+	}
+	fmt.Fprintln(stderr, summary)
+	return nil
+}
+
+// tell prints the first of many lines.
+func tell(w io.Writer, lines []string) {
+	for i, line := range lines {
+		if i == maxTold {
+			fmt.Fprintf(w, "and %d more\n", len(lines)-maxTold)
+			return
+		}
+		fmt.Fprintln(w, line)
+	}
+}
+
+// resultsPath returns the file for the results. A dry run has its own: what it finds must not count as done.
+func resultsPath(flags *callFlags) string {
+	if flags.out != "" {
+		return flags.out
+	}
+	kind := ".results.csv"
+	if flags.dryRun {
+		kind = ".dry-run.csv"
+	}
+	return strings.TrimSuffix(flags.csv, filepath.Ext(flags.csv)) + kind
+}
+
+// sameFile reports whether two names are of one file that is there.
+func sameFile(a, b string) bool {
+	first, errFirst := os.Stat(a)
+	second, errSecond := os.Stat(b)
+	return errFirst == nil && errSecond == nil && os.SameFile(first, second)
+}
+
+func summaryOf(c client.Counts, out string) string {
+	text := fmt.Sprintf("%d devices: %d succeeded, %d refused", c.Total, c.Succeeded, c.Refused)
+	if c.Before > 0 {
+		text += fmt.Sprintf(" (%d of these in a run before)", c.Before)
+	}
+	if c.Open+c.Unsent > 0 {
+		text += fmt.Sprintf(", %d to be asked for again, %d not sent; the same command goes on from here", c.Open, c.Unsent)
+	}
+	return text + "; see " + out
+}
+
+// progress tells how far a list is: on a terminal by a bar in one line, else by a line for each answer.
+type progress struct {
+	w        io.Writer
+	terminal bool
+	bar      string // as it stands on the terminal; "" if none does
+}
+
+// The width of the bar, and what clears a line of a terminal (ECMA-48, erase in line).
+const (
+	barWidth  = 30
+	clearLine = "\r\x1b[K"
+)
+
+// counts shows how the rows stand.
+func (p *progress) counts(c client.Counts) {
+	text := fmt.Sprintf("%d of %d: %d succeeded, %d refused, %d to be asked for again", c.Total-c.Unsent, c.Total, c.Succeeded, c.Refused, c.Open)
+	if !p.terminal {
+		fmt.Fprintln(p.w, text)
+		return
+	}
+	full := barWidth * c.Settled() / max(c.Total, 1)
+	p.bar = "[" + strings.Repeat("#", full) + strings.Repeat(".", barWidth-full) + "] " + text
+	fmt.Fprint(p.w, clearLine+p.bar)
+}
+
+// note prints a line, above the bar where there is one.
+func (p *progress) note(text string) {
+	if p.bar == "" {
+		fmt.Fprintln(p.w, text)
+		return
+	}
+	fmt.Fprint(p.w, clearLine+text+"\n"+p.bar)
+}
+
+// end leaves the bar as it stands, and the rest of the line to nobody.
+func (p *progress) end() {
+	if p.bar != "" {
+		fmt.Fprintln(p.w)
+	}
+}

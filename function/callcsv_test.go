@@ -1,0 +1,575 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/client"
+)
+
+// loopback hands requests to a handler without a network, so that time can be that of a bubble. It keeps what was sent.
+type loopback struct {
+	handler http.Handler
+	before  func(n int) *http.Response // may answer the nth request in the place of handler, by what is not nil
+	headers []http.Header
+	bodies  []string
+	at      []time.Time
+}
+
+func (w *loopback) Do(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	w.headers, w.bodies, w.at = append(w.headers, r.Header), append(w.bodies, string(body)), append(w.at, time.Now())
+	if w.before != nil {
+		if resp := w.before(len(w.bodies)); resp != nil && resp.StatusCode == 0 {
+			return nil, io.ErrUnexpectedEOF
+		} else if resp != nil {
+			return resp, nil
+		}
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	recorder := httptest.NewRecorder()
+	w.handler.ServeHTTP(recorder, r)
+	resp := recorder.Result()
+	resp.Status = fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	return resp, nil
+}
+
+// says is an answer in the place of the function's. Status 0 is none.
+func says(status int, retryAfter string) *http.Response {
+	resp := &http.Response{StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)), Header: http.Header{}, Body: http.NoBody}
+	if retryAfter != "" {
+		resp.Header.Set("Retry-After", retryAfter)
+	}
+	return resp
+}
+
+// fleet puts n devices into a simulation, and returns their ids. The serial number of the ith is SN-i.
+func fleet(s *simulation, n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("0aa00000-0000-4000-8000-%012d", i+1)
+		s.cloud.PutDevice(azuresim.Device{ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1), UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1)})
+	}
+	return ids
+}
+
+// acted counts how often Graph was asked to act on each device.
+func acted(c *azuresim.Cloud) map[string]int {
+	counts := map[string]int{}
+	path := regexp.MustCompile(`/([0-9a-f-]{36})/unassign`)
+	for _, r := range slices.Concat(c.Requests(azuresim.StepGraph), c.Requests(azuresim.StepItem)) {
+		if m := path.FindStringSubmatch(r.Path); m != nil && r.Method == http.MethodPost {
+			counts[m[1]]++
+		}
+	}
+	return counts
+}
+
+// callList works off a file with flags by way of w, and returns what was printed.
+func callList(ctx context.Context, t *testing.T, s *simulation, w *loopback, file string, args ...string) (string, error) {
+	t.Helper()
+	var stderr bytes.Buffer
+	flags := newCallFlags(&stderr)
+	if err := flags.Parse(append([]string{"-csv", file, "-api-key-file", "-"}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := flags.check(); err != nil {
+		t.Fatal(err)
+	}
+	w.handler = s.handler
+	c := &client.Client{
+		URL: "https://contoso.example/api/unassign", Evidence: client.APIKey(s.apiKey), HTTP: w, Agent: "test", Retries: flags.retries, Timeout: flags.timeout,
+	}
+	err := callCSV(ctx, flags, c, &stderr, false)
+	return stderr.String(), err
+}
+
+// writeFile writes a file for a test.
+func writeFile(t *testing.T, name string, lines ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// readResults reads a file of results: for each device, as it is named, its status and code.
+func readResults(t *testing.T, path string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	found := map[string]string{}
+	for _, row := range rows[1:] {
+		name := row[1]
+		if row[2] != "" {
+			name = row[2]
+		}
+		if before, twice := found[name]; twice {
+			t.Errorf("%s has two results, %s and %s", name, before, row[4])
+		}
+		found[name] = row[3] + " " + row[4]
+	}
+	return found
+}
+
+// A list of 45 rows with what lists have in them is interrupted, and finished by the same command: each device is acted on
+// once, and again only where it was answered that this is needed.
+func TestCallCSV(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := newSimulation(noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids := fleet(s, 41)
+		lines := []string{"Serial number,Device ID,Model"}
+		for i := range 18 {
+			lines = append(lines, fmt.Sprintf("sn-%d,,Hub %d", i+1, i))
+		}
+		lines = append(lines, "Default string,,none", ","+unknownDevice+",") // several; none
+		for _, id := range ids[18:41] {
+			lines = append(lines, ","+strings.ToUpper(id)+",")
+		}
+		lines = append(lines, "SN-1,,again", ","+ids[40]+",again") // duplicates
+		if len(lines) != 46 {
+			t.Fatal(len(lines))
+		}
+		file := writeFile(t, "devices.csv", lines...)
+		results := strings.TrimSuffix(file, ".csv") + ".results.csv"
+
+		ctx, interrupt := context.WithCancel(t.Context())
+		start := time.Now()
+		w := &loopback{}
+		w.before = func(n int) *http.Response {
+			switch n {
+			case 2: // of the second twenty, three are locked
+				s.cloud.Fail(azuresim.StepItem, 3, azuresim.GraphError(503, azuresim.Nested, 77))
+			case 3: // they are asked for again, and meanwhile somebody stops it
+				interrupt()
+			}
+			return nil
+		}
+		out, err := callList(ctx, t, s, w, file)
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "43 devices: 38 succeeded, 2 refused, 0 to be asked for again, 3 not sent") {
+			t.Errorf("interrupted: %v", err)
+		}
+		for _, want := range []string{"line 45 names the device of line 2 again", "line 46 names the device of line 44 again", "3 of 20 devices are to be asked for again; asking again in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("there is no %q in\n%s", want, out)
+			}
+		}
+		if len(w.bodies) != 3 || strings.Count(w.bodies[2], "deviceId") != 3 || w.at[2].Sub(start) < 77*time.Second {
+			t.Errorf("%d requests at %v; the last is %s", len(w.bodies), w.at, w.bodies[len(w.bodies)-1])
+		}
+		if len(readResults(t, results)) != 40 {
+			t.Errorf("results after the interrupt: %v", readResults(t, results))
+		}
+
+		again := &loopback{}
+		out, err = callList(t.Context(), t, s, again, file)
+		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded, 2 refused (40 of these in a run before)") {
+			t.Errorf("the second run: %v\n%s", err, out)
+		}
+		if len(again.bodies) != 1 || strings.Count(again.bodies[0], "deviceId") != 3 {
+			t.Errorf("the second run sends %q", again.bodies)
+		}
+		counts := acted(s.cloud)
+		for i, id := range ids {
+			want := 1
+			if 18 <= i && i < 21 {
+				want = 2
+			}
+			if d, _ := s.cloud.Device(id); d.UserPrincipalName != "" || counts[id] != want {
+				t.Errorf("device %d was acted on %d times, want %d, and has %q", i, counts[id], want, d.UserPrincipalName)
+			}
+		}
+		found := readResults(t, results)
+		for name, want := range map[string]string{"Default string": "409 serial_number_ambiguous", unknownDevice: "404 device_not_found", "sn-1": "200 unassigned", ids[18]: "200 unassigned"} {
+			if found[name] != want {
+				t.Errorf("the result of %s is %q, want %q", name, found[name], want)
+			}
+		}
+
+		// Nothing is left to do, wherever the rows stand now.
+		slices.Reverse(lines[1:])
+		edited := filepath.Join(filepath.Dir(file), "edited.csv")
+		if err := os.WriteFile(edited, []byte(strings.Join(lines, "\r\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		none := &loopback{}
+		if _, err = callList(t.Context(), t, s, none, edited, "-out", results); err == nil || len(none.bodies) != 0 {
+			t.Errorf("the rows in another order: %v, %d requests", err, len(none.bodies))
+		}
+		if _, err = callList(t.Context(), t, s, none, edited, "-out", results, "-again"); err == nil || len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0], ids[18]) {
+			t.Errorf("-again: %v, %q", err, none.bodies)
+		}
+	})
+}
+
+// What fails for all devices ends the run, and what is kept of it lets the next run go on.
+func TestCallCSVStops(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer   func(*simulation) *http.Response
+		want     string
+		requests int
+		results  string // of the first row; "" if it has none
+		took     time.Duration
+	}{
+		"nobody answers":      {func(*simulation) *http.Response { return says(0, "") }, "no answer, so it is not known what was done", 4, " no_answer", 14 * time.Second},
+		"a gateway is down":   {func(*simulation) *http.Response { return says(503, "7") }, "the answer is 503", 4, "503 ", 21 * time.Second},
+		"down for very long":  {func(*simulation) *http.Response { return says(503, "86400") }, "the answer is 503", 1, "503 ", 0},
+		"the key is not ours": {func(*simulation) *http.Response { return says(401, "") }, "the answer is 401", 1, "", 0},
+		"not the function":    {func(*simulation) *http.Response { return says(200, "") }, "is this the address of the function?", 1, " bad_answer", 0},
+		"no permission": {func(s *simulation) *http.Response {
+			s.cloud.SetGraphRoles()
+			return nil
+		}, "before this is mended: graph_permission_missing", 1, "424 graph_permission_missing", 0},
+		"Graph is down": {func(s *simulation) *http.Response {
+			s.cloud.Fail(azuresim.StepGraph, 1, azuresim.GraphError(503, azuresim.Nested, 60))
+			return nil
+		}, "nothing gets done for now", 4, "503 graph_unavailable", 180 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, err := newSimulation(noEnv, io.Discard)
+				if err != nil {
+					t.Fatal(err)
+				}
+				lines := slices.Concat([]string{"id"}, fleet(s, 45))
+				file := writeFile(t, "devices.csv", lines...)
+				start := time.Now()
+				w := &loopback{before: func(int) *http.Response { return test.answer(s) }}
+				out, err := callList(t.Context(), t, s, w, file)
+				if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "45 devices: 0 succeeded, 0 refused") {
+					t.Errorf("%v\n%s", err, out)
+				}
+				if len(w.bodies) != test.requests || time.Since(start).Truncate(time.Second) != test.took {
+					t.Errorf("%d requests in %s, want %d in %s\n%s", len(w.bodies), time.Since(start), test.requests, test.took, out)
+				}
+				if got := readResults(t, strings.TrimSuffix(file, ".csv")+".results.csv")[lines[1]]; got != test.results {
+					t.Errorf("the first row has %q, want %q", got, test.results)
+				}
+				s.cloud.Heal()
+				s.cloud.SetGraphRoles(azuresim.GraphRole)
+				s.cloud.RevokeTokens() // or the one without roles would be used on
+				time.Sleep(time.Minute)
+				next := &loopback{}
+				if out, err := callList(t.Context(), t, s, next, file); err != nil || len(next.bodies) != 3 {
+					t.Errorf("the next run: %v, %d requests\n%s", err, len(next.bodies), out)
+				}
+			})
+		})
+	}
+}
+
+// All attempts of a request have its id; those that are signed are signed anew.
+func TestCallRepeats(t *testing.T) {
+	for name, evidence := range map[string]func(*simulation) client.Evidence{
+		"signed":  func(*simulation) client.Evidence { return client.Signature(canaryKey) },
+		"API key": func(s *simulation) client.Evidence { return client.APIKey(s.apiKey) },
+		"token":   func(*simulation) client.Evidence { return client.Token("eyJ.e30.x") },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			statuses := []int{429, 408, 500, 502, 503, 504, 0, 204}
+			w := &loopback{before: func(n int) *http.Response { return says(statuses[n-1], map[int]string{1: "9"}[n]) }}
+			var notes []string
+			s, err := newSimulation(noEnv, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := client.Client{
+				URL: "https://contoso.example", Evidence: evidence(s), HTTP: w, Agent: "test", Retries: 7, Timeout: time.Second, Note: func(text string) { notes = append(notes, text) },
+			}
+			answer, err := c.Send(t.Context(), client.Order{Target: client.Target{DeviceID: someDevice}})
+			if err != nil || answer.Status != 204 || len(w.bodies) != 8 {
+				t.Fatalf("%s: %d, %v, %d requests", name, answer.Status, err, len(w.bodies))
+			}
+			if !slices.Equal(notes, []string{
+				"429 Too Many Requests; asking again in 9s (1 of 7)", "408 Request Timeout; asking again in 4s (2 of 7)", "500 Internal Server Error; asking again in 8s (3 of 7)",
+				"502 Bad Gateway; asking again in 16s (4 of 7)", "503 Service Unavailable; asking again in 30s (5 of 7)", "504 Gateway Timeout; asking again in 30s (6 of 7)", "no answer; asking again in 30s (7 of 7)",
+			}) {
+				t.Errorf("%s: notes %q", name, notes)
+			}
+			first, last := w.headers[0], w.headers[7]
+			same := map[string][]string{"signed": {"Webhook-Id"}, "API key": {"X-Api-Key", "Idempotency-Key"}, "token": {"Authorization", "Idempotency-Key"}}[name]
+			for _, h := range same {
+				if first.Get(h) == "" || first.Get(h) != last.Get(h) {
+					t.Errorf("%s: %s was %q and became %q", name, h, first.Get(h), last.Get(h))
+				}
+			}
+			if name == "signed" && (first.Get("Webhook-Timestamp") == last.Get("Webhook-Timestamp") || first.Get("Webhook-Signature") == last.Get("Webhook-Signature")) {
+				t.Errorf("the last attempt was signed like the first: %v", last)
+			}
+			statuses = append(statuses, 404)
+			if answer, err := c.Send(t.Context(), client.Order{}); err != nil || answer.Status != 404 || w.headers[8].Get(same[len(same)-1]) == first.Get(same[len(same)-1]) {
+				t.Errorf("%s: another request ends with %d, %v, and has the id %s", name, answer.Status, err, w.headers[8].Get(same[len(same)-1]))
+			}
+		})
+	}
+}
+
+// Who stops it while it waits does not wait for the end of that, and is told what was answered.
+func TestCallStoppedWhileItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &loopback{before: func(int) *http.Response { return says(503, "600") }}
+		c := client.Client{URL: "https://contoso.example", Evidence: client.APIKey("k"), HTTP: w, Agent: "test", Retries: 3, Timeout: time.Second, Note: func(string) {}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		answer, err := c.Send(ctx, client.Order{Target: client.Target{DeviceID: someDevice}})
+		if !errors.Is(err, context.DeadlineExceeded) || answer.Status != 503 || len(w.bodies) != 1 || time.Since(start) != 5*time.Second {
+			t.Errorf("%d, %v, %d requests in %s", answer.Status, err, len(w.bodies), time.Since(start))
+		}
+	})
+}
+
+// The rule for callers stands in README.
+func TestCallKnowsTheRule(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`\*\*Retry ([0-9, and]+);`).FindSubmatch(text)
+	if m == nil {
+		t.Fatal("README has no rule")
+	}
+	rule := strings.Fields(strings.NewReplacer(",", " ", "and", " ").Replace(string(m[1])))
+	for status := 100; status < 600; status++ {
+		if got, want := client.Retryable(status), slices.Contains(rule, fmt.Sprint(status)); got != want {
+			t.Errorf("%d is to be retried: %t, README says %t", status, got, want)
+		}
+	}
+}
+
+// A dry run changes nothing, and nothing it finds counts as done.
+func TestCallCSVDryRun(t *testing.T) {
+	s, url := serveSimulation(t)
+	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1", "5CG5678DEF;room.skog;RITM2")
+	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
+	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr, "2 devices: 2 succeeded") || len(acted(s.cloud)) > 0 {
+		t.Errorf("dry: %v\n%s", err, stderr)
+	}
+	dry := strings.TrimSuffix(file, ".csv") + ".dry-run.csv"
+	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";would_unassign;") != 2 || strings.Count(string(text), ";dry_run;") != 2 {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(), "another kind of run") {
+		t.Errorf("results of a dry run are taken for those of another: %v", err)
+	}
+	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", file)...); err == nil || !strings.Contains(err.Error(), "-out is the file with the devices") {
+		t.Errorf("the list would be overwritten: %v", err)
+	}
+	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-verify")...); err != nil || len(acted(s.cloud)) != 2 {
+		t.Errorf("verified: %v\n%s", err, stderr)
+	}
+	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil {
+		t.Errorf("dry once more: %v\n%s", err, stderr)
+	}
+	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";already_unassigned;") != 2 || strings.Contains(string(text), "would_unassign") {
+		t.Errorf("a dry run does not look anew: %v\n%s", err, text)
+	}
+}
+
+// Rows that are not valid are told, all at once, before anything is sent.
+func TestCallCSVInvalidRows(t *testing.T) {
+	s, url := serveSimulation(t)
+	file := writeFile(t, "devices.csv", "serialNumber,id", "5CG1234ABC,", ",5CG5678DEF", "1.2E+11,")
+	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
+	_, stderr, err := runCommand(t, s.apiKey, args...)
+	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") || !strings.Contains(stderr, "line 4: ") || len(acted(s.cloud)) > 0 {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	_, stderr, err = runCommand(t, s.apiKey, append(args, "-skip-invalid")...)
+	if err == nil || !strings.Contains(err.Error(), "1 devices: 1 succeeded") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.cloud)) != 1 {
+		t.Errorf("-skip-invalid: %v\n%s", err, stderr)
+	}
+}
+
+// What is refused as a serial number before anything is sent is what the function would refuse.
+func TestCallCSVKnowsSerialNumbers(t *testing.T) {
+	s, url := serveSimulation(t)
+	for _, serial := range []string{
+		"5CG1234ABC", "PF3 0123", "-1", "#", "---", "a\u00e9", "a\tb", "a\x7f", "~a!", strings.Repeat("x", 128), strings.Repeat("x", 129), "\u0661", "a,b;c", `a"b`,
+	} {
+		table, err := client.ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, _, err := runCommand(t, s.apiKey, "call", "-url", url, "-api-key-file", "-", "-serial", serial, "-dry-run")
+		refused := strings.Contains(stdout, "serial_number_invalid")
+		if refused != (len(table.Invalid) == 1) || refused != (len(table.Rows) == 0) {
+			t.Errorf("%q: the file has %+v, the function says %v %s", serial, table, err, stdout)
+		}
+	}
+}
+
+// A hostile server reaches neither the terminal nor a spreadsheet with more than text.
+func TestCallCSVHostileAnswer(t *testing.T) {
+	s, err := newSimulation(noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := writeFile(t, "devices.csv", "id", someDevice)
+	for status, body := range map[int]string{
+		400: `{"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007"}}`,
+		207: `{"results":[{"status":404,"error":{"code":"=cmd|'/c calc'!A1","message":"@x\u001b"}}]}`,
+		424: `{"results":[{"status":424,"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007"}}]}`,
+	} {
+		w := &loopback{before: func(int) *http.Response {
+			resp := says(status, "")
+			resp.Status = "\x1b[2J"
+			resp.Body = io.NopCloser(strings.NewReader(body))
+			return resp
+		}}
+		out, err := callList(t.Context(), t, s, w, file)
+		if err == nil || strings.ContainsAny(out+err.Error(), "\x1b\x07") {
+			t.Errorf("%d: %q, %q", status, out, err)
+		}
+		text, err := os.ReadFile(strings.TrimSuffix(file, ".csv") + ".results.csv")
+		if err != nil || strings.Contains(string(text), ",=") || strings.Contains(string(text), ",@") || strings.Contains(string(text), "\x1b") {
+			t.Errorf("%d: %v\n%s", status, err, text)
+		}
+	}
+}
+
+// The program itself, stopped by a signal while a request is under way, gets that one's answer and keeps it.
+func TestCallCSVStoppedBySignal(t *testing.T) {
+	t.Parallel()
+	s, err := newSimulation(noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := fleet(s, 45)
+	var (
+		mu      sync.Mutex
+		served  int
+		process *exec.Cmd
+		stderr  *lockedBuffer
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		served++
+		n, p, printed := served, process, stderr
+		mu.Unlock()
+		if n == 2 {
+			_ = p.Process.Signal(os.Interrupt)
+			for !strings.Contains(printed.String(), "stopping as soon as") {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		s.handler.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	file := writeFile(t, "devices.csv", slices.Concat([]string{"deviceId"}, ids)...)
+	key := writeFile(t, "key", s.webhookKey)
+	start := func() int {
+		mu.Lock()
+		stderr = &lockedBuffer{}
+		process = exec.Command(binary, "call", "-url", server.URL, "-secret-file", key, "-csv", file)
+		process.Stderr = stderr
+		err := process.Start()
+		mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = process.Wait()
+		return process.ProcessState.ExitCode()
+	}
+	if code := start(); code != 1 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded, 0 refused, 0 to be asked for again, 5 not sent") {
+		t.Errorf("stopped: exit code %d\n%s", code, stderr.String())
+	}
+	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded, 0 refused (40 of these in a run before); see ") {
+		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
+	}
+	counts := acted(s.cloud)
+	for _, id := range ids {
+		if counts[id] != 1 {
+			t.Errorf("%s was acted on %d times", id, counts[id])
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if served != 3 {
+		t.Errorf("%d requests", served)
+	}
+}
+
+// Who stops the program twice does not wait for an answer.
+func TestCallStoppedTwice(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or nobody notices that the caller has gone
+		close(asked)
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	key := writeFile(t, "key", encodeKey(canaryKey))
+	stderr := &lockedBuffer{}
+	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device", someDevice, "-retries", "0", "-timeout", "20s")
+	process.Stderr = stderr
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	start := time.Now()
+	_ = process.Process.Signal(os.Interrupt)
+	for !strings.Contains(stderr.String(), "stop again to end at once") && time.Since(start) < 10*time.Second {
+		time.Sleep(time.Millisecond)
+	}
+	_ = process.Process.Signal(os.Interrupt)
+	if err := process.Wait(); err == nil || time.Since(start) > 10*time.Second {
+		t.Errorf("it ended after %s with %v\n%s", time.Since(start), err, stderr.String())
+	}
+}
+
+// On a terminal there is one line that is drawn anew, elsewhere a line for each answer.
+func TestProgress(t *testing.T) {
+	show := func(terminal bool) string {
+		var b bytes.Buffer
+		p := &progress{w: &b, terminal: terminal}
+		p.note("first")
+		p.counts(client.Counts{Total: 40, Succeeded: 20, Unsent: 20})
+		p.note("waiting")
+		p.counts(client.Counts{Total: 40, Succeeded: 39, Refused: 1})
+		p.end()
+		return b.String()
+	}
+	half := "[###############...............] 20 of 40: 20 succeeded, 0 refused, 0 to be asked for again"
+	full := "[##############################] 40 of 40: 39 succeeded, 1 refused, 0 to be asked for again"
+	if got, want := show(true), "first\n"+clearLine+half+clearLine+"waiting\n"+half+clearLine+full+"\n"; got != want {
+		t.Errorf("on a terminal:\n%q\n%q", got, want)
+	}
+	if got := show(false); strings.ContainsAny(got, "\x1b\r[") || strings.Count(got, "\n") != 4 {
+		t.Errorf("in a pipe: %q", got)
+	}
+	if isTerminal(&bytes.Buffer{}) {
+		t.Error("a buffer is taken for a terminal")
+	}
+}

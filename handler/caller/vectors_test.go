@@ -1,0 +1,84 @@
+package caller_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+)
+
+// vector is an entry of testdata/signatures.json, which is for senders in any language. The signature is a list, with
+// spaces between, one of which is made with key.
+type vector struct {
+	Name, Key, ID string
+	Timestamp     int64
+	Body          string
+	Signature     string
+}
+
+func readVectors(t *testing.T) []vector {
+	t.Helper()
+	text, err := os.ReadFile("testdata/signatures.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []vector
+	if err := json.Unmarshal(text, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	return vectors
+}
+
+func TestSignatureVectors(t *testing.T) {
+	vectors := readVectors(t)
+	if first := vectors[0]; first.Key != vectorSecret || first.ID != vectorID || first.Timestamp != vectorTimestamp || first.Body != vectorBody || first.Signature != vectorSignature {
+		t.Errorf("the first vector is not the published one: %+v", first)
+	}
+	for _, v := range vectors {
+		key, err := caller.DecodeSignatureKey(v.Key)
+		if err != nil {
+			t.Errorf("%s: %v", v.Name, err)
+			continue
+		}
+		at := time.Unix(v.Timestamp, 0)
+		h := http.Header{}
+		caller.Sign(h, key, v.ID, at, []byte(v.Body))
+		if !slices.Contains(strings.Fields(v.Signature), h.Get("webhook-signature")) {
+			t.Errorf("%s: Sign makes %s", v.Name, h.Get("webhook-signature"))
+		}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+		r.Header.Set("webhook-id", v.ID)
+		r.Header.Set("webhook-timestamp", fmt.Sprint(v.Timestamp))
+		r.Header.Set("webhook-signature", v.Signature)
+		verifier := caller.Signature{Keys: fixed{{Name: "vector", Value: key}}, Tolerance: time.Minute, Now: clock(at)}
+		if _, err := verifier.Verify(r, []byte(v.Body)); err != nil {
+			t.Errorf("%s: Verify: %v", v.Name, err)
+		}
+		if _, err := verifier.Verify(r, []byte(v.Body+" ")); err == nil {
+			t.Errorf("%s: another body is verified", v.Name)
+		}
+	}
+}
+
+// The script for node in docs/callers.md signs like Sign.
+func TestSignatureVectorsInNode(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Log("node is not there: the script was not run")
+		return
+	}
+	command := exec.CommandContext(t.Context(), node, "--test", "--test-reporter=tap", "signatures.test.mjs")
+	command.Dir = "testdata"
+	out, err := command.CombinedOutput()
+	if want := fmt.Sprintf("# pass %d\n", len(readVectors(t))); err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("%v, want %q in\n%s", err, want, out)
+	}
+}
