@@ -12,9 +12,9 @@ import (
 // answerTime is what an answer of Graph is taken to need. It is added up, not waited for.
 const answerTime = 50 * time.Millisecond
 
-// BenchmarkSweep finds the thousand devices of ten thousand that are meant and takes their accounts off: as a sweep does it,
-// with twenty to a request, and as one does it by hand, with a request for each. The pace, which Graph's limit on writes sets for both
-// and not what is measured here, is left out.
+// BenchmarkSweep finds the thousand devices of ten thousand that are meant and takes their accounts off: as a sweep does
+// it, with twenty to a request, and as one does it by hand, with a request for each. The pace, which Graph's limit on writes
+// sets for both, is left out.
 //
 // Beside the usual figures it reports the requests to Graph, and how long they would take one after the other if each answer
 // took 50 ms.
