@@ -4,10 +4,12 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -142,10 +144,13 @@ func schemathesis(t *testing.T, contract string, withKey bool) string {
 
 func TestContract(t *testing.T) {
 	log := schemathesis(t, strict(t), true)
-	for _, code := range []string{"unassigned", "already_unassigned", "device_not_found", "selector_ambiguous", "serial_number_invalid", "context_invalid"} {
-		if !strings.Contains(log, `"code":"`+code+`"`) {
-			t.Errorf("nothing that it sent came to %s", code)
-		}
+	codes := map[string]bool{}
+	for _, m := range regexp.MustCompile(`"code":"([a-z_]+)"`).FindAllStringSubmatch(log, -1) {
+		codes[m[1]] = true
+	}
+	t.Logf("it came to %v", slices.Sorted(maps.Keys(codes)))
+	if !codes["unassigned"] || !codes["already_unassigned"] || !codes["device_not_found"] || len(codes) < 15 {
+		t.Error("what it sent came to little")
 	}
 }
 

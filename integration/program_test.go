@@ -19,6 +19,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/guid"
 )
 
 // binary is the program, built once.
@@ -146,7 +147,7 @@ const body = `{"deviceId":"` + someDevice + `","reference":"RITM0012345"}`
 // signed and keyed are the headers of a request with body, by the evidence for its caller.
 func signed() http.Header {
 	h := http.Header{"Content-Type": {"application/json"}}
-	caller.Sign(h, signingKey, "msg_1", time.Now(), []byte(body))
+	caller.Sign(h, signingKey, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	return h
 }
 
