@@ -5,7 +5,8 @@ import { OAuth2Server } from 'oauth2-mock-server';
 
 const { ISSUER, TENANT, SECRET } = process.env;
 const server = new OAuth2Server();
-await server.issuer.keys.generate('RS256');
+// Entra ID says what its keys are for.
+Object.assign(await server.issuer.keys.generate('RS256'), { use: 'sig' });
 server.issuer.url = ISSUER;
 
 server.service.on('beforeTokenSigning', (token, req) => {
