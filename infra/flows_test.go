@@ -319,3 +319,41 @@ func TestFlowRequests(t *testing.T) {
 		})
 	}
 }
+
+// The page for makers has every status, every action of the connector, every package, and its pictures.
+func TestFlowPage(t *testing.T) {
+	page := read(t, "../docs/power-automate.md")
+	table := page[strings.Index(page, "## What a status means there"):strings.Index(page, "## What is repeated")]
+	for status := range readContract(t).Paths.Value("/api/unassign").Post.Responses.Map() {
+		row := regexp.MustCompile(`(?m)^\| [^|]*\b` + status + `\b[^|]* \|`)
+		if !row.MatchString(table) && status != "204" && status != "405" { // which nobody sees there
+			t.Errorf("the page does not have the status %s", status)
+		}
+	}
+	for name, flow := range flows(t) {
+		if !strings.Contains(page, "`"+name+".zip`") {
+			t.Errorf("the page does not have %s", name)
+		}
+		settings := flow.Definition.Actions["Settings"].Inputs.(map[string]any)
+		if address := settings["url"].(string); !strings.HasSuffix(address, "/api/unassign") || !strings.Contains(page, "`"+settings["apiKeySecret"].(string)+"`") {
+			t.Errorf("%s: the settings are %v", name, settings)
+		}
+	}
+	if definition, _ := readConnector(t); !strings.Contains(page, "`"+definition.Host+"`") {
+		t.Errorf("the page does not say that %s is to be replaced", definition.Host)
+	}
+	for _, set := range readProperties(t).Properties.ConnectionParameterSets.Values {
+		if !strings.Contains(page, "- *"+set.UIDefinition["displayName"]+"*: ") {
+			t.Errorf("the page does not have the connection %s", set.UIDefinition["displayName"])
+		}
+	}
+	pictures, err := filepath.Glob("../docs/pictures/power-automate*.svg")
+	if err != nil || len(pictures) != strings.Count(page, "](pictures/") {
+		t.Errorf("%v, the pictures are %v", err, pictures)
+	}
+	for _, picture := range pictures {
+		if !strings.Contains(page, "](pictures/"+filepath.Base(picture)+")") {
+			t.Errorf("the page does not show %s", picture)
+		}
+	}
+}
