@@ -136,6 +136,12 @@ func same(t *testing.T, where string, a, b *openapi3.SchemaRef) {
 	if got, want := limits(a.Value), limits(b.Value); got != want {
 		t.Errorf("%s is %s, in the contract %s", where, got, want)
 	}
+	without := func(all, others []any) []any {
+		return slices.DeleteFunc(slices.Clone(all), func(word any) bool { return slices.Contains(others, word) })
+	}
+	if missing, more := without(b.Value.Enum, a.Value.Enum), without(a.Value.Enum, b.Value.Enum); len(missing)+len(more) > 0 {
+		t.Errorf("%s is missing the words %v and has more: %v", where, missing, more)
+	}
 	if (a.Value.Items == nil) != (b.Value.Items == nil) {
 		t.Errorf("%s: only one of the two has items", where)
 	} else if a.Value.Items != nil {
@@ -160,8 +166,8 @@ func limits(s *openapi3.Schema) string {
 		return fmt.Sprint(*n)
 	}
 	closed := s.AdditionalProperties.Has != nil && !*s.AdditionalProperties.Has
-	return fmt.Sprintf("%v of %q, like %q, length %d to %s, items %d to %s, properties to %s, closed %t, from %v to %v",
-		*s.Type, s.Enum, s.Pattern, s.MinLength, pointer(s.MaxLength), s.MinItems, pointer(s.MaxItems), pointer(s.MaxProps), closed, s.Min, s.Max)
+	return fmt.Sprintf("%v like %q, length %d to %s, items %d to %s, properties to %s, closed %t, from %v to %v",
+		*s.Type, s.Pattern, s.MinLength, pointer(s.MaxLength), s.MinItems, pointer(s.MaxItems), pointer(s.MaxProps), closed, s.Min, s.Max)
 }
 
 func sorted(list []string) []string {
