@@ -166,8 +166,8 @@ func limits(s *openapi3.Schema) string {
 		return fmt.Sprint(*n)
 	}
 	closed := s.AdditionalProperties.Has != nil && !*s.AdditionalProperties.Has
-	return fmt.Sprintf("%v like %q, length %d to %s, items %d to %s, properties to %s, closed %t, from %v to %v",
-		*s.Type, s.Pattern, s.MinLength, pointer(s.MaxLength), s.MinItems, pointer(s.MaxItems), pointer(s.MaxProps), closed, s.Min, s.Max)
+	return fmt.Sprintf("%v like %q, length %d to %s, items %d to %s, properties %d to %s, closed %t, from %v to %v",
+		*s.Type, s.Pattern, s.MinLength, pointer(s.MaxLength), s.MinItems, pointer(s.MaxItems), s.MinProps, pointer(s.MaxProps), closed, s.Min, s.Max)
 }
 
 func sorted(list []string) []string {
