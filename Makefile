@@ -39,7 +39,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race ./...
 
 .PHONY: check
-check: lint templates workflows reproducible integration ## lint, check the templates, build twice and compare, and prove it against others' programs: all that a reviewer runs
+check: lint templates workflows power-automate reproducible integration ## lint, check the templates and the connector, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -106,6 +106,26 @@ reproducible: ## build the packages twice, compare them bit for bit, and look at
 		size=$$(wc -c < $$f); echo "$$f: $$size bytes"; \
 		test $$size -lt $(LIMIT) || { echo "$$f is larger than $(LIMIT) bytes" >&2; exit 1; }; done
 	@echo "two builds are alike"
+
+# What a maker imports into Power Automate: the files of the connector, and a package for each flow. node reads the connector
+# with a library that nobody here has written; its packages go into a folder of their own.
+FLOWS := approval list-row nightly
+
+.PHONY: power-automate
+power-automate: infra/power-automate/check/node_modules/.package-lock.json ## make dist/power-automate: the connector and the flows (needs node 20.19 and npm)
+	@npm --prefix infra/power-automate/check --silent run check
+	@rm -rf dist/power-automate && mkdir -p dist/power-automate
+	@cd infra/power-automate/connector && cp apiDefinition.swagger.json apiProperties.json icon.png $(CURDIR)/dist/power-automate/
+	@for flow in $(FLOWS); do $(GO) run ./internal/pack dist/power-automate/$$flow.zip infra/power-automate/flows/$$flow || exit 1; done
+	@ls dist/power-automate
+
+infra/power-automate/check/node_modules/.package-lock.json: infra/power-automate/check/package-lock.json
+	npm --prefix infra/power-automate/check ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# For whoever changes the drawing (needs rsvg-convert).
+infra/power-automate/connector/icon.png: infra/power-automate/connector/icon.svg
+	rsvg-convert --width 230 --height 230 $< --output $@
 
 # The functions of the package beside unassign and health: WITH='sweep queue'. The queue needs an extension of the host, and so
 # a host.json of its own.

@@ -165,6 +165,7 @@ type record struct {
 	start      time.Time
 	invocation Invocation
 	trace      *upstream.Trace
+	flow       slog.Attr // where in Power Automate the request comes from; zero if it does not say
 	caller     caller.Caller
 	delivery   string // its id; "" if the caller gave none
 	replayOf   string // the id of the request that was carried out for this delivery before; "" if this is the first
@@ -259,7 +260,31 @@ func (rec *record) origin(code Code) []slog.Attr {
 	attrs = appendWord(attrs, "invocation_id", rec.invocation.ID)
 	attrs = appendWord(attrs, "caller_kind", string(rec.caller.Kind))
 	attrs = appendWord(attrs, "caller_id", rec.caller.ID)
+	if rec.flow.Key != "" {
+		attrs = append(attrs, rec.flow)
+	}
 	return append(attrs, slog.String("code", string(code)))
+}
+
+// flowOf returns where in Power Automate or Logic Apps a request comes from, as one group for the log, or a zero attribute
+// where it does not say. The platform sends these headers, and so can anybody: they help to find a run, and decide nothing.
+// What is not plain is left out rather than cut, since half an id finds nothing.
+func flowOf(h http.Header) slog.Attr {
+	var words []slog.Attr
+	for _, word := range []struct{ key, header string }{
+		{"run_id", "X-Ms-Workflow-Run-Id"},
+		{"action", "X-Ms-Workflow-Operation-Name"}, // by its name in the flow
+		{"action_tracking_id", "X-Ms-Action-Tracking-Id"},
+		{"client_tracking_id", "X-Ms-Client-Tracking-Id"}, // the run's, unless the flow sets its own; shared by all items of a loop
+	} {
+		if values := h.Values(word.header); len(values) == 1 && plain(values[0], maxContextName) {
+			words = append(words, slog.String(word.key, values[0]))
+		}
+	}
+	if len(words) == 0 {
+		return slog.Attr{}
+	}
+	return slog.GroupAttrs("flow", words...)
 }
 
 // appendWord appends an attribute unless its value is empty.

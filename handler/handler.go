@@ -108,7 +108,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("X-Request-Id", id)
 
-	rec := &record{requestID: id, start: start, trace: trace}
+	rec := &record{requestID: id, start: start, trace: trace, flow: flowOf(r.Header)}
 	rec.invocation, _ = ctx.Value(invocationKey{}).(Invocation)
 	defer func() {
 		if p := recover(); p != nil {

@@ -1,0 +1,535 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi2"
+	"github.com/getkin/kin-openapi/openapi2conv"
+	"github.com/getkin/kin-openapi/openapi3"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/flowhost"
+)
+
+// office is what stands around a flow: the program on a simulated cloud, a list in SharePoint, an approver and a mailbox.
+type office struct {
+	t          *testing.T
+	cloud      *azuresim.Cloud
+	deployment *localDeployment
+	host       flowhost.Host
+	rows       []map[string]any
+	approve    func() string // what the approver says
+	asked      []string      // of the approver
+	mails      []string      // subject and text
+	waited     []time.Duration
+	meanwhile  func() // happens between two tries
+}
+
+func newOffice(t *testing.T) *office {
+	t.Helper()
+	cloud := newCloud()
+	served, err := cloud.Serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(served.Close)
+	o := &office{t: t, cloud: cloud, deployment: startLocal(t, environment(t, cloud, served, "REQUEST_TIMEOUT=4s")).(*localDeployment), approve: func() string { return "Approve" }, meanwhile: func() {}}
+	t.Cleanup(o.deployment.stop)
+	o.host = flowhost.Host{
+		Client:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		Connect: o.connect,
+		Wait: func(d time.Duration) {
+			o.waited = append(o.waited, d)
+			o.meanwhile()
+		},
+	}
+	return o
+}
+
+// connect does what the connectors do.
+func (o *office) connect(operation string, parameters map[string]any) (any, error) {
+	text := func(key string) string { return fmt.Sprint(parameters[key]) }
+	switch operation {
+	case "GetSecret":
+		if text("secretName") != "api-key-flow" {
+			return nil, errors.New("no such secret")
+		}
+		return map[string]any{"value": canaryAPIKey}, nil
+	case "StartAndWaitForAnApproval":
+		o.asked = append(o.asked, text("WebhookApprovalCreationInput/details"))
+		return map[string]any{"outcome": o.approve()}, nil
+	case "SendEmailV2":
+		o.mails = append(o.mails, text("emailMessage/Subject")+"\n"+text("emailMessage/Body"))
+		return nil, nil //nolint:nilnil // an answer without a body
+	case "HttpRequest":
+		if text("parameters/method") == http.MethodGet {
+			var rows []any
+			_, status, _ := strings.Cut(text("parameters/uri"), "$filter=Status eq '")
+			status, _, _ = strings.Cut(status, "'")
+			for _, row := range o.rows {
+				if row["Status"] == status {
+					rows = append(rows, row)
+				}
+			}
+			return map[string]any{"value": rows}, nil
+		}
+		_, id, _ := strings.Cut(text("parameters/uri"), "/items(")
+		for _, row := range o.rows {
+			if fmt.Sprint(row["Id"])+")" == id {
+				return nil, json.Unmarshal([]byte(text("parameters/body")), &row)
+			}
+		}
+	}
+	return nil, fmt.Errorf("there is no %s of %v", operation, parameters)
+}
+
+func (o *office) row(serial, account, status string) {
+	o.rows = append(o.rows, map[string]any{"Id": float64(len(o.rows) + 1), "Title": serial, "ExpectedAccount": account, "Status": status})
+}
+
+// run imports a flow, with the settings of this office, and runs it.
+func (o *office) run(name string, trigger map[string]any) *flowhost.Run {
+	o.t.Helper()
+	flow, err := flowhost.Open(os.DirFS("../infra/power-automate/flows/" + name))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	flow.Definition.Actions["Settings"].Inputs.(map[string]any)["url"] = o.deployment.url + "/api/unassign"
+	run, err := o.host.Run(o.t.Context(), flow, trigger)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return run
+}
+
+// audit returns the records of a run, and checks that they name it.
+func (o *office) audit(run *flowhost.Run) []map[string]any {
+	o.t.Helper()
+	o.deployment.stop()
+	var records []map[string]any
+	for _, line := range o.deployment.lines() {
+		var record map[string]any
+		if json.Unmarshal([]byte(line), &record) != nil || record["message"] != "unassign" {
+			continue
+		}
+		flow, _ := record["flow"].(map[string]any)
+		if flow["run_id"] != run.ID || flow["client_tracking_id"] != run.ID || flow["action_tracking_id"] == nil || record["reference"] != run.ID || record["caller_id"] != "api-key-flow" {
+			o.t.Errorf("the audit record does not name the run %s: %v", run.ID, record)
+		}
+		record["action"] = flow["action"]
+		records = append(records, record)
+	}
+	if found := leaks(canaries(o.cloud, nil), o.deployment.lines()...); len(found) > 0 {
+		o.t.Errorf("leaked %q", found)
+	}
+	return records
+}
+
+// account returns the account that the one device carries.
+func (o *office) account() string {
+	device, _ := o.cloud.Device(someDevice)
+	return cmp.Or(device.UserPrincipalName, device.ResourceName)
+}
+
+const stateChangedSentence = "The device does not carry the account that was expected, or was changed by somebody else meanwhile. Look at it before asking again."
+
+var button = map[string]any{"text": " 5CG1234ABC ", "text_1": "INC0012345"}
+
+// reassign gives the device to somebody else.
+func reassign(c *azuresim.Cloud) {
+	c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.elv@contoso.com"})
+}
+
+func TestFlowApproval(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		prepare  func(*office)
+		trigger  map[string]any
+		asked    string // a part of what the approver reads, "" if nobody is asked
+		mail     string // a part of it, "" if none is sent
+		code     string // of the run, "" if it succeeds
+		keeps    bool   // the device has an account in the end
+		actions  []string
+		contains string // the audit record's context
+	}{
+		"approved":  {nil, button, "room.fjord@contoso.com", "Unassigned: 5CG1234ABC", "", false, []string{"Check", "Unassign"}, "INC0012345"},
+		"no ticket": {nil, map[string]any{"text": "5cg1234abc"}, "Ticket: none", "Unassigned: 5CG1234ABC", "", false, []string{"Check", "Unassign"}, "none"},
+		"rejected":  {func(o *office) { o.approve = func() string { return "Reject" } }, button, "room.fjord@contoso.com", "", "", true, []string{"Check"}, "INC0012345"},
+		"an account with a resource name alone": {func(o *office) {
+			o.cloud.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", ResourceName: "room.fjord"})
+		}, button, "room.fjord", "Unassigned: 5CG1234ABC", "", false, []string{"Check", "Unassign"}, "INC0012345"},
+		"another account after the approval": {func(o *office) {
+			o.approve = func() string { reassign(o.cloud); return "Approve" }
+		}, button, "room.fjord@contoso.com", "Not unassigned: 5CG1234ABC\n<p>" + stateChangedSentence, "state_changed", true, []string{"Check", "Unassign"}, "INC0012345"},
+		"no account any more": {func(o *office) { emptied(o.cloud) }, button, "", "", "", false, []string{"Check"}, "INC0012345"},
+		"an unknown device":   {nil, map[string]any{"text": "5CG0000XYZ"}, "", "", "device_not_found", true, []string{"Check"}, "none"},
+		"a wrong key": {func(o *office) {
+			o.cloud.PutSecret("api-key-flow", azuresim.Secret{Value: "another-key-0123456789abcdefghij"})
+		}, button, "", "", "unauthenticated", true, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t)
+			if test.prepare != nil {
+				test.prepare(o)
+			}
+			run := o.run("approval", test.trigger)
+			if (run.Status == flowhost.Succeeded) != (test.code == "") || run.Code != test.code || (run.Message == "") != (test.code == "") {
+				t.Errorf("the run ended as %s, %s: %s", run.Status, run.Code, run.Message)
+			}
+			if test.code == "state_changed" && run.Message != stateChangedSentence {
+				t.Errorf("the run says %q", run.Message)
+			}
+			if asked := strings.Join(o.asked, "\n"); (asked == "") != (test.asked == "") || !strings.Contains(asked, test.asked) {
+				t.Errorf("the approver reads %q", asked)
+			}
+			if mails := strings.Join(o.mails, "\n"); (mails == "") != (test.mail == "") || !strings.Contains(mails, test.mail) {
+				t.Errorf("the mails are %q", mails)
+			}
+			if account := o.account(); (account != "") != test.keeps {
+				t.Errorf("the device has the account %q", account)
+			}
+			if len(o.waited) > 0 {
+				t.Errorf("it was repeated after %v", o.waited)
+			}
+			if test.actions == nil {
+				return
+			}
+			var actions []string
+			for _, record := range o.audit(run) {
+				actions = append(actions, fmt.Sprint(record["action"]))
+				if text := fmt.Sprint(record["context"]); !strings.Contains(text, test.contains) {
+					t.Errorf("the context is %s", text)
+				}
+			}
+			if !slices.Equal(actions, test.actions) {
+				t.Errorf("the audit has %v", actions)
+			}
+		})
+	}
+}
+
+// A row that may succeed later stays as it is and is found again by the next run; one that cannot is for a person.
+func TestFlowListRow(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.row(" 5CG1234ABC", "room.fjord@contoso.com ", "Approved")
+	o.row("5CG0000XYZ", "room.fjord@contoso.com", "Approved")
+	o.row("5CG1234ABC", "room.fjord@contoso.com", "Requested")
+	status := func() string {
+		return fmt.Sprint(o.rows[0]["Status"], ", ", o.rows[1]["Status"], ", ", o.rows[2]["Status"])
+	}
+
+	o.cloud.Fail(azuresim.StepGraph, -1, azuresim.Status(503, "Retry-After", "120"))
+	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || status() != "Approved, Approved, Requested" || len(run.Sent) != 2 {
+		t.Errorf("while Graph is down: %s, %s, %d requests", run.Status, status(), len(run.Sent))
+	}
+	if result := fmt.Sprint(o.rows[0]["Result"]); !strings.HasPrefix(result, "Graph ") || !strings.Contains(result, "(graph_unavailable, ") {
+		t.Errorf("the row says %q", result)
+	}
+	o.cloud.Heal()
+	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || status() != "Done, Needs a person, Requested" || o.account() != "" {
+		t.Errorf("with Graph back: %s, %s, account %q", run.Status, status(), o.account())
+	}
+	for i, want := range []string{"(unassigned, ", "(device_not_found, "} {
+		if result := fmt.Sprint(o.rows[i]["Result"]); !strings.Contains(result, want) {
+			t.Errorf("the row says %q", result)
+		}
+	}
+	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || len(run.Sent) != 0 {
+		t.Errorf("with nothing to do: %s, %d requests", run.Status, len(run.Sent))
+	}
+	o.deployment.stop()
+	o.rows[0]["Status"] = "Approved"
+	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || status() != "Approved, Needs a person, Requested" || len(o.waited) != 0 {
+		t.Errorf("with the function down: %s, %s, repeated after %v", run.Status, status(), o.waited)
+	}
+	if result := fmt.Sprint(o.rows[0]["Result"]); !strings.HasPrefix(result, "No answer came. Asking again is safe. (no_answer") {
+		t.Errorf("the row says %q", result)
+	}
+}
+
+func TestFlowNightly(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	for i := range 25 {
+		serial, account := fmt.Sprintf("5CGNIGHT%02d", i), fmt.Sprintf("room.%02d@contoso.com", i)
+		o.cloud.PutDevice(azuresim.Device{ID: fmt.Sprintf("6f1a9c0e-5b1d-4c55-9d3a-0000000000%02d", i), SerialNumber: serial, GroupTag: "Retired", UserPrincipalName: account})
+		switch i {
+		case 3: // assigned anew since the row was written
+			account = "room.former@contoso.com"
+		case 24:
+			serial = "5CG0000XYZ"
+		}
+		o.row(serial, account, "Retired")
+	}
+	o.row("5CG1234ABC", "room.fjord@contoso.com", "In use")
+	o.cloud.Fail(azuresim.StepItem, 6, azuresim.GraphError(429, azuresim.Nested, 77)) // longer than a request may take
+	o.meanwhile = o.cloud.Heal
+
+	run := o.run("nightly", nil)
+	if run.Status != flowhost.Succeeded || !slices.Equal(o.waited, []time.Duration{time.Minute}) {
+		t.Errorf("the run ended as %s, repeated after %v", run.Status, o.waited)
+	}
+	mails := strings.Join(o.mails, "")
+	if !strings.HasPrefix(mails, "Autopilot Unassign: 23 done, 2 not\n") || strings.Count(mails, "<tr>") != 25 || len(o.mails) != 1 {
+		t.Errorf("the mail is %s", mails)
+	}
+	for _, part := range []string{"<td>5CGNIGHT03</td>", "<td>state_changed</td><td>" + stateChangedSentence, "<td>5CG0000XYZ</td><td></td><td>device_not_found</td>", "<td>5CGNIGHT23</td>"} {
+		if !strings.Contains(mails, part) {
+			t.Errorf("the mail does not have %s: %s", part, mails)
+		}
+	}
+	left := ""
+	for _, device := range o.cloud.Devices() {
+		if device.UserPrincipalName != "" {
+			left += device.SerialNumber + " "
+		}
+	}
+	if fields := strings.Fields(left); !slices.Equal(slices.Sorted(slices.Values(fields)), []string{"5CG1234ABC", "5CGNIGHT03", "5CGNIGHT24"}) {
+		t.Errorf("these still have an account: %s", left)
+	}
+	// Another night finds nothing left to do, and says so.
+	o.mails = nil
+	if o.run("nightly", nil); !strings.Contains(strings.Join(o.mails, ""), "23 done, 2 not") || !strings.Contains(strings.Join(o.mails, ""), "already_unassigned") {
+		t.Errorf("the next mail is %s", o.mails)
+	}
+	// What concerns the request as a whole is told once for each batch.
+	o.deployment.stop()
+	o.mails = nil
+	if o.run("nightly", nil); !strings.Contains(strings.Join(o.mails, ""), "0 done, 1 not") || !strings.Contains(strings.Join(o.mails, ""), "<td>no_answer</td>") {
+		t.Errorf("the mail without a function is %s", o.mails)
+	}
+}
+
+// What the platform repeats, when, and what comes of it: the flows must bear it whatever their makers make of the policies.
+func TestFlowRepetitions(t *testing.T) {
+	t.Parallel()
+	minutes := func(m ...time.Duration) []time.Duration {
+		for i := range m {
+			m[i] *= time.Minute
+		}
+		return m
+	}
+	late := func(o *office) { // Graph does it, and its answer comes too late
+		o.cloud.Fail(azuresim.StepGraph, 1, azuresim.Delay(0)) // the device is read
+		o.cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(time.Hour))
+	}
+	healed := func(o *office) { o.cloud.Heal() }
+	down := func(o *office) { o.cloud.Fail(azuresim.StepGraph, -1, azuresim.GraphError(500, azuresim.Nested, 0)) }
+	none, low := map[string]any{"type": "none"}, map[string]any(nil)
+	for name, test := range map[string]struct {
+		policy    map[string]any
+		twice     bool
+		prepare   func(*office)
+		meanwhile func(*office)
+		waited    []time.Duration
+		status    string
+		code      string // in the answer that the row ends with
+		account   string // of the device in the end
+	}{
+		"done at once":       {low, false, nil, nil, nil, "Done", "unassigned", ""},
+		"done, and not told": {low, false, late, healed, minutes(5), "Done", "already_unassigned", ""},
+		"done, not told, and assigned anew before the late repetition": {
+			low, false, late, func(o *office) { healed(o); reassign(o.cloud) }, minutes(5), "Needs a person", "state_changed", "room.elv@contoso.com",
+		},
+		"not done, and assigned anew before the last repetition": {low, false, down, func(o *office) {
+			if len(o.waited) == 2 {
+				o.cloud.Heal()
+				reassign(o.cloud)
+			}
+		}, minutes(5, 10), "Needs a person", "state_changed", "room.elv@contoso.com"},
+		"down for good":                       {low, false, down, nil, minutes(5, 10), "Approved", "graph_error", "room.fjord@contoso.com"},
+		"not repeated, and sent twice":        {none, true, nil, nil, nil, "Done", "", ""},
+		"not repeated, failed and sent twice": {none, true, down, nil, nil, "Approved", "graph_error", "room.fjord@contoso.com"},
+		"lasting":                             {low, false, func(o *office) { o.cloud.SetGraphRoles("Device.Read.All") }, nil, nil, "Needs a person", "graph_permission_missing", "room.fjord@contoso.com"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t)
+			o.row("5CG1234ABC", "room.fjord@contoso.com", "Approved")
+			if test.prepare != nil {
+				test.prepare(o)
+			}
+			if test.meanwhile != nil {
+				o.meanwhile = func() { test.meanwhile(o) }
+			}
+			o.host.Plain, o.host.Policy, o.host.Twice = test.policy == nil, test.policy, test.twice
+			flow := o.run("list-row", nil)
+			if !slices.Equal(o.waited, test.waited) || o.rows[0]["Status"] != test.status || !strings.Contains(fmt.Sprint(o.rows[0]["Result"]), "("+test.code) {
+				t.Errorf("waited %v, row %v", o.waited, o.rows[0])
+			}
+			if account := o.account(); account != test.account {
+				t.Errorf("the device has the account %q", account)
+			}
+			// All tries of an action are one action, with one body.
+			actions := map[any]bool{}
+			for _, record := range o.audit(flow) {
+				actions[record["flow"].(map[string]any)["action_tracking_id"]] = true
+			}
+			if len(actions) != 1 || len(slices.Compact(flow.Bodies)) != 1 {
+				t.Errorf("%d actions, bodies %q", len(actions), flow.Bodies)
+			}
+		})
+	}
+}
+
+// TestConnector sends what the custom connector sends: to the route and with the headers that its policies say, with the
+// values that a maker does not see. What comes back is what it declares, under names that it declares.
+func TestConnector(t *testing.T) {
+	t.Parallel()
+	const dir = "../infra/power-automate/connector/"
+	var swagger openapi2.T
+	var properties struct {
+		Properties struct {
+			PolicyTemplateInstances []struct {
+				TemplateID string
+				Parameters map[string]any
+			}
+		}
+	}
+	for name, into := range map[string]any{"apiDefinition.swagger.json": &swagger, "apiProperties.json": &properties} {
+		text, err := os.ReadFile(dir + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, into); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	definition, err := openapi2conv.ToV3(&swagger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial, unknown := `{"serialNumber":"5CG1234ABC"}`, `{"serialNumber":"5CG0000XYZ"}`
+	for name, test := range map[string]struct {
+		operation, body string
+		status          int
+		code            string
+		signed          bool // by another kind of connection: the key is empty then
+	}{
+		"one":                   {"UnassignDevice", `{"serialNumber":"5CG1234ABC","expected":{"userPrincipalName":"room.fjord@contoso.com"},"verify":true,"reference":"RITM1","context":{"room":"Fjord"}}`, 200, "unassigned", false},
+		"one by id":             {"UnassignDevice", `{"deviceId":"` + someDevice + `","verify":false}`, 200, "unassigned", false},
+		"one, without a key":    {"UnassignDevice", serial, 200, "unassigned", true},
+		"none":                  {"UnassignDevice", `{}`, 400, "selector_missing", false},
+		"an unknown one":        {"UnassignDevice", unknown, 404, "device_not_found", false},
+		"one to look at":        {"CheckDevice", serial, 200, "would_unassign", false},
+		"a list":                {"UnassignDevices", `{"devices":[` + serial + `],"reference":"RITM1"}`, 200, "", false},
+		"a list in part":        {"UnassignDevices", `{"devices":[` + serial + `,` + unknown + `]}`, 207, "", false},
+		"a list of unknown":     {"UnassignDevices", `{"devices":[` + unknown + `]}`, 404, "device_not_found", false},
+		"a list to look at":     {"CheckDevices", `{"devices":[` + serial + `]}`, 200, "", false},
+		"whether it is there":   {"GetHealth", ``, 200, "", false},
+		"too many in one list":  {"CheckDevices", `{"devices":[` + serial + strings.Repeat(`,`+serial, 20) + `]}`, 400, "devices_invalid", false},
+		"an empty expectation":  {"UnassignDevice", `{"serialNumber":"5CG1234ABC","expected":{}}`, 400, "expected_invalid", false},
+		"one with empty fields": {"UnassignDevice", `{"serialNumber":"5CG1234ABC","deviceId":null,"expected":null,"context":null}`, 200, "unassigned", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t)
+			for path, item := range definition.Paths.Map() {
+				for method, operation := range item.Operations() {
+					if operation.OperationID != test.operation {
+						continue
+					}
+					s := sent{method: method, target: path, header: http.Header{}, body: test.body}
+					for _, p := range operation.Parameters {
+						if value := p.Value.Schema.Value.Default; value != nil {
+							s.header.Set(p.Value.Name, fmt.Sprint(value))
+						}
+					}
+					if method == http.MethodPost {
+						s.header.Set("Content-Type", "application/json; charset=utf-8")
+						var body map[string]any
+						if err := json.Unmarshal([]byte(test.body), &body); err != nil {
+							t.Fatal(err)
+						}
+						for member, schema := range operation.RequestBody.Value.Content["application/json"].Schema.Value.Properties {
+							if body[member] == nil && schema.Value.Default != nil {
+								body[member] = schema.Value.Default
+							}
+						}
+						whole, err := json.Marshal(body)
+						if err != nil {
+							t.Fatal(err)
+						}
+						s.body = string(whole)
+					}
+					for _, policy := range properties.Properties.PolicyTemplateInstances {
+						parameter := func(name string) string { return fmt.Sprint(policy.Parameters["x-ms-apimTemplateParameter."+name]) }
+						names, some := policy.Parameters["x-ms-apimTemplate-operationName"].([]any)
+						switch {
+						case some && !slices.Contains(names, any(test.operation)):
+						case policy.TemplateID == "routerequesttoendpoint":
+							s.target = parameter("newPath")
+						case policy.TemplateID == "setheader" && test.signed:
+							s.header.Set(parameter("name"), "")
+							caller.Sign(s.header, canaryKey, "msg_1", time.Now(), []byte(s.body))
+						case policy.TemplateID == "setheader":
+							s.header.Set(parameter("name"), canaryAPIKey)
+						}
+					}
+					answer, err := o.deployment.send(t.Context(), s)
+					if err != nil {
+						t.Fatal(err)
+					}
+					declared := operation.Responses.Status(answer.status)
+					if declared == nil {
+						declared = operation.Responses.Default()
+					}
+					checkDeclared(t, declared.Value.Content["application/json"].Schema, answer.body)
+					var body struct {
+						Code  string
+						Error struct{ Code string }
+					}
+					if err := json.Unmarshal([]byte(answer.body), &body); err != nil || answer.status != test.status || body.Code+body.Error.Code != test.code {
+						t.Errorf("%v, %d %s, want %d %s", err, answer.status, answer.body, test.status, test.code)
+					}
+					return
+				}
+			}
+			t.Errorf("there is no operation %s", test.operation)
+		})
+	}
+}
+
+// checkDeclared holds an answer to a schema that must have all of its members.
+func checkDeclared(t *testing.T, schema *openapi3.SchemaRef, body string) {
+	t.Helper()
+	var answer map[string]any
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		t.Fatalf("%v in %s", err, body)
+	}
+	if err := schema.Value.VisitJSON(answer); err != nil {
+		t.Errorf("%v in %s", err, body)
+	}
+	for member := range answer {
+		if schema.Value.Properties[member] == nil {
+			t.Errorf("%s is not declared, in %s", member, body)
+		}
+	}
+}
+
+// A flow cannot sign, and what somebody has signed for it does not bear the platform's late repetitions: 401, which it does
+// not repeat.
+func TestFlowCannotSignAhead(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	for _, ago := range []time.Duration{5*time.Minute + 2*time.Second, 15 * time.Minute} {
+		s := post(validBody)
+		caller.Sign(s.header, canaryKey, "msg_"+fmt.Sprint(int(ago.Minutes())), time.Now().Add(-ago), []byte(s.body))
+		answer, err := o.deployment.send(t.Context(), s)
+		if err != nil || answer.status != http.StatusUnauthorized || !strings.Contains(answer.body, `"code":"request_expired"`) {
+			t.Errorf("signed %v ago: %v, %d %s", ago, err, answer.status, answer.body)
+		}
+	}
+}

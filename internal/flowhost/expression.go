@@ -1,0 +1,347 @@
+package flowhost
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// Call is a call of a function in an expression, with those of its arguments that are literal texts; others are "".
+type Call struct {
+	Function string
+	Literals []string
+}
+
+// node is a part of an expression that has a value.
+type node interface {
+	value(e *environment) (any, error)
+	calls(found []Call) []Call
+}
+
+type (
+	literal struct{ of any }
+	call    struct {
+		function string
+		args     []node
+	}
+	member struct {
+		of, key node
+		absent  bool // ?[…], which is null where there is nothing
+	}
+	text []node // "a @{b} c"
+)
+
+func (l literal) value(*environment) (any, error) { return l.of, nil }
+func (literal) calls(found []Call) []Call         { return found }
+
+func (c call) calls(found []Call) []Call {
+	this := Call{Function: c.function}
+	for _, arg := range c.args {
+		word, _ := arg.(literal)
+		s, _ := word.of.(string)
+		this.Literals = append(this.Literals, s)
+		found = arg.calls(found)
+	}
+	return append(found, this)
+}
+
+func (c call) value(e *environment) (any, error) {
+	args := make([]any, len(c.args))
+	for i, arg := range c.args {
+		var err error
+		if args[i], err = arg.value(e); err != nil {
+			return nil, err
+		}
+	}
+	v, err := e.call(c.function, args)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.function, err)
+	}
+	return v, nil
+}
+
+func (m member) calls(found []Call) []Call { return m.key.calls(m.of.calls(found)) }
+
+func (m member) value(e *environment) (any, error) {
+	of, err := m.of.value(e)
+	if err != nil {
+		return nil, err
+	}
+	key, err := m.key.value(e)
+	if err != nil {
+		return nil, err
+	}
+	if object, ok := of.(map[string]any); ok {
+		if v, ok := object[fmt.Sprint(key)]; ok || m.absent {
+			return v, nil
+		}
+	}
+	if of == nil && m.absent {
+		return nil, nil //nolint:nilnil // null is the value
+	}
+	return nil, fmt.Errorf("there is no %v in a %T", key, of)
+}
+
+func (t text) calls(found []Call) []Call {
+	for _, part := range t {
+		found = part.calls(found)
+	}
+	return found
+}
+
+func (t text) value(e *environment) (any, error) {
+	var b strings.Builder
+	for _, part := range t {
+		v, err := part.value(e)
+		if err != nil {
+			return nil, err
+		}
+		b.WriteString(asText(v))
+	}
+	return b.String(), nil
+}
+
+// asText returns v as it stands in a text: nothing for null, JSON for what is no text.
+func asText(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	}
+	encoded, _ := json.Marshal(v) //nolint:errchkjson // what came from JSON
+	return string(encoded)
+}
+
+// parse reads a text of a definition, which is an expression, a text with expressions in it, or just a text.
+func parse(s string) (node, error) {
+	if strings.HasPrefix(s, "@@") {
+		return literal{s[1:]}, nil
+	}
+	if strings.HasPrefix(s, "@") && !strings.HasPrefix(s, "@{") {
+		p := &parser{rest: s[1:]}
+		n, err := p.expression()
+		if err == nil && p.rest != "" {
+			err = fmt.Errorf("%q is left over", p.rest)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s, err)
+		}
+		return n, nil
+	}
+	var t text
+	for rest := s; ; {
+		before, after, found := strings.Cut(rest, "@{")
+		t = append(t, literal{before})
+		if !found {
+			break
+		}
+		p := &parser{rest: after}
+		n, err := p.expression()
+		if err == nil {
+			err = p.take("}")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s, err)
+		}
+		t, rest = append(t, n), p.rest
+	}
+	if len(t) == 1 {
+		return t[0], nil
+	}
+	return t, nil
+}
+
+type parser struct{ rest string }
+
+func (p *parser) take(s string) error {
+	p.rest = strings.TrimLeft(p.rest, " ")
+	if !strings.HasPrefix(p.rest, s) {
+		return fmt.Errorf("want %q at %q", s, p.rest)
+	}
+	p.rest = p.rest[len(s):]
+	return nil
+}
+
+func (p *parser) next(s string) bool { return p.take(s) == nil }
+
+func (p *parser) word() string {
+	end := strings.IndexFunc(p.rest, func(c rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-", c)
+	})
+	if end < 0 {
+		end = len(p.rest)
+	}
+	word := p.rest[:end]
+	p.rest = p.rest[end:]
+	return word
+}
+
+func (p *parser) expression() (node, error) {
+	n, err := p.operand()
+	for err == nil {
+		absent := p.next("?")
+		if !p.next("[") {
+			if absent {
+				err = fmt.Errorf("want [ at %q", p.rest)
+			}
+			return n, err
+		}
+		var key node
+		if key, err = p.expression(); err == nil {
+			n, err = member{n, key, absent}, p.take("]")
+		}
+	}
+	return nil, err
+}
+
+func (p *parser) operand() (node, error) {
+	if p.next("'") {
+		var b strings.Builder
+		for {
+			before, after, found := strings.Cut(p.rest, "'")
+			if !found {
+				return nil, fmt.Errorf("no end of '%s", p.rest)
+			}
+			b.WriteString(before)
+			p.rest = after
+			if !strings.HasPrefix(after, "'") {
+				return literal{b.String()}, nil
+			}
+			b.WriteString("'")
+			p.rest = after[1:]
+		}
+	}
+	word := p.word()
+	if !p.next("(") {
+		switch word {
+		case "true", "false":
+			return literal{word == "true"}, nil
+		case "null":
+			return literal{nil}, nil
+		}
+		number, err := strconv.ParseFloat(word, 64)
+		return literal{number}, err
+	}
+	c := call{function: word}
+	for !p.next(")") {
+		if len(c.args) > 0 {
+			if err := p.take(","); err != nil {
+				return nil, err
+			}
+		}
+		arg, err := p.expression()
+		if err != nil {
+			return nil, err
+		}
+		c.args = append(c.args, arg)
+	}
+	if functions[word] == nil && contextual[word] == 0 {
+		return nil, fmt.Errorf("there is no function %s here", word)
+	}
+	return c, nil
+}
+
+// contextual are the functions that look at the run, with how many arguments they take, one more than it is.
+var contextual = map[string]int{ //nolint:gochecknoglobals // it does not change
+	"body": 2, "outputs": 2, "items": 2, "variables": 2, "parameters": 2, "item": 1, "triggerBody": 1, "workflow": 1, "guid": 1,
+}
+
+// functions are those of the language that flows of ours use.
+var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglobals // it does not change
+	"trim":        func(a []any) (any, error) { return strings.TrimSpace(asText(a[0])), nil },
+	"string":      func(a []any) (any, error) { return asText(a[0]), nil },
+	"empty":       func(a []any) (any, error) { n, err := size(a[0]); return n == 0, err },
+	"length":      func(a []any) (any, error) { n, err := size(a[0]); return float64(n), err },
+	"equals":      func(a []any) (any, error) { return reflect.DeepEqual(a[0], a[1]), nil },
+	"not":         func(a []any) (any, error) { return a[0] != true, nil },
+	"or":          func(a []any) (any, error) { return a[0] == true || a[1] == true, nil },
+	"createArray": func(a []any) (any, error) { return a, nil },
+	"coalesce": func(a []any) (any, error) {
+		for _, v := range a {
+			if v != nil {
+				return v, nil
+			}
+		}
+		return nil, nil //nolint:nilnil // null is the value
+	},
+	"if": func(a []any) (any, error) {
+		if a[0] == true {
+			return a[1], nil
+		}
+		return a[2], nil
+	},
+	"json": func(a []any) (v any, err error) {
+		err = json.Unmarshal([]byte(asText(a[0])), &v)
+		return v, err
+	},
+	"setProperty": func(a []any) (any, error) {
+		object, ok := a[0].(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("%T is no object", a[0])
+		}
+		changed := map[string]any{asText(a[1]): a[2]}
+		for k, v := range object {
+			if k != a[1] {
+				changed[k] = v
+			}
+		}
+		return changed, nil
+	},
+	"sub": func(a []any) (any, error) {
+		x, isX := a[0].(float64)
+		y, isY := a[1].(float64)
+		if !isX || !isY {
+			return nil, fmt.Errorf("%T and %T are no numbers", a[0], a[1])
+		}
+		return x - y, nil
+	},
+	"chunk": func(a []any) (any, error) {
+		list, isList := a[0].([]any)
+		n, isNumber := a[1].(float64)
+		if !isList || !isNumber {
+			return nil, fmt.Errorf("%T and %T are no list and no number", a[0], a[1])
+		}
+		chunks := []any{}
+		for len(list) > 0 {
+			first := list[:min(int(n), len(list))]
+			chunks, list = append(chunks, first), list[len(first):]
+		}
+		return chunks, nil
+	},
+	"union": func(a []any) (any, error) {
+		united := []any{}
+		for _, arg := range a {
+			list, ok := arg.([]any)
+			if !ok {
+				return nil, fmt.Errorf("%T is no list", arg)
+			}
+			for _, v := range list {
+				known := false
+				for _, other := range united {
+					known = known || reflect.DeepEqual(v, other)
+				}
+				if !known {
+					united = append(united, v)
+				}
+			}
+		}
+		return united, nil
+	},
+}
+
+func size(v any) (int, error) {
+	switch v := v.(type) {
+	case nil:
+		return 0, nil
+	case string:
+		return len(v), nil
+	case []any:
+		return len(v), nil
+	case map[string]any:
+		return len(v), nil
+	}
+	return 0, fmt.Errorf("%T has no length", v)
+}

@@ -1,0 +1,506 @@
+package flowhost
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"autopilot-unassign/internal/guid"
+)
+
+// The ends of an action.
+const (
+	Succeeded = "Succeeded"
+	Failed    = "Failed"
+	TimedOut  = "TimedOut"
+	Skipped   = "Skipped"
+)
+
+// Host runs flows.
+type Host struct {
+	// Client sends what HTTP actions send.
+	Client *http.Client
+	// Connect does what an operation of a connector does, and returns the body of its answer.
+	Connect func(operation string, parameters map[string]any) (any, error)
+	// Wait is called with the time between two tries of an action, in the place of waiting.
+	Wait func(time.Duration)
+	// Policy is in the place of the retry policies of the flow, if it is set.
+	Policy map[string]any
+	// Plain leaves out the retry policies of the flow and of Policy, which leaves that of the platform.
+	Plain bool
+	// Twice has every request of an HTTP action sent a second time at once, which the platform is known to do even where
+	// nothing is to be repeated. Whichever answer comes first is the action's.
+	Twice bool
+}
+
+// Run is what became of a flow.
+type Run struct {
+	ID            string
+	Status        string
+	Code, Message string            // of a flow that ended itself as failed
+	Ends          map[string]string // of its actions, by name; in a loop, the last
+	Sent          []*http.Request   // by HTTP actions, without their bodies
+	Bodies        []string          // those
+}
+
+// environment is what expressions look at.
+type environment struct {
+	host      *Host
+	run       *Run
+	trigger   any
+	outputs   map[string]map[string]any
+	variables map[string]any
+	items     map[string]any
+	item      any
+}
+
+// errEnded is the end of a flow by itself.
+var errEnded = errors.New("the flow ended itself")
+
+// Run runs a flow, started with the body of a trigger. The error is one of the flow's text or of the host, such as an expression
+// that has no value.
+func (h *Host) Run(ctx context.Context, f *Flow, trigger map[string]any) (*Run, error) {
+	id := "085" + strings.ReplaceAll(guid.New().String(), "-", "")[:25] + "CU01"
+	e := &environment{
+		host: h, run: &Run{ID: id, Ends: map[string]string{}}, trigger: trigger,
+		outputs: map[string]map[string]any{}, variables: map[string]any{}, items: map[string]any{},
+	}
+	status, err := e.all(ctx, f.Definition.Actions)
+	e.run.Status = status
+	if errors.Is(err, errEnded) {
+		e.run.Status, err = Failed, nil
+	}
+	return e.run, err
+}
+
+// all runs actions, each after those that it runs after, and returns the end of them all: that of those nobody runs after and,
+// where such a one was skipped, of the one before it.
+func (e *environment) all(ctx context.Context, actions map[string]Action) (string, error) {
+	ends := map[string]string{}
+	for len(ends) < len(actions) {
+		before := len(ends)
+		for _, name := range slices.Sorted(maps.Keys(actions)) {
+			if _, done := ends[name]; done {
+				continue
+			}
+			ready, wanted := true, true
+			for other, statuses := range actions[name].RunAfter {
+				end, done := ends[other]
+				ready, wanted = ready && done, wanted && slices.Contains(statuses, end)
+			}
+			if !ready {
+				continue
+			}
+			end := Skipped
+			if wanted {
+				var err error
+				if end, err = e.one(ctx, name, actions[name]); err != nil {
+					return Failed, err
+				}
+			}
+			ends[name], e.run.Ends[name] = end, end
+		}
+		if len(ends) == before {
+			return Failed, fmt.Errorf("of %v none can begin", slices.Sorted(maps.Keys(actions)))
+		}
+	}
+	followed := map[string]bool{}
+	for _, action := range actions {
+		for other := range action.RunAfter {
+			followed[other] = true
+		}
+	}
+	var decisive func(name string) string
+	decisive = func(name string) string {
+		if ends[name] != Skipped {
+			return ends[name]
+		}
+		for other := range actions[name].RunAfter {
+			if end := decisive(other); end != Succeeded {
+				return end
+			}
+		}
+		return Succeeded
+	}
+	for name := range actions {
+		if end := decisive(name); !followed[name] && end != Succeeded {
+			return end, nil
+		}
+	}
+	return Succeeded, nil
+}
+
+// one runs an action and returns how it ended.
+func (e *environment) one(ctx context.Context, name string, a Action) (string, error) {
+	switch a.Type {
+	case "Scope":
+		return e.all(ctx, a.Actions)
+	case "If":
+		return e.condition(ctx, a)
+	case "Foreach":
+		return e.foreach(ctx, name, a)
+	case "Select", "Query", "Table":
+		inputs, _ := a.Inputs.(map[string]any)
+		body, err := e.data(a.Type, inputs)
+		e.outputs[name] = map[string]any{"body": body}
+		return Succeeded, wrap(name, err)
+	}
+	value, err := e.value(a.Inputs)
+	if err != nil {
+		return Failed, wrap(name, err)
+	}
+	inputs, _ := value.(map[string]any)
+	switch a.Type {
+	case "Compose":
+		e.outputs[name] = map[string]any{"": value}
+	case "InitializeVariable":
+		for _, v := range inputs["variables"].([]any) {
+			e.variables[v.(map[string]any)["name"].(string)] = v.(map[string]any)["value"]
+		}
+	case "SetVariable":
+		e.variables[inputs["name"].(string)] = inputs["value"]
+	case "Terminate":
+		failure := inputs["runError"].(map[string]any)
+		e.run.Code, e.run.Message = asText(failure["code"]), asText(failure["message"])
+		return Failed, errEnded
+	case "OpenApiConnection", "OpenApiConnectionWebhook":
+		operation := inputs["host"].(map[string]any)["operationId"].(string)
+		body, err := e.host.Connect(operation, inputs["parameters"].(map[string]any))
+		e.outputs[name] = map[string]any{"body": body}
+		if err != nil {
+			return Failed, nil //nolint:nilerr // the action's, which the flow may look after
+		}
+	case "Http":
+		return e.http(ctx, name, inputs)
+	default:
+		return Failed, fmt.Errorf("%s: there is no action of the type %s here", name, a.Type)
+	}
+	return Succeeded, nil
+}
+
+func wrap(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+func (e *environment) condition(ctx context.Context, a Action) (string, error) {
+	sides, ok := a.Expression["equals"]
+	if !ok || len(sides) != 2 {
+		return Failed, fmt.Errorf("there is no condition %v here", a.Expression)
+	}
+	value, err := e.value(sides)
+	if err != nil {
+		return Failed, err
+	}
+	branch, other := a.Actions, map[string]Action{}
+	if a.Else != nil {
+		other = a.Else.Actions
+	}
+	if pair := value.([]any); pair[0] != pair[1] {
+		branch, other = other, branch
+	}
+	for name := range other {
+		e.run.Ends[name] = Skipped
+	}
+	return e.all(ctx, branch)
+}
+
+func (e *environment) foreach(ctx context.Context, name string, a Action) (string, error) {
+	value, err := e.value(a.Foreach)
+	if err != nil {
+		return Failed, wrap(name, err)
+	}
+	list, ok := value.([]any)
+	if !ok {
+		return Failed, fmt.Errorf("%s: %T is no list", name, value)
+	}
+	status := Succeeded
+	for _, item := range list {
+		e.items[name] = item
+		end, err := e.all(ctx, a.Actions)
+		if err != nil {
+			return Failed, err
+		}
+		if end != Succeeded {
+			status = end
+		}
+	}
+	delete(e.items, name)
+	return status, nil
+}
+
+// data does what the data operations do with a list.
+func (e *environment) data(kind string, inputs map[string]any) (any, error) {
+	value, err := e.value(inputs["from"])
+	if err != nil {
+		return nil, err
+	}
+	from, ok := value.([]any)
+	if !ok {
+		return nil, fmt.Errorf("%T is no list", value)
+	}
+	defer func() { e.item = nil }()
+	result, table := []any{}, "<table>"
+	for _, e.item = range from {
+		switch kind {
+		case "Select":
+			made, err := e.value(inputs["select"])
+			if err != nil {
+				return nil, err
+			}
+			result = append(result, made)
+		case "Query":
+			keep, err := e.value(inputs["where"])
+			if err != nil {
+				return nil, err
+			}
+			if keep == true {
+				result = append(result, e.item)
+			}
+		case "Table":
+			table += "<tr>"
+			for _, column := range inputs["columns"].([]any) {
+				cell, err := e.value(column.(map[string]any)["value"])
+				if err != nil {
+					return nil, err
+				}
+				table += "<td>" + html.EscapeString(asText(cell)) + "</td>"
+			}
+			table += "</tr>"
+		}
+	}
+	if kind == "Table" {
+		return table + "</table>", nil
+	}
+	return result, nil
+}
+
+// http sends the request of an HTTP action, as often as its policy says, and returns how the action ended.
+func (e *environment) http(ctx context.Context, name string, inputs map[string]any) (string, error) {
+	policy, _ := inputs["retryPolicy"].(map[string]any)
+	if e.host.Policy != nil {
+		policy = e.host.Policy
+	}
+	if e.host.Plain {
+		policy = nil
+	}
+	waits, err := intervals(policy)
+	if err != nil {
+		return Failed, wrap(name, err)
+	}
+	action := guid.New().String()
+	for try := 0; ; try++ {
+		answer, err := e.send(ctx, name, action, inputs)
+		if err != nil && ctx.Err() != nil {
+			return Failed, err
+		}
+		e.outputs[name] = answer
+		status, _ := answer["statusCode"].(float64)
+		switch {
+		case status >= 200 && status < 300:
+			return Succeeded, nil
+		case err == nil && status != 408 && status != 429 && status < 500, try == len(waits):
+			return Failed, nil
+		}
+		e.host.Wait(waits[try])
+	}
+}
+
+// send sends a request once, or twice at once, with the headers that arrive from the platform.
+func (e *environment) send(ctx context.Context, name, action string, inputs map[string]any) (map[string]any, error) {
+	body, err := json.Marshal(inputs["body"])
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, asText(inputs["method"]), asText(inputs["uri"]), nil)
+	if err != nil {
+		return nil, err
+	}
+	tracking := guid.New().String()
+	for key, value := range map[string]string{
+		"User-Agent": "azure-logic-apps/1.0,(workflow 0f1e2d3c4b5a69788796a5b4c3d2e1f0; version 08584542217612634418)", "Accept-Language": "en",
+		"X-Ms-Workflow-Id": "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "X-Ms-Workflow-Version": "08584542217612634418", "X-Ms-Workflow-Run-Id": e.run.ID,
+		"X-Ms-Workflow-Run-Tracking-Id": guid.New().String(), "X-Ms-Workflow-Operation-Name": name, "X-Ms-Execution-Location": "westeurope",
+		"X-Ms-Tracking-Id": tracking, "X-Ms-Correlation-Id": tracking, "X-Ms-Client-Request-Id": tracking,
+		"X-Ms-Client-Tracking-Id": e.run.ID, "X-Ms-Action-Tracking-Id": action, "X-Ms-Activity-Vector": "IN.01.IN.18.IN.03",
+	} {
+		r.Header.Set(key, value)
+	}
+	headers, _ := inputs["headers"].(map[string]any)
+	for key, value := range headers {
+		if !dropped(key) {
+			r.Header.Set(key, asText(value))
+		}
+	}
+	times := 1
+	if e.host.Twice {
+		times = 2
+	}
+	type end struct {
+		answer map[string]any
+		err    error
+	}
+	ends := make(chan end, times)
+	for range times {
+		sent := r.Clone(ctx)
+		sent.Body, sent.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		e.run.Sent, e.run.Bodies = append(e.run.Sent, r), append(e.run.Bodies, string(body))
+		go func() {
+			answer, err := receive(e.host.Client, sent)
+			ends <- end{answer, err}
+		}()
+	}
+	first := <-ends
+	for range times - 1 {
+		<-ends
+	}
+	return first.answer, first.err
+}
+
+// dropped reports whether the platform leaves a header of an HTTP action out.
+func dropped(key string) bool {
+	key = strings.ToLower(key)
+	content := strings.HasPrefix(key, "content-") && key != "content-disposition" && key != "content-encoding" && key != "content-type"
+	return content || strings.HasPrefix(key, "accept-") || slices.Contains([]string{"allow", "cookie", "expires", "host", "last-modified", "origin", "set-cookie", "transfer-encoding"}, key)
+}
+
+// receive returns the outputs of an action that sends r. They are none where no answer came.
+func receive(client *http.Client, r *http.Request) (map[string]any, error) {
+	resp, err := client.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	outputs := map[string]any{"statusCode": float64(resp.StatusCode)}
+	var body any
+	switch kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); {
+	case len(text) == 0:
+	case kind != "application/json":
+		body = map[string]any{"$content-type": kind, "$content": text}
+	default:
+		if err := json.Unmarshal(text, &body); err != nil {
+			return nil, err
+		}
+	}
+	outputs["body"] = body
+	return outputs, nil
+}
+
+// intervals are the times between the tries that a retry policy allows. Without one they are those of the plan on which the
+// platform repeats least and latest.
+func intervals(policy map[string]any) ([]time.Duration, error) {
+	if policy == nil {
+		return []time.Duration{5 * time.Minute, 10 * time.Minute}, nil
+	}
+	kind := asText(policy["type"])
+	if kind == "none" {
+		return nil, nil
+	}
+	duration := func(key string, otherwise time.Duration) (time.Duration, error) {
+		if policy[key] == nil {
+			return otherwise, nil
+		}
+		return time.ParseDuration(strings.ToLower(strings.TrimPrefix(asText(policy[key]), "PT")))
+	}
+	interval, err := duration("interval", 0)
+	least, errLeast := duration("minimumInterval", 5*time.Second)
+	most, errMost := duration("maximumInterval", time.Hour)
+	count, ok := policy["count"].(float64)
+	if err = errors.Join(err, errLeast, errMost); err != nil || !ok || interval <= 0 || (kind != "fixed" && kind != "exponential") {
+		return nil, fmt.Errorf("the retry policy %v: %w", policy, errors.Join(err, errors.New("not of this host")))
+	}
+	waits := make([]time.Duration, int(count))
+	for i := range waits {
+		waits[i] = interval
+		if kind == "exponential" {
+			waits[i] = min(max(interval<<i, least), most)
+		}
+	}
+	return waits, nil
+}
+
+// value returns a part of a definition with the values of its expressions.
+func (e *environment) value(v any) (any, error) {
+	switch v := v.(type) {
+	case string:
+		n, err := parse(v)
+		if err != nil {
+			return nil, err
+		}
+		return n.value(e)
+	case []any:
+		list := make([]any, len(v))
+		for i, part := range v {
+			var err error
+			if list[i], err = e.value(part); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	case map[string]any:
+		object := map[string]any{}
+		for key, part := range v {
+			made, err := e.value(part)
+			if err != nil {
+				return nil, err
+			}
+			object[key] = made
+		}
+		return object, nil
+	}
+	return v, nil
+}
+
+// call returns the value of a function.
+func (e *environment) call(function string, args []any) (any, error) {
+	if f := functions[function]; f != nil {
+		return f(args)
+	}
+	if contextual[function]-1 != len(args) {
+		return nil, fmt.Errorf("it takes %d arguments", contextual[function]-1)
+	}
+	name := ""
+	if len(args) == 1 {
+		name = asText(args[0])
+	}
+	switch function {
+	case "outputs":
+		if composed, ok := e.outputs[name][""]; ok {
+			return composed, nil
+		}
+		if e.outputs[name] == nil {
+			return nil, nil //nolint:nilnil // null is the value
+		}
+		return e.outputs[name], nil
+	case "body":
+		return e.outputs[name]["body"], nil
+	case "items":
+		return e.items[name], nil
+	case "item":
+		return e.item, nil
+	case "variables":
+		return e.variables[name], nil
+	case "triggerBody":
+		return e.trigger, nil
+	case "workflow":
+		return map[string]any{"run": map[string]any{"name": e.run.ID}}, nil
+	case "guid":
+		return guid.New().String(), nil
+	}
+	return nil, nil //nolint:nilnil // the connections, which nothing looks at
+}
