@@ -43,15 +43,15 @@ func TestCallerToken(t *testing.T) {
 		"a token that has expired":               {map[string]any{"roles": role, "exp": 1614265330}, 401, "unauthenticated"},
 		"a token that is not valid yet":          {map[string]any{"roles": role, "nbf": 4102444800}, 401, "unauthenticated"},
 	} {
-		status, text := p.unassign(t, bearing(i.token(t, callerApp, appSecret, audience, test.claims)))
+		status, text := p.unassign(t, bearing(i.token(t, callerApp, audience, test.claims)))
 		if status != test.status || !strings.Contains(text, test.code) {
 			t.Errorf("%s: %d %s; want %d %s", name, status, text, test.status, test.code)
 		}
 	}
-	token := i.token(t, callerApp, appSecret, audience, map[string]any{"roles": role})
+	token := i.token(t, callerApp, audience, map[string]any{"roles": role})
 	head, tail, _ := strings.Cut(token, ".")
 	claims, signature, _ := strings.Cut(tail, ".")
-	other := i.token(t, callerApp, appSecret, audience, nil)
+	other := i.token(t, callerApp, audience, nil)
 	_, otherTail, _ := strings.Cut(other, ".")
 	otherClaims, _, _ := strings.Cut(otherTail, ".")
 	for name, forged := range map[string]string{

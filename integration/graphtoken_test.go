@@ -132,11 +132,11 @@ func TestGraphToken(t *testing.T) {
 		t.Errorf("the device has %q; our own Entra was asked %d times", device.UserPrincipalName, c.Count(azuresim.StepToken))
 	}
 
-	if _, ok := f.verify(i.token(t, c.ClientID, appSecret, f.url, nil)); !ok {
+	if _, ok := f.verify(i.token(t, c.ClientID, f.url, nil)); !ok {
 		t.Error("the front does not take a token that the issuer has given to somebody else")
 	}
 	for name, claims := range map[string]map[string]any{"another audience": {"aud": "https://graph.microsoft.com"}, "another issuer": {"iss": "https://sts.example"}} {
-		if _, ok := f.verify(i.token(t, c.ClientID, appSecret, f.url, claims)); ok {
+		if _, ok := f.verify(i.token(t, c.ClientID, f.url, claims)); ok {
 			t.Errorf("the front takes a token with %s, so that it would take anything of the program's", name)
 		}
 	}

@@ -61,15 +61,15 @@ func startIssuer(t *testing.T, tenant, secret string) *issuer {
 // name is what the provider calls itself in its tokens and in its discovery document.
 func (i *issuer) name() string { return i.url + "/" + i.tenant + "/v2.0" }
 
-// token returns a token of an app for a resource, with claims in the place of those that it would have.
-func (i *issuer) token(t *testing.T, app, secret, resource string, claims map[string]any) string {
+// token returns a token of an app that has the secret appSecret for a resource, with claims in the place of those that it would have.
+func (i *issuer) token(t *testing.T, app, resource string, claims map[string]any) string {
 	t.Helper()
 	text, err := json.Marshal(claims)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return requestToken(t, i.client, i.url+"/"+i.tenant+"/oauth2/v2.0/token", url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {app}, "client_secret": {secret}, "scope": {resource + "/.default"}, "claims": {string(text)},
+		"grant_type": {"client_credentials"}, "client_id": {app}, "client_secret": {appSecret}, "scope": {resource + "/.default"}, "claims": {string(text)},
 	})
 }
 
