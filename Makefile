@@ -36,7 +36,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race ./...
 
 .PHONY: check
-check: lint templates reproducible ## lint, check the templates, build twice and compare: all that a reviewer runs
+check: lint templates reproducible servicenow ## lint, check the templates, build twice and compare, test the ServiceNow application: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -69,6 +69,19 @@ reproducible: ## build the packages twice, compare them bit for bit, and look at
 		size=$$(wc -c < $$f); echo "$$f: $$size bytes"; \
 		test $$size -lt $(LIMIT) || { echo "$$f is larger than $(LIMIT) bytes" >&2; exit 1; }; done
 	@echo "two builds are alike"
+
+# The application for ServiceNow. Its SDK is installed into a folder of its own, from the lock file and without install scripts.
+SERVICENOW := infra/servicenow
+$(SERVICENOW)/node_modules/.package-lock.json: $(SERVICENOW)/package.json $(SERVICENOW)/package-lock.json
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || a == 20 && b >= 18 ? 0 : 1)' && npm --version >/dev/null \
+		|| { echo "make servicenow needs node 20.18 or newer, and npm" >&2; exit 1; }
+	cd $(SERVICENOW) && npm ci --ignore-scripts --loglevel=error
+	@touch $@
+
+.PHONY: servicenow
+servicenow: build $(SERVICENOW)/node_modules/.package-lock.json ## build, pack and test the ServiceNow application (needs node >= 20.18 and npm)
+	cd $(SERVICENOW) && npm run --silent build && npm run --silent pack && npm test --silent
+	@mkdir -p dist/servicenow && cp $(SERVICENOW)/target/*.zip $(SERVICENOW)/dist/update-set.xml dist/servicenow/ && ls dist/servicenow
 
 # The functions of the package beside unassign and health: WITH='sweep queue'. The queue needs an extension of the host, and so
 # a host.json of its own.

@@ -100,5 +100,5 @@ test('docs/servicenow.md has every setting', () => {
     for (const { fields } of records().filter((r) => r.table === 'sys_properties')) {
         assert.ok(page.includes(`| \`${fields.suffix}\` |`), fields.suffix)
     }
-    for (const picture of page.matchAll(/\]\(((?:pictures\/)?[\w-]+\.svg)\)/g)) assert.equal(XMLValidator.validate(read(`../../docs/${picture[1]}`)), true)
+    for (const picture of page.matchAll(/\]\(([\w-]+\.svg)\)/g)) assert.equal(XMLValidator.validate(read(`../../docs/${picture[1]}`)), true)
 })
