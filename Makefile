@@ -1,4 +1,4 @@
-# Autopilot Unassign. `make` lists the targets. demo and test need Go and make alone; check installs its own tools.
+# Autopilot Unassign. `make` lists the targets. demo and test need Go and make alone; check installs its own tools, with python3 and npm.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -116,4 +116,4 @@ vuln: ## look for known vulnerabilities (needs the Go vulnerability database)
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin dist .aws-sam
+	rm -rf bin dist .aws-sam $(SERVICENOW)/dist $(SERVICENOW)/target
