@@ -1,4 +1,4 @@
-# Autopilot Unassign. `make` lists the targets. demo and test need Go and make alone; check installs its own tools.
+# Autopilot Unassign. `make` lists the targets. demo and test need Go and make alone; check installs its own tools, with python3 and npm.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race ./...
 
 .PHONY: check
-check: lint templates workflows power-automate reproducible integration ## lint, check the templates and the connector, build twice and compare, and prove it against others' programs: all that a reviewer runs
+check: lint templates workflows power-automate servicenow reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -127,6 +127,19 @@ infra/power-automate/check/node_modules/.package-lock.json: infra/power-automate
 infra/power-automate/connector/icon.png: infra/power-automate/connector/icon.svg
 	rsvg-convert --width 230 --height 230 $< --output $@
 
+# The application for ServiceNow. Its SDK is installed into a folder of its own, from the lock file and without install scripts.
+SERVICENOW := infra/servicenow
+$(SERVICENOW)/node_modules/.package-lock.json: $(SERVICENOW)/package.json $(SERVICENOW)/package-lock.json
+	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || a == 20 && b >= 18 ? 0 : 1)' && npm --version >/dev/null \
+		|| { echo "make servicenow needs node 20.18 or newer, and npm" >&2; exit 1; }
+	cd $(SERVICENOW) && npm ci --ignore-scripts --loglevel=error
+	@touch $@
+
+.PHONY: servicenow
+servicenow: build $(SERVICENOW)/node_modules/.package-lock.json ## build, pack and test the ServiceNow application (needs node >= 20.18 and npm)
+	cd $(SERVICENOW) && npm run --silent build && npm run --silent pack && npm test --silent
+	@mkdir -p dist/servicenow && cp $(SERVICENOW)/target/*.zip $(SERVICENOW)/dist/update-set.xml dist/servicenow/ && ls dist/servicenow
+
 # The functions of the package beside unassign and health: WITH='sweep queue'. The queue needs an extension of the host, and so
 # a host.json of its own.
 WITH ?=
@@ -172,4 +185,4 @@ vuln: ## look for known vulnerabilities (needs the Go vulnerability database)
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin dist .aws-sam
+	rm -rf bin dist .aws-sam $(SERVICENOW)/dist $(SERVICENOW)/target

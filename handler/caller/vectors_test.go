@@ -16,10 +16,11 @@ import (
 )
 
 // vector is an entry of testdata/signatures.json, which is for senders in any language. The signature is a list, with
-// spaces between, one of which is made with key.
+// spaces between, one of which is made with key. The body is that of request, where a sender has to write it in ASCII.
 type vector struct {
 	Name, Key, ID string
 	Timestamp     int64
+	Request       json.RawMessage
 	Body          string
 	Signature     string
 }
@@ -48,6 +49,12 @@ func TestSignatureVectors(t *testing.T) {
 			t.Errorf("%s: %v", v.Name, err)
 			continue
 		}
+		if len(v.Request) > 0 {
+			ascii := strings.IndexFunc(v.Body, func(c rune) bool { return c < ' ' || c > '~' }) < 0
+			if !ascii || canonical(t, v.Body) != canonical(t, string(v.Request)) {
+				t.Errorf("%s: the body is not the request, in ASCII", v.Name)
+			}
+		}
 		at := time.Unix(v.Timestamp, 0)
 		h := http.Header{}
 		caller.Sign(h, key, v.ID, at, []byte(v.Body))
@@ -66,6 +73,20 @@ func TestSignatureVectors(t *testing.T) {
 			t.Errorf("%s: another body is verified", v.Name)
 		}
 	}
+}
+
+// canonical returns JSON in the one form that encoding/json has for it.
+func canonical(t *testing.T, text string) string {
+	t.Helper()
+	var value any
+	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		t.Errorf("%v in %s", err, text)
+	}
+	written, err := json.Marshal(value)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(written)
 }
 
 // The script for node in docs/callers.md signs like Sign.

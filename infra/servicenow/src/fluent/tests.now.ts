@@ -1,0 +1,28 @@
+import { Test } from '@servicenow/sdk/core'
+
+// For an administrator to run on the instance: neither sends anything.
+Test(
+    {
+        $id: Now.ID['test_signature'],
+        name: 'Autopilot Unassign: signs as the function verifies',
+        description: 'Computes a published signature with this instance.',
+        active: true,
+        failOnServerError: true,
+    },
+    (atf) => {
+        atf.server.runServerSideScript({ $id: Now.ID['test_signature_step'], jasmineVersion: '3.1', script: Now.include('../scripts/atf-signature.js') })
+    }
+)
+
+Test(
+    {
+        $id: Now.ID['test_answers'],
+        name: 'Autopilot Unassign: reads answers',
+        description: 'Takes answers for what they are.',
+        active: true,
+        failOnServerError: true,
+    },
+    (atf) => {
+        atf.server.runServerSideScript({ $id: Now.ID['test_answers_step'], jasmineVersion: '3.1', script: Now.include('../scripts/atf-answers.js') })
+    }
+)
