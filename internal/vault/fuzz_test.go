@@ -1,0 +1,64 @@
+package vault_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/upstream"
+)
+
+// FuzzReduce has a step of getting a token answer anything at all. Properties, where that ends in an error:
+//  1. It is an *upstream.Error, of which nothing of the library's can be reached.
+//  2. Of the answer nothing is in its text, in the log or in what is logged of it but a code that is short and plain.
+//  3. It does not say that a device may have been acted on.
+func FuzzReduce(f *testing.F) {
+	for step := range coldSteps {
+		for _, seed := range []struct {
+			status int
+			kind   string
+			body   string
+		}{
+			{400, "application/json", `{"error":"invalid_client","error_description":"AADSTS7000215: x","error_codes":[7000215]}`},
+			{401, "application/json", `{"error":"invalid_request","error_codes":[9000000000000000000]}`},
+			{403, "application/json", `{"error":{"code":"Forbidden","innererror":{"code":"SecretDisabled"}}}`},
+			{404, "text/html", `<html>`},
+			{429, "", ``},
+			{503, "application/json", `null`},
+			{307, "text/plain", `moved`},
+			{200, "application/json", `{"access_token":"eyJ`},
+			{200, "application/json", `{"value":1,"id":[]}`},
+			{200, "application/json", `[]`},
+			{200, "application/json", `{"value":"x","id":"//","attributes":{"exp":-1}}`},
+		} {
+			f.Add(step, seed.status, seed.kind, []byte(seed.body))
+		}
+	}
+	f.Fuzz(func(t *testing.T, step, status int, kind string, body []byte) {
+		if step < 0 || step >= len(coldSteps) || status < 200 || status > 599 || strings.ContainsAny(kind, "\r\n\x00") {
+			return
+		}
+		const canary = "zqxcanary"
+		simulate(t, func(w *world) {
+			w.cloud.Fail(coldSteps[step], -1, azuresim.Body(status, kind, string(body)+canary))
+			_, err := w.appSecret().GetToken(w.t.Context(), graphToken)
+			if err == nil {
+				return
+			}
+			failed, ok := errors.AsType[*upstream.Error](err)
+			if !ok || errors.Unwrap(failed) != nil || failed.MaybeDone || failed.Reason == "" || upstream.PlainCode(failed.Code) != failed.Code {
+				t.Fatalf("%#v", err)
+			}
+			var logged bytes.Buffer
+			slog.New(slog.NewJSONHandler(&logged, nil)).Error("x", slog.Any("error", failed))
+			for _, text := range []string{failed.Error(), logged.String(), w.log.String()} {
+				if strings.Contains(text, canary) {
+					t.Fatalf("the answer is in %s", text)
+				}
+			}
+		})
+	})
+}
