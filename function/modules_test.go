@@ -27,6 +27,8 @@ var linked = map[string]string{
 	"github.com/aws/aws-sdk-go-v2":                                      "Apache-2.0",
 	"github.com/aws/aws-sdk-go-v2/internal/configsources":               "Apache-2.0",
 	"github.com/aws/aws-sdk-go-v2/internal/endpoints/v2":                "Apache-2.0",
+	"github.com/aws/aws-sdk-go-v2/internal/v4a":                         "Apache-2.0",
+	"github.com/aws/aws-sdk-go-v2/service/internal/accept-encoding":     "Apache-2.0",
 	"github.com/aws/aws-sdk-go-v2/service/internal/presigned-url":       "Apache-2.0",
 	"github.com/aws/aws-sdk-go-v2/service/sts":                          "Apache-2.0",
 	"github.com/aws/smithy-go":                                          "Apache-2.0",
