@@ -10,8 +10,8 @@ FUZZTIME ?= 1m
 GO      := go
 LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 # Static, without paths of the machine, and the same bytes wherever it is built. norpc leaves out a protocol that Lambda's
-# provided runtimes do not speak.
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '$(LDFLAGS)'
+# provided runtimes do not speak, noaws what has no use outside of AWS.
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -tags lambda.norpc
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
 # These two do not build beside the other tools.
 ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint/go.mod actionlint
@@ -46,6 +46,7 @@ lint: ## format, vet and lint
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 	$(TOOL) golangci-lint run ./...
+	$(GO) vet -tags noaws ./function
 
 .PHONY: fmt
 fmt: ## format the code
@@ -146,7 +147,7 @@ WITH ?=
 
 .PHONY: package-azure
 package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH='sweep queue' for these)
-	@GOOS=linux GOARCH=amd64 $(BUILD) -o dist/azure/worker ./function
+	@GOOS=linux GOARCH=amd64 $(BUILD),noaws -o dist/azure/worker ./function
 	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker infra/azure/functions $(addprefix infra/azure/,$(WITH))
 
 .PHONY: package-lambda

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 
@@ -49,17 +48,19 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 		Custom:  c.cloud.custom,
 		Log:     log,
 	}
-	identity, err := vaultIdentity(c, options)
+	identity, err := vaultIdentity(c, transport, options)
 	if err != nil {
 		return nil, err
 	}
-	store, err := vault.New(c.vaultURL, identity, options)
+	var store *vault.Vault
+	if c.vaultURL != "" {
+		if store, err = vault.New(c.vaultURL, identity, options); err != nil {
+			return nil, err
+		}
+	}
+	credential, err := graphCredential(c, store, identity, transport, options)
 	if err != nil {
 		return nil, err
-	}
-	var credential azcore.TokenCredential = store.AppSecret(c.tenantID, c.clientID, c.secretName)
-	if c.certificateName != "" {
-		credential = store.AppCertificate(c.tenantID, c.clientID, c.certificateName)
 	}
 	client, err := graph.New(c.cloud.graph, credential, graph.Options{
 		ClientOptions: azcore.ClientOptions{Transport: transport},
@@ -77,18 +78,6 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 		Timeout:  c.timeout,
 		Version:  version,
 	}), nil
-}
-
-func vaultIdentity(c config, o vault.Options) (azcore.TokenCredential, error) {
-	switch c.vaultCredential {
-	case managedIdentity:
-		return vault.ManagedIdentity(c.azureClientID, o)
-	case clientSecret:
-		return vault.ClientSecret(c.azureTenantID, c.azureClientID, c.azureSecret, o)
-	case azureCLI:
-		return vault.AzureCLI(o)
-	}
-	return nil, fmt.Errorf("no vault credential %q", c.vaultCredential)
 }
 
 func verifier(c config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) caller.Verifier {
