@@ -101,9 +101,10 @@ $(CHECKOV): infra/azure/requirements.txt
 	@touch $@
 
 .PHONY: templates
-templates: $(PYTHON) $(CHECKOV) ## lint the templates of both clouds, template.yaml also as SAM expands it (needs python3 with venv)
+templates: $(PYTHON) $(CHECKOV) ## lint the templates of both clouds and the scripts, template.yaml also as SAM expands it (needs python3 with venv)
 	$(PYTHON) infra/aws/lint.py template.yaml
 	$(CHECKOV) infra/azure/lint.py infra/azure/*.bicep template.yaml
+	.tools/checkov/bin/shellcheck infra/azure/grant.sh .ci/run
 
 .PHONY: reproducible
 reproducible: ## build the packages twice, compare them bit for bit, and look at the size
