@@ -144,7 +144,7 @@ func TestAzureCommandsExist(t *testing.T) {
 	// What azd can be told is in the page, or in README.
 	known := page + file(t, "README.md")
 	for name := range settings {
-		if !strings.Contains(known, "`"+name+"`") && name != "AZURE_ENV_NAME" && name != "AZURE_LOCATION" {
+		if !strings.Contains(known, "`"+name+"`") && name != "AZURE_ENV_NAME" {
 			t.Errorf("nothing is said of %s", name)
 		}
 	}

@@ -244,7 +244,7 @@ func TestBicepParameters(t *testing.T) {
 		Parameters     map[string]struct{ Value string }
 	}
 	readJSON(t, "azure/main.parameters.json", &file)
-	variables := map[string]string{"environmentName": "AZURE_ENV_NAME", "location": "AZURE_LOCATION", "optionalFunctions": "WITH"}
+	variables := map[string]string{"environmentName": "AZURE_ENV_NAME", "optionalFunctions": "WITH"}
 	secret := regexp.MustCompile(`(?i)(secret|key|password|token|certificate)s?$`)
 	for name, p := range params {
 		if !strings.HasPrefix(p.decorators, "@description('") {
@@ -256,20 +256,24 @@ func TestBicepParameters(t *testing.T) {
 		if strings.Contains(p.decorators, "@secure") || secret.MatchString(name) {
 			t.Errorf("%s is a secret", name)
 		}
-		// azd gives each under the name of its setting. An empty text would take the place of a default.
+		// azd gives each under the name of its setting. An empty text would take the place of a default: that of the location is the
+		// resource group's.
+		if name == "location" {
+			continue
+		}
 		variable, special := variables[name]
 		if !special {
 			variable = upper(name)
 		}
 		want := "${" + variable
-		if p.standard != "" && name != "environmentName" && name != "location" {
+		if p.standard != "" && name != "environmentName" {
 			want += "=" + p.standard
 		}
 		if got := file.Parameters[name].Value; got != want+"}" {
 			t.Errorf("%s is given as %s, want %s}", name, got, want)
 		}
 	}
-	if len(file.Parameters) != len(params) {
+	if len(file.Parameters) != len(params)-1 {
 		t.Errorf("azd gives %d parameters of %d", len(file.Parameters), len(params))
 	}
 }
