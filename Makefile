@@ -94,9 +94,18 @@ integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' program
 hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
 	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
 
+# checkov and cfn-lint do not agree on what they need.
+CHECKOV := .tools/checkov/bin/python
+$(CHECKOV): infra/azure/requirements.txt
+	python3 -m venv .tools/checkov
+	$(CHECKOV) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
 .PHONY: templates
-templates: $(PYTHON) ## lint template.yaml, as it is and as SAM expands it (needs python3 with venv)
+templates: $(PYTHON) $(CHECKOV) ## lint the templates of both clouds and the scripts, template.yaml also as SAM expands it (needs python3 with venv)
 	$(PYTHON) infra/aws/lint.py template.yaml
+	$(CHECKOV) infra/azure/lint.py infra/azure/*.bicep template.yaml
+	.tools/checkov/bin/shellcheck infra/azure/grant.sh .ci/run
 
 .PHONY: reproducible
 reproducible: ## build the packages twice, compare them bit for bit, and look at the size
