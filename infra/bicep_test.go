@@ -168,6 +168,7 @@ func TestBicepSettings(t *testing.T) {
 		"GRAPH_ENDPOINT":       "likewise",
 		"AZURE_TENANT_ID":      "the managed identity needs neither this nor a secret",
 		"AZURE_CLIENT_SECRET":  "likewise",
+		"AWS_ENDPOINT_URL_STS": "there is no AWS here",
 	}
 	host := []string{
 		"AzureWebJobsStorage__blobServiceUri", "AzureWebJobsStorage__queueServiceUri", "AzureWebJobsStorage__credential", "AzureWebJobsStorage__clientId",
@@ -289,11 +290,11 @@ func TestBicepAsksLikeTheTemplate(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := map[string]string{
-		"KeyVaultUrl":          "the vault is made here",
-		"VaultTenantId":        "the managed identity reads it",
-		"VaultClientId":        "likewise",
-		"VaultClientSecretArn": "likewise",
-		"AlarmTopicArn":        "alertEmail and actionGroupId",
+		"KeyVaultUrl":   "the vault is made here",
+		"VaultTenantId": "the managed identity reads it",
+		"VaultClientId": "likewise",
+		"RoleName":      "likewise",
+		"AlarmTopicArn": "alertEmail and actionGroupId",
 	}
 	differs := map[string]string{"sweepSchedule": "0 0 2 * * *", "logLevel": "info"} // in the words of the host, and of the program
 	params := bicepParams(t)

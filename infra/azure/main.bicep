@@ -37,6 +37,10 @@ param graphTenantId string
 @maxLength(36)
 param graphClientId string
 
+@description('What the app that may call Graph signs in with: its secret or certificate in the vault, or the managed identity, which it then trusts (identity).')
+@allowed(['vault', 'identity'])
+param graphCredential string = 'vault'
+
 @description('The secret in the vault with that app\'s client secret. Leave it empty when there is a certificate.')
 @maxLength(127)
 param graphSecretName string = ''
@@ -139,9 +143,9 @@ param actionGroupId string = ''
 // What does not go together. Every name is made of this, so that nothing is deployed of it.
 var someCaller = !empty(webhookSecretNames) || !empty(apiKeySecretNames) || !empty(entraAudience)
 var someAudience = !empty(entraAudience) || (empty(entraTenantId) && empty(entraRole) && empty(entraScope))
-var oneCredential = empty(graphSecretName) != empty(graphCertificateName)
+var oneCredential = graphCredential == 'identity' ? empty(graphSecretName) && empty(graphCertificateName) : empty(graphSecretName) != empty(graphCertificateName)
 var suffix = uniqueString(resourceGroup().id, environmentName)
-var checkedCredential = oneCredential ? suffix : fail('Set either graphSecretName or graphCertificateName.')
+var checkedCredential = oneCredential ? suffix : fail('Set either graphSecretName or graphCertificateName, or neither when graphCredential is identity.')
 var checkedCaller = someCaller ? checkedCredential : fail('Set webhookSecretNames, apiKeySecretNames or entraAudience, or nobody could call.')
 var checkedAudience = someAudience ? checkedCaller : fail('entraTenantId, entraRole and entraScope are of no use without entraAudience.')
 var checkedSweep = empty(sweepGroupTag) || hasSweep ? checkedAudience : fail('sweepGroupTag is set and the function sweep is not packed: put it into optionalFunctions.')
@@ -409,6 +413,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
         { name: 'AZURE_CLOUD', value: azureCloud }
         { name: 'GRAPH_TENANT_ID', value: graphTenantId }
         { name: 'GRAPH_CLIENT_ID', value: graphClientId }
+        { name: 'GRAPH_CREDENTIAL', value: graphCredential }
         { name: 'GRAPH_SECRET_NAME', value: graphSecretName }
         { name: 'GRAPH_CERTIFICATE_NAME', value: graphCertificateName }
         { name: 'WEBHOOK_SECRET_NAMES', value: webhookSecretNames }
