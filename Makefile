@@ -36,7 +36,7 @@ build: ## build bin/unassign for this machine
 
 .PHONY: test
 test: ## run all tests, with the race detector
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 30m ./...
 
 .PHONY: check
 check: lint templates workflows power-automate servicenow reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs

@@ -76,6 +76,7 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
 		Timeout:  c.timeout,
+		Window:   2 * c.tolerance,
 		Version:  version,
 	}), nil
 }
