@@ -154,10 +154,16 @@ servicenow: build $(SERVICENOW)/node_modules/.package-lock.json ## build, pack a
 # a host.json of its own.
 WITH ?=
 
+# Who the host lets through to unassign: function are those with a function key, anonymous is everybody, whom the program checks.
+AUTHLEVEL ?= anonymous
+
 .PHONY: package-azure
 package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH='sweep queue' for these)
+	$(if $(filter anonymous function,$(AUTHLEVEL)),,$(error AUTHLEVEL is anonymous or function))
+	@rm -rf dist/azure/functions && mkdir -p dist/azure && cp -R infra/azure/functions dist/azure/
+	@sed 's/"anonymous"/"$(AUTHLEVEL)"/' infra/azure/functions/unassign/function.json >dist/azure/functions/unassign/function.json
 	@GOOS=linux GOARCH=amd64 $(BUILD),noaws -o dist/azure/worker ./function
-	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker infra/azure/functions $(addprefix infra/azure/,$(WITH))
+	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker dist/azure/functions $(addprefix infra/azure/,$(WITH))
 
 .PHONY: package-lambda
 package-lambda: ## make dist/lambda.zip, for Lambda on arm64
@@ -174,8 +180,8 @@ build-Function:
 release: package-azure package-lambda ## make all that a release has, in dist/release
 	@rm -rf dist/release && mkdir -p dist/release
 	@cp dist/azure.zip dist/release/azure-linux-amd64.zip && cp dist/lambda.zip dist/release/lambda-linux-arm64.zip
-	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output dist/release/azure-linux-amd64.cdx.json dist/azure/worker
-	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output dist/release/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
+	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)' -output dist/release/azure-linux-amd64.cdx.json dist/azure/worker
+	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)' -output dist/release/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
 	@$(GO) list -deps -tags lambda.norpc -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./function | sort -u | \
 		while read -r path version dir; do printf '%s %s\n\n' "$$path" "$$version"; cat "$$dir"/LICENSE*; printf '\n\n'; done > dist/release/licenses.txt
 	@cat "$$($(GO) env GOROOT)/LICENSE" >> dist/release/licenses.txt

@@ -30,7 +30,7 @@ func serveAzure(ctx context.Context, port string, h *handler.Handler, timeout ti
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", hostAzure), slog.String("port", port), slog.String("version", version))
-	worker := invoked(&azureWorker{h, address, log}, hostAzure, azureInvocationID)
+	worker := invoked(&azureWorker{h, address, ctx.Done(), log}, hostAzure, azureInvocationID)
 	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
 		return err
 	}
@@ -54,7 +54,8 @@ const azureEventTime = 4*time.Minute + 30*time.Second
 // azureWorker answers requests, and the invocations by timer and queue.
 type azureWorker struct {
 	handler *handler.Handler
-	address string // that it listens on
+	address string          // that it listens on
+	stop    <-chan struct{} // closed when the process is to end
 	log     *slog.Logger
 }
 
@@ -88,6 +89,14 @@ type invocationResult struct {
 func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
 	defer cancel()
+	// What has begun must end while the process is still there, with a record of what became of each device.
+	go func() {
+		select {
+		case <-a.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // later than for a request
 	event, err := readInvocation(r)
 	if err != nil {
@@ -101,8 +110,8 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	_, err = a.handler.Run(ctx, event)
 	failed, _ := errors.AsType[*handler.EventError](err)
 	switch {
-	case failed == nil:
-	case failed.Retryable:
+	case err == nil:
+	case failed == nil, failed.Retryable:
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	case event.Source == handler.SourceStorageQueue:

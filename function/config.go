@@ -121,6 +121,7 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	c.webhookSecretNames = s.secretNames("WEBHOOK_SECRET_NAMES")
 	c.apiKeySecretNames = s.secretNames("API_KEY_SECRET_NAMES")
 	s.identities(&c, kind, host)
+	s.separate(c)
 	s.entra(&c)
 	c.platformAuth = s.oneOf("AUTH", "verify", "verify", "platform") == "platform"
 	verifiers := getenv("WEBHOOK_SECRET_NAMES") != "" || getenv("API_KEY_SECRET_NAMES") != "" || getenv("ENTRA_AUDIENCE") != ""
@@ -149,6 +150,29 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	level := s.oneOf("LOG_LEVEL", "info", "info", "warn", "error")
 	_ = c.logLevel.UnmarshalText([]byte(level)) // which fails for a word that has been named as wrong already
 	return c, s.err()
+}
+
+// separate notes a secret that two settings name: the app's would be a caller's, or a signing key be sent as it is. The vault
+// takes names without regard to case.
+func (s *settings) separate(c config) {
+	setting := map[string]string{}
+	for _, named := range []struct {
+		setting string
+		secrets []string
+	}{
+		{"GRAPH_SECRET_NAME", []string{c.secretName}},
+		{"GRAPH_CERTIFICATE_NAME", []string{c.certificateName}},
+		{"WEBHOOK_SECRET_NAMES", c.webhookSecretNames},
+		{"API_KEY_SECRET_NAMES", c.apiKeySecretNames},
+	} {
+		for _, secret := range named.secrets {
+			secret = strings.ToLower(secret)
+			if other := setting[secret]; secret != "" && other != "" && other != named.setting {
+				s.wrong("%s and %s name the same secret: each has its own", other, named.setting)
+			}
+			setting[secret] = named.setting
+		}
+	}
 }
 
 // graphAppID is the client id of Graph, by which its tokens of version 2 name it in every cloud.

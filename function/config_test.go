@@ -104,6 +104,8 @@ func TestLoadConfigNamesEveryFault(t *testing.T) {
 		"a list of no tenants":         {complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", ","), hostAzure, []string{"ENTRA_TENANT_ID has nothing in it"}},
 		"roles that are none":          {complete("ENTRA_AUDIENCE", clientID, "ENTRA_ROLE", "A,B", "ENTRA_SCOPE", strings.Repeat("x", 121)), hostAzure, []string{"ENTRA_ROLE must be", "ENTRA_SCOPE must be"}},
 		"a role without tokens":        {complete("ENTRA_TENANT_ID", tenantID, "ENTRA_ROLE", "A", "ENTRA_SCOPE", "B"), hostAzure, []string{"ENTRA_ROLE is set and", "ENTRA_SCOPE is set and", "ENTRA_TENANT_ID is set and"}},
+		"one secret for two":           {complete("API_KEY_SECRET_NAMES", "other,Graph-Client-Secret"), hostAzure, []string{"GRAPH_SECRET_NAME and API_KEY_SECRET_NAMES name the same secret"}},
+		"one key for two":              {complete("API_KEY_SECRET_NAMES", "webhook-servicenow"), hostAzure, []string{"WEBHOOK_SECRET_NAMES and API_KEY_SECRET_NAMES name the same secret"}},
 		"platform beside a verifier":   {complete("AUTH", "platform"), hostAzure, []string{"AUTH=platform accepts every request"}},
 		"a misspelt AUTH":              {complete("AUTH", "none"), hostAzure, []string{"AUTH must be one of"}},
 		"a vault by http":              {complete("KEY_VAULT_URL", "http://contoso.vault.azure.net"), hostAzure, []string{"KEY_VAULT_URL must be https"}},

@@ -202,7 +202,7 @@ func (p *play) send(ctx context.Context, key, body string) (answered, error) {
 	req.Header.Set("Prefer", "return=representation")
 	req.Header.Set("User-Agent", "ServiceNow/1.0")
 	fmt.Fprintf(p.out, "  %s POST %s\n", p.dim(">"), req.URL.Path)
-	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
+	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Prefer"} {
 		fmt.Fprintf(p.out, "  %s %s: %s\n", p.dim(">"), strings.ToLower(name), req.Header.Get(name))
 	}
 	fmt.Fprintf(p.out, "  %s %s\n\n", p.dim(">"), body)

@@ -25,6 +25,8 @@ import (
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/functionshost"
+	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/upstream"
 )
 
 // fixture returns a file of testdata/events. docs/schedules.md shows them as they are.
@@ -421,10 +423,11 @@ func delivered(t *testing.T, text string) string {
 	return string(inner)
 }
 
-// deliver hands the message of the page over with other data, for the nth time.
-func deliver(t *testing.T, d azureDeployment, message any, dequeued int) (functionshost.Result, error) {
+// deliver hands the message of the page over with another id and other data, for the nth time.
+func deliver(t *testing.T, d azureDeployment, id string, message any, dequeued int) (functionshost.Result, error) {
 	t.Helper()
 	p := decodePayload(t, fixture(t, "azure-queue.json"))
+	p.Metadata["Id"] = id
 	p.Metadata["DequeueCount"] = fmt.Sprint(dequeued)
 	if message != nil {
 		p.Data["message"] = message
@@ -432,12 +435,13 @@ func deliver(t *testing.T, d azureDeployment, message any, dequeued int) (functi
 	return d.InvokeWith(t.Context(), "queue", p.Data, p.Metadata)
 }
 
-const messageContext = "map[dequeueCount:%d messageId:800ae4b3-bdd2-4c08-badd-f08e5a34b865%s]"
+const (
+	messageID      = "800ae4b3-bdd2-4c08-badd-f08e5a34b865"
+	messageContext = "map[dequeueCount:%d messageId:%s%s]"
+)
 
 func TestStorageQueue(t *testing.T) {
 	t.Parallel()
-	c := newCloud()
-	d := eventsOnAzure(t, c, functionshost.Options{})
 	text := strings.TrimSpace(fixture(t, "message.json"))
 	if page := decodePayload(t, fixture(t, "azure-queue.json")).Data["message"]; page != delivered(t, text) {
 		t.Fatalf("the page has the message %q, want that of message.json", page)
@@ -447,14 +451,16 @@ func TestStorageQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, message := range []any{nil, object, text} {
+		c := newCloud()
+		d := eventsOnAzure(t, c, functionshost.Options{}) // each its own, which has not had the message before
 		c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com"})
-		result, err := deliver(t, d, message, 1)
+		result, err := deliver(t, d, messageID, message, 1)
 		if err != nil || len(result.Outputs) != 0 || carrying(c) != 0 {
 			t.Errorf("form %d: %+v, %v; %d devices carry an account", i, result, err, carrying(c))
 		}
-		check(t, fmt.Sprint("form ", i), records(t, d, "unassign", i+1)[i], map[string]string{
+		check(t, fmt.Sprint("form ", i), records(t, d, "unassign", 1)[0], map[string]string{
 			"level": "INFO", "host": "azure", "invocation_id": d.InvocationID(), "caller_kind": "event", "caller_id": "storage_queue", "code": "unassigned", "outcome": "done",
-			"device_id": someDevice, "serial_number": "5CG1234ABC", "group_tag": "MTR-Oslo", "reference": "RITM0012345", "context": fmt.Sprintf(messageContext, 1, " room:Fjord"),
+			"device_id": someDevice, "serial_number": "5CG1234ABC", "group_tag": "MTR-Oslo", "reference": "RITM0012345", "context": fmt.Sprintf(messageContext, 1, messageID, " room:Fjord"),
 		})
 	}
 }
@@ -481,14 +487,15 @@ func TestPoison(t *testing.T) {
 		"an unknown device":                {`{"deviceId":"` + unknownDevice + `"}`, "device_not_found"},
 		"another tag":                      {`{"serialNumber":"5CG9999XYZ"}`, "policy_denied"},
 	} {
-		result, err := deliver(t, d, delivered(t, test.message), 3)
+		id := guid.New().String()
+		result, err := deliver(t, d, id, delivered(t, test.message), 3)
 		if poison, ok := result.Outputs["poison"].([]byte); err != nil || !ok || string(poison) != test.message || len(result.Outputs) != 1 {
 			t.Errorf("%s: %+v, %v; want the poison %q", name, result, err, test.message)
 			continue
 		}
 		want := map[string]string{
 			"level": "ERROR", "host": "azure", "invocation_id": d.InvocationID(), "caller_kind": "event", "caller_id": "storage_queue", "code": test.code,
-			"context": fmt.Sprintf(messageContext, 3, ""),
+			"context": fmt.Sprintf(messageContext, 3, id, ""),
 		}
 		if test.code == "device_not_found" || test.code == "policy_denied" {
 			devices++
@@ -540,11 +547,11 @@ func TestStorageQueueIsAskedAgain(t *testing.T) {
 			c := newCloud()
 			d := eventsOnAzure(t, c, functionshost.Options{})
 			test.prepare(c)
-			if result, err := deliver(t, d, delivered(t, test.message), 1); err == nil || len(result.Outputs) > 0 {
+			if result, err := deliver(t, d, messageID, delivered(t, test.message), 1); err == nil || len(result.Outputs) > 0 {
 				t.Fatalf("%+v, %v; want a failure", result, err)
 			}
 			c.Heal()
-			result, err := deliver(t, d, delivered(t, test.message), 2)
+			result, err := deliver(t, d, messageID, delivered(t, test.message), 2)
 			if err != nil || !reflect.DeepEqual(result.Outputs["poison"], test.poison) || carrying(c) != 0 {
 				t.Errorf("%+v, %v; %d devices carry an account", result, err, carrying(c))
 			}
@@ -707,6 +714,41 @@ func (oneDevice) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceI
 	return results
 }
 
+// slowDevice is Graph that answers when nobody waits any more.
+type slowDevice struct {
+	oneDevice
+	asked chan struct{}
+}
+
+func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result {
+	close(s.asked)
+	<-ctx.Done()
+	results := s.oneDevice.UnassignResourceAccount(ctx, ids...)
+	for i := range results {
+		results[i].Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Timeout, MaybeDone: true}
+	}
+	return results
+}
+
+// A process that is to end ends what it has begun, in time to record what is not known of the device and to be asked again.
+func TestInvocationEndsWithTheProcess(t *testing.T) {
+	var log bytes.Buffer
+	logger := newLog(&log, slog.LevelInfo)
+	asked, stop := make(chan struct{}), make(chan struct{})
+	w := &azureWorker{handler.New(handler.Options{
+		Devices: slowDevice{asked: asked}, Verifier: caller.Platform{}, Log: logger, Timeout: time.Hour,
+	}), "127.0.0.1:1", stop, logger}
+	go func() {
+		<-asked
+		close(stop)
+	}()
+	answer := httptest.NewRecorder()
+	w.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1"+functionQueue, strings.NewReader(fixture(t, "azure-queue.json"))))
+	if answer.Code != http.StatusServiceUnavailable || !strings.Contains(log.String(), `"code":"graph_timeout"`) || !strings.Contains(log.String(), `"outcome":"unknown"`) {
+		t.Errorf("%d, and the log has %s", answer.Code, &log)
+	}
+}
+
 // FuzzInvocation throws bodies at the paths of invocations. Properties:
 //  1. It does not panic.
 //  2. There is always an answer that ends the invocation: a status other than 2xx, or an object of JSON that says it is JSON.
@@ -724,7 +766,7 @@ func FuzzInvocation(f *testing.F) {
 	logger := newLog(&log, slog.LevelInfo)
 	w := &azureWorker{handler.New(handler.Options{
 		Devices: oneDevice{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10}, Log: logger, Timeout: time.Second,
-	}), "127.0.0.1:1", logger}
+	}), "127.0.0.1:1", nil, logger}
 	f.Fuzz(func(t *testing.T, timer bool, body []byte) {
 		log.Reset()
 		path := functionQueue

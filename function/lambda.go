@@ -154,7 +154,10 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 				"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"],
 			}})
 			failed, ok := errors.AsType[*handler.EventError](err)
-			back, throttled = ok, ok && failed.Throttled
+			back, throttled = err != nil, ok && failed.Throttled
+		} else {
+			l.log.WarnContext(ctx, "handed back", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)),
+				slog.String("message_id", m.MessageId), slog.String("receive_count", m.Attributes["ApproximateReceiveCount"]), slog.Bool("throttled", throttled))
 		}
 		if back {
 			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})

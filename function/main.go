@@ -44,8 +44,10 @@ func (e usageError) Error() string { return string(e) }
 
 const usage = `usage: unassign [command]
 
-  serve     answer requests, as the host that started it wants (the default);
-            on this machine: -listen ADDRESS (default 127.0.0.1:8080)
+  serve     answer requests, as the host that started it wants (the default
+            where there are no arguments); on this machine -listen ADDRESS
+            (default 127.0.0.1:8080), on a simulated cloud unless the
+            settings name a vault, an app or callers
   demo      play the main job on a simulated cloud
   call      send a request, or a list of devices, to a deployment; call -help has the flags
   version   print the version
@@ -99,6 +101,9 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	log := newLog(stdout, c.logLevel)
 	if c.vaultCredential == managedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
 		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
+	}
+	if c.platformAuth {
+		log.WarnContext(ctx, "AUTH=platform: every request that the host lets through is carried out")
 	}
 	h, err := wire(c, upstream.NewClient(), log)
 	if err != nil {

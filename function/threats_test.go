@@ -428,7 +428,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	var serving sync.WaitGroup
 	address := listener.Addr().String()
 	serving.Go(func() {
-		if err := serveHTTP(ctx, listener, invoked(&azureWorker{h, address, log}, hostAzure, "X-Azure-Functions-Invocationid"), time.Second, log); err != nil {
+		if err := serveHTTP(ctx, listener, invoked(&azureWorker{h, address, ctx.Done(), log}, hostAzure, "X-Azure-Functions-Invocationid"), time.Second, log); err != nil {
 			t.Error(err)
 		}
 	})
@@ -554,7 +554,7 @@ func TestCanariesPassThrough(t *testing.T) {
 		}
 		cloud.Heal()
 		cloud.Fail(fault.step, -1, fault.Fault)
-		for _, request := range []sent{post(`{"serialNumber":"5CG1234ABC","dryRun":true}`), post(validBody), post(validBody, byKey)} {
+		for _, request := range []sent{post(`{"serialNumber":"5CG1234ABC","dryRun":true}`), post(`{"deviceId":"`+someDevice+`","dryRun":true}`), post(validBody), post(validBody, byKey)} {
 			w := ask(t, h, request)
 			fmt.Fprintln(&told, w.Header(), w.Body)
 		}

@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"reflect"
 	"regexp"
 	"sync/atomic"
 	"time"
@@ -146,6 +147,7 @@ func decode(resp *http.Response, v any) error {
 	defer func() { _ = reader.Close() }()
 	body, err := io.ReadAll(reader)
 	if err == nil {
+		reflect.ValueOf(v).Elem().SetZero() // of what an earlier answer has left there
 		err = json.Unmarshal(body, v)
 	}
 	if err != nil {

@@ -348,9 +348,13 @@ func (h *Handler) answerSeveral(w http.ResponseWriter, r *http.Request, rec *rec
 	}
 	contentType := "application/json"
 	if rec.status >= 400 {
+		title := "Devices failed"
+		if rec.code != devicesFailed {
+			title = rows[rec.code].title
+		}
 		message := fmt.Sprintf("%d of %d devices failed. results has an answer for each of them, in order.", body.Summary.Failed, body.Summary.Total)
 		body.Failure = &Failure{
-			Error: FailureError{rec.code, message}, Type: typeOf(rec.code), Title: "Devices failed", Status: rec.status, Detail: message,
+			Error: FailureError{rec.code, message}, Type: typeOf(rec.code), Title: title, Status: rec.status, Detail: message,
 			Retryable: again, Outcome: became,
 		}
 		contentType = failureType(r.Header)

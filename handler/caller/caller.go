@@ -46,7 +46,7 @@ type Verifier interface {
 
 // The ends of a verification that are not an error of reading keys.
 var (
-	ErrNoEvidence = errors.New("no evidence of this kind")
+	ErrNoEvidence = errors.New("no signature, API key or token of the kinds that are set up")
 	ErrDenied     = errors.New("not authentic")
 	ErrExpired    = errors.New("authentic, but outside the time window")
 )

@@ -340,7 +340,7 @@ func TestRunsOfATimerDoNotOverlap(t *testing.T) { // E19
 func TestFunctionTimeoutEndsTheWorker(t *testing.T) { // E20
 	t.Parallel()
 	for _, what := range []string{"hang", "hang in the answer"} {
-		h := mustStart(t, "listens", Options{FunctionTimeout: 300 * time.Millisecond})
+		h := mustStart(t, "listens", Options{FunctionTimeout: 2 * time.Second})
 		port := h.port
 		before, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "pid"})
 		if err != nil {

@@ -237,14 +237,14 @@ func TestProxySendsARequestAgainOnlyWithoutABody(t *testing.T) { // E10
 
 func TestProxyGivesUpWithoutAByte(t *testing.T) { // E10
 	t.Parallel()
-	h := mustStart(t, "listens", Options{ActivityTimeout: 200 * time.Millisecond})
+	h := mustStart(t, "listens", Options{ActivityTimeout: time.Second})
 	if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "hang"); a.status != 500 || a.body != "" || h.Restarts() != 0 {
 		t.Errorf("%d %q, %d restarts; want 500 and the worker as it was", a.status, a.body, h.Restarts())
 	}
 	r, w := io.Pipe() // bytes now and then are enough
 	go func() {
 		for range 6 {
-			time.Sleep(60 * time.Millisecond)
+			time.Sleep(250 * time.Millisecond)
 			_, _ = io.WriteString(w, "x")
 		}
 		_ = w.Close()

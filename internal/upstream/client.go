@@ -87,7 +87,7 @@ func (b *cappedBody) Read(p []byte) (int, error) {
 
 // RetryAfter returns how long the answer with header h asks to be left alone: the larger of what the headers that
 // Microsoft's services use say (retry-after-ms, x-ms-retry-after-ms, Retry-After in seconds or as a date), 0 if none
-// does.
+// does. It is a day at the most: what asks for more is mistaken, and would keep this function from its work.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
 	var longest time.Duration
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
@@ -101,5 +101,5 @@ func RetryAfter(h http.Header, now time.Time) time.Duration {
 	} else if at, err := http.ParseTime(value); err == nil {
 		longest = max(longest, at.Sub(now))
 	}
-	return longest
+	return min(longest, 24*time.Hour)
 }

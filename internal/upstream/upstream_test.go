@@ -104,6 +104,7 @@ func TestRetryAfter(t *testing.T) {
 		"of x-ms":         {http.Header{"X-Ms-Retry-After-Ms": {"250"}, "Retry-After": {"1"}}, time.Second},
 		"negative":        {http.Header{"Retry-After": {"-5"}}, 0},
 		"words":           {http.Header{"Retry-After": {"soon"}}, 0},
+		"a month":         {http.Header{"Retry-After": {"2592000"}}, 24 * time.Hour},
 		"beyond all time": {http.Header{"Retry-After": {"99999999999999999999"}}, 0},
 	} {
 		if got := upstream.RetryAfter(test.header, now); got != test.want {

@@ -30,7 +30,9 @@ func (f *flight[T]) do(ctx context.Context, key string, work func(context.Contex
 	case result := <-f.start(ctx, key, work):
 		done, _ := result.Val.(landed[T])
 		for _, s := range []upstream.Service{upstream.Vault, upstream.Identity} {
-			upstream.Spent(ctx, s, done.trace.Spent(s))
+			if done.trace != nil { // which it is after a panic
+				upstream.Spent(ctx, s, done.trace.Spent(s))
+			}
 		}
 		return done.value, result.Err
 	case <-ctx.Done():

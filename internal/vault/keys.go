@@ -27,7 +27,8 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.Name + ":" + reda
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redacted), nil }
 
 // Keys are the keys of one kind of callers. They are read when they are first needed, and again after an hour, or when a
-// caller's evidence fits none of them. Whoever sends evidence that fits none can cause no more than one reading in five
+// caller's evidence fits none of them. One whose secret has expired is not there any more: Key Vault gives the value out all the
+// same, but whoever has set the date means it. Whoever sends evidence that fits none can cause no more than one reading in five
 // minutes.
 type Keys struct {
 	vault  *Vault
@@ -47,8 +48,12 @@ type Keys struct {
 
 type knownKey struct {
 	Key
-	readAt time.Time
+	readAt  time.Time
+	expires time.Time // zero: never
 }
+
+// expired reports whether a secret that expires at that time has done so.
+func expired(expires, now time.Time) bool { return !expires.IsZero() && !now.Before(expires) }
 
 // mismatch is the least time between two readings that evidence which fits no key causes.
 const mismatch = 5 * time.Minute
@@ -122,8 +127,9 @@ func (k *Keys) readAgain(ctx context.Context, asked time.Time) ([]Key, error) {
 // read reads all keys at the same time and keeps what has come of it.
 func (k *Keys) read(ctx context.Context) {
 	type outcome struct {
-		value []byte
-		err   error
+		value   []byte
+		expires time.Time
+		err     error
 	}
 	outcomes := make([]outcome, len(k.names))
 	var reading sync.WaitGroup
@@ -131,9 +137,13 @@ func (k *Keys) read(ctx context.Context) {
 		reading.Go(func() {
 			secret, err := k.vault.Secret(ctx, name)
 			if err == nil {
+				outcomes[i].expires = secret.Expires
 				outcomes[i].value, err = k.decode(secret.value)
-				if err != nil {
+				switch {
+				case err != nil:
 					err = invalid(name, "is unusable: "+err.Error())
+				case expired(secret.Expires, time.Now()):
+					err = invalid(name, "has expired")
 				}
 			}
 			outcomes[i].err = err
@@ -149,12 +159,12 @@ func (k *Keys) read(ctx context.Context) {
 	for i, name := range k.names {
 		err := outcomes[i].err
 		if err == nil {
-			k.known[name] = knownKey{Key{name, outcomes[i].value}, now}
+			k.known[name] = knownKey{Key{name, outcomes[i].value}, now, outcomes[i].expires}
 			continue
 		}
 		failed++
 		old, known := k.known[name]
-		keep := known && usable(err) && now.Sub(old.readAt) < stale
+		keep := known && usable(err) && now.Sub(old.readAt) < stale && !expired(old.expires, now)
 		if !keep {
 			delete(k.known, name)
 			k.err = worse(k.err, err)
@@ -168,6 +178,11 @@ func (k *Keys) read(ctx context.Context) {
 		k.readNext = now.Add(partial)
 	default:
 		k.readNext = now.Add(negative)
+	}
+	for _, key := range k.known {
+		if !key.expires.IsZero() && key.expires.Before(k.readNext) {
+			k.readNext = key.expires
+		}
 	}
 }
 

@@ -166,6 +166,33 @@ func TestSomeKeys(t *testing.T) {
 	})
 }
 
+// TestKeyExpires has a key's secret expire, which ends it to the second, whether or not the vault can be asked.
+func TestKeyExpires(t *testing.T) {
+	for _, down := range []bool{false, true} {
+		simulate(t, func(w *world) {
+			w.putKeys("key-a", "canary-key-a")
+			w.cloud.PutSecret("key-b", azuresim.Secret{Value: "canary-key-b", Expires: time.Now().Add(10 * time.Minute)})
+			k := w.vault.Keys(plain, "key-a", "key-b")
+			const both = "key-a=canary-key-a key-b=canary-key-b"
+			w.wantKeys(k.Current, both, "", 2, "cold")
+			time.Sleep(10*time.Minute - time.Second)
+			w.wantKeys(k.Current, both, "", 2, "just before")
+			time.Sleep(2 * time.Second) // the vault's time has whole seconds
+			if down {
+				w.cloud.Fail(azuresim.StepSecret, 100, azuresim.Refused())
+				if keys, err := k.Current(w.t.Context()); len(keys) != 1 || keys[0].Name != "key-a" || err == nil {
+					w.t.Errorf("%v, %v", keys, err)
+				}
+				return
+			}
+			w.wantKeys(k.Current, "key-a=canary-key-a", "vault: secret_invalid: secret key-b has expired", 4, "after")
+			if !strings.Contains(w.log.String(), `"msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
+				w.t.Errorf("no warning: %s", w.log)
+			}
+		})
+	}
+}
+
 // TestNoKeys has no key be there: that is looked at again after 5 s, however many ask.
 func TestNoKeys(t *testing.T) {
 	simulate(t, func(w *world) {
