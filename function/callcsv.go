@@ -39,7 +39,7 @@ func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.
 	if sameFile(flags.csv, out) {
 		return usageError("call: -out is the file with the devices")
 	}
-	results, err := client.OpenResults(out, table.Format, flags.dryRun)
+	results, err := client.OpenResults(out, table.Format, client.DeploymentOf(c.URL), flags.dryRun)
 	if err != nil {
 		return fmt.Errorf("call: %w", err)
 	}

@@ -396,6 +396,39 @@ func TestCallCSVDryRun(t *testing.T) {
 	}
 }
 
+// A result counts for what was asked and where: a row that expects another account is asked for again, and the results of
+// another deployment are refused.
+func TestCallCSVOfSomethingElse(t *testing.T) {
+	s, url := serveSimulation(t)
+	file := writeFile(t, "devices.csv", "serialNumber,expected", "5CG1234ABC,room.cellar@contoso.com", "PF3-0123-4567,")
+	call := func(url string) (string, error) {
+		t.Helper()
+		_, stderr, err := runCommand(t, s.apiKey, "call", "-url", url, "-api-key-file", "-", "-csv", file)
+		return stderr, err
+	}
+	if _, err := call(url); err == nil || len(acted(s.cloud)) != 1 {
+		t.Errorf("the wrong account: %v, %v", err, acted(s.cloud))
+	}
+	if err := os.WriteFile(file, []byte("serialNumber,expected\n5CG1234ABC,room.fjord@contoso.com\nPF3-0123-4567,\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	results := strings.TrimSuffix(file, ".csv") + ".results.csv"
+	if stderr, err := call(url + "/api/unassign?code=c2VjcmV0"); err != nil || acted(s.cloud)[fjord] != 1 || readResults(t, results)["5CG1234ABC"] != "200 unassigned" {
+		t.Errorf("the right one: %v, %v\n%s", err, acted(s.cloud), stderr)
+	}
+	before, err := os.ReadFile(results)
+	if err != nil || strings.Contains(string(before), "code=") {
+		t.Errorf("the results keep a key: %v\n%s", err, before)
+	}
+	other, otherURL := serveSimulation(t)
+	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), "its results are of another deployment, "+url+"/api/unassign; name another file") || len(acted(other.cloud)) > 0 {
+		t.Errorf("another deployment: %v", err)
+	}
+	if after, _ := os.ReadFile(results); !bytes.Equal(after, before) {
+		t.Errorf("the results of another deployment were changed:\n%s", after)
+	}
+}
+
 // Rows that are not valid are told, all at once, before anything is sent.
 func TestCallCSVInvalidRows(t *testing.T) {
 	s, url := serveSimulation(t)

@@ -220,7 +220,7 @@ func (l *List) results(rows []Row, answer Answer, failed error) ([]Result, error
 			Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: row.Serial, Status: one.Status,
 			Code: plainText(cmp.Or(one.Code, one.Error.Code)), Message: plainText(cmp.Or(one.Message, one.Error.Message)),
 			Outcome: plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID),
-			GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: now,
+			GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: now, Expected: row.Expected,
 		}
 		if n := min(len(one.DeviceIDs), batchDevices); n > 0 {
 			results[i].Message += " They are: " + plainText(strings.Join(one.DeviceIDs[:n], " "))
