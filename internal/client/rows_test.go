@@ -127,6 +127,28 @@ func TestReadRowsTellsOfRows(t *testing.T) {
 	}
 }
 
+// A device that comes twice is asked for once. What one of its rows expects counts, wherever the others expect nothing.
+func TestReadRowsTakesTheStricter(t *testing.T) {
+	table, err := ReadRows(strings.NewReader("serial,expected\nA,room@x.com\nB,\nC,\na,\nb,hub@x.com\nc,\nB,\nb,Hub@x.com\nB,other@x.com\n"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(table.Rows, []Row{{Line: 2, Serial: "A", Expected: "room@x.com"}, {Line: 3, Serial: "B", Expected: "hub@x.com"}, {Line: 4, Serial: "C"}}) {
+		t.Errorf("%+v", table.Rows)
+	}
+	const stricter = ", with the account that one of them expects"
+	if want := []string{
+		"line 5 names the device of line 2 again; it is asked for once" + stricter, "line 6 names the device of line 3 again; it is asked for once" + stricter,
+		"line 7 names the device of line 4 again; it is asked for once", "line 8 names the device of line 3 again; it is asked for once" + stricter,
+		"line 9 names the device of line 3 again; it is asked for once",
+	}; !slices.Equal(table.Notes, want) {
+		t.Errorf("%q", table.Notes)
+	}
+	if !slices.Equal(table.Invalid, []string{"line 10: it names the device of line 3 and expects another account"}) {
+		t.Errorf("%q", table.Invalid)
+	}
+}
+
 // A long export with wide rows is not kept in memory, but for what counts.
 func TestReadRowsIsFrugal(t *testing.T) {
 	const rows, width = 10_000, 4000
