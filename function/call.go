@@ -195,7 +195,7 @@ func callURL(target string) (string, error) {
 	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
 		return "", usageError("call: -url must be https, since a key travels with the request")
 	}
-	if strings.Trim(u.Path, "/") == "" {
+	if path := strings.Trim(u.Path, "/"); path == "" || "/"+path == handler.RouteUnassign {
 		u.Path = handler.RouteUnassign
 	}
 	return u.String(), nil

@@ -55,7 +55,7 @@ func TestCall(t *testing.T) {
 	if d, _ := s.cloud.Device(device); d.UserPrincipalName != "" {
 		t.Errorf("the device still has %s", d.UserPrincipalName)
 	}
-	stdout, stderr, err = runCommand(t, s.apiKey, "call", "-url", url+"/api/unassign", "-api-key-file", "-", "-device", device)
+	stdout, stderr, err = runCommand(t, s.apiKey, "call", "-url", url+"/api/unassign/", "-api-key-file", "-", "-device", device)
 	if err != nil || stderr != "200 OK\n" {
 		t.Errorf("with an API key: %v\n%s%s", err, stderr, stdout)
 	}
