@@ -29,8 +29,8 @@ type Result struct {
 	RequestID      string
 	GraphRequestID string
 	Time           string
-	Expected       string // of the row that was answered
 	Deployment     string // that answered, as DeploymentOf names it; "" in a file that was written before there was such a column
+	Expected       string // of the row that was answered
 }
 
 // The outcomes that are not words of the function.
@@ -63,9 +63,10 @@ func (r Result) standing() standing {
 	return refused
 }
 
-// resultColumns are the columns of a file of results, in order.
+// resultColumns are the columns of a file of results, in order. The last one may be cut off where a process was killed: a
+// device of which something else was expected is only asked for again.
 var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"line", "deviceId", "serialNumber", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "expected", "deployment",
+	"line", "deviceId", "serialNumber", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "expected",
 }
 
 // firstColumns is how many of them a file has that was written before there were the others.
@@ -85,7 +86,7 @@ func (r Result) cells() []string {
 	if r.Status != 0 {
 		status = strconv.Itoa(r.Status)
 	}
-	cells := []string{strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID, r.Time, r.Expected, r.Deployment}
+	cells := []string{strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID, r.Time, r.Deployment, r.Expected}
 	for i, cell := range cells {
 		cells[i] = guarded(strings.ToValidUTF8(cell, "\ufffd"))
 	}
@@ -104,7 +105,7 @@ func resultOf(cells []string) (Result, error) {
 		Outcome: cells[6], RequestID: cells[7], GraphRequestID: cells[8], Time: cells[9],
 	}
 	if len(cells) > firstColumns {
-		r.Expected, r.Deployment = cells[10], cells[11]
+		r.Deployment, r.Expected = cells[10], cells[11]
 	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")

@@ -257,8 +257,26 @@ func TestOpenResults(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Wherever the last row is cut off, the file is one of this deployment.
+	for end := bytes.LastIndexByte(bytes.TrimSpace(whole), '\n') - 2; end < len(whole); end++ {
+		if err := os.WriteFile(path, whole[:end], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cut, err := OpenResults(path, Format{Comma: ','}, contoso, false); err != nil {
+			t.Errorf("%q: %v", whole[:end], err)
+		} else if err := cut.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	text, err := os.ReadFile(path)
-	want := "line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time,expected,deployment\n2," + otherID + ",,404,device_not_found,,not_done,,,,," + contoso + "\n3," + oneID + ",'=5CG1,200,unassigned,\"a; \"\"b\"\"\nc\",done,,,,room@x.com," + contoso + "\n"
+	want := "line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time,deployment,expected\n2," + otherID + ",,404,device_not_found,,not_done,,,," + contoso + ",\n3," + oneID + ",'=5CG1,200,unassigned,\"a; \"\"b\"\"\nc\",done,,,," + contoso + ",room@x.com\n"
 	if err != nil || string(text) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, text, want)
 	}
@@ -270,7 +288,7 @@ func TestOpenResults(t *testing.T) {
 		"another file":       "serial,model\n5CG1,HP\n",
 		"a torn row inside":  want + "7," + oneID + "\n8," + oneID + ",,200,,,,,,,,\n",
 		"a row of nothing":   want + "7,,,200,,,,,,,,\n",
-		"a deployment's":     want + "8," + oneID + ",,200,,,,,,,,https://staging.example/api/unassign\n",
+		"a deployment's":     want + "8," + oneID + ",,200,,,,,,,https://staging.example/api/unassign,\n",
 		"a line that is not": want + "x," + oneID + ",,200,,,,,,,,\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -304,7 +322,7 @@ func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), ",time,expected,deployment\n2,"+oneID+",,200,unassigned,,done,,,,,\n") {
+	if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), ",time,deployment,expected\n2,"+oneID+",,200,unassigned,,done,,,,,\n") {
 		t.Errorf("%v\n%s", err, text)
 	}
 }
