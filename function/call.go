@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
@@ -194,7 +195,7 @@ func callURL(target string) (string, error) {
 	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
 		return "", usageError("call: -url must be https, since a key travels with the request")
 	}
-	if strings.Trim(u.Path, "/") == "" {
+	if path := strings.Trim(u.Path, "/"); path == "" || "/"+path == handler.RouteUnassign {
 		u.Path = handler.RouteUnassign
 	}
 	return u.String(), nil
@@ -217,12 +218,19 @@ func readKey[Key any](name string, stdin io.Reader, decode func(string) (Key, er
 	return decode(string(text))
 }
 
-// printJSON prints an answer with one member a line, or as it is if it is no JSON.
+// printJSON prints an answer with one member a line, or as it is if it is no JSON. What a terminal would not only print is
+// left out: the answer may be of anybody.
 func printJSON(w io.Writer, answer []byte) {
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, answer, "", "  ") == nil {
 		answer = pretty.Bytes()
 	}
+	answer = bytes.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) && c != '\t' && c != '\n' {
+			return -1
+		}
+		return c
+	}, answer)
 	if answer = bytes.TrimSpace(answer); len(answer) > 0 {
 		fmt.Fprintf(w, "%s\n", answer)
 	}

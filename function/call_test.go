@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -53,7 +55,7 @@ func TestCall(t *testing.T) {
 	if d, _ := s.cloud.Device(device); d.UserPrincipalName != "" {
 		t.Errorf("the device still has %s", d.UserPrincipalName)
 	}
-	stdout, stderr, err = runCommand(t, s.apiKey, "call", "-url", url+"/api/unassign", "-api-key-file", "-", "-device", device)
+	stdout, stderr, err = runCommand(t, s.apiKey, "call", "-url", url+"/api/unassign/", "-api-key-file", "-", "-device", device)
 	if err != nil || stderr != "200 OK\n" {
 		t.Errorf("with an API key: %v\n%s%s", err, stderr, stdout)
 	}
@@ -111,11 +113,43 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 }
 
 func TestCallReportsNoAnswer(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
-	defer server.Close()
-	_, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x", "-retries", "0")
-	if err == nil || !strings.Contains(err.Error(), "not known what was done") {
-		t.Errorf("a lost connection: %v", err)
+	lost := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer lost.Close()
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
+	defer untrusted.Close()
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	file := writeFile(t, "devices.csv", "id", someDevice)
+	for name, address := range map[string]string{"a lost connection": lost.URL, "no connection": gone.URL, "nobody to be trusted": untrusted.URL} {
+		for _, device := range [][]string{{"-device", "x"}, {"-csv", file, "-out", filepath.Join(t.TempDir(), "out.csv")}} {
+			args := slices.Concat([]string{"call", "-url", address + "?code=c2VjcmV0", "-api-key-file", "-", "-retries", "0"}, device)
+			_, stderr, err := runCommand(t, strings.Repeat("k", 24), args...)
+			if err == nil || !strings.Contains(err.Error(), "not known what was done") {
+				t.Errorf("%s: %v", name, err)
+			}
+			if told := fmt.Sprint(stderr, err); strings.Contains(told, "code=") || strings.Contains(told, "c2VjcmV0") {
+				t.Errorf("%s: the key in the address is told: %s", name, told)
+			}
+		}
+	}
+}
+
+// Who answers does no more to a terminal than to print on it.
+func TestCallPrintsAnyAnswer(t *testing.T) {
+	for body, want := range map[string]string{
+		"<h1>\x1b]0;x\a\x1b[2JB\u00e4d\u202e</h1>\r\n\there\xff\x9b\x00": "<h1>]0;x[2JB\u00e4d</h1>\n\there\ufffd\ufffd\n",
+		`{"a":"\u001b[2J` + "\u009b" + `"}`:                              "{\n  \"a\": \"\\u001b[2J\"\n}\n",
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, body)
+		}))
+		stdout, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
+		server.Close()
+		if err == nil || stdout != want {
+			t.Errorf("%v\n%q, want\n%q", err, stdout, want)
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.
 	tell(stderr, table.Invalid)
 	switch {
 	case len(table.Invalid) > 0 && !flags.skipInvalid:
-		return fmt.Errorf("call: %s: %d rows are not valid, so nothing was sent; mend them, or send the others with -skip-invalid", flags.csv, len(table.Invalid))
+		return fmt.Errorf("call: %s: %s not valid, so nothing was sent; mend the list, or send the others with -skip-invalid", flags.csv, counted(len(table.Invalid), "row is", "rows are"))
 	case len(table.Rows) == 0:
 		return fmt.Errorf("call: %s names no device", flags.csv)
 	}
@@ -39,7 +39,7 @@ func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.
 	if sameFile(flags.csv, out) {
 		return usageError("call: -out is the file with the devices")
 	}
-	results, err := client.OpenResults(out, table.Format, flags.dryRun)
+	results, err := client.OpenResults(out, table.Format, client.DeploymentOf(c.URL), flags.dryRun)
 	if err != nil {
 		return fmt.Errorf("call: %w", err)
 	}
@@ -57,7 +57,7 @@ func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.
 	case counts.Succeeded < counts.Total:
 		return fmt.Errorf("call: %s", summary)
 	case len(table.Invalid) > 0:
-		return fmt.Errorf("call: %s; %d rows are not valid", summary, len(table.Invalid))
+		return fmt.Errorf("call: %s; %s not valid", summary, counted(len(table.Invalid), "row is", "rows are"))
 	}
 	fmt.Fprintln(stderr, summary)
 	return nil
@@ -94,14 +94,29 @@ func sameFile(a, b string) bool {
 }
 
 func summaryOf(c client.Counts, out string) string {
-	text := fmt.Sprintf("%d devices: %d succeeded, %d refused", c.Total, c.Succeeded, c.Refused)
-	if c.Before > 0 {
-		text += fmt.Sprintf(" (%d of these in a run before)", c.Before)
-	}
+	before := func(n int) string { return unlessNone(" (%d in a run before)", n) }
+	text := fmt.Sprintf("%s: %d succeeded%s, %d refused%s", counted(c.Total, "device", "devices"), c.Succeeded, before(c.SucceededBefore), c.Refused, before(c.RefusedBefore))
+	text += unlessNone(", %d to be asked for again", c.Open) + unlessNone(", %d not sent", c.Unsent)
 	if c.Open+c.Unsent > 0 {
-		text += fmt.Sprintf(", %d to be asked for again, %d not sent; the same command goes on from here", c.Open, c.Unsent)
+		text += "; the same command goes on from here"
 	}
 	return text + "; see " + out
+}
+
+// counted returns n with the word for one or for many.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// unlessNone returns n in its format, or nothing for 0.
+func unlessNone(format string, n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, n)
 }
 
 // progress tells how far a list is: on a terminal by a bar in one line, else by a line for each answer.
@@ -119,7 +134,7 @@ const (
 
 // counts shows how the rows stand.
 func (p *progress) counts(c client.Counts) {
-	text := fmt.Sprintf("%d of %d: %d succeeded, %d refused, %d to be asked for again", c.Total-c.Unsent, c.Total, c.Succeeded, c.Refused, c.Open)
+	text := fmt.Sprintf("%d of %d: %d succeeded, %d refused", c.Total-c.Unsent, c.Total, c.Succeeded, c.Refused) + unlessNone(", %d to be asked for again", c.Open)
 	if !p.terminal {
 		fmt.Fprintln(p.w, text)
 		return

@@ -176,10 +176,10 @@ func TestCallCSV(t *testing.T) {
 			return nil
 		}
 		out, err := callList(ctx, t, s, w, file)
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "43 devices: 38 succeeded, 2 refused, 0 to be asked for again, 3 not sent") {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "43 devices: 38 succeeded, 2 refused, 3 not sent; the same command") {
 			t.Errorf("interrupted: %v", err)
 		}
-		for _, want := range []string{"line 45 names the device of line 2 again", "line 46 names the device of line 44 again", "3 of 20 devices are to be asked for again; asking again in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
+		for _, want := range []string{"line 45 names the device of line 2 again", "line 46 names the device of line 44 again", "to be asked for again: 3 of 20; asking again in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("there is no %q in\n%s", want, out)
 			}
@@ -193,7 +193,7 @@ func TestCallCSV(t *testing.T) {
 
 		again := &loopback{}
 		out, err = callList(t.Context(), t, s, again, file)
-		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded, 2 refused (40 of these in a run before)") {
+		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (38 in a run before), 2 refused (2 in a run before); see ") {
 			t.Errorf("the second run: %v\n%s", err, out)
 		}
 		if len(again.bodies) != 1 || strings.Count(again.bodies[0], "deviceId") != 3 {
@@ -226,7 +226,7 @@ func TestCallCSV(t *testing.T) {
 		if _, err = callList(t.Context(), t, s, none, edited, "-out", results); err == nil || len(none.bodies) != 0 {
 			t.Errorf("the rows in another order: %v, %d requests", err, len(none.bodies))
 		}
-		if _, err = callList(t.Context(), t, s, none, edited, "-out", results, "-again"); err == nil || len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0], ids[18]) {
+		if _, err = callList(t.Context(), t, s, none, edited, "-out", results, "-again"); err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (41 in a run before), 2 refused; see ") || len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0], ids[18]) {
 			t.Errorf("-again: %v, %q", err, none.bodies)
 		}
 	})
@@ -396,6 +396,39 @@ func TestCallCSVDryRun(t *testing.T) {
 	}
 }
 
+// A result counts for what was asked and where: a row that expects another account is asked for again, and the results of
+// another deployment are refused.
+func TestCallCSVOfSomethingElse(t *testing.T) {
+	s, url := serveSimulation(t)
+	file := writeFile(t, "devices.csv", "serialNumber,expected", "5CG1234ABC,room.cellar@contoso.com", "PF3-0123-4567,")
+	call := func(url string) (string, error) {
+		t.Helper()
+		_, stderr, err := runCommand(t, s.apiKey, "call", "-url", url, "-api-key-file", "-", "-csv", file)
+		return stderr, err
+	}
+	if _, err := call(url); err == nil || len(acted(s.cloud)) != 1 {
+		t.Errorf("the wrong account: %v, %v", err, acted(s.cloud))
+	}
+	if err := os.WriteFile(file, []byte("serialNumber,expected\n5CG1234ABC,room.fjord@contoso.com\nPF3-0123-4567,\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	results := strings.TrimSuffix(file, ".csv") + ".results.csv"
+	if stderr, err := call(url + "/api/unassign?code=c2VjcmV0"); err != nil || acted(s.cloud)[fjord] != 1 || readResults(t, results)["5CG1234ABC"] != "200 unassigned" {
+		t.Errorf("the right one: %v, %v\n%s", err, acted(s.cloud), stderr)
+	}
+	before, err := os.ReadFile(results)
+	if err != nil || strings.Contains(string(before), "code=") {
+		t.Errorf("the results keep a key: %v\n%s", err, before)
+	}
+	other, otherURL := serveSimulation(t)
+	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), "its results are of another deployment, "+url+"/api/unassign; name another file") || len(acted(other.cloud)) > 0 {
+		t.Errorf("another deployment: %v", err)
+	}
+	if after, _ := os.ReadFile(results); !bytes.Equal(after, before) {
+		t.Errorf("the results of another deployment were changed:\n%s", after)
+	}
+}
+
 // Rows that are not valid are told, all at once, before anything is sent.
 func TestCallCSVInvalidRows(t *testing.T) {
 	s, url := serveSimulation(t)
@@ -405,9 +438,23 @@ func TestCallCSVInvalidRows(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") || !strings.Contains(stderr, "line 4: ") || len(acted(s.cloud)) > 0 {
 		t.Errorf("%v\n%s", err, stderr)
 	}
+	one := writeFile(t, "devices.csv", "serialNumber", "5CG1234ABC", "1.2E+11")
+	if _, _, err := runCommand(t, s.apiKey, append(slices.Clone(args[:6]), one)...); err == nil || !strings.Contains(err.Error(), ": 1 row is not valid, so nothing was sent") {
+		t.Errorf("one row: %v", err)
+	}
 	_, stderr, err = runCommand(t, s.apiKey, append(args, "-skip-invalid")...)
-	if err == nil || !strings.Contains(err.Error(), "1 devices: 1 succeeded") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.cloud)) != 1 {
+	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded, 0 refused; see ") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.cloud)) != 1 {
 		t.Errorf("-skip-invalid: %v\n%s", err, stderr)
+	}
+}
+
+// Why the function refuses a whole list is told with the status.
+func TestCallCSVRefused(t *testing.T) {
+	_, url := serveSimulation(t)
+	file := writeFile(t, "devices.csv", "id", someDevice)
+	_, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", url, "-api-key-file", "-", "-csv", file)
+	if err == nil || !strings.HasPrefix(err.Error(), "call: the answer is 401 Unauthorized, unauthenticated: ") || !strings.Contains(err.Error(), "\n1 device: 0 succeeded, 0 refused, 1 not sent; the same command goes on from here; see ") {
+		t.Error(err)
 	}
 }
 
@@ -501,10 +548,10 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 		_ = process.Wait()
 		return process.ProcessState.ExitCode()
 	}
-	if code := start(); code != 1 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded, 0 refused, 0 to be asked for again, 5 not sent") {
+	if code := start(); code != 1 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded, 0 refused, 5 not sent;") {
 		t.Errorf("stopped: exit code %d\n%s", code, stderr.String())
 	}
-	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded, 0 refused (40 of these in a run before); see ") {
+	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in a run before), 0 refused; see ") {
 		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
 	}
 	counts := acted(s.cloud)
@@ -557,12 +604,12 @@ func TestProgress(t *testing.T) {
 		p.note("first")
 		p.counts(client.Counts{Total: 40, Succeeded: 20, Unsent: 20})
 		p.note("waiting")
-		p.counts(client.Counts{Total: 40, Succeeded: 39, Refused: 1})
+		p.counts(client.Counts{Total: 40, Succeeded: 38, Refused: 1, Open: 1})
 		p.end()
 		return b.String()
 	}
-	half := "[###############...............] 20 of 40: 20 succeeded, 0 refused, 0 to be asked for again"
-	full := "[##############################] 40 of 40: 39 succeeded, 1 refused, 0 to be asked for again"
+	half := "[###############...............] 20 of 40: 20 succeeded, 0 refused"
+	full := "[#############################.] 40 of 40: 38 succeeded, 1 refused, 1 to be asked for again"
 	if got, want := show(true), "first\n"+clearLine+half+clearLine+"waiting\n"+half+clearLine+full+"\n"; got != want {
 		t.Errorf("on a terminal:\n%q\n%q", got, want)
 	}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -74,6 +75,10 @@ func TestSnippets(t *testing.T) {
 				runSnippet(t, interpreters[language].programs[0], path, setting)
 			})
 		}
+		t.Run(language+" without a setting", func(t *testing.T) {
+			t.Parallel()
+			runSnippetWithout(t, interpreters[language].programs[0], path)
+		})
 	}
 }
 
@@ -112,16 +117,16 @@ func runSnippet(t *testing.T, program, path, setting string) {
 		defer mu.Unlock()
 		return slices.Clone(headers)
 	}
-	send := func(serial string) (string, int) {
+	send := func(serial, route string) (string, int) {
 		command := exec.CommandContext(t.Context(), program, path)
 		command.Env = []string{
-			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL, "UNASSIGN_SERIAL=" + serial,
+			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL + route, "UNASSIGN_SERIAL=" + serial,
 			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.webhookKey, "UNASSIGN_API_KEY": s.apiKey, "UNASSIGN_TOKEN": token}[setting],
 		}
 		out, _ := command.CombinedOutput()
 		return string(out), command.ProcessState.ExitCode()
 	}
-	out, code := send("5CG1234ABC")
+	out, code := send("5CG1234ABC", map[string]string{"UNASSIGN_API_KEY": "/", "UNASSIGN_TOKEN": "/api/unassign"}[setting])
 	if d, _ := s.cloud.Device(fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out, `"code":"unassigned"`) || !strings.Contains(out, "asking again in") {
 		t.Errorf("exit code %d, the device has %q\n%s", code, d.UserPrincipalName, out)
 	}
@@ -140,13 +145,36 @@ func runSnippet(t *testing.T, program, path, setting string) {
 	if first.Get(id) == "" || first.Get(id) != second.Get(id) {
 		t.Errorf("%s was %q and became %q", id, first.Get(id), second.Get(id))
 	}
-	out, code = send("NO-SUCH-DEVICE")
+	out, code = send("NO-SUCH-DEVICE", "/api/unassign/")
 	requests = seen()
 	if code != 1 || len(requests) != 3 || !strings.Contains(out, `"code":"device_not_found"`) || !strings.Contains(out, "the answer is 404") {
 		t.Errorf("an unknown device: exit code %d after %d requests\n%s", code, len(requests)-2, out)
 	}
 	if len(requests) > 2 && requests[2].Get(id) == first.Get(id) {
 		t.Errorf("another request has the same %s", id)
+	}
+}
+
+// Without one of its settings a script sends nothing and says in one line which that is.
+func runSnippetWithout(t *testing.T, program, path string) {
+	t.Helper()
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer server.Close()
+	settings := []string{"UNASSIGN_URL=" + server.URL, "UNASSIGN_SERIAL=5CG1234ABC", "UNASSIGN_API_KEY=" + strings.Repeat("k", 24)}
+	for i, want := range []string{"UNASSIGN_URL is not set", "UNASSIGN_SERIAL is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
+		name, _, _ := strings.Cut(settings[i], "=")
+		for how, rest := range map[string][]string{"missing": slices.Delete(slices.Clone(settings), i, i+1), "empty": append(slices.Clone(settings), name+"=")} {
+			command := exec.CommandContext(t.Context(), program, path)
+			command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, rest...)
+			out, _ := command.CombinedOutput()
+			if code := command.ProcessState.ExitCode(); code != 1 || strings.TrimSpace(string(out)) != want {
+				t.Errorf("%s %s: exit code %d\n%s", name, how, code, out)
+			}
+		}
+	}
+	if n := asked.Load(); n > 0 {
+		t.Errorf("%d requests were sent", n)
 	}
 }
 
@@ -157,7 +185,7 @@ func TestSnippetsKnowTheRule(t *testing.T) {
 		if !list.MatchString(script) {
 			t.Errorf("%s does not ask again after no answer, 408, 429, 500, 502, 503 and 504", language)
 		}
-		for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature", "x-api-key", "idempotency-key", "authorization", "UNASSIGN_URL", "UNASSIGN_SERIAL", "UNASSIGN_SECRET", "UNASSIGN_TOKEN"} {
+		for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature", "x-api-key", "idempotency-key", "authorization", "UNASSIGN_URL", "UNASSIGN_SERIAL", "UNASSIGN_SECRET", "UNASSIGN_TOKEN", " is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
 			if !strings.Contains(strings.ToLower(script), strings.ToLower(name)) {
 				t.Errorf("%s has no %s", language, name)
 			}

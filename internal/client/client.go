@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -207,6 +208,9 @@ func (c *Client) attempt(ctx context.Context, id string, body []byte) (Answer, e
 	c.Evidence(req.Header, id, body)
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
+		if address, ok := errors.AsType[*url.Error](err); ok {
+			err = address.Err // without the address, in which there may be a key
+		}
 		return Answer{}, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	defer func() { _ = resp.Body.Close() }()

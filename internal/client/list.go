@@ -30,12 +30,13 @@ type List struct {
 
 // Counts are how the rows of a list stand.
 type Counts struct {
-	Total     int
-	Succeeded int
-	Refused   int // for good
-	Open      int // to be asked for again
-	Unsent    int // in this run and before it
-	Before    int // of those succeeded and refused: in a run before
+	Total           int
+	Succeeded       int
+	SucceededBefore int // of those: in a run before
+	Refused         int // for good
+	RefusedBefore   int // of those: in a run before
+	Open            int // to be asked for again
+	Unsent          int // in this run and before it
 }
 
 // Settled returns how many rows need no further request.
@@ -47,14 +48,18 @@ func (c Counts) Settled() int { return c.Succeeded + c.Refused }
 // Where the function itself is what fails, for all the devices of a request, Work stops: the others would fare no better.
 func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 	var pending []Row
+	c := Counts{Total: len(rows)}
 	for _, row := range rows {
 		before, ok := l.Results.Of(row)
-		if s := before.standing(); ok && (s == succeeded || s == refused && !l.Again) {
-			continue
+		switch s := before.standing(); {
+		case ok && s == succeeded:
+			c.SucceededBefore++
+		case ok && s == refused && !l.Again:
+			c.RefusedBefore++
+		default:
+			pending = append(pending, row)
 		}
-		pending = append(pending, row)
 	}
-	c := Counts{Total: len(rows), Before: len(rows) - len(pending)}
 	l.count(&c, rows, 1)
 	for len(pending) > 0 {
 		if err := ctx.Err(); err != nil {
@@ -143,7 +148,7 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 		if len(again) == 0 {
 			return nil
 		}
-		why := fmt.Sprintf("%d of %d devices are to be asked for again", len(again), len(rows))
+		why := fmt.Sprintf("to be asked for again: %d of %d", len(again), len(rows))
 		if goOn, err := l.Client.wait(ctx, why, answer.retryAfter, tried); !goOn {
 			if err == nil && len(again) == all {
 				err = errors.New("nothing gets done for now; run it again later")
@@ -220,7 +225,7 @@ func (l *List) results(rows []Row, answer Answer, failed error) ([]Result, error
 			Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: row.Serial, Status: one.Status,
 			Code: plainText(cmp.Or(one.Code, one.Error.Code)), Message: plainText(cmp.Or(one.Message, one.Error.Message)),
 			Outcome: plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID),
-			GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: now,
+			GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: now, Expected: row.Expected,
 		}
 		if n := min(len(one.DeviceIDs), batchDevices); n > 0 {
 			results[i].Message += " They are: " + plainText(strings.Join(one.DeviceIDs[:n], " "))
@@ -240,7 +245,7 @@ func told(whole item) string {
 	if whole.Error.Code == "" {
 		return ""
 	}
-	text := " " + whole.Error.Code + ": " + whole.Error.Message
+	text := ", " + whole.Error.Code + ": " + whole.Error.Message
 	if whole.Field != "" {
 		text += " (" + whole.Field + ")"
 	}

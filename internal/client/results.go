@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,8 @@ import (
 	"strings"
 )
 
-// Result is what became of a row. It is found again by the row's selector, wherever the row stands by then.
+// Result is what became of a row. It is found again by the row's selector and what it expects, wherever the row stands by
+// then.
 type Result struct {
 	Line           int
 	DeviceID       string
@@ -27,6 +29,8 @@ type Result struct {
 	RequestID      string
 	GraphRequestID string
 	Time           string
+	Deployment     string // that answered, as DeploymentOf names it; "" in a file that was written before there was such a column
+	Expected       string // of the row that was answered
 }
 
 // The outcomes that are not words of the function.
@@ -59,9 +63,22 @@ func (r Result) standing() standing {
 	return refused
 }
 
-// resultColumns are the columns of a file of results, in order.
+// resultColumns are the columns of a file of results, in order. The last one may be cut off where a process was killed: a
+// device of which something else was expected is only asked for again.
 var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"line", "deviceId", "serialNumber", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time",
+	"line", "deviceId", "serialNumber", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "expected",
+}
+
+// firstColumns is how many of them a file has that was written before there were the others.
+const firstColumns = 10
+
+// DeploymentOf returns the name by which results know the deployment at an address: the address, without what may be a key.
+func DeploymentOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Scheme+"://"+u.Host) + strings.TrimRight(u.EscapedPath(), "/")
 }
 
 func (r Result) cells() []string {
@@ -69,7 +86,7 @@ func (r Result) cells() []string {
 	if r.Status != 0 {
 		status = strconv.Itoa(r.Status)
 	}
-	cells := []string{strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID, r.Time}
+	cells := []string{strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID, r.Time, r.Deployment, r.Expected}
 	for i, cell := range cells {
 		cells[i] = guarded(strings.ToValidUTF8(cell, "\ufffd"))
 	}
@@ -87,6 +104,9 @@ func resultOf(cells []string) (Result, error) {
 		Line: line, DeviceID: cells[1], SerialNumber: cells[2], Status: status, Code: cells[4], Message: cells[5],
 		Outcome: cells[6], RequestID: cells[7], GraphRequestID: cells[8], Time: cells[9],
 	}
+	if len(cells) > firstColumns {
+		r.Deployment, r.Expected = cells[10], cells[11]
+	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")
 	}
@@ -96,16 +116,18 @@ func resultOf(cells []string) (Result, error) {
 // Results is a file of results. While a list is worked off, rows are put at its end, and are on the disk when Add returns;
 // of several rows about one device the last counts. OpenResults and Close leave one for each.
 type Results struct {
-	path   string
-	format Format
-	file   *os.File
-	rows   map[string]Result
+	path       string
+	format     Format
+	deployment string
+	file       *os.File
+	rows       map[string]Result
 }
 
-// OpenResults opens the file of results at path, or makes one in format. Results of dry runs do not stand beside others: a
-// dry run begins anew, and neither takes a file of the other.
-func OpenResults(path string, format Format, dryRun bool) (*Results, error) {
-	r := &Results{path: path, format: format, rows: map[string]Result{}}
+// OpenResults opens the file of results of a deployment at path, or makes one in format. Results of dry runs do not stand
+// beside others: a dry run begins anew, and neither takes a file of the other. Nor does a deployment take a file of
+// another, where nothing may have been done yet; a file that does not say whose it is counts as its own.
+func OpenResults(path string, format Format, deployment string, dryRun bool) (*Results, error) {
+	r := &Results{path: path, format: format, deployment: deployment, rows: map[string]Result{}}
 	f, err := os.Open(path)
 	if err == nil {
 		err = r.read(f)
@@ -115,6 +137,9 @@ func OpenResults(path string, format Format, dryRun bool) (*Results, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for _, row := range r.rows {
+		if row.Deployment != "" && row.Deployment != deployment {
+			return nil, fmt.Errorf("%s: its results are of another deployment, %s; name another file", path, shown(plainText(row.Deployment)))
+		}
 		if (row.Outcome == outcomeDryRun) != dryRun {
 			return nil, fmt.Errorf("%s: its results are of another kind of run, a dry one or not; name another file", path)
 		}
@@ -136,7 +161,8 @@ func (r *Results) read(f io.Reader) error {
 		return err
 	}
 	names, err := records.Read()
-	if err != nil && !errors.Is(err, io.EOF) || !slices.Equal(names, resultColumns) && err == nil {
+	width := len(names)
+	if err != nil && !errors.Is(err, io.EOF) || err == nil && !slices.Equal(names, resultColumns) && !slices.Equal(names, resultColumns[:firstColumns]) {
 		return errors.New("it is there and is no file of results; move it away or name another")
 	}
 	for {
@@ -146,7 +172,7 @@ func (r *Results) read(f io.Reader) error {
 			return nil
 		}
 		_, torn := errors.AsType[*csv.ParseError](err)
-		if torn || err == nil && len(cells) != len(resultColumns) {
+		if torn || err == nil && len(cells) != width {
 			if _, err := records.Read(); errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -164,16 +190,21 @@ func (r *Results) read(f io.Reader) error {
 	}
 }
 
-// Of returns the result of a row, if there is one.
+// Of returns the result of a row, if there is one. What was answered for a device while another account was expected of it
+// is none: the row asks for something else.
 func (r *Results) Of(row Row) (Result, bool) {
 	result, ok := r.rows[row.key()]
-	return result, ok
+	if !ok || !strings.EqualFold(result.Expected, row.Expected) {
+		return Result{}, false
+	}
+	return result, true
 }
 
 // Add puts results at the end of the file.
 func (r *Results) Add(results ...Result) error {
 	var rows [][]string
 	for _, result := range results {
+		result.Deployment = r.deployment
 		r.rows[result.key()] = result
 		rows = append(rows, result.cells())
 	}

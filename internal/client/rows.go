@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -93,7 +94,7 @@ func ReadRows(r io.Reader, by string) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	first := map[string]Row{}
+	first := map[string]int{} // where in t.Rows a device is
 	for {
 		limited.read = 0
 		cells, err := records.Read()
@@ -110,14 +111,23 @@ func ReadRows(r io.Reader, by string) (*Table, error) {
 		line, _ := records.FieldPos(0)
 		row, problem := readRow(cells, at, width)
 		row.Line = line + skipped
-		before, again := first[row.key()]
+		var before Row
+		index, again := first[row.key()]
+		if again {
+			before = t.Rows[index]
+		}
 		switch {
 		case row == (Row{Line: row.Line}) && problem == "":
 			continue // a row of empty cells
-		case problem == "" && again && !strings.EqualFold(before.Expected, row.Expected):
+		case problem == "" && again && before.Expected != "" && row.Expected != "" && !strings.EqualFold(before.Expected, row.Expected):
 			problem = fmt.Sprintf("it names the device of line %d and expects another account", before.Line)
 		case problem == "" && again:
-			t.Notes = append(t.Notes, fmt.Sprintf("line %d names the device of line %d again; it is asked for once", row.Line, before.Line))
+			note := fmt.Sprintf("line %d names the device of line %d again; it is asked for once", row.Line, before.Line)
+			if (before.Expected == "") != (row.Expected == "") {
+				t.Rows[index].Expected = cmp.Or(before.Expected, row.Expected)
+				note += ", with the account that one of them expects"
+			}
+			t.Notes = append(t.Notes, note)
 			continue
 		}
 		if problem != "" {
@@ -127,7 +137,7 @@ func ReadRows(r io.Reader, by string) (*Table, error) {
 		if len(t.Rows) == maxRows {
 			return nil, fmt.Errorf("it has more than %d devices", maxRows)
 		}
-		first[row.key()] = row
+		first[row.key()] = len(t.Rows)
 		t.Rows = append(t.Rows, row)
 	}
 }

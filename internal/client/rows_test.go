@@ -16,6 +16,7 @@ import (
 const (
 	oneID   = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
 	otherID = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
+	contoso = "https://contoso.example/api/unassign"
 )
 
 func TestReadRows(t *testing.T) {
@@ -126,6 +127,28 @@ func TestReadRowsTellsOfRows(t *testing.T) {
 	}
 }
 
+// A device that comes twice is asked for once. What one of its rows expects counts, wherever the others expect nothing.
+func TestReadRowsTakesTheStricter(t *testing.T) {
+	table, err := ReadRows(strings.NewReader("serial,expected\nA,room@x.com\nB,\nC,\na,\nb,hub@x.com\nc,\nB,\nb,Hub@x.com\nB,other@x.com\n"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(table.Rows, []Row{{Line: 2, Serial: "A", Expected: "room@x.com"}, {Line: 3, Serial: "B", Expected: "hub@x.com"}, {Line: 4, Serial: "C"}}) {
+		t.Errorf("%+v", table.Rows)
+	}
+	const stricter = ", with the account that one of them expects"
+	if want := []string{
+		"line 5 names the device of line 2 again; it is asked for once" + stricter, "line 6 names the device of line 3 again; it is asked for once" + stricter,
+		"line 7 names the device of line 4 again; it is asked for once", "line 8 names the device of line 3 again; it is asked for once" + stricter,
+		"line 9 names the device of line 3 again; it is asked for once",
+	}; !slices.Equal(table.Notes, want) {
+		t.Errorf("%q", table.Notes)
+	}
+	if !slices.Equal(table.Invalid, []string{"line 10: it names the device of line 3 and expects another account"}) {
+		t.Errorf("%q", table.Invalid)
+	}
+}
+
 // A long export with wide rows is not kept in memory, but for what counts.
 func TestReadRowsIsFrugal(t *testing.T) {
 	const rows, width = 10_000, 4000
@@ -168,7 +191,7 @@ func FuzzReadRows(f *testing.F) {
 			if (row.ID == "") == (row.Serial == "") || row.ID != "" && !isGUID(row.ID) || row.Serial != strings.TrimSpace(row.Serial) || row.Serial != "" && !isSerialNumber(row.Serial) {
 				t.Fatalf("%+v", row)
 			}
-			result := Result{Line: row.Line, DeviceID: row.ID, SerialNumber: row.Serial, Status: 200, Code: "unassigned", Message: row.Reference}
+			result := Result{Line: row.Line, DeviceID: row.ID, SerialNumber: row.Serial, Status: 200, Code: "unassigned", Message: row.Reference, Expected: row.Expected}
 			var b bytes.Buffer
 			if err := new(Results{format: table.Format}).write(&b, [][]string{result.cells()}); err != nil {
 				t.Fatal(err)
@@ -194,12 +217,12 @@ func FuzzReadRows(f *testing.F) {
 // A file of results is found again whatever has happened to it, and refused if it is another.
 func TestOpenResults(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "devices.results.csv")
-	r, err := OpenResults(path, Format{';', true}, false)
+	r, err := OpenResults(path, Format{';', true}, contoso, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := Result{Line: 3, DeviceID: oneID, SerialNumber: "=5CG1", Status: 503, Code: "device_locked", Message: "a; \"b\"\nc", Outcome: "not_done"}
-	second := Result{Line: 2, DeviceID: otherID, Status: 404, Code: "device_not_found", Outcome: "not_done"}
+	first := Result{Line: 3, DeviceID: oneID, SerialNumber: "=5CG1", Status: 503, Code: "device_locked", Message: "a; \"b\"\nc", Outcome: "not_done", Expected: "room@x.com", Deployment: contoso}
+	second := Result{Line: 2, DeviceID: otherID, Status: 404, Code: "device_not_found", Outcome: "not_done", Deployment: contoso}
 	if err := r.Add(first, second); err != nil {
 		t.Fatal(err)
 	}
@@ -215,24 +238,45 @@ func TestOpenResults(t *testing.T) {
 	fmt.Fprint(f, "7;"+oneID+";\"5C")
 	_ = f.Close()
 
-	r, err = OpenResults(path, Format{Comma: ','}, false)
+	r, err = OpenResults(path, Format{Comma: ','}, contoso, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := r.Of(Row{Line: 99, Serial: "=5cg1"}); !ok || got != first {
+	if got, ok := r.Of(Row{Line: 99, Serial: "=5cg1", Expected: "Room@x.com"}); !ok || got != first {
 		t.Errorf("by serial number: %+v", got)
 	}
 	if got, ok := r.Of(Row{ID: otherID}); !ok || got != second {
 		t.Errorf("by id: %+v", got)
 	}
-	if _, ok := r.Of(Row{ID: oneID}); ok {
+	if got, ok := r.Of(Row{Serial: "=5CG1"}); ok {
+		t.Errorf("expected of another account: %+v", got)
+	}
+	if _, ok := r.Of(Row{ID: oneID, Expected: "room@x.com"}); ok {
 		t.Error("a result of a serial number is taken for one of an id")
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Wherever the last row is cut off, the file is one of this deployment.
+	for end := bytes.LastIndexByte(bytes.TrimSpace(whole), '\n') - 2; end < len(whole); end++ {
+		if err := os.WriteFile(path, whole[:end], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cut, err := OpenResults(path, Format{Comma: ','}, contoso, false); err != nil {
+			t.Errorf("%q: %v", whole[:end], err)
+		} else if err := cut.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	text, err := os.ReadFile(path)
-	want := "line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time\n2," + otherID + ",,404,device_not_found,,not_done,,,\n3," + oneID + ",'=5CG1,200,unassigned,\"a; \"\"b\"\"\nc\",done,,,\n"
+	want := "line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time,deployment,expected\n2," + otherID + ",,404,device_not_found,,not_done,,,," + contoso + ",\n3," + oneID + ",'=5CG1,200,unassigned,\"a; \"\"b\"\"\nc\",done,,,," + contoso + ",room@x.com\n"
 	if err != nil || string(text) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, text, want)
 	}
@@ -242,18 +286,52 @@ func TestOpenResults(t *testing.T) {
 
 	for name, text := range map[string]string{
 		"another file":       "serial,model\n5CG1,HP\n",
-		"a torn row inside":  want + "7," + oneID + "\n8," + oneID + ",,200,,,,,,\n",
-		"a row of nothing":   want + "7,,,200,,,,,,\n",
-		"a line that is not": want + "x," + oneID + ",,200,,,,,,\n",
+		"a torn row inside":  want + "7," + oneID + "\n8," + oneID + ",,200,,,,,,,,\n",
+		"a row of nothing":   want + "7,,,200,,,,,,,,\n",
+		"a deployment's":     want + "8," + oneID + ",,200,,,,,,,https://staging.example/api/unassign,\n",
+		"a line that is not": want + "x," + oneID + ",,200,,,,,,,,\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenResults(path, Format{Comma: ','}, false); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := OpenResults(path, Format{Comma: ','}, contoso, false); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if after, _ := os.ReadFile(path); string(after) != text {
 			t.Errorf("%s was changed", name)
+		}
+	}
+}
+
+// A file that was written before results said what was expected and where is read as saying nothing of it.
+func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "devices.results.csv")
+	if err := os.WriteFile(path, []byte("line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time\n2,"+oneID+",,200,unassigned,,done,,,\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenResults(path, Format{Comma: ','}, contoso, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := r.Of(Row{ID: oneID}); !ok || got != (Result{Line: 2, DeviceID: oneID, Status: 200, Code: "unassigned", Outcome: "done"}) {
+		t.Errorf("%+v, %t", got, ok)
+	}
+	if _, ok := r.Of(Row{ID: oneID, Expected: "room@x.com"}); ok {
+		t.Error("a device of which nothing was expected counts as answered")
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), ",time,deployment,expected\n2,"+oneID+",,200,unassigned,,done,,,,,\n") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// The same deployment is known whatever way its address is written, and its key is not kept.
+func TestDeploymentOf(t *testing.T) {
+	for _, address := range []string{contoso, contoso + "/", "https://Contoso.example/api/unassign?code=c2VjcmV0#x", "https://u:c2VjcmV0@contoso.example/api/unassign"} {
+		if got := DeploymentOf(address); got != contoso {
+			t.Errorf("%s is %s", address, got)
 		}
 	}
 }
