@@ -101,5 +101,7 @@ test('docs/servicenow.md has every setting', () => {
     for (const { fields } of records().filter((r) => r.table === 'sys_properties')) {
         assert.ok(page.includes(`| \`${fields.suffix}\` |`), fields.suffix)
     }
-    for (const picture of page.matchAll(/\]\(([\w-]+\.svg)\)/g)) assert.equal(XMLValidator.validate(read(`../../docs/${picture[1]}`)), true)
+    const pictures = [...page.matchAll(/\]\((pictures\/[\w-]+\.svg)\)/g)].map((m) => m[1])
+    assert.deepEqual(pictures, ['pictures/servicenow-call.svg', 'pictures/servicenow-settings.svg'])
+    for (const picture of pictures) assert.equal(XMLValidator.validate(read(`../../docs/${picture}`)), true)
 })
