@@ -11,25 +11,23 @@ func TestPagesSetWhatTheyUse(t *testing.T) {
 	for _, name := range []string{"aws.md", "operations.md", "schedules.md"} {
 		page, used := read(t, name), 0
 		given := map[string]bool{}
-		// What the reader knows stands in the prose or in a remark before the command that uses it.
 		for i, part := range strings.Split(page, "```") {
-			script, ok := strings.CutPrefix(part, "sh\n")
-			if i%2 == 0 || !ok {
-				if i%2 == 0 {
-					for _, m := range regexp.MustCompile("`\\$([A-Z_]+)`").FindAllStringSubmatch(part, -1) {
-						given[m[1]] = true
-					}
+			if i%2 == 0 { // prose, which may say what a variable stands for
+				for _, m := range regexp.MustCompile("`\\$([A-Z_]+)`").FindAllStringSubmatch(part, -1) {
+					given[m[1]] = true
 				}
 				continue
 			}
-			for _, m := range regexp.MustCompile(`(?m)^ *([A-Z_]+)=|# ([A-Z_]+) is |> ?(\S+)`).FindAllStringSubmatch(script, -1) {
-				for _, found := range m[1:] {
-					given[found] = true
-				}
+			script, ok := strings.CutPrefix(part, "sh\n")
+			if !ok {
+				continue
 			}
-			for _, m := range regexp.MustCompile(`\$\{?([A-Z_]+)|\$\(cat (\S+)\)|file://(\S+)`).FindAllStringSubmatch(script, -1) {
+			for _, m := range regexp.MustCompile(`(?m)^ *([A-Z_]+)=|# ([A-Z_]+) is |> ?(\S+)`).FindAllStringSubmatch(script, -1) {
+				given[m[1]+m[2]+m[3]] = true
+			}
+			for _, m := range regexp.MustCompile(`\$\{?([A-Z_]+)|\$\(cat (\S+)\)|file://(\S+)|--policy @(\S+)`).FindAllStringSubmatch(script, -1) {
 				used++
-				if what := m[1] + m[2] + m[3]; !given[what] {
+				if what := m[1] + m[2] + m[3] + m[4]; !given[what] {
 					t.Errorf("%s uses %s and does not say where it is from", name, what)
 				}
 			}
