@@ -298,6 +298,35 @@ test('no secret is in a log, a note or an event', async () => {
     await stub.close()
 })
 
+test('what the platform throws is not repeated: the key may be in it', () => {
+    const key = 'c2VydmljZW5vdy1rZXktd2l0aC0zMi1ieXRlcy0hISE='
+    const refuse = (name, value) => { throw new Error(`Invalid key: ${name} ${value}`) }
+    const cannot = {
+        sign: (platform) => { platform.context.CertificateEncryption.prototype.generateMac = (k) => refuse('generateMac', k) },
+        'set a header': (platform) => { platform.context.sn_ws.RESTMessageV2.prototype.setRequestHeader = refuse },
+        'read the connection': (platform) => { platform.context.sn_cc.ConnectionInfoProvider.prototype.getConnectionInfo = () => refuse('password', key) },
+        'throw a text': (platform) => { platform.context.CertificateEncryption.prototype.generateMac = (k) => { throw `Invalid key: ${k}` } },
+    }
+    for (const [what, breaks] of Object.entries(cannot)) {
+        const platform = instance({ auth: what === 'set a header' ? 'api_key' : 'signature', secret: `whsec_${key}`, alias: what === 'read the connection' ? 'alias-1' : '' })
+        breaks(platform)
+        const queued = []
+        const queue = platform.queue
+        platform.queue = (...args) => { queued.push(args); queue.apply(platform, args) }
+        const id = hardware(platform, { serial_number: '5CG1234ABC' })
+        retire(platform, id)
+        platform.run(one(all, 'sysauto_script', 'name', 'Autopilot Unassign: check the connection').script)
+        const [note] = platform.notes('alm_hardware', id)
+        plainNote(note)
+        assert.match(note, /: not done \(no status not_configured\)\. Nothing was sent: the platform could not make the request\. Check the key/, what)
+        const told = JSON.stringify([platform.notes('alm_hardware', id), platform.log, platform.messages, queued.map(([at, name, , ...parms]) => [at, name, ...parms])])
+        assert.ok(platform.log.length >= 2, what)
+        for (let i = 0; i + 6 <= key.length; i++) assert.ok(!told.includes(key.slice(i, i + 6)), `${what}: ${told}`)
+        assert.ok(!told.includes('Invalid key'), told)
+        assert.equal(platform.sent.length, 0)
+    }
+})
+
 test('the check tells a connection that works from one that does not', () => {
     const { script } = one(all, 'sysauto_script', 'run_type', 'on_demand')
     const works = instance()

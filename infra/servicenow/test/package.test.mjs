@@ -89,9 +89,10 @@ test('docs/servicenow.md has every status of docs/errors.md, and says the same o
     assert.deepEqual([...rows.keys()].filter((status) => status >= '400').sort(), [...want.keys()].sort())
     for (const [status, { codes, again }] of want) {
         assert.equal(rows.get(status).again, again, status)
-        // Only the page of errors is complete; what is named here must be there under the same status.
+        // Of 400 the page names what a field can cause, of everything else all.
         for (const code of rows.get(status).codes) assert.ok(codes.includes(code), `${status} ${code}`)
         assert.ok(rows.get(status).codes.length > 0, status)
+        if (status !== '400') assert.deepEqual([...rows.get(status).codes].sort(), [...codes].sort(), status)
     }
 })
 
@@ -100,5 +101,7 @@ test('docs/servicenow.md has every setting', () => {
     for (const { fields } of records().filter((r) => r.table === 'sys_properties')) {
         assert.ok(page.includes(`| \`${fields.suffix}\` |`), fields.suffix)
     }
-    for (const picture of page.matchAll(/\]\(([\w-]+\.svg)\)/g)) assert.equal(XMLValidator.validate(read(`../../docs/${picture[1]}`)), true)
+    const pictures = [...page.matchAll(/\]\((pictures\/[\w-]+\.svg)\)/g)].map((m) => m[1])
+    assert.deepEqual(pictures, ['pictures/servicenow-call.svg', 'pictures/servicenow-settings.svg'])
+    for (const picture of pictures) assert.equal(XMLValidator.validate(read(`../../docs/${picture}`)), true)
 })

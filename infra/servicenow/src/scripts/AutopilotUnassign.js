@@ -37,7 +37,9 @@ AutopilotUnassign.prototype = {
         try {
             message = this._message(this._settings(), id || ('' + gs.generateGUID()), this.encode(request));
         } catch (e) {
-            return this._answer(0, 'not_configured', 'Nothing was sent: ' + this._words(e), 'not_done');
+            // What the platform throws may have the key in it; only sentences of this script are repeated.
+            return this._answer(0, 'not_configured', 'Nothing was sent: ' + (e && e.own === true ? e.message
+                : 'the platform could not make the request. Check the key, the connection and the OAuth profile.'), 'not_done');
         }
         try {
             response = message.execute();
@@ -61,7 +63,7 @@ AutopilotUnassign.prototype = {
     sign: function (secret, id, timestamp, body) {
         var key = secret.replace(/^whsec_/, '');
         if (!/^[A-Za-z0-9+\/]+={0,2}$/.test(key) || key.length % 4 !== 0) {
-            throw new Error('the signing key is not base64, with or without whsec_ in front.');
+            throw this._own('the signing key is not base64, with or without whsec_ in front.');
         }
         return {
             'webhook-id': id,
@@ -121,13 +123,13 @@ AutopilotUnassign.prototype = {
             s.secret = (this._text(connection.getCredentialAttribute('api_key')) || this._text(connection.getCredentialAttribute('password'))).trim() || s.secret;
         }
         if (!/^https:\/\/[^\s?#]+$/.test(s.url) && !/^http:\/\/127\.0\.0\.1[:\/][^\s?#]*$/.test(s.url)) {
-            throw new Error('the URL must be the https address of the function, without a query.');
+            throw this._own('the URL must be the https address of the function, without a query.');
         }
         if (!/^(signature|api_key|function_key|oauth)$/.test(s.auth)) {
-            throw new Error('the property auth must be signature, api_key, function_key or oauth.');
+            throw this._own('the property auth must be signature, api_key, function_key or oauth.');
         }
         if (s.auth === 'oauth' ? !s.profile : !s.secret) {
-            throw new Error(s.auth === 'oauth' ? 'the property oauth_profile is empty.' : 'there is neither a credential at the alias nor a value of the property secret.');
+            throw this._own(s.auth === 'oauth' ? 'the property oauth_profile is empty.' : 'there is neither a credential at the alias nor a value of the property secret.');
         }
         return s;
     },
@@ -178,8 +180,11 @@ AutopilotUnassign.prototype = {
         return value === null || value === undefined ? '' : '' + value;
     },
 
-    _words: function (e) {
-        return this._text(e && e.message || e);
+    // _own returns an error whose sentence may be shown to anyone.
+    _own: function (sentence) {
+        var e = new Error(sentence);
+        e.own = true;
+        return e;
     },
 
     type: 'AutopilotUnassign'
