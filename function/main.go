@@ -47,6 +47,7 @@ const usage = `usage: unassign [command]
   serve     answer requests, as the host that started it wants (the default);
             on this machine: -listen ADDRESS (default 127.0.0.1:8080)
   demo      play the main job on a simulated cloud
+  doctor    examine the deployment that the settings describe, and change nothing; -json for programs
   call      send a request, or a list of devices, to a deployment; call -help has the flags
   version   print the version
 `
@@ -65,6 +66,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 			return usageError("demo takes no arguments")
 		}
 		return demo(ctx, getenv, stdout)
+	case "doctor":
+		return doctor(ctx, rest, getenv, upstream.NewClient(), stdout, stderr)
 	case "call":
 		return call(ctx, rest, stdin, stdout, stderr)
 	case "version":

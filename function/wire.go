@@ -37,25 +37,24 @@ func newLog(w io.Writer, level slog.Level) *slog.Logger {
 	}))
 }
 
-// wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
-func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Handler, error) {
-	options := vault.Options{
-		ClientOptions: azcore.ClientOptions{
-			Transport: transport,
-			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.cloud.authority},
-			Telemetry: policy.TelemetryOptions{Disabled: true},
-		},
-		Timeout: c.timeout,
-		Custom:  c.cloud.custom,
-		Log:     log,
-	}
+// connections are what speaks to the cloud.
+type connections struct {
+	identity   azcore.TokenCredential // that reads the vault
+	store      *vault.Vault
+	credential azcore.TokenCredential // of the app that may call Graph
+	client     *graph.Client
+}
+
+// connect makes what speaks to the cloud as c says, with transport between. It makes no request.
+func connect(c config, transport policy.Transporter, log *slog.Logger) (connections, error) {
+	options := vaultOptions(c, transport, log)
 	identity, err := vaultIdentity(c, options)
 	if err != nil {
-		return nil, err
+		return connections{}, err
 	}
 	store, err := vault.New(c.vaultURL, identity, options)
 	if err != nil {
-		return nil, err
+		return connections{}, err
 	}
 	var credential azcore.TokenCredential = store.AppSecret(c.tenantID, c.clientID, c.secretName)
 	if c.certificateName != "" {
@@ -65,12 +64,31 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 		ClientOptions: azcore.ClientOptions{Transport: transport},
 		Version:       version,
 	})
+	return connections{identity, store, credential, client}, err
+}
+
+func vaultOptions(c config, transport policy.Transporter, log *slog.Logger) vault.Options {
+	return vault.Options{
+		ClientOptions: azcore.ClientOptions{
+			Transport: transport,
+			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.cloud.authority},
+			Telemetry: policy.TelemetryOptions{Disabled: true},
+		},
+		Timeout: c.timeout,
+		Custom:  c.cloud.custom,
+		Log:     log,
+	}
+}
+
+// wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
+func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Handler, error) {
+	to, err := connect(c, transport, log)
 	if err != nil {
 		return nil, err
 	}
 	return handler.New(handler.Options{
-		Devices:  client,
-		Verifier: verifier(c, store, transport, log),
+		Devices:  to.client,
+		Verifier: verifier(c, to.store, transport, log),
 		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
@@ -107,7 +125,7 @@ func verifier(c config, store *vault.Vault, transport policy.Transporter, log *s
 	}
 	if len(c.entraAudiences) > 0 {
 		verifiers = append(verifiers, &caller.Token{
-			Keys:      jwks.New(transport, c.cloud.authority, c.cloud.issuerV2, log, c.entraTenants...),
+			Keys:      signingKeys(c, transport, log),
 			Tenants:   c.entraTenants,
 			Audiences: c.entraAudiences,
 			Role:      c.entraRole,
@@ -117,6 +135,11 @@ func verifier(c config, store *vault.Vault, transport policy.Transporter, log *s
 		})
 	}
 	return caller.Any(verifiers...)
+}
+
+// signingKeys returns the keys that tokens of callers are signed with.
+func signingKeys(c config, transport policy.Transporter, log *slog.Logger) *jwks.Source {
+	return jwks.New(transport, c.cloud.authority, c.cloud.issuerV2, log, c.entraTenants...)
 }
 
 // keys are callers' keys in the vault as the verifiers want them.
