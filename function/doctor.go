@@ -267,5 +267,5 @@ func (p *printout) summary(r report) {
 	if p.letters {
 		fmt.Fprint(p.w, "\n$VAULT is the name in KEY_VAULT_URL, $APP_ID is GRAPH_CLIENT_ID, $GROUP and $APP are the function app's.\n")
 	}
-	fmt.Fprintf(p.w, "\n%d checks: %d failed, %d warnings, %d not tried. Nothing was changed.\n", len(r.Findings), r.Failed, r.Warnings, r.NotTried)
+	fmt.Fprintf(p.w, "\n%d checks: %d failed, %d with a warning, %d not tried. Nothing was changed.\n", len(r.Findings), r.Failed, r.Warnings, r.NotTried)
 }

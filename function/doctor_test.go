@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/lambdahost"
 )
 
 // sickness is a fault that is planted in a deployment which is well, and what the doctor says of it.
@@ -172,7 +174,7 @@ func sicknesses() map[string]sickness {
 		"another refusal of Entra":  {fail(azuresim.StepToken, entraSays("invalid_client", 7000218)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"Entra ID refuses the credential of the app (400 AADSTS7000218)"}, "az ad app credential list"},
 		"Entra is down":             {fail(azuresim.StepToken, azuresim.Status(503)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"Entra ID is not well (503"}, "azure.status.microsoft"},
 		"a token that breaks off":   {fail(azuresim.StepToken, azuresim.Truncated()), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"no answer of its"}, "proxy"},
-		"the permission is missing": {func(c *azuresim.Cloud) { c.SetGraphRoles() }, nil, []string{"failed graph_role", "not_tried graph_devices"}, []string{"DeviceManagementServiceConfig.ReadWrite.All is missing", "because the app has not the permission for it"}, "=Role"},
+		"the permission is missing": {func(c *azuresim.Cloud) { c.SetGraphRoles() }, nil, []string{"failed graph_role", "not_tried graph_devices"}, []string{"DeviceManagementServiceConfig.ReadWrite.All is missing", "because the app does not have the permission for it"}, "=Role"},
 		"another permission alone":  {func(c *azuresim.Cloud) { c.SetGraphRoles("DeviceManagementServiceConfig.Read.All") }, nil, []string{"failed graph_role", "warning graph_other_roles", "not_tried graph_devices"}, []string{"is missing", "more than it must: DeviceManagementServiceConfig.Read.All"}, "admin-consent"},
 		"too many permissions": {func(c *azuresim.Cloud) {
 			c.SetGraphRoles("Mail.Read", azuresim.GraphRole, "Directory.ReadWrite.All", "a\x1b[2J")
@@ -484,4 +486,85 @@ func TestDoctorColours(t *testing.T) {
 	if got, want := out.String(), "\x1b[32mok       \x1b[0m  try: found\n\x1b[33mwarning  \x1b[0m  try: found\n\x1b[31mfailed   \x1b[0m  try: found\n\x1b[2mnot tried\x1b[0m  try: found\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// Whoever may invoke the function on Lambda can have it examine itself where it is. It is a success also where something is
+// wrong, and takes nothing beside it.
+func TestLambdaDoctor(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnLambda(t, c, lambdahost.Options{})
+	c.SetGraphRoles("Mail.Read") // before there is a token
+	for event, want := range map[string]string{
+		`{"command":"doctor"}`:                 "",
+		`{"command":"doctor","dryRun":true}`:   "the command doctor takes nothing beside it",
+		`{"Command":"doctor"}`:                 "the command doctor takes nothing beside it",
+		`{"command":"doctor","Records":[]}`:    "the event is of no kind that is served",
+		`{"command":["doctor"]}`:               "",
+		`{"command":"doctor ","dryRun":false}`: "",
+	} {
+		answer, failure, id := invoke(t, d, c, event)
+		if failure != want {
+			t.Errorf("%s: %q, want %q", event, failure, want)
+		}
+		if event != `{"command":"doctor"}` {
+			if strings.Contains(answer, "findings") {
+				t.Errorf("%s: %s", event, answer)
+			}
+			continue
+		}
+		var r report
+		if err := json.Unmarshal([]byte(answer), &r); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := notWell(r), []string{"failed graph_role", "warning graph_other_roles", "not_tried graph_devices"}; r.OK || !slices.Equal(got, want) {
+			t.Errorf("found %q, want %q", got, want)
+		}
+		check(t, event, records(t, d, "doctor", 1)[0], map[string]string{"level": "INFO", "invocation_id": id, "failed": "1", "warnings": "1", "not_tried": "1"})
+	}
+}
+
+// inExample is the deployment whose report docs/operations.md shows.
+func inExample(c *azuresim.Cloud) func(string) string {
+	expiring(9*24*time.Hour + time.Hour)(c)
+	c.SetGraphRoles("Directory.Read.All")
+	return healthy(c, "WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-b", "SWEEP_GROUP_TAG", "MTR-Oslo")
+}
+
+// The page shows a real report, and has every word and member that a program may look at.
+func TestDoctorPage(t *testing.T) {
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ := strings.Cut(string(text), "\n## Doctor\n")
+	page, _, _ = strings.Cut(page, "\n## ")
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud()
+		r, printed := diagnosed(t, c, inExample(c))
+		printed = regexp.MustCompile(`version [0-9a-f]{8}`).ReplaceAllString(printed, "version 5f0c9a1e")
+		if !strings.Contains(page, "\n```\n"+printed+"```\n") {
+			t.Errorf("the page does not show this report:\n%s", printed)
+		}
+		words := []string{
+			checkSettings, checkVault, checkIdentity, checkSecret, checkCertificate, checkWebhookKey, checkAPIKey, checkToken, checkRole,
+			checkOtherRoles, checkDevices, checkClock, checkCallers, checkPolicy, checkSweep, checkSigningKeys,
+		}
+		for _, m := range []mark{markOK, markWarning, markFailed, markNotTried} {
+			words = append(words, string(m))
+		}
+		r.Findings[0].Error, r.Findings[0].Subject, r.Findings[0].Mend = &fault{Status: 1, Code: "x", RequestID: "x"}, "x", []string{"x"}
+		encoded, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(string(encoded), -1) {
+			words = append(words, m[1])
+		}
+		for _, word := range words {
+			if !strings.Contains(page, "`"+word+"`") {
+				t.Errorf("the page says nothing of `%s`", word)
+			}
+		}
+	})
 }

@@ -95,7 +95,7 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 		run:      d.askEntra,
 	}
 	roles := &probe{
-		needs: []*probe{token}, otherwise: "the app has not the permission for it",
+		needs: []*probe{token}, otherwise: "the app does not have the permission for it",
 		findings: []finding{{Check: checkRole, Tried: "look for the permission in the token"}, {Check: checkOtherRoles, Tried: "look for other permissions in the token"}},
 		run:      d.lookAtRoles,
 	}

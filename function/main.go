@@ -103,7 +103,8 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if c.vaultCredential == managedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
 		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
 	}
-	h, err := wire(c, upstream.NewClient(), log)
+	transport := upstream.NewClient()
+	h, err := wire(c, transport, log)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,10 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	case hostAzure:
 		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), h, c.timeout, log)
 	case hostLambda:
-		return serveLambda(ctx, h, log)
+		examine := func(ctx context.Context) (report, error) {
+			return diagnose(ctx, getenv, host, transport, func(finding) {})
+		}
+		return serveLambda(ctx, h, examine, log)
 	}
 	return serveLocal(ctx, *listen, h, c.timeout, log)
 }
