@@ -10,8 +10,8 @@ FUZZTIME ?= 1m
 GO      := go
 LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 # Static, without paths of the machine, and the same bytes wherever it is built. norpc leaves out a protocol that Lambda's
-# provided runtimes do not speak.
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags lambda.norpc -ldflags '$(LDFLAGS)'
+# provided runtimes do not speak, noaws what has no use outside of AWS.
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -tags lambda.norpc
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
 # These two do not build beside the other tools.
 ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint/go.mod actionlint
@@ -36,7 +36,7 @@ build: ## build bin/unassign for this machine
 
 .PHONY: test
 test: ## run all tests, with the race detector
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 30m ./...
 
 .PHONY: check
 check: lint templates workflows power-automate servicenow reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
@@ -46,6 +46,7 @@ lint: ## format, vet and lint
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 	$(TOOL) golangci-lint run ./...
+	$(GO) vet -tags noaws ./function
 
 .PHONY: fmt
 fmt: ## format the code
@@ -93,9 +94,18 @@ integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' program
 hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
 	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
 
+# checkov and cfn-lint do not agree on what they need.
+CHECKOV := .tools/checkov/bin/python
+$(CHECKOV): infra/azure/requirements.txt
+	python3 -m venv .tools/checkov
+	$(CHECKOV) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
 .PHONY: templates
-templates: $(PYTHON) ## lint template.yaml, as it is and as SAM expands it (needs python3 with venv)
+templates: $(PYTHON) $(CHECKOV) ## lint the templates of both clouds and the scripts, template.yaml also as SAM expands it (needs python3 with venv)
 	$(PYTHON) infra/aws/lint.py template.yaml
+	$(CHECKOV) infra/azure/lint.py infra/azure/*.bicep template.yaml
+	.tools/checkov/bin/shellcheck infra/azure/grant.sh .ci/run
 
 .PHONY: reproducible
 reproducible: ## build the packages twice, compare them bit for bit, and look at the size
@@ -146,7 +156,7 @@ WITH ?=
 
 .PHONY: package-azure
 package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH='sweep queue' for these)
-	@GOOS=linux GOARCH=amd64 $(BUILD) -o dist/azure/worker ./function
+	@GOOS=linux GOARCH=amd64 $(BUILD),noaws -o dist/azure/worker ./function
 	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker infra/azure/functions $(addprefix infra/azure/,$(WITH))
 
 .PHONY: package-lambda

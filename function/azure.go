@@ -142,7 +142,8 @@ func readInvocation(r *http.Request) (handler.Event, error) {
 	if in.Data.Message == nil || string(in.Data.Message) == "null" {
 		return handler.Event{}, errors.New("the invocation has no message")
 	}
-	return handler.Event{Source: handler.SourceStorageQueue, Command: message(in.Data.Message), Context: messageWords(in.Metadata)}, nil
+	words := messageWords(in.Metadata)
+	return handler.Event{Source: handler.SourceStorageQueue, ID: words["messageId"], Command: message(in.Data.Message), Context: words}, nil
 }
 
 // message returns the text of a queue's message. The host writes a text as JSON, and that again as a string of JSON; one that

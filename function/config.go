@@ -19,15 +19,17 @@ import (
 
 // config is what the settings say. README has the table of them; a test holds it to loadConfig.
 type config struct {
-	vaultURL        string
-	vaultCredential string // managedIdentity, clientSecret or azureCLI
-	azureTenantID   string // of the vault identity, for clientSecret
+	vaultURL        string // "" where nothing is kept in one
+	vaultCredential string // managedIdentity, awsFederation, clientSecret or azureCLI
+	azureTenantID   string // of the vault identity, for awsFederation and clientSecret
 	azureClientID   string // likewise; for managedIdentity the user-assigned identity, "" being the system-assigned
 	azureSecret     string
+	role            awsRole // for awsFederation
 
+	graphDirect     bool   // the identity itself signs in to Graph, or the app that trusts it
 	tenantID        string // where the app is that may call Graph
-	clientID        string
-	secretName      string // exactly one of these two is set
+	clientID        string // "" where a managed identity is that app
+	secretName      string // exactly one of these two is set, unless graphDirect
 	certificateName string
 
 	cloud azureCloud
@@ -53,13 +55,6 @@ type config struct {
 	logLevel slog.Level
 }
 
-// The values of VAULT_CREDENTIAL.
-const (
-	managedIdentity = "managed-identity"
-	clientSecret    = "client-secret"
-	azureCLI        = "azure-cli"
-)
-
 // azureCloud is where a cloud's services are
 // (https://learn.microsoft.com/graph/deployments; the authorities are azcore's). What tokens are issued by is not documented
 // in one place: version 2 is by what the cloud's discovery document says, in China another host than the authority (MSAL has it
@@ -70,6 +65,7 @@ type azureCloud struct {
 	issuerV2    string
 	graph       string
 	vaultSuffix string // of the vault's host name; "" where any host may be one
+	exchange    string // the audience of tokens that stand for a credential; of other clouds than the public one not documented in one place
 	custom      bool
 }
 
@@ -77,16 +73,16 @@ func clouds() map[string]azureCloud {
 	const sts, stsChina = "https://sts.windows.net/", "https://sts.chinacloudapi.cn/"
 	public, government, china := cloud.AzurePublic.ActiveDirectoryAuthorityHost, cloud.AzureGovernment.ActiveDirectoryAuthorityHost, cloud.AzureChina.ActiveDirectoryAuthorityHost
 	return map[string]azureCloud{
-		"public":    {authority: public, issuerV1: sts, issuerV2: public, graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net"},
-		"usgov":     {authority: government, issuerV1: sts, issuerV2: government, graph: "https://graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
-		"usgov-dod": {authority: government, issuerV1: sts, issuerV2: government, graph: "https://dod-graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net"},
-		"china":     {authority: china, issuerV1: stsChina, issuerV2: "https://login.partner.microsoftonline.cn/", graph: "https://microsoftgraph.chinacloudapi.cn", vaultSuffix: ".vault.azure.cn"},
+		"public":    {authority: public, issuerV1: sts, issuerV2: public, graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net", exchange: "api://AzureADTokenExchange"},
+		"usgov":     {authority: government, issuerV1: sts, issuerV2: government, graph: "https://graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net", exchange: "api://AzureADTokenExchangeUSGov"},
+		"usgov-dod": {authority: government, issuerV1: sts, issuerV2: government, graph: "https://dod-graph.microsoft.us", vaultSuffix: ".vault.usgovcloudapi.net", exchange: "api://AzureADTokenExchangeUSGov"},
+		"china":     {authority: china, issuerV1: stsChina, issuerV2: "https://login.partner.microsoftonline.cn/", graph: "https://microsoftgraph.chinacloudapi.cn", vaultSuffix: ".vault.azure.cn", exchange: "api://AzureADTokenExchangeChina"},
 	}
 }
 
 // ours are the settings of which one is enough to say that a deployment is meant, not the simulation.
 var ours = []string{ //nolint:gochecknoglobals // a list that nothing writes to
-	"KEY_VAULT_URL", "VAULT_CREDENTIAL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "GRAPH_CERTIFICATE_NAME",
+	"KEY_VAULT_URL", "VAULT_CREDENTIAL", "GRAPH_CREDENTIAL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "GRAPH_CERTIFICATE_NAME",
 	"WEBHOOK_SECRET_NAMES", "API_KEY_SECRET_NAMES", "ENTRA_AUDIENCE", "AUTH",
 }
 
@@ -110,7 +106,7 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	c.cloud = clouds()[kind]
 	authority, endpoint := getenv("AZURE_AUTHORITY_HOST"), getenv("GRAPH_ENDPOINT")
 	if kind == "custom" {
-		c.cloud = azureCloud{custom: true}
+		c.cloud = azureCloud{custom: true, exchange: clouds()["public"].exchange}
 		c.cloud.authority = s.https("AZURE_AUTHORITY_HOST", authority)
 		c.cloud.graph = s.https("GRAPH_ENDPOINT", endpoint)
 		c.cloud.issuerV1, c.cloud.issuerV2 = clouds()["public"].issuerV1, c.cloud.authority+"/"
@@ -122,41 +118,9 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 		}
 	}
 
-	c.vaultURL = s.https("KEY_VAULT_URL", getenv("KEY_VAULT_URL"))
-	if c.vaultURL != "" && !strings.HasSuffix(strings.TrimSuffix(c.vaultURL, "/"), c.cloud.vaultSuffix) {
-		s.wrong("KEY_VAULT_URL must end in %s in AZURE_CLOUD=%s", c.cloud.vaultSuffix, kind)
-	}
-	standard := managedIdentity
-	if host == hostLambda { // which has no managed identity
-		standard = ""
-	}
-	c.vaultCredential = s.oneOf("VAULT_CREDENTIAL", standard, managedIdentity, clientSecret, azureCLI)
-	c.azureClientID = getenv("AZURE_CLIENT_ID")
-	switch c.vaultCredential {
-	case managedIdentity:
-		if c.azureClientID != "" {
-			s.guid("AZURE_CLIENT_ID")
-		}
-	case clientSecret:
-		c.azureTenantID = s.guid("AZURE_TENANT_ID")
-		c.azureClientID = s.guid("AZURE_CLIENT_ID")
-		if c.azureSecret = getenv("AZURE_CLIENT_SECRET"); c.azureSecret == "" {
-			s.wrong("AZURE_CLIENT_SECRET is not set, which VAULT_CREDENTIAL=client-secret needs")
-		}
-	}
-
-	c.tenantID = s.guid("GRAPH_TENANT_ID")
-	c.clientID = s.guid("GRAPH_CLIENT_ID")
-	c.secretName, c.certificateName = s.secretName("GRAPH_SECRET_NAME"), s.secretName("GRAPH_CERTIFICATE_NAME")
-	switch {
-	case c.secretName == "" && c.certificateName == "":
-		s.wrong("GRAPH_SECRET_NAME or GRAPH_CERTIFICATE_NAME is not set")
-	case c.secretName != "" && c.certificateName != "":
-		s.wrong("GRAPH_SECRET_NAME and GRAPH_CERTIFICATE_NAME are both set: set one")
-	}
-
 	c.webhookSecretNames = s.secretNames("WEBHOOK_SECRET_NAMES")
 	c.apiKeySecretNames = s.secretNames("API_KEY_SECRET_NAMES")
+	s.identities(&c, kind, host)
 	s.entra(&c)
 	c.platformAuth = s.oneOf("AUTH", "verify", "verify", "platform") == "platform"
 	verifiers := getenv("WEBHOOK_SECRET_NAMES") != "" || getenv("API_KEY_SECRET_NAMES") != "" || getenv("ENTRA_AUDIENCE") != ""

@@ -40,6 +40,7 @@ func TestLoadConfig(t *testing.T) {
 		cloud: azureCloud{
 			authority: "https://login.microsoftonline.com/", issuerV1: "https://sts.windows.net/", issuerV2: "https://login.microsoftonline.com/",
 			graph: "https://graph.microsoft.com", vaultSuffix: ".vault.azure.net",
+			exchange: "api://AzureADTokenExchange",
 		},
 		webhookSecretNames: []string{"webhook-servicenow"},
 		entraTenants:       []string{tenantID}, entraRole: "Device.Unassign", entraScope: "user_impersonation",
@@ -58,7 +59,7 @@ func TestLoadConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	custom := azureCloud{
-		authority: "https://login.example", issuerV1: "https://sts.windows.net/", issuerV2: "https://login.example/", graph: "https://graph.example", custom: true,
+		authority: "https://login.example", issuerV1: "https://sts.windows.net/", issuerV2: "https://login.example/", graph: "https://graph.example", exchange: "api://AzureADTokenExchange", custom: true,
 	}
 	if c.cloud != custom || c.vaultURL != "https://127.0.0.1:8443" ||
 		c.azureTenantID != tenantID || c.certificateName != "graph-certificate" || !slices.Equal(c.apiKeySecretNames, []string{"a", "b"}) ||
@@ -90,8 +91,9 @@ func TestLoadConfigNamesEveryFault(t *testing.T) {
 		want   []string // what the lines of the error begin with
 	}{
 		"nothing is set": {func(string) string { return "" }, hostLambda, []string{
+			"AWS_REGION, AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is not set",
 			"GRAPH_CLIENT_ID is not set", "GRAPH_SECRET_NAME or GRAPH_CERTIFICATE_NAME is not set", "GRAPH_TENANT_ID is not set", "KEY_VAULT_URL is not set",
-			"VAULT_CREDENTIAL is not set", "WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set",
+			"WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set",
 		}},
 		"no verifier":                  {complete("WEBHOOK_SECRET_NAMES", ""), hostAzure, []string{"WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set"}},
 		"platform beside tokens":       {complete("AUTH", "platform", "WEBHOOK_SECRET_NAMES", "", "ENTRA_AUDIENCE", clientID), hostAzure, []string{"AUTH=platform accepts every request"}},
@@ -123,6 +125,11 @@ func TestLoadConfigNamesEveryFault(t *testing.T) {
 		"tags that are none":           {complete("ALLOWED_GROUP_TAGS", " , ", "SWEEP_GROUP_TAG", "MTR-*"), hostAzure, []string{"ALLOWED_GROUP_TAGS has no group tag", "SWEEP_GROUP_TAG must be one"}},
 		"any tag":                      {complete("ALLOWED_GROUP_TAGS", "*"), hostAzure, []string{"ALLOWED_GROUP_TAGS must be group tags"}},
 		"a star inside":                {complete("ALLOWED_GROUP_TAGS", "MTR*Oslo"), hostAzure, []string{"ALLOWED_GROUP_TAGS must be group tags"}},
+		"a role without its settings":  {complete("VAULT_CREDENTIAL", "aws-federation", "AWS_ENDPOINT_URL_STS", "https://sts.example"), hostLambda, []string{"AWS_ENDPOINT_URL_STS is only for", "AWS_REGION, AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is not set", "AZURE_CLIENT_ID is not set", "AZURE_TENANT_ID is not set"}},
+		"STS by plain http":            {complete("AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.example", "GRAPH_ENDPOINT", "https://graph.example", "VAULT_CREDENTIAL", "aws-federation", "AWS_ENDPOINT_URL_STS", "http://sts.example", "AWS_REGION", "eu-west-1", "AWS_ACCESS_KEY_ID", "x", "AWS_SECRET_ACCESS_KEY", "y", "AZURE_TENANT_ID", tenantID, "AZURE_CLIENT_ID", clientID), hostLambda, []string{"AWS_ENDPOINT_URL_STS must be https://"}},
+		"a secret beside no secret":    {complete("GRAPH_CREDENTIAL", "identity"), hostAzure, []string{"GRAPH_CREDENTIAL=identity needs no secret"}},
+		"no secret of a secret":        {complete("GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "VAULT_CREDENTIAL", "azure-cli"), hostLocal, []string{"GRAPH_CREDENTIAL=identity is only for"}},
+		"keys without a vault":         {complete("GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", ""), hostAzure, []string{"KEY_VAULT_URL is not set"}},
 		"a sweep outside the policy":   {complete("ALLOWED_GROUP_TAGS", "Kiosk", "SWEEP_GROUP_TAG", "MTR-Oslo"), hostAzure, []string{"SWEEP_GROUP_TAG is not one of ALLOWED_GROUP_TAGS"}},
 		"a sweep of nothing":           {complete("SWEEP_APPLY", "true"), hostAzure, []string{"SWEEP_APPLY is true and SWEEP_GROUP_TAG is not set"}},
 		"a word for true":              {complete("SWEEP_GROUP_TAG", "Kiosk", "SWEEP_APPLY", "yes"), hostAzure, []string{"SWEEP_APPLY must be one of"}},
@@ -159,11 +166,14 @@ func TestReadmeHasEverySetting(t *testing.T) {
 		documented[m[1]] = true
 	}
 	read := map[string]bool{}
-	for _, credential := range []string{managedIdentity, clientSecret} {
+	for _, credential := range []string{managedIdentity, awsFederation, clientSecret} {
 		_, _ = loadConfig(func(name string) string {
 			read[name] = true
 			return map[string]string{"VAULT_CREDENTIAL": credential}[name]
 		}, hostAzure)
+	}
+	for _, lambdas := range []string{"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} { // which nobody sets by hand
+		delete(read, lambdas)
 	}
 	if !maps.Equal(documented, read) {
 		t.Errorf("README has %v\nloadConfig reads %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(read)))

@@ -168,7 +168,7 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 		deadline, limited := ctx.Deadline()
 		back := throttled || limited && time.Until(deadline) < leastForMessage
 		if !back {
-			_, err := l.run(ctx, handler.Event{Source: handler.SourceSQS, Command: []byte(m.Body), Context: map[string]string{
+			_, err := l.run(ctx, handler.Event{Source: handler.SourceSQS, ID: m.MessageId, Command: []byte(m.Body), Context: map[string]string{
 				"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"],
 			}})
 			failed, ok := errors.AsType[*handler.EventError](err)

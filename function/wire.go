@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 
@@ -40,7 +39,7 @@ func newLog(w io.Writer, level slog.Level) *slog.Logger {
 // connections are what speaks to the cloud.
 type connections struct {
 	identity   azcore.TokenCredential // that reads the vault
-	store      *vault.Vault
+	store      *vault.Vault           // nil where nothing is kept in one
 	credential azcore.TokenCredential // of the app that may call Graph
 	client     *graph.Client
 }
@@ -48,17 +47,19 @@ type connections struct {
 // connect makes what speaks to the cloud as c says, with transport between. It makes no request.
 func connect(c config, transport policy.Transporter, log *slog.Logger) (connections, error) {
 	options := vaultOptions(c, transport, log)
-	identity, err := vaultIdentity(c, options)
+	identity, err := vaultIdentity(c, transport, options)
 	if err != nil {
 		return connections{}, err
 	}
-	store, err := vault.New(c.vaultURL, identity, options)
+	var store *vault.Vault
+	if c.vaultURL != "" {
+		if store, err = vault.New(c.vaultURL, identity, options); err != nil {
+			return connections{}, err
+		}
+	}
+	credential, err := graphCredential(c, store, identity, transport, options)
 	if err != nil {
 		return connections{}, err
-	}
-	var credential azcore.TokenCredential = store.AppSecret(c.tenantID, c.clientID, c.secretName)
-	if c.certificateName != "" {
-		credential = store.AppCertificate(c.tenantID, c.clientID, c.certificateName)
 	}
 	client, err := graph.New(c.cloud.graph, credential, graph.Options{
 		ClientOptions: azcore.ClientOptions{Transport: transport},
@@ -93,20 +94,9 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
 		Timeout:  c.timeout,
+		Window:   2 * c.tolerance,
 		Version:  version,
 	}), nil
-}
-
-func vaultIdentity(c config, o vault.Options) (azcore.TokenCredential, error) {
-	switch c.vaultCredential {
-	case managedIdentity:
-		return vault.ManagedIdentity(c.azureClientID, o)
-	case clientSecret:
-		return vault.ClientSecret(c.azureTenantID, c.azureClientID, c.azureSecret, o)
-	case azureCLI:
-		return vault.AzureCLI(o)
-	}
-	return nil, fmt.Errorf("no vault credential %q", c.vaultCredential)
 }
 
 func verifier(c config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) caller.Verifier {

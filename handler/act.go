@@ -20,6 +20,8 @@ type device struct {
 	known  graph.Device // as it was read, or its id alone
 	read   bool
 	result graph.Result // of the action; zero if Graph was not asked for it
+	// replayOf is the id of the request in which it has ended for good, "" if that is this one.
+	replayOf string
 
 	code         Code   // of a success
 	verification string // cleared, pending or unknown; "" if nobody asked
@@ -59,6 +61,9 @@ func (h *Handler) act(ctx context.Context, rec *record) {
 func (h *Handler) decide(ctx context.Context, devices []*device, dryRun bool) {
 	var reading []*device
 	for _, d := range devices {
+		if d.replayOf != "" {
+			continue
+		}
 		if dryRun || d.serial != "" || d.expected != (graph.Account{}) || len(h.Policy.GroupTags) > 0 {
 			reading = append(reading, d)
 		}
@@ -139,7 +144,7 @@ func (h *Handler) unassignAll(ctx context.Context, devices []*device) {
 func (h *Handler) verifyAll(ctx context.Context, devices []*device) {
 	var acted []*device
 	for _, d := range devices {
-		if d.err == nil {
+		if d.err == nil && d.replayOf == "" {
 			acted = append(acted, d)
 		}
 	}
@@ -218,8 +223,12 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 		add("group_tag", visible(d.known.GroupTag))
 	}
 	add("delivery_id", rec.delivery)
-	if rec.replayOf != "" {
-		attrs = append(attrs, slog.Bool("replayed", true), slog.String("replay_of", rec.replayOf))
+	replayOf := rec.replayOf
+	if d != nil {
+		replayOf = cmp.Or(d.replayOf, replayOf)
+	}
+	if replayOf != "" {
+		attrs = append(attrs, slog.Bool("replayed", true), slog.String("replay_of", replayOf))
 	}
 	add("reference", rec.request.reference)
 	if len(rec.request.context) > 0 {

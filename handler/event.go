@@ -21,6 +21,7 @@ type Event struct {
 	Source  Source
 	Command []byte            // what is to be done, as JSON
 	Due     time.Time         // when it was to happen; zero if the host does not say
+	ID      string            // of a message of a queue, which may come twice; may be empty
 	Context map[string]string // words of the host's for the log; may be nil
 }
 
@@ -97,7 +98,15 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	rec.request.several = true // each has its own status, and there is no other
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()
-	h.act(ctx, rec)
+	rec.delivery = e.ID
+	err = h.once(ctx, rec, e.Command, func(ctx context.Context, rec *record) error {
+		h.act(ctx, rec)
+		return nil
+	})
+	if err != nil {
+		rec.err = err
+		return nil, h.refuse(ctx, rec, outcome(err))
+	}
 	h.audit(ctx, rec)
 	return ended(rec.devices)
 }

@@ -217,3 +217,36 @@ func TestDocsHaveEveryEventCode(t *testing.T) {
 		}
 	}
 }
+
+// A queue delivers a message more than once. What of it has ended for good is not done again: the device may have a new account.
+func TestEventComesAgain(t *testing.T) {
+	const unknown = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
+	var acted []string
+	var log bytes.Buffer
+	h := New(Options{
+		Devices: devicesFunc(func(ids []graph.DeviceID) []graph.Result {
+			results := done204(ids)
+			for i, id := range ids {
+				acted = append(acted, id.String())
+				if id.String() == unknown && len(acted) < 3 {
+					results[i].Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Unavailable}
+				}
+			}
+			return results
+		}),
+		Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second,
+	})
+	e := Event{Source: SourceSQS, ID: "m-1", Command: []byte(`{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"` + unknown + `"}]}`)}
+	for i, failed := range []bool{true, false, false} {
+		if _, err := h.Run(t.Context(), e); (err != nil) != failed {
+			t.Errorf("delivery %d: %v", i+1, err)
+		}
+	}
+	if want := []string{someDevice, unknown, unknown}; !slices.Equal(acted, want) {
+		t.Errorf("%q were acted on, want %q:\n%s", acted, want, &log)
+	}
+	e.ID = "m-2" // another message that says the same
+	if _, err := h.Run(t.Context(), e); err != nil || len(acted) != 5 {
+		t.Errorf("%v, after %q", err, acted)
+	}
+}

@@ -47,7 +47,7 @@ type Devices interface {
 
 var _ Devices = (*graph.Client)(nil)
 
-// Options are what New needs. Nothing but Policy, Sweep and Version may be zero.
+// Options are what New needs. Nothing but Policy, Sweep, Window and Version may be zero.
 type Options struct {
 	Devices  Devices
 	Verifier caller.Verifier
@@ -55,6 +55,7 @@ type Options struct {
 	Sweep    Sweep
 	Log      *slog.Logger
 	Timeout  time.Duration // the time for one request, from its first byte to the answer
+	Window   time.Duration // for how long a signature can be good: its tolerance, both ways
 	Version  string        // of this program, for health
 }
 
@@ -70,7 +71,7 @@ func New(o Options) *Handler {
 	return &Handler{
 		Options: o,
 		limits:  limits{perMinute: o.Policy.PerMinute, byCaller: map[caller.Caller]*rate.Limiter{}},
-		ledger:  ledger{entries: map[delivery]*entry{}},
+		ledger:  ledger{entries: map[delivery]*entry{}, window: o.Window},
 	}
 }
 
@@ -163,7 +164,7 @@ func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, rec *record) 
 		h.fail(w, r, rec, err)
 		return
 	}
-	if err := h.once(r.Context(), rec, body); err != nil {
+	if err := h.once(r.Context(), rec, body, h.carryOut); err != nil {
 		h.fail(w, r, rec, err)
 		return
 	}

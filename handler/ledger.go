@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"net/http"
@@ -21,11 +22,14 @@ import (
 // ambiguous, changed, in conflict, rejected). Such a delivery is over: one that was refused for the account it found must not
 // succeed when somebody sends it again later. Not kept is what may end otherwise when it is asked again, as it must be: a
 // failure that passes, and one of this function (424), which somebody repairs. What is refused before it reaches a device is
-// not kept either, since it will be refused again.
+// not kept either, since it will be refused again. Of a list each device is kept by itself, and what comes again is carried out
+// for the others.
 //
 // What is kept is what became of each device, not the answer: a repetition is answered in the form that it asks for itself.
 // With the same preferences its body is the same to the byte, the id of the first request included.
 type ledger struct {
+	window time.Duration // for so long a signature can be good; it is not forgotten before
+
 	mu      sync.Mutex
 	entries map[delivery]*entry
 	kept    []*entry // those that have ended, in that order
@@ -56,9 +60,13 @@ type entry struct {
 	body  [sha256.Size]byte // its hash
 	ended chan struct{}     // closed at the end, after which the rest does not change
 
-	devices   []*device // nil if the end is not kept
+	over      bool
+	devices   []*device // what became of each; nil if nothing is kept
+	whole     bool      // all of them have ended for good
 	requestID string    // of the request that was carried out
 	at        time.Time
+
+	before *entry // the attempt before this one, of which some devices have ended for good; nil for none
 }
 
 // deliveryID returns the id of the delivery that who has sent with header h: the one that the signature covers or, for a
@@ -78,10 +86,11 @@ func deliveryID(h http.Header, who caller.Caller) (string, error) {
 	return key, nil
 }
 
-// once carries out rec's request, unless its delivery has been: then rec gets what became of that.
-func (h *Handler) once(ctx context.Context, rec *record, body []byte) error {
-	if rec.delivery == "" {
-		return h.carryOut(ctx, rec)
+// once has rec's request carried out by do, unless its delivery has been: then rec gets what became of that. Of a list that has not
+// ended for good as a whole, do is left with the rest.
+func (h *Handler) once(ctx context.Context, rec *record, body []byte, do func(context.Context, *record) error) error {
+	if rec.delivery == "" || rec.request.dryRun { // which changes nothing, however often it comes
+		return do(ctx, rec)
 	}
 	e, first, err := h.ledger.begin(ctx, delivery{rec.caller.Kind, rec.caller.ID, rec.delivery}, sha256.Sum256(body))
 	if err != nil {
@@ -92,18 +101,39 @@ func (h *Handler) once(ctx context.Context, rec *record, body []byte) error {
 		return nil
 	}
 	e.requestID = rec.requestID
+	e.settle(rec.devices)
 	var became []*device // nothing that is kept, unless the end is reached: a panic must not leave the others waiting
 	defer func() { h.ledger.end(e, became) }()
-	if err := h.carryOut(ctx, rec); err != nil {
+	if err := do(ctx, rec); err != nil {
 		return err
 	}
 	became = rec.devices
 	return nil
 }
 
+// settle puts into devices what has ended for good in the attempt before.
+func (e *entry) settle(devices []*device) {
+	if e.before == nil {
+		return
+	}
+	for i, d := range e.before.devices { // the body is the same, and so are they
+		if d.final() {
+			settled := *d
+			settled.replayOf = cmp.Or(d.replayOf, e.before.requestID)
+			devices[i] = &settled
+		}
+	}
+}
+
 // carryOut does what rec's request asks for, if its caller may ask for so much.
 func (h *Handler) carryOut(ctx context.Context, rec *record) error {
-	if err := h.limits.take(rec.caller, len(rec.devices)); err != nil {
+	left := 0
+	for _, d := range rec.devices {
+		if d.replayOf == "" {
+			left++
+		}
+	}
+	if err := h.limits.take(rec.caller, left); err != nil {
 		return err
 	}
 	h.act(ctx, rec)
@@ -124,7 +154,7 @@ func (l *ledger) begin(ctx context.Context, d delivery, body [sha256.Size]byte) 
 		}
 		select {
 		case <-e.ended:
-			if e.devices != nil {
+			if e.whole {
 				return e, false, nil
 			}
 		case <-ctx.Done():
@@ -137,13 +167,14 @@ func (l *ledger) begin(ctx context.Context, d delivery, body [sha256.Size]byte) 
 func (l *ledger) entry(d delivery, body [sha256.Size]byte) (e *entry, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.kept) > 0 && time.Since(l.kept[0].at) >= remembered {
+	for len(l.kept) > 0 && time.Since(l.kept[0].at) >= max(remembered, l.window) {
 		l.forget()
 	}
-	if e, ok := l.entries[d]; ok {
-		return e, false
+	before, ok := l.entries[d]
+	if ok && (!before.over || before.whole || before.body != body) {
+		return before, false
 	}
-	e = &entry{delivery: d, body: body, ended: make(chan struct{})}
+	e = &entry{delivery: d, body: body, ended: make(chan struct{}), before: before}
 	l.entries[d] = e
 	return e, true
 }
@@ -153,11 +184,21 @@ func (l *ledger) end(e *entry, devices []*device) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(e.ended)
-	if !final(devices) {
+	e.over, e.whole = true, len(devices) > 0
+	some := false
+	for _, d := range devices {
+		e.whole = e.whole && d.final()
+		some = some || d.final()
+	}
+	switch {
+	case some:
+	case e.before != nil: // it did not come so far this time
+		devices, e.requestID, e.whole = e.before.devices, e.before.requestID, false
+	default:
 		delete(l.entries, e.delivery)
 		return
 	}
-	e.devices, e.at = devices, time.Now()
+	e.devices, e.at, e.before = devices, time.Now(), nil
 	l.kept = append(l.kept, e)
 	for l.devices += len(devices); l.devices > maxRemembered; {
 		l.forget()
@@ -170,15 +211,13 @@ func (l *ledger) forget() {
 	l.kept[0] = nil
 	l.kept = l.kept[1:]
 	l.devices -= len(oldest.devices)
-	delete(l.entries, oldest.delivery)
+	if l.entries[oldest.delivery] == oldest { // and not a later attempt
+		delete(l.entries, oldest.delivery)
+	}
 }
 
-// final reports whether devices, if there are any, have all ended in a way in which they would end again.
-func final(devices []*device) bool {
-	for _, d := range devices {
-		if _, status, _ := d.end(); retryable(status) || status == http.StatusFailedDependency {
-			return false
-		}
-	}
-	return len(devices) > 0
+// final reports whether d has ended in a way in which it would end again.
+func (d *device) final() bool {
+	_, status, _ := d.end()
+	return status != 0 && !retryable(status) && status != http.StatusFailedDependency
 }

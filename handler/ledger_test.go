@@ -154,28 +154,97 @@ func TestWhatIsKept(t *testing.T) {
 			d.want(t, "again", d.ask(t, someBody, "Idempotency-Key", "k"), status, code, kept, acts)
 		}
 	}
-	// A list is kept as a whole or not at all: with a device of which something else may come, it is to be carried out again.
-	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
+}
+
+// TestWhatIsKeptOfAList has a list come again of which one device ended well and another did not: only what may end otherwise is
+// tried again, since a device that is done may have a new account by now.
+func TestWhatIsKeptOfAList(t *testing.T) {
+	second := mustDevice(t, "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02")
+	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"` + second.String() + `"}]}`
 	for _, test := range []struct {
 		name   string
 		reason upstream.Reason
 		status int
 		code   Code
-		kept   bool
+		again  []graph.DeviceID
 	}{
-		{"one is not found", upstream.NotFound, 207, "", true},
-		{"one is throttled", upstream.Throttled, 503, devicesFailed, false},
-		{"one is not permitted", upstream.Forbidden, 207, "", false},
+		{"one is not found", upstream.NotFound, 207, "", nil},
+		{"one has another account", upstream.StateChanged, 207, "", nil},
+		{"one is throttled", upstream.Throttled, 503, devicesFailed, []graph.DeviceID{second}},
+		{"one is not permitted", upstream.Forbidden, 207, "", []graph.DeviceID{second}},
 	} {
-		d := newDesk(func(_ int, ids []graph.DeviceID) []graph.Result {
+		var acted [][]graph.DeviceID
+		d := newDesk(func(n int, ids []graph.DeviceID) []graph.Result {
+			acted = append(acted, ids)
 			results := done204(ids)
-			results[1].Err = &upstream.Error{Service: upstream.Graph, Reason: test.reason}
+			for i := range results {
+				if ids[i] == second && n < 3 {
+					results[i].Err = &upstream.Error{Service: upstream.Graph, Reason: test.reason}
+				}
+			}
 			return results
 		}, Policy{})
-		d.want(t, test.name, d.ask(t, list, "Idempotency-Key", "k"), test.status, test.code, false, 1)
-		again := d.ask(t, list, "Idempotency-Key", "k")
-		d.want(t, test.name+", again", again, test.status, test.code, test.kept, map[bool]int{true: 1, false: 2}[test.kept])
+		acts := 1
+		d.want(t, test.name, d.ask(t, list, "Idempotency-Key", "k", "X-Request-Id", "first"), test.status, test.code, false, acts)
+		acts += len(test.again)
+		d.want(t, test.name+", again", d.ask(t, list, "Idempotency-Key", "k", "X-Request-Id", "second"), test.status, test.code, test.again == nil, acts)
+		if last := acted[len(acted)-1]; test.again != nil && !slices.Equal(last, test.again) {
+			t.Errorf("%s: %v was tried again, want %v", test.name, last, test.again)
+		}
+		if test.again == nil {
+			continue
+		}
+		third := d.ask(t, list, "Idempotency-Key", "k", "X-Request-Id", "third", "Prefer", "return=representation")
+		d.want(t, test.name+", a third time", third, 200, "", false, acts+1)
+		if last := acted[len(acted)-1]; !slices.Equal(last, test.again) {
+			t.Errorf("%s: %v was tried a third time, want %v", test.name, last, test.again)
+		}
+		d.want(t, test.name+", a fourth time", d.ask(t, list, "Idempotency-Key", "k", "X-Request-Id", "fourth"), 200, "", true, acts+1)
+		var origins []string // of each record of the first device, and then of the second
+		for line := range strings.Lines(d.log.String()) {
+			var record struct {
+				DeviceID string `json:"device_id"`
+				ReplayOf string `json:"replay_of"`
+			}
+			if err := json.Unmarshal([]byte(line), &record); err != nil {
+				t.Fatal(err)
+			}
+			if record.DeviceID != "" {
+				origins = append(origins, record.ReplayOf)
+			}
+		}
+		if want := []string{"", "", "first", "", "first", "", "first", "third"}; !slices.Equal(origins, want) {
+			t.Errorf("%s: the records replay %q, want %q", test.name, origins, want)
+		}
 	}
+}
+
+// TestListThatDoesNotComeSoFar has a list come again that is refused for its caller's rate: what ended before is not forgotten.
+func TestListThatDoesNotComeSoFar(t *testing.T) {
+	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
+	synctest.Test(t, func(t *testing.T) {
+		var acted []int
+		d := newDesk(func(_ int, ids []graph.DeviceID) []graph.Result {
+			acted = append(acted, len(ids))
+			results := done204(ids)
+			results[len(ids)-1].Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled}
+			return results
+		}, Policy{PerMinute: 1})
+		for range 30 { // more than its caller may ask for at once
+			d.ask(t, list, "Idempotency-Key", "k")
+		}
+		if len(acted) == 30 || acted[0] != 2 || slices.Max(acted[1:]) != 1 {
+			t.Errorf("%v devices were acted on", acted)
+		}
+		time.Sleep(time.Hour) // by then all is forgotten
+		d.ask(t, list, "Idempotency-Key", "k")
+		if acted[len(acted)-1] != 2 {
+			t.Errorf("%v devices were acted on", acted)
+		}
+		if len(d.ledger.entries) != 1 || len(d.ledger.kept) != 1 || d.ledger.devices != 2 {
+			t.Errorf("the ledger has %d entries, %d kept, of %d devices", len(d.ledger.entries), len(d.ledger.kept), d.ledger.devices)
+		}
+	})
 }
 
 // TestTenMinutes has a delivery come again at the end of its time, and the time not begin anew with it.

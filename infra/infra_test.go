@@ -75,8 +75,8 @@ func TestHostJSON(t *testing.T) {
 		t.Errorf("description %+v", handler.Description)
 	case !strings.Contains(read(t, "../Makefile"), " "+handler.Description.DefaultExecutablePath+"=dist/azure/"):
 		t.Errorf("the Makefile does not pack %s", handler.Description.DefaultExecutablePath)
-	case !strings.Contains(host.Logging.ApplicationInsights.SamplingSettings.ExcludedTypes, "Request"):
-		t.Error("requests are sampled")
+	case host.Logging.ApplicationInsights.SamplingSettings.ExcludedTypes != "Request;Exception;Trace":
+		t.Error("requests are sampled, or traces: a line of the log is a trace, and the audit record must not have gaps")
 	}
 }
 
@@ -269,7 +269,7 @@ func loadTemplate(t *testing.T) any {
 	t.Helper()
 	// Functions of the template are left out: !GetAtt Queue.Arn is the text Queue.Arn.
 	var parsed map[string]any
-	if err := yaml.Unmarshal([]byte(regexp.MustCompile(`!(GetAtt|Ref|If|Not|And|Or|Equals|Sub) `).ReplaceAllString(read(t, "../template.yaml"), "")), &parsed); err != nil {
+	if err := yaml.Unmarshal([]byte(regexp.MustCompile(`!(GetAtt|Ref|If|Not|And|Or|Equals|Sub|FindInMap) `).ReplaceAllString(read(t, "../template.yaml"), "")), &parsed); err != nil {
 		t.Fatal(err)
 	}
 	return parsed["Resources"]
@@ -357,6 +357,7 @@ func TestTemplateRole(t *testing.T) {
 		"FunctionLogs.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
 		"Queue.Arn":        {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
 		"Failures.Arn":     {"sqs:SendMessage"},
+		"*":                {"sts:GetWebIdentityToken"},
 	}
 	got := map[string][]any{}
 	for _, policy := range policies {
@@ -366,6 +367,16 @@ func TestTemplateRole(t *testing.T) {
 				t.Errorf("%v", statement)
 			}
 			got[resource] = at(t, statement, "Action").([]any)
+			if resource != "*" {
+				continue
+			}
+			// What the program asks for, and not a second more.
+			condition := at(t, statement, "Condition")
+			sts := read(t, "../function/sts.go")
+			if at(t, condition, "Null", "sts:IdentityTokenAudience") != "false" || at(t, condition, "StringEquals", "sts:SigningAlgorithm") != "RS256" || !strings.Contains(sts, `new("RS256")`) ||
+				!strings.Contains(sts, fmt.Sprintf("assertionLife = %v\n", at(t, condition, "NumericLessThanEquals", "sts:DurationSeconds"))) {
+				t.Errorf("the condition is %v", condition)
+			}
 		}
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -39,6 +39,7 @@ const (
 	StepKeys      Step = "keys"      // Entra's signing keys
 	StepGraph     Step = "graph"     // any request to Graph
 	StepItem      Step = "item"      // a request inside a batch
+	StepSTS       Step = "sts"       // a token of a role of AWS
 )
 
 // Request is a request as it arrived.
@@ -55,6 +56,7 @@ type Cloud struct {
 	TenantID         string
 	ClientID         string // of the app that may call Graph
 	IdentityClientID string // of the managed identity
+	IdentityObjectID string // likewise, by which an app trusts it
 	VaultURL         string
 	Now              func() time.Time // the cloud's clock; set it before the first request
 
@@ -76,6 +78,11 @@ type Cloud struct {
 	unselective    bool   // whether Graph refuses selections of a device's properties
 	authority      string // where tokens of version 2 say they come from
 	oldest, newest int    // numbers of the signing keys that are listed
+
+	identityRoles []string           // application permissions of the managed identity
+	trust         map[string][]Trust // by the client id of the app that trusts
+	role          Role
+	federationOff bool
 }
 
 // GraphRole is the application permission that the action needs, which the app has unless SetGraphRoles says otherwise.
@@ -88,12 +95,14 @@ func New() *Cloud {
 		TenantID:         guid.New().String(),
 		ClientID:         guid.New().String(),
 		IdentityClientID: guid.New().String(),
+		IdentityObjectID: guid.New().String(),
 		VaultURL:         "https://simulated-vault.vault.azure.net",
 		authority:        "https://login.microsoftonline.com",
 		Now:              time.Now,
 		secrets:          map[string][]stored{},
 		accepted:         map[string]bool{},
 		roles:            []string{GraphRole},
+		trust:            map[string][]Trust{},
 		devices:          map[string]Device{},
 		faults:           map[Step][]*planned{},
 		requests:         map[Step][]Request{},
@@ -128,6 +137,9 @@ func serviceOf(host string) (service, bool) {
 		if strings.HasSuffix(host, "."+suffix) {
 			return vaultService, true
 		}
+	}
+	if strings.HasPrefix(host, "sts.") && strings.HasSuffix(host, ".amazonaws.com") {
+		return stsService, true
 	}
 	return service{}, false
 }

@@ -150,10 +150,15 @@ func (c *Cloud) token(form url.Values, endpoint string) answer {
 	if form.Get("grant_type") != "client_credentials" {
 		return c.entraError(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
 	}
-	if form.Get("client_id") != c.ClientID {
-		return c.entraError(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '"+form.Get("client_id")+"' was not found in the directory.")
+	client, trusts := form.Get("client_id"), c.trust[form.Get("client_id")] != nil
+	if client != c.ClientID && !trusts {
+		return c.entraError(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '"+client+"' was not found in the directory.")
 	}
 	switch valid, known := c.accepted[form.Get("client_secret")]; {
+	case trusts && form.Has("client_assertion"):
+		if number, message := c.checkFederated(c.trust[client], form.Get("client_assertion")); number != 0 {
+			return c.entraError(http.StatusUnauthorized, "invalid_client", number, message)
+		}
 	case form.Has("client_assertion"):
 		if err := c.checkAssertion(form.Get("client_assertion"), endpoint); err != nil {
 			return c.entraError(http.StatusUnauthorized, "invalid_client", 700027, "The certificate with identifier used to sign the client assertion is not registered on application. "+err.Error())
@@ -174,7 +179,11 @@ func (c *Cloud) token(form url.Values, endpoint string) answer {
 	if !strings.HasPrefix(resource, "https://") {
 		return c.entraError(http.StatusBadRequest, "invalid_resource", 500011, "The resource principal named "+resource+" was not found in the tenant.")
 	}
-	token := c.issue(Claims{"aud": resource, "appid": c.ClientID, "idtyp": "app", "roles": c.roles, "xms_claims": form.Get("claims")})
+	roles := c.roles
+	if client != c.ClientID {
+		roles = c.identityRoles
+	}
+	token := c.issue(Claims{"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims")})
 	// The token stands first, so that whatever cuts the answer off leaves it in.
 	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(tokenLife.Seconds()), strings.Repeat(".", len(token)))
 	return answer{http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body}
@@ -213,6 +222,42 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 		}
 	}
 	return errors.New("no certificate fits")
+}
+
+// checkFederated verifies an assertion of somebody whom an app trusts. It returns the number and the message of the error that Entra
+// has for one that it refuses, 0 for none.
+func (c *Cloud) checkFederated(trusted []Trust, assertion string) (int, string) {
+	header, claims, signed, signature, err := splitToken(assertion)
+	if err != nil {
+		return 50027, "JWT token is invalid or malformed."
+	}
+	if header["alg"] != "RS256" {
+		return 5002738, "Invalid JWT token. '" + asString(header["alg"]) + "' is not a supported signature algorithm."
+	}
+	named := func(of func(Trust) string, claim string) bool {
+		return slices.ContainsFunc(trusted, func(t Trust) bool { return of(t) == claims[claim] })
+	}
+	const none = "No matching federated identity record found for presented assertion "
+	switch {
+	case !named(func(t Trust) string { return t.Issuer }, "iss"):
+		return 700211, none + "issuer."
+	case !named(func(t Trust) string { return t.Audience }, "aud"):
+		return 700212, none + "audience."
+	case !named(func(t Trust) string { return t.Subject }, "sub"):
+		return 700213, none + "subject."
+	}
+	key := signingKey(c.newest)
+	if claims["iss"] == c.role.Issuer {
+		key = awsKey()
+	}
+	digest := sha256.Sum256(signed)
+	if rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature) != nil {
+		return 50013, "Assertion failed signature validation."
+	}
+	if exp, _ := claims["exp"].(float64); exp < float64(c.Now().Unix()) {
+		return 700024, "Client assertion is not within its valid time range."
+	}
+	return 0, ""
 }
 
 // signing are the keys that simulated tenants sign their tokens with, the first being that of all of them until it is
@@ -324,7 +369,11 @@ func (c *Cloud) issue(claims Claims) string {
 }
 
 func (c *Cloud) sign(claims Claims, header map[string]any) string {
-	key := signingKey(c.newest)
+	return signWith(signingKey(c.newest), claims, header)
+}
+
+// signWith returns a JWT with claims, signed with key. What is in header is in its header, or takes the place of what was.
+func signWith(key *rsa.PrivateKey, claims Claims, header map[string]any) string {
 	head := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}
 	maps.Copy(head, header)
 	signed := encode([]byte(text(head))) + "." + encode([]byte(text(claims)))

@@ -3,6 +3,7 @@ package azuresim
 import (
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 var identityService = service{ //nolint:gochecknoglobals // a table that nothing writes to
@@ -13,6 +14,21 @@ var identityService = service{ //nolint:gochecknoglobals // a table that nothing
 
 // identityHeader is what App Service gives its workers to show to the managed identity endpoint.
 const identityHeader = "simulated-identity-header"
+
+// SetIdentityRoles sets the application permissions of the managed identity in Graph.
+func (c *Cloud) SetIdentityRoles(roles ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.identityRoles = roles
+}
+
+// Issuer returns who issues tokens of version 2 of the tenant, which is how an app names the tenant of a managed identity that it
+// trusts.
+func (c *Cloud) Issuer() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.authority + "/" + c.TenantID + "/v2.0"
+}
 
 // identity answers as the managed identity endpoint of a virtual machine or of App Service.
 func (c *Cloud) identity(r *http.Request, _ []byte) answer {
@@ -25,11 +41,16 @@ func (c *Cloud) identity(r *http.Request, _ []byte) answer {
 	case query.Get("resource") == "":
 		return jsonAnswer(http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "resource is missing"})
 	}
+	resource := query.Get("resource")
+	token := c.issue(Claims{"aud": resource, "appid": c.IdentityClientID, "idtyp": "app", "roles": c.identityRoles})
+	if strings.HasPrefix(resource, "api://AzureADTokenExchange") { // one that an app may trust
+		token = c.sign(c.common().With(Claims{"aud": resource, "iss": c.authority + "/" + c.TenantID + "/v2.0", "sub": c.IdentityObjectID, "ver": "2.0"}), nil)
+	}
 	return jsonAnswer(http.StatusOK, map[string]string{
-		"access_token": c.issue(map[string]any{"aud": query.Get("resource"), "appid": c.IdentityClientID, "idtyp": "app"}),
+		"access_token": token,
 		"expires_on":   fmt.Sprint(c.Now().Add(tokenLife).Unix()),
 		"expires_in":   fmt.Sprint(int(tokenLife.Seconds())),
-		"resource":     query.Get("resource"),
+		"resource":     resource,
 		"token_type":   "Bearer",
 		"client_id":    c.IdentityClientID,
 	})

@@ -25,6 +25,7 @@ import (
 // by the variables IDENTITY_ENDPOINT and IDENTITY_HEADER of App Service, trusting CA (SSL_CERT_FILE).
 type Served struct {
 	AuthorityHost, VaultURL, GraphEndpoint string // https
+	STSEndpoint                            string // https, of AWS
 	IdentityEndpoint, IdentityHeader       string // plain http, as on App Service
 	CA                                     []byte // the certificate of the authority that has signed all others, in PEM
 
@@ -51,6 +52,7 @@ func (c *Cloud) Serve() (*Served, error) {
 		{entraService, &s.AuthorityHost, "https", ""},
 		{vaultService, &s.VaultURL, "https", ""},
 		{graphService, &s.GraphEndpoint, "https", ""},
+		{stsService, &s.STSEndpoint, "https", ""},
 		{identityService, &s.IdentityEndpoint, "http", "/msi/token"},
 	} {
 		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")

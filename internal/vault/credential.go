@@ -14,8 +14,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Credential is the credential of an app whose client secret or certificate is in the vault. It is safe for concurrent
-// use; many who need a token at once cause one request for it.
+// Credential is the credential of an app whose client secret or certificate is in the vault, or that has neither ([Direct]).
+// It is safe for concurrent use; many who need a token at once cause one request for it.
 //
 // The secret is read when the first token is needed, and again after an hour, or when Entra ID refuses it: a new version is
 // then tried within the same call. A token is kept until it nears its end; the call that notices that has it renewed, and
@@ -211,5 +211,10 @@ func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, v
 // signInWith asks Entra ID for a token.
 func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.flight.stage.Store(upstream.Identity)
-	return identity{signed, c.vault.options.share(tokenShare)}.GetToken(ctx, o)
+	inTime, ok := signed.(identity) // one that is used directly has its errors reduced already
+	if !ok {
+		inTime.TokenCredential = signed
+	}
+	inTime.limit = c.vault.options.share(tokenShare)
+	return inTime.GetToken(ctx, o)
 }

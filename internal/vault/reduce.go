@@ -72,6 +72,8 @@ func refined(number int) upstream.Reason {
 	switch number {
 	case 7000222:
 		return upstream.CredentialExpired
+	case 70021, 700211, 700212, 700213: // no federated identity credential has the issuer, audience and subject
+		return upstream.CredentialRejected
 	case 700016, 700011, 70001:
 		return upstream.AppNotFound
 	case 90002, 90038:

@@ -1,0 +1,83 @@
+//go:build !noaws
+
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go"
+
+	"autopilot-unassign/internal/upstream"
+	"autopilot-unassign/internal/vault"
+)
+
+// withAWS is whether this build can speak to AWS.
+const withAWS = true
+
+// assertionLife is for how long a token of the role is good, in seconds. It is used at once; template.yaml allows no longer one.
+const assertionLife = 300
+
+// roleAssertion returns what asks AWS for a token of the function's role, for an audience of Entra ID's: a JWT that names the
+// role's ARN as its subject (https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_outbound.html). Entra ID accepts
+// RS256 alone.
+func roleAssertion(role awsRole, transport upstream.Doer, audience string) vault.Assertion {
+	options := sts.Options{
+		Region:     role.region,
+		HTTPClient: upstream.Capped(transport, 64<<10),
+		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
+			o.MaxAttempts, o.MaxBackoff = 2, 200*time.Millisecond
+		}),
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: role.keyID, SecretAccessKey: role.secret, SessionToken: role.session}, nil
+		}),
+	}
+	if role.endpoint != "" {
+		options.BaseEndpoint = &role.endpoint
+	}
+	client := sts.New(options)
+	return func(ctx context.Context) (string, error) {
+		out, err := client.GetWebIdentityToken(ctx, &sts.GetWebIdentityTokenInput{
+			Audience:         []string{audience},
+			SigningAlgorithm: new("RS256"),
+			DurationSeconds:  new(int32(assertionLife)),
+		})
+		if err != nil {
+			return "", reduceSTS(err)
+		}
+		return aws.ToString(out.WebIdentityToken), nil
+	}
+}
+
+// reduceSTS reduces an error of STS to an *upstream.Error.
+func reduceSTS(err error) *upstream.Error {
+	said, ok := errors.AsType[smithy.APIError](err)
+	if !ok {
+		e := upstream.Transport(upstream.Identity, err)
+		e.MaybeDone = false
+		return e
+	}
+	e := &upstream.Error{Service: upstream.Identity, Code: upstream.PlainCode(said.ErrorCode()), Cause: "AWS STS"}
+	if answered, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+		e.Status, e.RequestID = answered.HTTPStatusCode(), upstream.PlainCode(answered.ServiceRequestID())
+	}
+	switch {
+	case e.Code == "OutboundWebIdentityFederationDisabledException", e.Code == "OutboundWebIdentityFederationDisabled":
+		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: outbound web identity federation is not enabled in the account"
+	case e.Code == "AccessDenied":
+		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: the role may not ask for this token"
+	case e.Code == "Throttling", e.Status == http.StatusTooManyRequests:
+		e.Reason = upstream.Throttled
+	case e.Status >= 500:
+		e.Reason = upstream.Unavailable
+	default:
+		e.Reason = upstream.CredentialRejected
+	}
+	return e
+}

@@ -1,0 +1,166 @@
+package azuresim
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"autopilot-unassign/internal/guid"
+)
+
+var stsService = service{ //nolint:gochecknoglobals // a table that nothing writes to
+	name:   "sts",
+	step:   func(*http.Request) Step { return StepSTS },
+	answer: (*Cloud).sts,
+}
+
+// Role is a role of AWS whose credentials a function has. It may ask STS for tokens that say so.
+type Role struct {
+	ARN                                        string
+	AccessKeyID, SecretAccessKey, SessionToken string
+	Issuer                                     string // of the account: who signs the tokens
+	Region                                     string
+}
+
+// PutRole makes an account of AWS with one role in it, and outbound web identity federation switched on.
+func (c *Cloud) PutRole(arn string) Role {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.role = Role{
+		ARN: arn, AccessKeyID: "ASIASIMULATED", SecretAccessKey: "simulated-" + guid.New().String(), SessionToken: "simulated-" + guid.New().String(),
+		Issuer: "https://" + guid.New().String() + ".tokens.sts.global.api.aws", Region: "eu-west-1",
+	}
+	return c.role
+}
+
+// DisableFederation switches outbound web identity federation of the account off.
+func (c *Cloud) DisableFederation() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.federationOff = true
+}
+
+// Trust is a federated identity credential of an app: whom it trusts. All three must be met to the letter.
+type Trust struct{ Issuer, Subject, Audience string }
+
+// SetTrust makes the app with that client id, which may be that of the managed identity, trust these and no others.
+func (c *Cloud) SetTrust(clientID string, trusted ...Trust) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trust[clientID] = trusted
+}
+
+// awsKey is the key that the simulated STS signs with.
+var awsKey = sync.OnceValue(func() *rsa.PrivateKey { //nolint:gochecknoglobals // made once
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(fmt.Sprintf("azuresim: %v", err)) // only for a size that is none
+	}
+	return key
+})
+
+// stsError is an error as STS words it.
+func stsError(status int, code, message string) answer {
+	type fault struct {
+		Type, Code, Message string
+	}
+	body, err := xml.Marshal(struct {
+		XMLName   xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ ErrorResponse"`
+		Error     fault
+		RequestID string `xml:"RequestId"`
+	}{Error: fault{"Sender", code, message}, RequestID: guid.New().String()})
+	if err != nil {
+		panic(fmt.Sprintf("azuresim: %v", err)) // the values are all of this package
+	}
+	return answer{status, http.Header{"Content-Type": {"text/xml"}}, body}
+}
+
+// sts answers the one action that the program asks for.
+func (c *Cloud) sts(r *http.Request, body []byte) answer {
+	form, err := url.ParseQuery(string(body))
+	if err != nil || r.Method != http.MethodPost || form.Get("Action") != "GetWebIdentityToken" || form.Get("Version") != "2011-06-15" {
+		return stsError(http.StatusBadRequest, "InvalidAction", "The simulated STS issues tokens of roles and does nothing else.")
+	}
+	if !c.signedByRole(r, body) {
+		return stsError(http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided.")
+	}
+	life, err := strconv.Atoi(form.Get("DurationSeconds"))
+	switch {
+	case c.federationOff:
+		return stsError(http.StatusForbidden, "OutboundWebIdentityFederationDisabled", "The outbound web identity federation feature is not enabled for this account.")
+	case form.Get("Audience.member.1") == "" || form.Get("Audience.member.2") != "" || err != nil || life < 60 || life > 3600:
+		return stsError(http.StatusBadRequest, "ValidationError", "One audience, and from 60 to 3600 seconds.")
+	case form.Get("SigningAlgorithm") != "RS256":
+		return stsError(http.StatusBadRequest, "ValidationError", "The simulated STS signs with RS256.")
+	case life > 300: // the policy of the role
+		return stsError(http.StatusForbidden, "AccessDenied", "User is not authorized to perform: sts:GetWebIdentityToken")
+	}
+	now := c.Now()
+	token := signWith(awsKey(), Claims{
+		"iss": c.role.Issuer, "aud": form.Get("Audience.member.1"), "sub": c.role.ARN, "jti": guid.New().String(),
+		"iat": now.Unix(), "exp": now.Add(time.Duration(life) * time.Second).Unix(),
+		"https://sts.amazonaws.com/": map[string]any{"source_region": c.role.Region},
+	}, nil)
+	type result struct{ WebIdentityToken, Expiration string }
+	said, err := xml.Marshal(struct {
+		XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ GetWebIdentityTokenResponse"`
+		Result  result   `xml:"GetWebIdentityTokenResult"`
+	}{Result: result{token, now.Add(time.Duration(life) * time.Second).UTC().Format(time.RFC3339)}})
+	if err != nil {
+		panic(fmt.Sprintf("azuresim: %v", err)) // the values are all of this package
+	}
+	return answer{http.StatusOK, http.Header{"Content-Type": {"text/xml"}}, said}
+}
+
+// signedByRole reports whether a request is signed with the credentials of the role: Signature Version 4
+// (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
+func (c *Cloud) signedByRole(r *http.Request, body []byte) bool {
+	fields := map[string]string{}
+	said, ok := strings.CutPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 ")
+	for field := range strings.SplitSeq(said, ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
+		fields[name] = value
+	}
+	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+	scope := at.Format("20060102") + "/" + c.role.Region + "/sts/aws4_request"
+	if off := c.Now().Sub(at); !ok || err != nil || off > 5*time.Minute || off < -5*time.Minute ||
+		fields["Credential"] != c.role.AccessKeyID+"/"+scope || r.Header.Get("X-Amz-Security-Token") != c.role.SessionToken {
+		return false
+	}
+	var headers strings.Builder
+	names := strings.Split(fields["SignedHeaders"], ";")
+	if !slices.Contains(names, "host") || !slices.Contains(names, "x-amz-security-token") {
+		return false
+	}
+	for _, name := range names {
+		value := r.Header.Get(name)
+		switch name {
+		case "host":
+			value = r.Host
+		case "content-length":
+			value = strconv.FormatInt(r.ContentLength, 10)
+		}
+		fmt.Fprintf(&headers, "%s:%s\n", name, strings.TrimSpace(value))
+	}
+	hash := sha256.Sum256(body)
+	canonical := strings.Join([]string{r.Method, "/", r.URL.RawQuery, headers.String(), fields["SignedHeaders"], hex.EncodeToString(hash[:])}, "\n")
+	hash = sha256.Sum256([]byte(canonical))
+	key := []byte("AWS4" + c.role.SecretAccessKey)
+	for _, part := range append(strings.Split(scope, "/"), "AWS4-HMAC-SHA256\n"+r.Header.Get("X-Amz-Date")+"\n"+scope+"\n"+hex.EncodeToString(hash[:])) {
+		mac := hmac.New(sha256.New, key)
+		_, _ = mac.Write([]byte(part)) // never fails
+		key = mac.Sum(nil)
+	}
+	return hmac.Equal([]byte(hex.EncodeToString(key)), []byte(fields["Signature"]))
+}
