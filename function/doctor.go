@@ -38,7 +38,20 @@ type finding struct {
 	Found   string   `json:"found"`
 	Mend    []string `json:"mend,omitempty"` // sentences and commands, in the order in which they are to be followed
 	Error   *fault   `json:"error,omitempty"`
+
+	asked party // who gives the token that this is about
 }
+
+// party is who gives a token, which the services of an error do not tell apart: all of them are the identity there.
+type party int
+
+const (
+	entra         party = iota // for a secret or a certificate, or for nothing
+	entraTrusting              // for the word of somebody whom an app trusts
+	awsSTS
+	hostIdentity // the managed identity
+	vaultReader  // whoever else reads the vault
+)
 
 // fault is what a service has said of a failure, as far as its support asks for it.
 type fault struct {
@@ -72,7 +85,7 @@ func (f *finding) failWith(err error, renew []string) {
 		f.fail(nil, "an error that nobody foresaw, of type %T", err)
 		return
 	}
-	found, mend := explain(f.Check, f.Subject, failed, renew)
+	found, mend := explain(f, failed, renew)
 	if words := quote(failed); words != "" {
 		found += " (" + words + ")"
 	}
@@ -241,7 +254,8 @@ func doctor(ctx context.Context, args []string, getenv func(string) string, tran
 type printout struct {
 	w        io.Writer
 	coloured bool
-	letters  bool // a command has been printed that has one of the variables in it
+	// A command has been printed that has one of the usual variables in it, or $PRINCIPAL_ID.
+	letters, principal bool
 }
 
 // yellow is a colour beside those of the demo.
@@ -259,13 +273,20 @@ func (p *printout) finding(f finding) {
 	fmt.Fprintf(p.w, "%s  %s: %s\n", word, f.Tried, f.Found)
 	for _, step := range f.Mend {
 		p.letters = p.letters || strings.Contains(step, "$VAULT") || strings.Contains(step, "$APP")
+		p.principal = p.principal || strings.Contains(step, "$PRINCIPAL_ID")
 		fmt.Fprintf(p.w, "%*s> %s\n", markWidth+4, "", step)
 	}
 }
 
 func (p *printout) summary(r report) {
+	if p.letters || p.principal {
+		fmt.Fprintln(p.w)
+	}
 	if p.letters {
-		fmt.Fprint(p.w, "\n$VAULT is the name in KEY_VAULT_URL, $APP_ID is GRAPH_CLIENT_ID, $GROUP and $APP are the function app's.\n")
+		fmt.Fprint(p.w, "$VAULT is the name in KEY_VAULT_URL, $APP_ID is GRAPH_CLIENT_ID, $GROUP and $APP are the function app's.\n")
+	}
+	if p.principal {
+		fmt.Fprint(p.w, "$PRINCIPAL_ID is the object id of the managed identity, as az functionapp identity show has it.\n")
 	}
 	fmt.Fprintf(p.w, "\n%d checks: %d failed, %d with a warning, %d not tried. Nothing was changed.\n", len(r.Findings), r.Failed, r.Warnings, r.NotTried)
 }

@@ -29,8 +29,8 @@ import (
 type sickness struct {
 	plant    func(*azuresim.Cloud)
 	settings []string
-	// want are the findings that are not ok, in order: mark, check and subject. A * at the end of the last one stands for
-	// all that follow being not tried.
+	// want are the findings that are not ok, in order, none where all is well: mark, check and subject. A * at the end of the
+	// last one stands for all that follow being not tried.
 	want []string
 	says []string // of the report
 	mend string   // a part of a step
@@ -295,37 +295,43 @@ func TestDoctorFinds(t *testing.T) {
 					test.plant(c)
 				}
 				r, printed := diagnosed(t, c, healthy(c, test.settings...))
-				got, want := notWell(r), test.want
-				if rest, ok := strings.CutSuffix(want[len(want)-1], "*"); ok {
-					want = append(slices.Clone(want[:len(want)-1]), rest)
-					for _, more := range got[min(len(got), len(want)):] {
-						if !strings.HasPrefix(more, string(markNotTried)) {
-							t.Errorf("%s", more)
-						}
-					}
-					got = got[:min(len(got), len(want))]
-				}
-				if !slices.Equal(got, want) {
-					t.Errorf("found %q\nwant %q\n%s", got, want, printed)
-				}
-				for _, words := range append(test.says, test.mend) {
-					if !strings.Contains(printed, words) {
-						t.Errorf("%q is not in\n%s", words, printed)
-					}
-				}
-				mended := false
-				for _, f := range r.Findings {
-					mended = mended || strings.Contains(strings.Join(f.Mend, "\n"), test.mend)
-					// Of a failure the request's id differs from run to run.
-					if words, _, _ := strings.Cut(f.Found, " request "); !strings.Contains(printed, f.Tried+": "+words) {
-						t.Errorf("%q is not printed:\n%s", words, printed)
-					}
-				}
-				if !mended {
-					t.Errorf("%q mends nothing:\n%s", test.mend, printed)
-				}
+				test.isFound(t, r, printed)
 			})
 		})
+	}
+}
+
+// isFound looks for the sickness in a report.
+func (test sickness) isFound(t *testing.T, r report, printed string) {
+	t.Helper()
+	got, want := notWell(r), test.want
+	if n := len(want); n > 0 && strings.HasSuffix(want[n-1], "*") {
+		want = append(slices.Clone(want[:n-1]), strings.TrimSuffix(want[n-1], "*"))
+		for _, more := range got[min(len(got), len(want)):] {
+			if !strings.HasPrefix(more, string(markNotTried)) {
+				t.Errorf("%s", more)
+			}
+		}
+		got = got[:min(len(got), len(want))]
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q\nwant %q\n%s", got, want, printed)
+	}
+	for _, words := range append(test.says, test.mend) {
+		if !strings.Contains(printed, words) {
+			t.Errorf("%q is not in\n%s", words, printed)
+		}
+	}
+	mended := false
+	for _, f := range r.Findings {
+		mended = mended || strings.Contains(strings.Join(f.Mend, "\n"), test.mend)
+		// Of a failure the request's id differs from run to run.
+		if words, _, _ := strings.Cut(f.Found, " request "); !strings.Contains(printed, f.Tried+": "+words) {
+			t.Errorf("%q is not printed:\n%s", words, printed)
+		}
+	}
+	if !mended {
+		t.Errorf("%q mends nothing:\n%s", test.mend, printed)
 	}
 }
 
@@ -377,6 +383,138 @@ func TestDoctorIsSilent(t *testing.T) {
 	}
 }
 
+// withoutASecret are the settings of a deployment that stores none for Graph. It keeps a vault for the callers' keys.
+var withoutASecret = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", ""}
+
+// keepingNothing are those of one that has no vault either.
+var keepingNothing = append(slices.Clone(withoutASecret), "KEY_VAULT_URL", "", "WEBHOOK_SECRET_NAMES", "", "API_KEY_SECRET_NAMES", "", "ENTRA_AUDIENCE", clientID)
+
+// asItself are those of one whose managed identity has the permission in Graph itself.
+var asItself = append(slices.Clone(keepingNothing), "GRAPH_CLIENT_ID", "")
+
+// onAWS are those of a function with a role.
+func onAWS(c *azuresim.Cloud, role azuresim.Role) []string {
+	return []string{
+		"VAULT_CREDENTIAL", "aws-federation", "AZURE_TENANT_ID", c.TenantID, "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID", role.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY", role.SecretAccessKey, "AWS_SESSION_TOKEN", role.SessionToken,
+	}
+}
+
+// trustingAll has both apps trust the role, and the app that may call Graph the managed identity too, which may call Graph.
+func trustingAll(c *azuresim.Cloud, role azuresim.Role) {
+	c.SetTrust(c.IdentityClientID, trusting(role))
+	c.SetTrust(c.ClientID, trusting(role), trustingIdentity(c))
+	c.SetIdentityRoles(azuresim.GraphRole)
+}
+
+func trustingIdentity(c *azuresim.Cloud) azuresim.Trust {
+	return azuresim.Trust{Issuer: c.Issuer(), Subject: c.IdentityObjectID, Audience: exchange}
+}
+
+// A deployment that signs in without a secret is examined for what it has, and for nothing that it has not.
+func TestDoctorWithoutASecret(t *testing.T) {
+	const itself, byIdentity, byRole = "get a token for Graph by the managed identity itself: it was given one", "by the app that trusts the managed identity: it was given one", "by the app that trusts the function's role: it was given one"
+	const nothingKept = "look whether there is a vault: there is none, and none is needed: KEY_VAULT_URL is not set"
+	noGraph := []string{"not_tried graph_role", "not_tried graph_other_roles", "not_tried graph_devices"}
+	noKeys := []string{"not_tried secret webhook-servicenow", "not_tried webhook_key webhook-servicenow", "not_tried secret api-key-flow", "not_tried api_key api-key-flow"}
+	noToken := append([]string{"not_tried graph_token"}, noGraph...)
+	for name, test := range map[string]struct {
+		aws     bool
+		prepare func(*azuresim.Cloud, azuresim.Role)
+		sickness
+	}{
+		"the identity itself":                {false, nil, sickness{settings: asItself, says: []string{nothingKept, itself, "within a second of Graph, Entra ID"}}},
+		"an app that trusts the identity":    {false, nil, sickness{settings: keepingNothing, says: []string{nothingKept, "which managed identity this is: it was given one", byIdentity}}},
+		"the identity, and a vault":          {false, nil, sickness{settings: withoutASecret, says: []string{"by VAULT_CREDENTIAL=managed-identity: it was given one", byIdentity, "who sends 1 API key"}}},
+		"a role":                             {true, nil, sickness{settings: keepingNothing, says: []string{nothingKept, "which role the function has: it was given one", byRole, "AWS STS"}}},
+		"a role, and a vault":                {true, nil, sickness{settings: withoutASecret, says: []string{"by VAULT_CREDENTIAL=aws-federation: it was given one", byRole}}},
+		"a role, and a secret for Graph":     {true, nil, sickness{says: []string{"by VAULT_CREDENTIAL=aws-federation: it was given one", "get a token for Graph from Entra ID: it was given one"}}},
+		"a setting is missing":               {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "GRAPH_TENANT_ID", ""), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_TENANT_ID is not set"}, mend: "README"}},
+		"somebody who has signed in with az": {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "VAULT_CREDENTIAL", "azure-cli"), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_CREDENTIAL=identity is only for"}, mend: "README"}},
+		"a secret that nobody uses":          {true, nil, sickness{settings: append(slices.Clone(keepingNothing), "AZURE_CLIENT_SECRET", canarySecret), want: []string{"warning settings"}, says: []string{"not used: VAULT_CREDENTIAL is aws-federation"}, mend: "remove AZURE_CLIENT_SECRET"}},
+
+		"the identity lacks the permission": {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetIdentityRoles() }, sickness{settings: asItself, want: []string{"failed graph_role", "not_tried graph_devices"}, says: []string{"is missing: the managed identity was never given it", "because the managed identity does not have the permission", "$PRINCIPAL_ID is the object id"}, mend: "grant.sh --identity $PRINCIPAL_ID --yes"}},
+		"the identity has too many":         {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetIdentityRoles(azuresim.GraphRole, "Mail.Read") }, sickness{settings: asItself, want: []string{"warning graph_other_roles"}, says: []string{"this managed identity can do more than it must: Mail.Read"}, mend: "https://graph.microsoft.com/v1.0/servicePrincipals/$PRINCIPAL_ID/appRoleAssignments/ID_OF_THE_OTHER"}},
+		"Graph refuses the identity": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepGraph, -1, azuresim.GraphError(403, azuresim.Nested, 0))
+		}, sickness{settings: asItself, want: []string{"failed graph_devices"}, says: []string{"Graph does not let the managed identity read"}, mend: "grant.sh --identity"}},
+		"another identity":                          {false, nil, sickness{settings: append(slices.Clone(asItself), "AZURE_CLIENT_ID", clientID), want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the managed identity gets no token: there is no such identity on this host (400 invalid_request"}, mend: "AZURE_CLIENT_ID"}},
+		"a machine without an identity":             {false, unreachable, sickness{settings: asItself, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the managed identity does not take the connection"}, mend: "run the doctor on the host"}},
+		"a machine without an identity, for an app": {false, unreachable, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"the managed identity does not take the connection", "because there is no token that says who this is"}, mend: "run the doctor on the host"}},
+		"the app trusts another identity": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: c.Issuer(), Subject: "another", Audience: exchange})
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts somebody else of this issuer (401 AADSTS700213"}, mend: "grant.sh --app $APP_ID --federate $PRINCIPAL_ID --yes"}},
+		"the app trusts nobody": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_client", 70025))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts nobody (400 AADSTS70025"}, mend: "az ad app federated-credential list --id $APP_ID"}},
+		"the app that trusts lacks the permission": {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetGraphRoles() }, sickness{settings: keepingNothing, want: []string{"failed graph_role", "not_tried graph_devices"}, says: []string{"it was never added to the app"}, mend: "admin-consent --id $APP_ID"}},
+		"the app that trusts is disabled": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("unauthorized_client", 7000112))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app is disabled"}, mend: "enable sign-in"}},
+		"no app that trusts": {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "GRAPH_CLIENT_ID", clientID), want: append([]string{"failed graph_token"}, noGraph...), says: []string{"there is no such app in the tenant (400 AADSTS700016"}, mend: "GRAPH_CLIENT_ID"}},
+
+		"the account's switch is off": {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.DisableFederation() }, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"outbound web identity federation is not enabled in the account (403"}, mend: "aws iam enable-outbound-web-identity-federation"}},
+		"the role may not ask": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepSTS, -1, azuresim.Body(403, "text/xml", `<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary</Message></Error></ErrorResponse>`))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"the role may not ask AWS STS for this token (403 AccessDenied"}, mend: "SayWhoItIs"}},
+		"credentials that are not the role's": {true, nil, sickness{settings: append(slices.Clone(keepingNothing), "AWS_SESSION_TOKEN", "another"), want: append([]string{"failed assertion"}, noToken...), says: []string{"AWS STS does not take the credentials of the role (403 SignatureDoesNotMatch"}, mend: "are set by Lambda"}},
+		"STS is down":                         {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Status(503)) }, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"AWS STS is not well (503"}, mend: "https://health.aws.amazon.com"}},
+		"STS hangs":                           {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Hang()) }, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"AWS STS has not answered in time"}, mend: "AWS_REGION"}},
+		"no role for the vault and for Graph": {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.DisableFederation() }, sickness{settings: withoutASecret, want: slices.Concat([]string{"failed assertion", "not_tried vault_identity"}, noKeys, noToken), says: []string{"because there is no token that says who this is"}, mend: "enable-outbound"}},
+		"another issuer is trusted": {true, func(c *azuresim.Cloud, role azuresim.Role) {
+			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: "https://another.tokens.sts.global.api.aws", Subject: role.ARN, Audience: exchange})
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts another issuer, or does not trust this one yet (401 AADSTS700211"}, mend: "aws iam get-outbound-web-identity-federation-info"}},
+		"another role is trusted": {true, func(c *azuresim.Cloud, role azuresim.Role) {
+			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: role.Issuer, Subject: role.ARN + "-2", Audience: exchange})
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts somebody else of this issuer (401 AADSTS700213"}, mend: "az ad app federated-credential list --id $APP_ID"}},
+		"no match at all": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_request", 70021))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app does not trust who this is, or does not yet (400 AADSTS70021"}, mend: exchange}},
+		"a signature that Entra does not take": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_client", 50013))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"Entra ID does not take the token that says who this is (400 AADSTS50013"}, mend: "docs/aws.md"}},
+		"a token of another time": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_client", 700024))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"is not of this time"}, mend: "the line about the clock"}},
+		"the vault's app trusts another audience": {true, func(c *azuresim.Cloud, role azuresim.Role) {
+			c.SetTrust(c.IdentityClientID, azuresim.Trust{Issuer: role.Issuer, Subject: role.ARN, Audience: "api://another"})
+		}, sickness{settings: withoutASecret, want: append([]string{"failed vault_identity"}, noKeys...), says: []string{"the app trusts tokens for another audience (401 AADSTS700212"}, mend: "federated-credential list --id $AZURE_CLIENT_ID"}},
+		"no app for the vault": {true, nil, sickness{settings: append(slices.Clone(withoutASecret), "AZURE_CLIENT_ID", clientID), want: append([]string{"failed vault_identity"}, noKeys...), says: []string{"there is no such app that reads the vault (400 AADSTS700016"}, mend: "AZURE_TENANT_ID"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCloud()
+				role := c.PutRole(roleARN)
+				trustingAll(c, role)
+				if test.prepare != nil {
+					test.prepare(c, role)
+				}
+				var settings []string
+				if test.aws {
+					settings = onAWS(c, role)
+				}
+				settings = append(settings, test.settings...)
+				r, printed := diagnosed(t, c, healthy(c, settings...))
+				test.isFound(t, r, printed)
+				if found := leaks([]string{role.SecretAccessKey, role.SessionToken, role.Issuer, role.ARN, c.IdentityObjectID}, printed, fmt.Sprintf("%+v", r)); len(found) > 0 {
+					t.Errorf("leaked %q in\n%s", found, printed)
+				}
+				if !slices.Contains(test.settings, "KEY_VAULT_URL") {
+					return
+				}
+				if n := c.Count(azuresim.StepChallenge) + c.Count(azuresim.StepSecret); n > 0 {
+					t.Errorf("a vault was asked %d times, where there is none", n)
+				}
+			})
+		})
+	}
+}
+
+// unreachable is a machine that has no managed identity.
+func unreachable(c *azuresim.Cloud, _ azuresim.Role) {
+	c.Fail(azuresim.StepIdentity, -1, azuresim.Refused())
+}
+
 // However slow everything is, the report comes in time, and says what was not answered.
 func TestDoctorIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -410,6 +548,9 @@ func TestDoctorAsProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	const nobody = "127.0.0.1:1" // where nothing listens
+	role, onLambda := onLambda(c, served)
+	c.SetTrust(c.IdentityClientID, trusting(role))
+	byRole := slices.Concat(onLambda, []string{"VAULT_CREDENTIAL=aws-federation"})
 	for name, test := range map[string]struct {
 		change []string
 		args   []string
@@ -420,6 +561,8 @@ func TestDoctorAsProcess(t *testing.T) {
 		"all is well":         {nil, nil, 0, []string{"ok         read the first Autopilot device from Graph: 1, and no more\n", "Nothing was changed"}, ""},
 		"as JSON":             {nil, []string{"-json"}, 0, []string{`"ok": true`, `"check": "graph_devices"`}, ""},
 		"signed in with az":   {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"}, nil, 0, []string{"by VAULT_CREDENTIAL=azure-cli: it was given one"}, ""},
+		"as a role":           {byRole, nil, 0, []string{"which role the function has: it was given one", "by VAULT_CREDENTIAL=aws-federation: it was given one", "Entra ID, AWS STS\n"}, ""},
+		"STS elsewhere":       {append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1, []string{"AWS STS does not take the connection"}, "1 of "},
 		"without az":          {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + t.TempDir()}, nil, 1, []string{"the Azure CLI gave no token: run az login"}, "1 of "},
 		"a setting missing":   {[]string{"GRAPH_TENANT_ID="}, nil, 1, []string{"failed     read the settings, for the host local: GRAPH_TENANT_ID is not set\n"}, "1 of "},
 		"the vault elsewhere": {[]string{"KEY_VAULT_URL=https://" + nobody}, nil, 1, []string{"Key Vault does not take the connection", "Key Vault was not reached, and alone knows what to ask for"}, "1 of "},
@@ -455,7 +598,7 @@ func TestDoctorAsProcess(t *testing.T) {
 					t.Errorf("%q is not in\n%s%s", words, &stdout, &stderr)
 				}
 			}
-			if found := leaks(append(canaries(c, served), token), stdout.String(), stderr.String()); len(found) > 0 {
+			if found := leaks(append(canaries(c, served), token, role.SecretAccessKey, role.SessionToken), stdout.String(), stderr.String()); len(found) > 0 {
 				t.Errorf("leaked %q in\n%s%s", found, &stdout, &stderr)
 			}
 			if strings.Contains(stdout.String(), "\x1b") {
@@ -547,7 +690,7 @@ func TestDoctorPage(t *testing.T) {
 			t.Errorf("the page does not show this report:\n%s", printed)
 		}
 		words := []string{
-			checkSettings, checkVault, checkIdentity, checkSecret, checkCertificate, checkWebhookKey, checkAPIKey, checkToken, checkRole,
+			checkSettings, checkVault, checkAssertion, checkIdentity, checkSecret, checkCertificate, checkWebhookKey, checkAPIKey, checkToken, checkRole,
 			checkOtherRoles, checkDevices, checkClock, checkCallers, checkPolicy, checkSweep, checkSigningKeys,
 		}
 		for _, m := range []mark{markOK, markWarning, markFailed, markNotTried} {

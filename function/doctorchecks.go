@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
@@ -26,6 +27,7 @@ import (
 const (
 	checkSettings    = "settings"
 	checkVault       = "vault"
+	checkAssertion   = "assertion"
 	checkIdentity    = "vault_identity"
 	checkSecret      = "secret"
 	checkCertificate = "certificate"
@@ -45,12 +47,13 @@ const (
 const (
 	// doctorStep is what the steps of a check take their shares of (see vault.Options): short enough for all of them to
 	// fit into doctorLimit, as a rule.
-	doctorStep  = 20 * time.Second
-	graphStep   = 8 * time.Second
-	soon        = 14 * 24 * time.Hour // before the end of a secret or a certificate
-	skewWarning = time.Minute
-	skewFault   = 5 * time.Minute // as far as a signature's time may be off, unless it is set otherwise
-	manyDevices = 100             // for one sweep that acts
+	doctorStep    = 20 * time.Second
+	graphStep     = 8 * time.Second
+	assertionStep = 5 * time.Second
+	soon          = 14 * 24 * time.Hour // before the end of a secret or a certificate
+	skewWarning   = time.Minute
+	skewFault     = 5 * time.Minute // as far as a signature's time may be off, unless it is set otherwise
+	manyDevices   = 100             // for one sweep that acts
 )
 
 // graphRole is the one application permission of Graph that the action needs.
@@ -78,33 +81,49 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 		findings: []finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
 		run:      d.askVault,
 	}
+	assertion := d.assertion(settings)
 	identity := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
-		findings: []finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.vaultCredential}},
+		findings: []finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.vaultCredential, asked: d.reader()}},
 		run:      d.askIdentity,
+	}
+	if d.vaultCredential == awsFederation {
+		identity.needs = append(identity.needs, assertion)
+	}
+	if d.withoutVault() {
+		inVault.findings[0].Tried, inVault.run = "look whether there is a vault", func(_ context.Context, f []finding) {
+			f[0].ok("there is none, and none is needed: KEY_VAULT_URL is not set")
+		}
+		identity.findings, identity.run = nil, func(context.Context, []finding) {}
 	}
 	reading := []*probe{inVault, identity}
 	credential := d.appCredential(reading)
-	all := []*probe{settings, inVault, identity, credential}
+	if d.graphDirect {
+		credential = assertion
+	}
+	all := []*probe{settings, inVault, assertion, identity}
+	if !d.graphDirect {
+		all = append(all, credential)
+	}
 	all = append(all,
 		d.keys(checkWebhookKey, "key of signatures", d.webhookSecretNames, caller.DecodeSignatureKey, reading),
 		d.keys(checkAPIKey, "API key", d.apiKeySecretNames, caller.DecodeAPIKey, reading))
 	token := &probe{
 		needs: []*probe{credential}, otherwise: "there is no token for Graph",
-		findings: []finding{{Check: checkToken, Subject: d.secretName + d.certificateName, Tried: "get a token for Graph from Entra ID"}},
+		findings: []finding{d.graphToken()},
 		run:      d.askEntra,
 	}
 	roles := &probe{
-		needs: []*probe{token}, otherwise: "the app does not have the permission for it",
+		needs: []*probe{token}, otherwise: "the " + d.holder() + " does not have the permission for it",
 		findings: []finding{{Check: checkRole, Tried: "look for the permission in the token"}, {Check: checkOtherRoles, Tried: "look for other permissions in the token"}},
 		run:      d.lookAtRoles,
 	}
 	devices := &probe{
-		needs: []*probe{roles}, findings: []finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph"}}, run: d.askGraph,
+		needs: []*probe{roles}, findings: []finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", asked: d.graphToken().asked}}, run: d.askGraph,
 	}
 	keys := d.signing(settings)
 	clock := &probe{
-		needs: []*probe{settings}, after: []*probe{inVault, token, devices, keys},
+		needs: []*probe{settings}, after: []*probe{inVault, assertion, token, devices, keys},
 		findings: []finding{{Check: checkClock, Tried: "compare the clock with the cloud's"}}, run: d.compareClocks,
 	}
 	words := &probe{
@@ -117,6 +136,73 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 		run: d.readPolicy,
 	}
 	return append(all, token, roles, devices, clock, words, keys)
+}
+
+// withoutVault reports whether nothing is kept in a vault, and there is none.
+func (d *diagnosis) withoutVault() bool {
+	return d.vaultURL == "" && d.graphDirect && len(d.webhookSecretNames)+len(d.apiKeySecretNames) == 0
+}
+
+// reader returns who gives the token for the vault.
+func (d *diagnosis) reader() party {
+	switch {
+	case d.vaultCredential == awsFederation:
+		return entraTrusting
+	case d.vaultCredential == managedIdentity && d.graphDirect: // so that nobody can stand in for it
+		return hostIdentity
+	}
+	return vaultReader
+}
+
+// holder is what has the permission in Graph.
+func (d *diagnosis) holder() string {
+	if d.graphToken().asked == hostIdentity {
+		return "managed identity"
+	}
+	return "app"
+}
+
+// graphToken is the finding about the token for Graph, before it is tried.
+func (d *diagnosis) graphToken() finding {
+	f := finding{Check: checkToken, Subject: d.secretName + d.certificateName, Tried: "get a token for Graph from Entra ID"}
+	switch {
+	case !d.graphDirect:
+	case d.vaultCredential == awsFederation:
+		f.Tried, f.asked = f.Tried+", by the app that trusts the function's role", entraTrusting
+	case d.clientID != "":
+		f.Tried, f.asked = f.Tried+", by the app that trusts the managed identity", entraTrusting
+	default:
+		f.Tried, f.asked = "get a token for Graph by the managed identity itself", hostIdentity
+	}
+	return f
+}
+
+// assertion is the check of the token by which an app that trusts somebody knows who this process is. It has no finding where
+// there is no such app.
+func (d *diagnosis) assertion(settings *probe) *probe {
+	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that says who this is"}
+	var ask vault.Assertion
+	switch {
+	case d.vaultCredential == awsFederation:
+		c.findings = []finding{{Check: checkAssertion, Tried: "get a token from AWS STS that says which role the function has", asked: awsSTS}}
+		ask = roleAssertion(d.role, d.dates, d.cloud.exchange)
+	case d.graphDirect && d.clientID != "":
+		c.findings = []finding{{Check: checkAssertion, Tried: "get a token that says which managed identity this is", asked: hostIdentity}}
+		ask = vault.Asserted(d.identity, d.cloud.exchange)
+	}
+	c.run = func(ctx context.Context, f []finding) {
+		if len(f) == 0 {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, assertionStep)
+		defer cancel()
+		if _, err := ask(ctx); err != nil {
+			f[0].failWith(err, nil)
+			return
+		}
+		f[0].ok("it was given one")
+	}
+	return c
 }
 
 // settings is the check of the settings themselves: a finding for each fault.
@@ -135,8 +221,8 @@ func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 		switch {
 		case len(faults) > 0:
 			last.Mend = []string{"README, Settings, says what each of them means; set them where the deployment has its settings:", setSetting, "on AWS: the parameters of template.yaml, by sam deploy --guided"}
-		case d.vaultCredential == managedIdentity && getenv("AZURE_CLIENT_SECRET") != "":
-			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
+		case (d.vaultCredential == managedIdentity || d.vaultCredential == awsFederation) && getenv("AZURE_CLIENT_SECRET") != "":
+			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is %s", d.vaultCredential)
 		default:
 			last.ok("complete")
 		}
@@ -163,7 +249,7 @@ func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
 		return
 	}
 	if _, err := d.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
-		f[0].failWith(err, nil)
+		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.cloud.exchange)) // for an app that trusts; others do without
 		return
 	}
 	f[0].ok("it was given one")
@@ -173,7 +259,7 @@ func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
 func (d *diagnosis) appCredential(needs []*probe) *probe {
 	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
 	name := d.secretName + d.certificateName // of which one is ""
-	c.findings = []finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name}}
+	c.findings = []finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()}}
 	if d.certificateName == "" {
 		c.run = func(ctx context.Context, f []finding) {
 			if s, err := d.store.Secret(ctx, name); err != nil {
@@ -244,7 +330,7 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 	c := &probe{needs: needs}
 	for _, name := range names {
 		c.findings = append(c.findings,
-			finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name},
+			finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()},
 			finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
 	}
 	c.run = func(ctx context.Context, f []finding) {
@@ -294,7 +380,11 @@ func (d *diagnosis) key(ctx context.Context, f []finding, name, kind string, dec
 func (d *diagnosis) askEntra(ctx context.Context, f []finding) {
 	token, err := d.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.cloud.graph + "/.default"}, EnableCAE: true})
 	if err != nil {
-		f[0].failWith(err, nil)
+		trust := trustIdentity()
+		if d.vaultCredential == awsFederation {
+			trust = trustRole("$APP_ID", d.cloud.exchange)
+		}
+		f[0].failWith(err, trust) // for an app that trusts; others do without
 		return
 	}
 	f[0].ok("it was given one, for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
@@ -330,16 +420,23 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []finding) {
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
-	if len(others) < len(d.roles) {
+	grant, remove, self := grantRole(), removeRoles(), d.holder() != "app"
+	if self {
+		grant, remove = grantIdentity(), removeFromIdentity(d.cloud.graph)
+	}
+	switch {
+	case len(others) < len(d.roles):
 		f[0].ok("%s is there", graphRole)
-	} else {
-		f[0].fail(grantRole(), "%s is missing: it was never added to the app as an application permission, has no admin consent, or was granted some minutes ago", graphRole)
+	case self:
+		f[0].fail(grant, "%s is missing: the managed identity was never given it, or got its token before", graphRole)
+	default:
+		f[0].fail(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, or was granted some minutes ago", graphRole)
 	}
 	if len(others) == 0 {
 		f[1].ok("there are none")
 		return
 	}
-	f[1].warn(removeRoles(), "this app can do more than it must: %s", quoted(others))
+	f[1].warn(remove, "this %s can do more than it must: %s", d.holder(), quoted(others))
 }
 
 // quoted returns texts that come from elsewhere so that they are harmless on a terminal.
@@ -408,7 +505,8 @@ func (d *dates) ahead(address string) (time.Duration, bool) {
 func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
 	var worst time.Duration
 	var asked []string
-	for _, service := range []struct{ name, address string }{{"Graph", d.cloud.graph}, {"Key Vault", d.vaultURL}, {"Entra ID", d.cloud.authority}} {
+	sts := cmp.Or(d.role.endpoint, "https://sts."+d.role.region+".amazonaws.com")
+	for _, service := range []struct{ name, address string }{{"Graph", d.cloud.graph}, {"Key Vault", d.vaultURL}, {"Entra ID", d.cloud.authority}, {"AWS STS", sts}} {
 		if by, ok := d.dates.ahead(service.address); ok {
 			asked = append(asked, service.name)
 			if by.Abs() > worst.Abs() {

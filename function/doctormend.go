@@ -28,6 +28,52 @@ func removeRoles() []string {
 	}
 }
 
+// principal is the step that shows the object id of the managed identity, which the commands call $PRINCIPAL_ID.
+const principal = "az functionapp identity show --resource-group $GROUP --name $APP"
+
+func grantIdentity() []string {
+	return []string{
+		principal,
+		"infra/azure/grant.sh --identity $PRINCIPAL_ID --yes",
+		"then wait: Azure keeps the tokens of a managed identity for up to a day, and those do not change",
+	}
+}
+
+func removeFromIdentity(graph string) []string {
+	list := graph + "/v1.0/servicePrincipals/$PRINCIPAL_ID/appRoleAssignments"
+	return []string{
+		"az rest --method GET --url " + list,
+		"az rest --method DELETE --url " + list + "/ID_OF_THE_OTHER",
+		"no other program should share this identity",
+	}
+}
+
+// listTrust is the step that shows whom an app trusts.
+func listTrust(app string) string {
+	return "az ad app federated-credential list --id " + app + " --query '[].[issuer,subject,audiences]'"
+}
+
+// trustRole are the steps that let the app trust the role of a Lambda function.
+func trustRole(app, audience string) []string {
+	return []string{
+		listTrust(app),
+		"one of them must have, to the letter, the IssuerIdentifier that the next command shows, the ARN of the function's role and " + audience,
+		"aws iam get-outbound-web-identity-federation-info",
+		"docs/aws.md, Let an app trust the role, has the command that makes it; a new one takes some minutes",
+	}
+}
+
+// trustIdentity are the steps that let the app that may call Graph trust the managed identity.
+func trustIdentity() []string {
+	return []string{
+		principal,
+		listTrust("$APP_ID"),
+		"if none of them has $PRINCIPAL_ID as its subject:",
+		"infra/azure/grant.sh --app $APP_ID --federate $PRINCIPAL_ID --yes",
+		"if one has, its issuer or audience is wrong: delete it, and run that. A new one takes some minutes",
+	}
+}
+
 func setClock() []string {
 	return []string{"timedatectl set-ntp true", "on Azure and Lambda the platform sets the clock: report it there"}
 }
@@ -74,13 +120,21 @@ var serviceNames = map[upstream.Service]struct{ name, where string }{ //nolint:g
 	upstream.Vault:    {"Key Vault", "KEY_VAULT_URL and AZURE_CLOUD"},
 }
 
-// explain says in words what it means that a check of subject has ended with e, and what to do. renew are the steps that make
-// the secret of that name.
-func explain(check, subject string, e *upstream.Error, renew []string) (found string, mend []string) {
-	service := serviceNames[e.Service]
-	identity := check != checkToken && check != checkSigningKeys && e.Service == upstream.Identity // that of the vault
-	if identity {
-		service.name, service.where = "the identity that reads the vault", "VAULT_CREDENTIAL"
+// parties are likewise what those are called who give a token, where the service does not say it all.
+var parties = map[party]struct{ name, where string }{ //nolint:gochecknoglobals // a table that nothing writes to
+	awsSTS:       {"AWS STS", "AWS_REGION"},
+	hostIdentity: {"the managed identity", "VAULT_CREDENTIAL"},
+	vaultReader:  {"the identity that reads the vault", "VAULT_CREDENTIAL"},
+}
+
+// explain says in words what it means that what f is about has ended with e, and what to do. renew are the steps that make what
+// is missing.
+func explain(f *finding, e *upstream.Error, renew []string) (found string, mend []string) {
+	service, asked := serviceNames[e.Service], entra
+	if e.Service == upstream.Identity {
+		if asked = f.asked; parties[asked].name != "" {
+			service = parties[asked]
+		}
 	}
 	switch e.Reason {
 	case upstream.Unreachable:
@@ -88,12 +142,12 @@ func explain(check, subject string, e *upstream.Error, renew []string) (found st
 			return "the host name of " + service.name + " is not known to the DNS",
 				[]string{"look at " + service.where + ", and resolve the host with nslookup; behind a private endpoint its DNS zone must be linked to the network of the host"}
 		}
-		return service.name + " does not take the connection", append(elsewhere(identity), "look at "+service.where+", the firewall and the proxy (HTTPS_PROXY) between this machine and it")
+		return service.name + " does not take the connection", append(elsewhere(asked), "look at "+service.where+", the firewall and the proxy (HTTPS_PROXY) between this machine and it")
 	case upstream.Untrusted:
 		return "the certificate of " + service.name + " is not trusted: a proxy or somebody else answers in its place",
 			[]string{"look at " + service.where + "; where a proxy of your own opens TLS, name its authority in SSL_CERT_FILE or let it pass this host through"}
 	case upstream.Timeout:
-		return service.name + " has not answered in time", append(elsewhere(identity), "look whether a firewall drops the packets, and at "+service.where+"; then try again")
+		return service.name + " has not answered in time", append(elsewhere(asked), "look whether a firewall drops the packets, and at "+service.where+"; then try again")
 	case upstream.Throttled:
 		wait := "a minute"
 		if e.RetryAfter > 0 {
@@ -101,28 +155,40 @@ func explain(check, subject string, e *upstream.Error, renew []string) (found st
 		}
 		return service.name + " is throttling", []string{"try again after " + wait + "; if it stays, see what else asks so much of it"}
 	case upstream.Unavailable, upstream.Internal:
-		return service.name + " is not well", append(elsewhere(identity), "try again in some minutes, and look at https://azure.status.microsoft")
+		status := "https://azure.status.microsoft"
+		if asked == awsSTS {
+			status = "https://health.aws.amazon.com"
+		}
+		return service.name + " is not well", append(elsewhere(asked), "try again in some minutes, and look at "+status)
 	case upstream.BadAnswer:
 		return "what came from " + service.name + " is no answer of its", []string{"look at " + service.where + ", and whether a proxy answers in its place; then try again"}
 	}
 	switch e.Service {
 	case upstream.Vault:
-		return explainVault(check, subject, e, renew)
+		return explainVault(f.Check, f.Subject, e, renew)
 	case upstream.Identity:
-		return explainIdentity(identity, subject, e)
+		switch asked {
+		case awsSTS:
+			return explainSTS(e)
+		case hostIdentity, vaultReader:
+			return explainIdentity(asked, e)
+		case entraTrusting:
+			return explainTrust(f.Check, e, renew)
+		}
+		return explainEntra(f.Subject, e)
 	}
-	return explainGraph(e)
+	return explainGraph(f.asked, e)
 }
 
-// elsewhere is the first step where the identity that reads the vault is not there, as on a machine that has none.
-func elsewhere(identity bool) []string {
-	if !identity {
-		return nil
+// elsewhere is the first step where an identity is not there, as on a machine that has none.
+func elsewhere(asked party) []string {
+	switch asked {
+	case hostIdentity:
+		return []string{"another machine than the deployment's has no such identity: run the doctor on the host. There, see that it has one:", principal}
+	case vaultReader:
+		return []string{"on another machine than the deployment's: az login, and VAULT_CREDENTIAL=azure-cli. On the host, see that it has the identity:", principal}
 	}
-	return []string{
-		"on another machine than the deployment's: az login, and VAULT_CREDENTIAL=azure-cli. On the host, see that it has the identity:",
-		"az functionapp identity show --resource-group $GROUP --name $APP",
-	}
+	return nil
 }
 
 func explainVault(check, subject string, e *upstream.Error, renew []string) (found string, mend []string) {
@@ -164,14 +230,57 @@ var meanings = map[string]struct{ found, mend string }{ //nolint:gochecknoglobal
 	"AADSTS53003":   {"Conditional Access blocks the app here", "look at the sign-in log of the app's service principal for the policy, and at the address that the host comes from"},
 }
 
-func explainIdentity(vaultIdentity bool, subject string, e *upstream.Error) (found string, mend []string) {
-	if vaultIdentity {
-		if e.Cause != "" { // that of az
-			return e.Cause, []string{"az login", "az account get-access-token --scope https://vault.azure.net/.default --output none"}
-		}
-		return "the identity that reads the vault gets no token: there is no such identity, or its credential is refused",
-			append(elsewhere(true), "look at AZURE_CLIENT_ID, which names the user-assigned identity or, with client-secret, the app; then also at AZURE_TENANT_ID and AZURE_CLIENT_SECRET")
+func explainIdentity(asked party, e *upstream.Error) (found string, mend []string) {
+	switch {
+	case e.Cause != "": // that of az
+		return e.Cause, []string{"az login", "az account get-access-token --scope https://vault.azure.net/.default --output none"}
+	case asked == hostIdentity:
+		return "the managed identity gets no token: there is no such identity on this host",
+			append(elsewhere(asked), "look at AZURE_CLIENT_ID, which names the user-assigned identity by its client id")
 	}
+	return "the identity that reads the vault gets no token: there is no such identity, or its credential is refused",
+		append(elsewhere(asked), "look at AZURE_CLIENT_ID, which names the user-assigned identity or, with client-secret, the app; then also at AZURE_TENANT_ID and AZURE_CLIENT_SECRET")
+}
+
+func explainSTS(e *upstream.Error) (found string, mend []string) {
+	switch e.Code {
+	case "OutboundWebIdentityFederationDisabled", "OutboundWebIdentityFederationDisabledException":
+		return "outbound web identity federation is not enabled in the account", []string{"aws iam enable-outbound-web-identity-federation"}
+	case "AccessDenied":
+		return "the role may not ask AWS STS for this token", []string{"see that the role has the policy SayWhoItIs of template.yaml, and that no boundary of the account forbids sts:GetWebIdentityToken"}
+	}
+	return "AWS STS does not take the credentials of the role", []string{
+		"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are set by Lambda: see that nobody else sets them, and look at the line about the clock",
+		`elsewhere than on Lambda: aws lambda invoke --function-name $FUNCTION --cli-binary-format raw-in-base64-out --payload '{"command":"doctor"}' /dev/stdout`,
+	}
+}
+
+// mismatches are what does not fit between an app and whom it is to trust.
+var mismatches = map[string]string{ //nolint:gochecknoglobals // a table that nothing writes to
+	"AADSTS70021":  "the app does not trust who this is, or does not yet",
+	"AADSTS70025":  "the app trusts nobody",
+	"AADSTS700211": "the app trusts another issuer, or does not trust this one yet",
+	"AADSTS700212": "the app trusts tokens for another audience",
+	"AADSTS700213": "the app trusts somebody else of this issuer",
+}
+
+// explainTrust explains why an app does not take the word of somebody. trust are the steps that make it.
+func explainTrust(check string, e *upstream.Error, trust []string) (found string, mend []string) {
+	if mismatch, ok := mismatches[e.Code]; ok {
+		return mismatch, trust
+	}
+	switch {
+	case e.Code == "AADSTS700024":
+		return "the token that says who this is is not of this time", []string{"look at the line about the clock"}
+	case check == checkIdentity && (e.Reason == upstream.AppNotFound || e.Reason == upstream.TenantNotFound):
+		return "there is no such app that reads the vault", []string{"look at AZURE_CLIENT_ID, which is its Application (client) ID and not its object id, and at AZURE_TENANT_ID", "az ad app show --id $AZURE_CLIENT_ID --query displayName"}
+	case e.Reason == upstream.CredentialRejected && meanings[e.Code].mend == "":
+		return "Entra ID does not take the token that says who this is", trust
+	}
+	return explainEntra("", e)
+}
+
+func explainEntra(subject string, e *upstream.Error) (found string, mend []string) {
 	if known, ok := meanings[e.Code]; ok {
 		if known.mend != "" {
 			return known.found, []string{known.mend}
@@ -194,9 +303,12 @@ func explainIdentity(vaultIdentity bool, subject string, e *upstream.Error) (fou
 	return "Entra ID refuses the credential of the app", []string{"az ad app credential list --id $APP_ID --output table", "see that what is in the vault is one of these and has not ended; a certificate is listed with --cert"}
 }
 
-func explainGraph(e *upstream.Error) (found string, mend []string) {
+func explainGraph(asked party, e *upstream.Error) (found string, mend []string) {
 	switch e.Reason {
 	case upstream.Forbidden:
+		if asked == hostIdentity {
+			return "Graph does not let the managed identity read Autopilot devices, although the token is there", grantIdentity()
+		}
 		return "Graph does not let the app read Autopilot devices, although the token is there", grantRole()
 	case upstream.TenantNotEnabled:
 		return "the tenant has no Intune", []string{"look at GRAPH_TENANT_ID; the tenant needs an active Intune licence, and somebody must have opened Intune in it once"}
