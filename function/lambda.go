@@ -24,7 +24,7 @@ const answerMargin = time.Second
 
 // serveLambda answers the invocations of Lambda. It returns only when ctx has ended before it began: the runtime ends the
 // process itself.
-func serveLambda(ctx context.Context, h *handler.Handler, log *slog.Logger) error {
+func serveLambda(ctx context.Context, h *handler.Handler, examine func(context.Context) (report, error), log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -32,16 +32,17 @@ func serveLambda(ctx context.Context, h *handler.Handler, log *slog.Logger) erro
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelError)
 	log.InfoContext(ctx, "listening", slog.String("host", hostLambda), slog.String("version", version))
-	lambda.StartWithOptions(&lambdaHost{http: h, run: h.Run, log: log}, lambda.WithContext(ctx))
+	lambda.StartWithOptions(&lambdaHost{http: h, run: h.Run, examine: examine, log: log}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
 
 // lambdaHost turns the events of Lambda into requests and events, by their envelope alone. Nothing inside the body of a
 // request or a message can change what the envelope is taken for.
 type lambdaHost struct {
-	http http.Handler
-	run  func(context.Context, handler.Event) (any, error)
-	log  *slog.Logger
+	http    http.Handler
+	run     func(context.Context, handler.Event) (any, error)
+	examine func(context.Context) (report, error) // the doctor's report on this deployment
+	log     *slog.Logger
 }
 
 // envelope is what tells events apart. What is nil was not there.
@@ -89,6 +90,8 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 		return l.messages(ctx, payload)
 	case kinds["schedule"]:
 		return l.schedule(ctx, payload)
+	case string(e.Command) == `"doctor"`:
+		return l.doctor(ctx, payload)
 	case kinds["command"]:
 		return l.event(ctx, handler.Event{Source: handler.SourceInvoke, Command: payload})
 	}
@@ -121,6 +124,21 @@ func (l *lambdaHost) event(ctx context.Context, e handler.Event) ([]byte, error)
 		}
 	}
 	return json.Marshal(report)
+}
+
+// doctor answers with the report on this deployment. That something in it has failed is no failure of the invocation.
+func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error) {
+	var command map[string]string
+	if err := json.Unmarshal(payload, &command); err != nil || len(command) != 1 || command["command"] == "" {
+		return nil, l.refuse(ctx, "the command doctor takes nothing beside it")
+	}
+	r, err := l.examine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.log.InfoContext(ctx, "doctor", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)),
+		slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried", r.NotTried))
+	return json.Marshal(r)
 }
 
 // leastForMessage is the time that must be left for a message to be begun.

@@ -49,6 +49,8 @@ const usage = `usage: unassign [command]
             (default 127.0.0.1:8080), on a simulated cloud unless the
             settings name a vault, an app or callers
   demo      play the main job on a simulated cloud
+  doctor    examine the deployment that the settings describe, and change
+            nothing; -json for programs
   call      send a request, or a list of devices, to a deployment; call -help has the flags
   version   print the version
 `
@@ -67,6 +69,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 			return usageError("demo takes no arguments")
 		}
 		return demo(ctx, getenv, stdout)
+	case "doctor":
+		return doctor(ctx, rest, getenv, upstream.NewClient(), stdout, stderr)
 	case "call":
 		return call(ctx, rest, stdin, stdout, stderr)
 	case "version":
@@ -105,7 +109,8 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if c.platformAuth {
 		log.WarnContext(ctx, "AUTH=platform: every request that the host lets through is carried out")
 	}
-	h, err := wire(c, upstream.NewClient(), log)
+	transport := upstream.NewClient()
+	h, err := wire(c, transport, log)
 	if err != nil {
 		return err
 	}
@@ -113,7 +118,10 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	case hostAzure:
 		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), h, c.timeout, log)
 	case hostLambda:
-		return serveLambda(ctx, h, log)
+		examine := func(ctx context.Context) (report, error) {
+			return diagnose(ctx, getenv, host, transport, func(finding) {})
+		}
+		return serveLambda(ctx, h, examine, log)
 	}
 	return serveLocal(ctx, *listen, h, c.timeout, log)
 }

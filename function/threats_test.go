@@ -554,7 +554,7 @@ func TestCanariesPassThrough(t *testing.T) {
 		}
 		cloud.Heal()
 		cloud.Fail(fault.step, -1, fault.Fault)
-		for _, request := range []sent{post(`{"serialNumber":"5CG1234ABC","dryRun":true}`), post(`{"deviceId":"`+someDevice+`","dryRun":true}`), post(validBody), post(validBody, byKey)} {
+		for _, request := range []sent{post(`{"serialNumber":"5CG1234ABC","dryRun":true}`), post(`{"deviceId":"` + someDevice + `","dryRun":true}`), post(validBody), post(validBody, byKey)} {
 			w := ask(t, h, request)
 			fmt.Fprintln(&told, w.Header(), w.Body)
 		}

@@ -36,9 +36,40 @@ func newLog(w io.Writer, level slog.Level) *slog.Logger {
 	}))
 }
 
-// wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
-func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Handler, error) {
-	options := vault.Options{
+// connections are what speaks to the cloud.
+type connections struct {
+	identity   azcore.TokenCredential // that reads the vault
+	store      *vault.Vault           // nil where nothing is kept in one
+	credential azcore.TokenCredential // of the app that may call Graph
+	client     *graph.Client
+}
+
+// connect makes what speaks to the cloud as c says, with transport between. It makes no request.
+func connect(c config, transport policy.Transporter, log *slog.Logger) (connections, error) {
+	options := vaultOptions(c, transport, log)
+	identity, err := vaultIdentity(c, transport, options)
+	if err != nil {
+		return connections{}, err
+	}
+	var store *vault.Vault
+	if c.vaultURL != "" {
+		if store, err = vault.New(c.vaultURL, identity, options); err != nil {
+			return connections{}, err
+		}
+	}
+	credential, err := graphCredential(c, store, identity, transport, options)
+	if err != nil {
+		return connections{}, err
+	}
+	client, err := graph.New(c.cloud.graph, credential, graph.Options{
+		ClientOptions: azcore.ClientOptions{Transport: transport},
+		Version:       version,
+	})
+	return connections{identity, store, credential, client}, err
+}
+
+func vaultOptions(c config, transport policy.Transporter, log *slog.Logger) vault.Options {
+	return vault.Options{
 		ClientOptions: azcore.ClientOptions{
 			Transport: transport,
 			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.cloud.authority},
@@ -48,30 +79,17 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 		Custom:  c.cloud.custom,
 		Log:     log,
 	}
-	identity, err := vaultIdentity(c, transport, options)
-	if err != nil {
-		return nil, err
-	}
-	var store *vault.Vault
-	if c.vaultURL != "" {
-		if store, err = vault.New(c.vaultURL, identity, options); err != nil {
-			return nil, err
-		}
-	}
-	credential, err := graphCredential(c, store, identity, transport, options)
-	if err != nil {
-		return nil, err
-	}
-	client, err := graph.New(c.cloud.graph, credential, graph.Options{
-		ClientOptions: azcore.ClientOptions{Transport: transport},
-		Version:       version,
-	})
+}
+
+// wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
+func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Handler, error) {
+	to, err := connect(c, transport, log)
 	if err != nil {
 		return nil, err
 	}
 	return handler.New(handler.Options{
-		Devices:  client,
-		Verifier: verifier(c, store, transport, log),
+		Devices:  to.client,
+		Verifier: verifier(c, to.store, transport, log),
 		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
@@ -97,7 +115,7 @@ func verifier(c config, store *vault.Vault, transport policy.Transporter, log *s
 	}
 	if len(c.entraAudiences) > 0 {
 		verifiers = append(verifiers, &caller.Token{
-			Keys:      jwks.New(transport, c.cloud.authority, c.cloud.issuerV2, log, c.entraTenants...),
+			Keys:      signingKeys(c, transport, log),
 			Tenants:   c.entraTenants,
 			Audiences: c.entraAudiences,
 			Role:      c.entraRole,
@@ -107,6 +125,11 @@ func verifier(c config, store *vault.Vault, transport policy.Transporter, log *s
 		})
 	}
 	return caller.Any(verifiers...)
+}
+
+// signingKeys returns the keys that tokens of callers are signed with.
+func signingKeys(c config, transport policy.Transporter, log *slog.Logger) *jwks.Source {
+	return jwks.New(transport, c.cloud.authority, c.cloud.issuerV2, log, c.entraTenants...)
 }
 
 // keys are callers' keys in the vault as the verifiers want them.

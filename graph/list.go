@@ -48,6 +48,20 @@ func (c *Client) All(ctx context.Context) iter.Seq2[Device, error] {
 	return c.pages(ctx, c.endpoint+devices)
 }
 
+// Sample reads as little of the list of devices as Graph lets one, and returns how many it has seen and whether there are
+// more. A page of one device is the least; a Graph that does not make such a page is asked for one of its own. The error is
+// an *upstream.Error.
+func (c *Client) Sample(ctx context.Context) (seen int, more bool, err error) {
+	p, err := c.page(ctx, c.endpoint+devices+"?$top=1")
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Service == upstream.Graph {
+		switch failed.Reason {
+		case upstream.Rejected, upstream.Internal, upstream.BadAnswer: // of this page, perhaps
+			p, err = c.page(ctx, c.endpoint+devices)
+		}
+	}
+	return len(p.Value), p.NextLink != "", err
+}
+
 // pages returns the devices of a list, from the page at address on.
 func (c *Client) pages(ctx context.Context, address string) iter.Seq2[Device, error] {
 	return func(yield func(Device, error) bool) {

@@ -155,3 +155,39 @@ func TestAllStops(t *testing.T) {
 		}
 	})
 }
+
+// A sample is one request for one device, or for a page where Graph does not make one of one device.
+func TestSample(t *testing.T) {
+	for name, test := range map[string]struct {
+		devices int
+		fault   azuresim.Fault
+		times   int
+		want    string
+		queries []string
+	}{
+		"many":                        {3, azuresim.Fault{}, 0, "1 true <nil>", []string{"$top=1"}},
+		"one":                         {1, azuresim.Fault{}, 0, "1 false <nil>", []string{"$top=1"}},
+		"none":                        {0, azuresim.Fault{}, 0, "0 false <nil>", []string{"$top=1"}},
+		"no page of one":              {3, azuresim.GraphError(400, azuresim.HTML, 0), 1, "3 false <nil>", []string{"$top=1", ""}},
+		"a link that leads elsewhere": {3, onePage("https://stranger.example/", 1), 1, "3 false <nil>", []string{"$top=1", ""}},
+		"no permission":               {3, azuresim.GraphError(403, azuresim.Nested, 0), -1, "0 false graph: forbidden (403 SimulatedFault)", []string{"$top=1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				w.cloud.PutFleet(test.devices)
+				w.cloud.Fail(azuresim.StepGraph, test.times, test.fault)
+				seen, more, err := w.client.Sample(w.t.Context())
+				if got := fmt.Sprint(seen, more, err); !strings.HasPrefix(got, test.want) {
+					w.t.Errorf("Sample = %s, want %s", got, test.want)
+				}
+				var queries []string
+				for _, r := range w.cloud.Requests(azuresim.StepGraph) {
+					queries = append(queries, r.RawQuery)
+				}
+				if !slices.Equal(queries, test.queries) {
+					w.t.Errorf("Graph was asked %q, want %q", queries, test.queries)
+				}
+			})
+		})
+	}
+}

@@ -17,14 +17,24 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// certificate reads a certificate with its key, which Key Vault hands out as a secret. It is asked for PEM, and whatever
-// form comes is taken: a vault that does not know the option is asked again without it.
-func (v *Vault) certificate(ctx context.Context, name string) (Secret, error) {
+// Certificate reads a certificate with its key, which Key Vault hands out as a secret. It is asked for PEM, and whatever
+// form comes is taken: a vault that does not know the option is asked again without it. The error is that of [Vault.Secret].
+func (v *Vault) Certificate(ctx context.Context, name string) (Secret, error) {
 	s, err := v.read(ctx, name, &azsecrets.GetSecretOptions{OutContentType: new(azsecrets.ContentTypePEM)})
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusBadRequest {
 		return v.read(ctx, name, nil)
 	}
 	return s, err
+}
+
+// Certificate returns the certificate that s is, without its key. The error says in fixed words why it is none that an app
+// could sign in with.
+func (s Secret) Certificate() (*x509.Certificate, error) {
+	certs, _, err := parseCertificate(s.value)
+	if err != nil {
+		return nil, certificateError(reasonOf(err))
+	}
+	return certs[0], nil
 }
 
 // certificateError says what is wrong with a certificate, in fixed words.

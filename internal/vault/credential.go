@@ -70,7 +70,7 @@ func (v *Vault) AppCertificate(tenantID, clientID, name string) *Credential {
 	return &Credential{
 		vault: v,
 		name:  name,
-		read:  func(ctx context.Context) (Secret, error) { return v.certificate(ctx, name) },
+		read:  func(ctx context.Context) (Secret, error) { return v.Certificate(ctx, name) },
 		signIn: func(s Secret) (azcore.TokenCredential, error) {
 			certs, key, err := parseCertificate(s.value)
 			if err != nil {

@@ -116,6 +116,34 @@ func New(vaultURL string, identity azcore.TokenCredential, o Options) (*Vault, e
 	return &Vault{client, o}, nil
 }
 
+// Scope asks the vault at an address, without a token, and returns the scope of the tokens that it wants. So one finds out
+// whether it is there without an identity. Its error is an *upstream.Error of the vault.
+func Scope(ctx context.Context, vaultURL string, o Options) (string, error) {
+	asked := &askedForToken{}
+	v, err := New(vaultURL, asked, o)
+	if err != nil {
+		return "", err
+	}
+	_, err = v.Secret(ctx, "any") // which is never asked for: the challenge comes first
+	if asked.scope != "" {
+		return asked.scope, nil
+	}
+	if err == nil {
+		err = &upstream.Error{Service: upstream.Vault, Reason: upstream.BadAnswer, Cause: "a secret without a token"}
+	}
+	return "", err
+}
+
+// askedForToken is an identity that has no token, and keeps what it was asked for.
+type askedForToken struct{ scope string }
+
+func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	if len(o.Scopes) == 1 {
+		a.scope = o.Scopes[0]
+	}
+	return azcore.AccessToken{}, &upstream.Error{Service: upstream.Identity, Reason: upstream.Rejected, Cause: "no token on purpose"}
+}
+
 // secretName is what Key Vault accepts as a name. The SDK would put any other text into the path.
 var secretName = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
 

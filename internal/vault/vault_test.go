@@ -312,3 +312,30 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		}
 	})
 }
+
+// The scope of a vault is known by one request, without a token and an identity.
+func TestScope(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault azuresim.Fault
+		times int
+		want  string
+	}{
+		"a vault":               {azuresim.Fault{}, 0, "https://vault.azure.net/.default <nil>"},
+		"no host":               {azuresim.NoHost(), -1, " vault: unreachable: name not resolved"},
+		"no challenge":          {azuresim.WrongType(), -1, " vault: bad_answer"},
+		"a malformed challenge": {azuresim.MalformedChallenge(), -1, " vault: bad_answer: malformed challenge"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				w.cloud.Fail(azuresim.StepChallenge, test.times, test.fault)
+				scope, err := vault.Scope(w.t.Context(), w.cloud.VaultURL, vault.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: timeout})
+				if got := fmt.Sprint(scope, " ", err); !strings.HasPrefix(got, test.want) {
+					w.t.Errorf("Scope = %s, want %s", got, test.want)
+				}
+				if n := w.cloud.Count(azuresim.StepIdentity) + w.cloud.Count(azuresim.StepSecret); n > 0 {
+					w.t.Errorf("there were %d other requests", n)
+				}
+			})
+		})
+	}
+}

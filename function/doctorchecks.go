@@ -1,0 +1,612 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
+	"autopilot-unassign/internal/vault"
+)
+
+// The words for what the doctor looks at.
+const (
+	checkSettings    = "settings"
+	checkVault       = "vault"
+	checkAssertion   = "assertion"
+	checkIdentity    = "vault_identity"
+	checkSecret      = "secret"
+	checkCertificate = "certificate"
+	checkWebhookKey  = "webhook_key"
+	checkAPIKey      = "api_key"
+	checkToken       = "graph_token"
+	checkRole        = "graph_role"
+	checkOtherRoles  = "graph_other_roles"
+	checkDevices     = "graph_devices"
+	checkClock       = "clock"
+	checkCallers     = "callers"
+	checkPolicy      = "policy"
+	checkSweep       = "sweep"
+	checkSigningKeys = "signing_keys"
+)
+
+const (
+	// doctorStep is what the steps of a check take their shares of (see vault.Options): short enough for all of them to
+	// fit into doctorLimit, as a rule.
+	doctorStep    = 20 * time.Second
+	graphStep     = 8 * time.Second
+	assertionStep = 5 * time.Second
+	soon          = 14 * 24 * time.Hour // before the end of a secret or a certificate
+	skewWarning   = time.Minute
+	skewFault     = 5 * time.Minute // as far as a signature's time may be off, unless it is set otherwise
+	manyDevices   = 100             // for one sweep that acts
+)
+
+// graphRole is the one application permission of Graph that the action needs.
+const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
+
+// diagnosis is what the checks of one examination know.
+type diagnosis struct {
+	config
+	connections
+	host  string
+	dates *dates
+	log   *slog.Logger
+
+	scope string // of the tokens that the vault wants
+	roles []string
+	// opaque is set where the roles in the token could not be read.
+	opaque bool
+}
+
+// checks returns all checks, in the order of the report. wrong is what loadConfig has said.
+func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
+	settings := d.settings(wrong, getenv)
+	inVault := &probe{
+		needs: []*probe{settings}, otherwise: "Key Vault was not reached",
+		findings: []finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
+		run:      d.askVault,
+	}
+	assertion := d.assertion(settings)
+	identity := &probe{
+		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
+		findings: []finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.vaultCredential, asked: d.reader()}},
+		run:      d.askIdentity,
+	}
+	if d.vaultCredential == awsFederation {
+		identity.needs = append(identity.needs, assertion)
+	}
+	if d.withoutVault() {
+		inVault.findings[0].Tried, inVault.run = "look whether there is a vault", func(_ context.Context, f []finding) {
+			f[0].ok("there is none, and none is needed: KEY_VAULT_URL is not set")
+		}
+		identity.findings, identity.run = nil, func(context.Context, []finding) {}
+	}
+	reading := []*probe{inVault, identity}
+	credential := d.appCredential(reading)
+	if d.graphDirect {
+		credential = assertion
+	}
+	all := []*probe{settings, inVault, assertion, identity}
+	if !d.graphDirect {
+		all = append(all, credential)
+	}
+	all = append(all,
+		d.keys(checkWebhookKey, "key of signatures", d.webhookSecretNames, caller.DecodeSignatureKey, reading),
+		d.keys(checkAPIKey, "API key", d.apiKeySecretNames, caller.DecodeAPIKey, reading))
+	token := &probe{
+		needs: []*probe{credential}, otherwise: "there is no token for Graph",
+		findings: []finding{d.graphToken()},
+		run:      d.askEntra,
+	}
+	roles := &probe{
+		needs: []*probe{token}, otherwise: "the " + d.holder() + " does not have the permission for it",
+		findings: []finding{{Check: checkRole, Tried: "look for the permission in the token"}, {Check: checkOtherRoles, Tried: "look for other permissions in the token"}},
+		run:      d.lookAtRoles,
+	}
+	devices := &probe{
+		needs: []*probe{roles}, findings: []finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", asked: d.graphToken().asked}}, run: d.askGraph,
+	}
+	keys := d.signing(settings)
+	clock := &probe{
+		needs: []*probe{settings}, after: []*probe{inVault, assertion, token, devices, keys},
+		findings: []finding{{Check: checkClock, Tried: "compare the clock with the cloud's"}}, run: d.compareClocks,
+	}
+	words := &probe{
+		needs: []*probe{settings},
+		findings: []finding{
+			{Check: checkCallers, Tried: "look who may call"},
+			{Check: checkPolicy, Tried: "look what callers may ask for"},
+			{Check: checkSweep, Tried: "look what a sweep does"},
+		},
+		run: d.readPolicy,
+	}
+	return append(all, token, roles, devices, clock, words, keys)
+}
+
+// withoutVault reports whether nothing is kept in a vault, and there is none.
+func (d *diagnosis) withoutVault() bool {
+	return d.vaultURL == "" && d.graphDirect && len(d.webhookSecretNames)+len(d.apiKeySecretNames) == 0
+}
+
+// reader returns who gives the token for the vault.
+func (d *diagnosis) reader() party {
+	switch {
+	case d.vaultCredential == awsFederation:
+		return entraTrusting
+	case d.vaultCredential == managedIdentity && d.graphDirect: // so that nobody can stand in for it
+		return hostIdentity
+	}
+	return vaultReader
+}
+
+// holder is what has the permission in Graph.
+func (d *diagnosis) holder() string {
+	if d.graphToken().asked == hostIdentity {
+		return "managed identity"
+	}
+	return "app"
+}
+
+// graphToken is the finding about the token for Graph, before it is tried.
+func (d *diagnosis) graphToken() finding {
+	f := finding{Check: checkToken, Subject: d.secretName + d.certificateName, Tried: "get a token for Graph from Entra ID"}
+	switch {
+	case !d.graphDirect:
+	case d.vaultCredential == awsFederation:
+		f.Tried, f.asked = f.Tried+", by the app that trusts the function's role", entraTrusting
+	case d.clientID != "":
+		f.Tried, f.asked = f.Tried+", by the app that trusts the managed identity", entraTrusting
+	default:
+		f.Tried, f.asked = "get a token for Graph by the managed identity itself", hostIdentity
+	}
+	return f
+}
+
+// assertion is the check of the token by which an app that trusts somebody knows who this process is. It has no finding where
+// there is no such app.
+func (d *diagnosis) assertion(settings *probe) *probe {
+	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that says who this is"}
+	var ask vault.Assertion
+	switch {
+	case d.vaultCredential == awsFederation:
+		c.findings = []finding{{Check: checkAssertion, Tried: "get a token from AWS STS that says which role the function has", asked: awsSTS}}
+		ask = roleAssertion(d.role, d.dates, d.cloud.exchange)
+	case d.graphDirect && d.clientID != "":
+		c.findings = []finding{{Check: checkAssertion, Tried: "get a token that says which managed identity this is", asked: hostIdentity}}
+		ask = vault.Asserted(d.identity, d.cloud.exchange)
+	}
+	c.run = func(ctx context.Context, f []finding) {
+		if len(f) == 0 {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, assertionStep)
+		defer cancel()
+		if _, err := ask(ctx); err != nil {
+			f[0].failWith(err, nil)
+			return
+		}
+		f[0].ok("it was given one")
+	}
+	return c
+}
+
+// settings is the check of the settings themselves: a finding for each fault.
+func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
+	c := &probe{otherwise: "the settings are not complete"}
+	tried := "read the settings, for the host " + d.host
+	faults, _ := errors.AsType[configError](wrong)
+	for _, fault := range faults {
+		c.findings = append(c.findings, finding{Check: checkSettings, Tried: tried, Mark: markFailed, Found: fault})
+	}
+	if len(faults) == 0 {
+		c.findings = []finding{{Check: checkSettings, Tried: tried}}
+	}
+	c.run = func(_ context.Context, f []finding) {
+		last := &f[len(f)-1]
+		switch {
+		case len(faults) > 0:
+			last.Mend = []string{"README, Settings, says what each of them means; set them where the deployment has its settings:", setSetting, "on AWS: the parameters of template.yaml, by sam deploy --guided"}
+		case (d.vaultCredential == managedIdentity || d.vaultCredential == awsFederation) && getenv("AZURE_CLIENT_SECRET") != "":
+			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is %s", d.vaultCredential)
+		default:
+			last.ok("complete")
+		}
+	}
+	return c
+}
+
+func (d *diagnosis) askVault(ctx context.Context, f []finding) {
+	scope, err := vault.Scope(ctx, d.vaultURL, vaultOptions(d.config, d.dates, d.log))
+	if err != nil {
+		f[0].failWith(err, nil)
+		if d.cloud.vaultSuffix != "" { // so that the identity can be tried all the same
+			d.scope = "https://" + strings.TrimPrefix(d.cloud.vaultSuffix, ".") + "/.default"
+		}
+		return
+	}
+	d.scope = scope
+	f[0].ok("it answers as a vault does")
+}
+
+func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
+	if d.scope == "" {
+		f[0].skip("Key Vault was not reached, and alone knows what to ask for")
+		return
+	}
+	if _, err := d.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
+		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.cloud.exchange)) // for an app that trusts; others do without
+		return
+	}
+	f[0].ok("it was given one")
+}
+
+// appCredential is the check of the client secret or the certificate of the app that may call Graph.
+func (d *diagnosis) appCredential(needs []*probe) *probe {
+	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
+	name := d.secretName + d.certificateName // of which one is ""
+	c.findings = []finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()}}
+	if d.certificateName == "" {
+		c.run = func(ctx context.Context, f []finding) {
+			if s, err := d.store.Secret(ctx, name); err != nil {
+				f[0].failWith(err, newAppSecret(name))
+			} else {
+				f[0].version(s, newAppSecret(name))
+			}
+		}
+		return c
+	}
+	c.findings = append(c.findings, finding{Check: checkCertificate, Subject: name, Tried: "read the certificate in " + name})
+	c.run = func(ctx context.Context, f []finding) {
+		s, err := d.store.Certificate(ctx, name)
+		if err != nil {
+			f[0].failWith(err, newCertificateSteps(name))
+			f[1].skip("the secret could not be read")
+			return
+		}
+		f[0].version(s, newCertificateSteps(name))
+		cert, err := s.Certificate()
+		if err != nil {
+			f[1].fail(newCertificateSteps(name), "it %v", err)
+			return
+		}
+		f[1].certificate(cert)
+	}
+	return c
+}
+
+// version records that a secret could be read, and how long it is good. Key Vault hands out what has expired, and whether it is
+// still good is not for the vault to say.
+func (f *finding) version(s vault.Secret, renew []string) {
+	text := "version " + s.Version[:min(8, len(s.Version))]
+	switch left := time.Until(s.Expires); {
+	case s.Expires.IsZero():
+		f.ok("%s, which has no end set", text)
+	case left < 0:
+		f.warn(renew, "%s, whose end was set to %s; whether it is still good, those say who check it", text, s.Expires.UTC().Format(time.DateOnly))
+	case left < soon:
+		f.warn(renew, "%s, which ends in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
+	default:
+		f.ok("%s, which ends in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
+	}
+}
+
+func (f *finding) certificate(cert *x509.Certificate) {
+	renew, end := newCertificateSteps(f.Subject), cert.NotAfter.UTC().Format(time.DateOnly)
+	switch left := time.Until(cert.NotAfter); {
+	case left < 0:
+		f.warn(renew, "an RSA key and its certificate, which has expired on %s; Entra ID is the judge", end)
+	case left < soon:
+		f.warn(renew, "an RSA key and its certificate, which ends in %s, on %s", days(left), end)
+	default:
+		f.ok("an RSA key and its certificate, which ends in %s, on %s", days(left), end)
+	}
+}
+
+func days(left time.Duration) string {
+	if n := int(left / (24 * time.Hour)); n != 1 {
+		return fmt.Sprintf("%d days", n)
+	}
+	return "1 day"
+}
+
+// keys is the check of callers' keys of one kind, with two findings for each name. A key that is lastingly missing beside
+// others that are good is a warning, as for the function itself: it is part of every rotation.
+func (d *diagnosis) keys(kind, word string, names []string, decode func(string) ([]byte, error), needs []*probe) *probe {
+	c := &probe{needs: needs}
+	for _, name := range names {
+		c.findings = append(c.findings,
+			finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()},
+			finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
+	}
+	c.run = func(ctx context.Context, f []finding) {
+		errs := make([]error, len(names))
+		var reading sync.WaitGroup
+		for i, name := range names {
+			reading.Go(func() { errs[i] = d.key(ctx, f[2*i:2*i+2], name, kind, decode) })
+		}
+		reading.Wait()
+		if !slices.Contains(errs, nil) {
+			return
+		}
+		for i, err := range errs {
+			failed, _ := errors.AsType[*upstream.Error](err)
+			if err == nil || failed != nil && failed.Reason != upstream.NotFound && failed.Reason != upstream.SecretDisabled && failed.Reason != upstream.SecretInvalid {
+				continue
+			}
+			for j := range f[2*i : 2*i+2] {
+				if one := &f[2*i+j]; one.Mark == markFailed {
+					one.Mark = markWarning
+					one.Found += "; it is no fault while another key of the kind is good"
+				}
+			}
+		}
+	}
+	return c
+}
+
+// key looks at one key, and returns why it cannot be used.
+func (d *diagnosis) key(ctx context.Context, f []finding, name, kind string, decode func(string) ([]byte, error)) error {
+	s, err := d.store.Secret(ctx, name)
+	if err != nil {
+		f[0].failWith(err, newKey(kind, name))
+		f[1].skip("the secret could not be read")
+		return err
+	}
+	f[0].version(s, newKey(kind, name))
+	key, err := decode(s.Value())
+	if err != nil {
+		f[1].fail(newKey(kind, name), "the %v", err)
+		return err
+	}
+	f[1].ok("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
+	return nil
+}
+
+func (d *diagnosis) askEntra(ctx context.Context, f []finding) {
+	token, err := d.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.cloud.graph + "/.default"}, EnableCAE: true})
+	if err != nil {
+		trust := trustIdentity()
+		if d.vaultCredential == awsFederation {
+			trust = trustRole("$APP_ID", d.cloud.exchange)
+		}
+		f[0].failWith(err, trust) // for an app that trusts; others do without
+		return
+	}
+	f[0].ok("it was given one, for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
+	d.roles, err = rolesIn(token.Token)
+	d.opaque = err != nil
+}
+
+// errOpaque is the error of a token that cannot be looked into.
+var errOpaque = errors.New("not a token that can be looked into")
+
+// rolesIn returns the roles in a token for Graph. Such a token is Graph's to read, and may be written otherwise one day; so
+// nothing is decided by what is found, and here alone.
+func rolesIn(token string) ([]string, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil, errOpaque
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil, errOpaque
+	}
+	var claims struct{ Roles []string }
+	if json.Unmarshal(text, &claims) != nil {
+		return nil, errOpaque
+	}
+	return claims.Roles, nil
+}
+
+func (d *diagnosis) lookAtRoles(_ context.Context, f []finding) {
+	if d.opaque {
+		f[0].warn(nil, "the token cannot be looked into; what Graph answers counts")
+		f[1].skip("the token cannot be looked into")
+		return
+	}
+	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
+	grant, remove, self := grantRole(), removeRoles(), d.holder() != "app"
+	if self {
+		grant, remove = grantIdentity(), removeFromIdentity(d.cloud.graph)
+	}
+	switch {
+	case len(others) < len(d.roles):
+		f[0].ok("%s is there", graphRole)
+	case self:
+		f[0].fail(grant, "%s is missing: the managed identity was never given it, or got its token before", graphRole)
+	default:
+		f[0].fail(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, or was granted some minutes ago", graphRole)
+	}
+	if len(others) == 0 {
+		f[1].ok("there are none")
+		return
+	}
+	f[1].warn(remove, "this %s can do more than it must: %s", d.holder(), quoted(others))
+}
+
+// quoted returns texts that come from elsewhere so that they are harmless on a terminal.
+func quoted(texts []string) string {
+	list := make([]string, len(texts))
+	for i, text := range texts {
+		if list[i] = text; upstream.PlainCode(text) == "" {
+			list[i] = fmt.Sprintf("%q", text)
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+func (d *diagnosis) askGraph(ctx context.Context, f []finding) {
+	ctx, cancel := context.WithTimeout(ctx, graphStep)
+	defer cancel()
+	seen, more, err := d.client.Sample(ctx)
+	switch {
+	case err != nil:
+		f[0].failWith(err, nil)
+	case seen == 0:
+		f[0].warn([]string{"see whether GRAPH_TENANT_ID is the tenant that is meant: Intune, Devices, Enrollment, Windows Autopilot devices"}, "Graph answers, and knows no Autopilot device")
+	case more:
+		f[0].ok("at least %d, and there are more", seen)
+	default:
+		f[0].ok("%d, and no more", seen)
+	}
+}
+
+// dates is a Transport that keeps how far the clock of each host is ahead of this one, by the Date of its last answer.
+type dates struct {
+	next policy.Transporter
+
+	mu   sync.Mutex
+	seen map[string]time.Duration
+}
+
+func (d *dates) Do(req *http.Request) (*http.Response, error) {
+	start := time.Now()
+	resp, err := d.next.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		// A Date has whole seconds, and was written at some time between: it is good to a second or so.
+		middle := start.Add(time.Since(start) / 2)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.seen[req.URL.Host] = at.Sub(middle)
+	}
+	return resp, nil
+}
+
+// ahead returns how far the clock at an address is ahead of this one.
+func (d *dates) ahead(address string) (time.Duration, bool) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return 0, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	by, ok := d.seen[u.Host]
+	return by, ok
+}
+
+func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
+	var worst time.Duration
+	var asked []string
+	sts := cmp.Or(d.role.endpoint, "https://sts."+d.role.region+".amazonaws.com")
+	for _, service := range []struct{ name, address string }{{"Graph", d.cloud.graph}, {"Key Vault", d.vaultURL}, {"Entra ID", d.cloud.authority}, {"AWS STS", sts}} {
+		if by, ok := d.dates.ahead(service.address); ok {
+			asked = append(asked, service.name)
+			if by.Abs() > worst.Abs() {
+				worst = by
+			}
+		}
+	}
+	direction := "ahead of"
+	if worst > 0 {
+		direction = "behind"
+	}
+	off := worst.Abs().Round(time.Second)
+	from := strings.Join(asked, ", ")
+	switch {
+	case len(asked) == 0:
+		f[0].skip("no service has answered")
+	case off > skewFault:
+		f[0].fail(setClock(), "this machine is %v %s what %s say: signatures are taken for too old or too early, and tokens and certificates for not yet or no longer good", off, direction, from)
+	case off > skewWarning:
+		f[0].warn(setClock(), "this machine is %v %s what %s say; from %v on signatures are refused", off, direction, from, d.tolerance)
+	case off <= time.Second:
+		f[0].ok("within a second of %s", from)
+	default:
+		f[0].ok("%v %s %s", off, direction, from)
+	}
+}
+
+func (d *diagnosis) readPolicy(_ context.Context, f []finding) {
+	callers, policy, sweep := &f[0], &f[1], &f[2]
+	var kinds []string
+	if n := len(d.webhookSecretNames); n > 0 {
+		kinds = append(kinds, fmt.Sprintf("who signs with %s, within %v", count(n, "key"), d.tolerance))
+	}
+	if n := len(d.apiKeySecretNames); n > 0 {
+		kinds = append(kinds, "who sends "+count(n, "API key"))
+	}
+	if n := len(d.entraAudiences); n > 0 {
+		kinds = append(kinds, fmt.Sprintf("who has a token of Entra ID with the role %s, for %s, of %s", d.entraRole, count(n, "audience"), count(len(d.entraTenants), "tenant")))
+	}
+	callers.ok("%s", strings.Join(kinds, "; "))
+	if d.platformAuth {
+		callers.warn([]string{"see that the host asks for a function key or IAM at every way in, or set WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
+			"whoever the host lets in: AUTH=platform, nothing is checked here")
+	}
+
+	rate := "as often as they like"
+	if d.rateLimit > 0 {
+		rate = fmt.Sprintf("at most %d devices in a minute each, on each instance", d.rateLimit)
+	}
+	if len(d.groupTags) > 0 {
+		policy.ok("devices with the group tags %s; %s", quoted(d.groupTags), rate)
+	} else {
+		policy.ok("all devices, whatever their group tag; %s", rate)
+		policy.Mend = []string{"a hint: ALLOWED_GROUP_TAGS=MTR-*,Retired, say, leaves all others alone"}
+	}
+
+	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d in Intune", quoted([]string{d.sweepGroupTag}), d.sweepMaxDevices, d.sweepMinInventory)
+	switch {
+	case d.sweepGroupTag == "":
+		sweep.ok("nothing: SWEEP_GROUP_TAG is not set")
+	case !d.sweepApply:
+		sweep.ok("it is a dry run, and looks at %s", limits)
+	case d.sweepMaxDevices > manyDevices:
+		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)}, "it ACTS on %s: a wrong group tag would cost as many accounts", limits)
+	default:
+		sweep.ok("it ACTS on %s", limits)
+	}
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// signing is the check of the keys that tokens of callers are signed with, of which each tenant has its own list.
+func (d *diagnosis) signing(settings *probe) *probe {
+	c := &probe{needs: []*probe{settings}}
+	if len(d.entraAudiences) == 0 {
+		c.run = func(context.Context, []finding) {}
+		return c
+	}
+	for i := range d.entraTenants {
+		which := fmt.Sprintf("tenant %d", i+1) // its id is in no report
+		c.findings = append(c.findings, finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID"})
+	}
+	c.run = func(ctx context.Context, f []finding) {
+		source := signingKeys(d.config, d.dates, d.log)
+		var reading sync.WaitGroup
+		for i, tenant := range d.entraTenants {
+			reading.Go(func() {
+				if _, err := source.Keys(ctx, tenant, "any"); err != nil {
+					f[i].failWith(err, nil)
+					return
+				}
+				f[i].ok("they could be read")
+			})
+		}
+		reading.Wait()
+	}
+	return c
+}
