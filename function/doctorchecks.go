@@ -373,6 +373,10 @@ func (d *diagnosis) key(ctx context.Context, f []finding, name, kind string, dec
 		f[1].fail(newKey(kind, name), "the %v", err)
 		return err
 	}
+	if !s.Expires.IsZero() && time.Now().After(s.Expires) {
+		f[1].fail(newKey(kind, name), "the secret has expired, and with it the key")
+		return errors.New("expired")
+	}
 	f[1].ok("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
 	return nil
 }
