@@ -89,14 +89,6 @@ type invocationResult struct {
 func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
 	defer cancel()
-	// What has begun must end while the process is still there, with a record of what became of each device.
-	go func() {
-		select {
-		case <-a.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // later than for a request
 	event, err := readInvocation(r)
 	if err != nil {
@@ -105,6 +97,16 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 			slog.String("invocation_id", lastValue(r.Header, azureInvocationID)), slog.String("reason", err.Error()))
 		w.WriteHeader(http.StatusBadRequest)
 		return
+	}
+	if event.Source == handler.SourceTimer {
+		// A sweep takes longer than a process that is to end is given: it must end before, with a record of what became of each device.
+		go func() {
+			select {
+			case <-a.stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
 	}
 	result := invocationResult{Outputs: map[string]any{}, Logs: []string{}}
 	_, err = a.handler.Run(ctx, event)

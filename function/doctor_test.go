@@ -192,6 +192,7 @@ func sicknesses() map[string]sickness {
 		"a tenant without a device":    {fail(azuresim.StepGraph, azuresim.Body(200, "application/json", `{"value":[]}`)), nil, []string{"warning graph_devices"}, []string{"knows no Autopilot device"}, "GRAPH_TENANT_ID"},
 		"a clock that is late":         {ahead(10 * time.Minute), nil, []string{"failed clock"}, []string{"this machine is 10m0s behind what Graph, Key Vault, Entra ID say"}, "timedatectl"},
 		"a clock that is early":        {ahead(-10 * time.Minute), nil, []string{"failed clock"}, []string{"this machine is 10m0s ahead of what"}, "timedatectl"},
+		"a clock beyond the tolerance": {ahead(90 * time.Second), []string{"SIGNATURE_TOLERANCE", "60s"}, []string{"failed clock"}, []string{"this machine is 1m30s behind"}, "timedatectl"},
 		"a clock that is a bit late":   {ahead(90 * time.Second), nil, []string{"warning clock"}, []string{"this machine is 1m30s behind"}, "timedatectl"},
 		"a clock that is a bit early":  {ahead(-90 * time.Second), nil, []string{"warning clock"}, []string{"this machine is 1m30s ahead of", "from 5m0s on signatures are refused"}, "timedatectl"},
 

@@ -527,7 +527,7 @@ func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
 	switch {
 	case len(asked) == 0:
 		f[0].skip("no service has answered")
-	case off > skewFault:
+	case off > skewFault, off > d.tolerance && len(d.webhookSecretNames) > 0:
 		f[0].fail(setClock(), "this machine is %v %s what %s say: signatures are taken for too old or too early, and tokens and certificates for not yet or no longer good", off, direction, from)
 	case off > skewWarning:
 		f[0].warn(setClock(), "this machine is %v %s what %s say; from %v on signatures are refused", off, direction, from, d.tolerance)

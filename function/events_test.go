@@ -720,6 +720,12 @@ type slowDevice struct {
 	asked chan struct{}
 }
 
+func (s slowDevice) All(context.Context) iter.Seq2[graph.Device, error] {
+	return func(yield func(graph.Device, error) bool) {
+		yield(graph.Device{GroupTag: "MTR-Oslo", Account: graph.Account{UserPrincipalName: "room.fjord@contoso.com"}}, nil)
+	}
+}
+
 func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result {
 	close(s.asked)
 	<-ctx.Done()
@@ -730,20 +736,21 @@ func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.De
 	return results
 }
 
-// A process that is to end ends what it has begun, in time to record what is not known of the device and to be asked again.
-func TestInvocationEndsWithTheProcess(t *testing.T) {
+// A process that is to end ends the sweep that it has begun, in time to record what is not known of the device and to be asked again.
+func TestSweepEndsWithTheProcess(t *testing.T) {
 	var log bytes.Buffer
 	logger := newLog(&log, slog.LevelInfo)
 	asked, stop := make(chan struct{}), make(chan struct{})
 	w := &azureWorker{handler.New(handler.Options{
 		Devices: slowDevice{asked: asked}, Verifier: caller.Platform{}, Log: logger, Timeout: time.Hour,
+		Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10, Apply: true},
 	}), "127.0.0.1:1", stop, logger}
 	go func() {
 		<-asked
 		close(stop)
 	}()
 	answer := httptest.NewRecorder()
-	w.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1"+functionQueue, strings.NewReader(fixture(t, "azure-queue.json"))))
+	w.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:1"+functionSweep, strings.NewReader(fixture(t, "azure-timer.json"))))
 	if answer.Code != http.StatusServiceUnavailable || !strings.Contains(log.String(), `"code":"graph_timeout"`) || !strings.Contains(log.String(), `"outcome":"unknown"`) {
 		t.Errorf("%d, and the log has %s", answer.Code, &log)
 	}

@@ -111,9 +111,19 @@ func carries(account, expected graph.Account) bool {
 // A device that shows no account is acted on too: no source says which properties show one. Only what is answered differs.
 func (h *Handler) unassignAll(ctx context.Context, devices []*device) {
 	named := map[graph.DeviceID][]*device{}
+	settled := map[graph.DeviceID]*device{} // in an attempt before
+	for _, d := range devices {
+		if d.replayOf != "" && d.err == nil {
+			settled[d.known.ID] = d
+		}
+	}
 	var ids []graph.DeviceID
 	for _, d := range devices {
 		if d.err != nil || d.code != "" {
+			continue
+		}
+		if s := settled[d.known.ID]; s != nil { // by its other name
+			d.code, d.result, d.verification, d.replayOf = s.code, s.result, s.verification, s.replayOf
 			continue
 		}
 		if named[d.known.ID] == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -190,10 +191,15 @@ func (l *ledger) end(e *entry, devices []*device) {
 		e.whole = e.whole && d.final()
 		some = some || d.final()
 	}
+	before := slices.Index(l.kept, e.before) // -1 if there is none, or it is forgotten by now
 	switch {
+	case some && before >= 0: // e stands for both
+		l.devices -= len(e.before.devices)
+		l.kept = slices.Delete(l.kept, before, before+1)
 	case some:
-	case e.before != nil: // it did not come so far this time
-		devices, e.requestID, e.whole = e.before.devices, e.before.requestID, false
+	case before >= 0: // it did not come so far this time
+		l.entries[e.delivery] = e.before
+		return
 	default:
 		delete(l.entries, e.delivery)
 		return

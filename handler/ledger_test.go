@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -219,6 +220,47 @@ func TestWhatIsKeptOfAList(t *testing.T) {
 	}
 }
 
+// TestListNamesADeviceTwice has a list come again whose second name for a device could not be looked up the first time: it is not acted on
+// for that name either.
+func TestListNamesADeviceTwice(t *testing.T) {
+	twice := &namedTwice{id: mustDevice(t, someDevice)}
+	d := newDesk(nil, Policy{})
+	d.Devices = twice
+	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"serialNumber":"5CG1234ABC"}]}`
+	for i, status := range []int{503, 200, 200} {
+		if w := d.ask(t, list, "Idempotency-Key", "k"); w.Code != status {
+			t.Errorf("answer %d is %d %s", i+1, w.Code, w.Body)
+		}
+	}
+	if twice.acts != 1 || twice.finds != 2 {
+		t.Errorf("it was acted on %d times, and looked up %d times", twice.acts, twice.finds)
+	}
+}
+
+// namedTwice is Graph with one device, which is not found by its serial number the first time.
+type namedTwice struct {
+	devicesFunc
+	id          graph.DeviceID
+	finds, acts int
+}
+
+func (n *namedTwice) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	n.finds++
+	found := make([]graph.Found, len(selectors))
+	for i, s := range selectors {
+		found[i].Device = graph.Device{ID: n.id, SerialNumber: s.SerialNumber, Account: graph.Account{UserPrincipalName: "new@contoso.com"}}
+		if n.finds == 1 {
+			found[i].Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Timeout}
+		}
+	}
+	return found
+}
+
+func (n *namedTwice) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	n.acts++
+	return done204(ids)
+}
+
 // TestListThatDoesNotComeSoFar has a list come again that is refused for its caller's rate: what ended before is not forgotten.
 func TestListThatDoesNotComeSoFar(t *testing.T) {
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
@@ -235,6 +277,9 @@ func TestListThatDoesNotComeSoFar(t *testing.T) {
 		}
 		if len(acted) == 30 || acted[0] != 2 || slices.Max(acted[1:]) != 1 {
 			t.Errorf("%v devices were acted on", acted)
+		}
+		if len(d.ledger.kept) != 1 || d.ledger.devices != 2 {
+			t.Errorf("one delivery has %d entries with %d devices", len(d.ledger.kept), d.ledger.devices)
 		}
 		time.Sleep(time.Hour) // by then all is forgotten
 		d.ask(t, list, "Idempotency-Key", "k")

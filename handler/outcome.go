@@ -141,7 +141,7 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 	vaultForbidden:     {424, "Key Vault refused", "Key Vault does not let this function read its secrets. Check the role Key Vault Secrets User and the vault's firewall; a new role takes some minutes.", 0},
 	secretNotFound:     {424, "Secret not found", "A secret that this function is set up to use is not in Key Vault. Check the names in its settings.", 0},
 	secretDisabled:     {424, "Secret disabled", "A secret that this function is set up to use is disabled in Key Vault.", 0},
-	secretInvalid:      {424, "Secret unusable", "A secret in Key Vault is not what it must be: empty, too short, not base64, or a certificate without its key. The log names it.", 0},
+	secretInvalid:      {424, "Secret unusable", "A secret in Key Vault is not what it must be: empty, too short, not base64, expired, or a certificate without its key. The log names it.", 0},
 	credentialRejected: {424, "Credential rejected", "Entra ID refused the credential of this function. Check that the secret or certificate in Key Vault is a current one of the app or, without one, whom the app trusts.", 0},
 	credentialExpired:  {424, "Credential expired", "The client secret of the app has expired. Make a new one and store it in Key Vault; it is picked up by the next request.", 0},
 	appNotFound:        {424, "App not found", "Entra ID does not know the app in this tenant. Check GRAPH_CLIENT_ID and GRAPH_TENANT_ID.", 0},
