@@ -151,10 +151,10 @@ func parseSignatures(list string) [][]byte {
 	var macs [][]byte
 	for item := range strings.SplitSeq(list, " ") {
 		encoded, ok := strings.CutPrefix(item, "v1,")
-		if !ok {
+		if !ok || len(encoded) != base64.StdEncoding.EncodedLen(sha256.Size) { // a line break in it would be passed over
 			continue
 		}
-		if mac, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil && len(mac) == sha256.Size {
+		if mac, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil {
 			macs = append(macs, mac)
 		}
 		if len(macs) == maxSignatures {

@@ -340,6 +340,7 @@ func FuzzSignature(f *testing.F) {
 	f.Add(id, timestamp, signature+" "+signature, []byte(body))
 	f.Add(id, timestamp, "v1,", []byte(body))
 	f.Add(id, timestamp, strings.TrimRight(signature, "="), []byte(body))
+	f.Add(id, timestamp, signature[:20]+"\r"+signature[20:], []byte(body))
 	f.Add(id, timestamp, signature, []byte(strings.ToUpper(body)))
 	f.Add(id, timestamp, signature, append([]byte(body), ' '))
 	f.Fuzz(func(t *testing.T, gotID, gotTimestamp, gotSignature string, gotBody []byte) {
