@@ -20,7 +20,7 @@ import (
 //
 // The host starts a worker again that has ended with an error, and never one that has ended without: so the end is
 // always an error here, even when it was asked for.
-func serveAzure(ctx context.Context, port string, h *handler.Handler, timeout time.Duration, log *slog.Logger) error {
+func serveAzure(ctx context.Context, port string, s *server, timeout time.Duration, log *slog.Logger) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
 	}
@@ -30,7 +30,8 @@ func serveAzure(ctx context.Context, port string, h *handler.Handler, timeout ti
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", hostAzure), slog.String("port", port), slog.String("version", version))
-	worker := invoked(&azureWorker{h, address, ctx.Done(), log}, hostAzure, azureInvocationID)
+	go s.warmUp.run(ctx)
+	worker := invoked(&azureWorker{s.Handler, address, ctx.Done(), log}, hostAzure, azureInvocationID)
 	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -106,7 +107,13 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, other := range allSteps { // what is asked at the same time comes to its end in one order
+		if other != at && other != azuresim.StepGraph {
+			cloud.Fail(other, -1, azuresim.Delay(time.Duration(slices.Index(allSteps, other)+1)*time.Millisecond))
+		}
+	}
 	cloud.Fail(at, -1, fault)
+	defer time.Sleep(c.timeout) // which ends what nobody waits for any more
 	s := valid()
 	r := httptest.NewRequestWithContext(t.Context(), s.method, s.target, strings.NewReader(s.body))
 	r.Header = s.header

@@ -188,8 +188,14 @@ func TestGraphWithoutASecret(t *testing.T) {
 			if !test.app {
 				settings = append(settings, "GRAPH_CLIENT_ID=")
 			}
-			d := deploy(t, c, hostAzure, settings...)
+			served, err := c.Serve()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(served.Close)
 			test.prepare(c)
+			d := startAzure(t, environment(t, c, served, settings...))
+			t.Cleanup(d.stop)
 			answer, err := d.send(t.Context(), post(validBody, unsigned))
 			if err != nil || answer.status != test.status || !strings.Contains(answer.body, test.code) {
 				t.Errorf("%d %s, %v; want %d %s\n%s", answer.status, answer.body, err, test.status, test.code, strings.Join(d.lines(), "\n"))

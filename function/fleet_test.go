@@ -23,7 +23,7 @@ import (
 type program struct {
 	t       *testing.T
 	cloud   *azuresim.Cloud
-	handler *handler.Handler
+	handler *server
 	timeout time.Duration
 	log     *bytes.Buffer
 }
@@ -53,7 +53,7 @@ func (p *program) rewire(settings []string) {
 }
 
 // assemble puts the program together on a cloud, and returns it and its time for a request.
-func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*handler.Handler, time.Duration, error) {
+func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*server, time.Duration, error) {
 	values := []string{
 		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
 		"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform",

@@ -22,17 +22,27 @@ import (
 // answerMargin is kept back of the time that Lambda gives an invocation, so that the answer is ours and not Lambda's.
 const answerMargin = time.Second
 
+// warmUpLimit is the time for the warm-up before the first invocation is taken. A request waits for it as well, and the HTTP API
+// waits for no longer than half a minute.
+const warmUpLimit = 3 * time.Second
+
 // serveLambda answers the invocations of Lambda. It returns only when ctx has ended before it began: the runtime ends the
 // process itself.
-func serveLambda(ctx context.Context, h *handler.Handler, examine func(context.Context) (report, error), log *slog.Logger) error {
+//
+// The warm-up comes before, within Lambda's time for starting, and is over then: a process that is frozen must not be waiting for
+// an answer.
+func serveLambda(ctx context.Context, s *server, examine func(context.Context) (report, error), log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	// The runtime writes its own errors with package log. They are errors, and belong into the same stream.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelError)
+	start, cancel := context.WithTimeout(ctx, warmUpLimit)
+	s.warmUp.run(start)
+	cancel()
 	log.InfoContext(ctx, "listening", slog.String("host", hostLambda), slog.String("version", version))
-	lambda.StartWithOptions(&lambdaHost{http: h, run: h.Run, examine: examine, log: log}, lambda.WithContext(ctx))
+	lambda.StartWithOptions(&lambdaHost{http: s, run: s.Run, examine: examine, log: log}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
 

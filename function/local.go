@@ -15,13 +15,14 @@ import (
 )
 
 // serveLocal answers plain HTTP on this machine until ctx ends.
-func serveLocal(ctx context.Context, address string, h http.Handler, timeout time.Duration, log *slog.Logger) error {
+func serveLocal(ctx context.Context, address string, s *server, timeout time.Duration, log *slog.Logger) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", hostLocal), slog.String("address", listener.Addr().String()), slog.String("version", version))
-	return serveHTTP(ctx, listener, invoked(h, hostLocal, ""), timeout, log)
+	go s.warmUp.run(ctx)
+	return serveHTTP(ctx, listener, invoked(s, hostLocal, ""), timeout, log)
 }
 
 // invoked hands requests on to h with the host's name, and the id that the host gives each in idHeader.

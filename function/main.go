@@ -110,18 +110,18 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 		log.WarnContext(ctx, "AUTH=platform: every request that the host lets through is carried out")
 	}
 	transport := upstream.NewClient()
-	h, err := wire(c, transport, log)
+	s, err := wire(c, transport, log)
 	if err != nil {
 		return err
 	}
 	switch host {
 	case hostAzure:
-		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), h, c.timeout, log)
+		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), s, c.timeout, log)
 	case hostLambda:
 		examine := func(ctx context.Context) (report, error) {
 			return diagnose(ctx, getenv, host, transport, func(finding) {})
 		}
-		return serveLambda(ctx, h, examine, log)
+		return serveLambda(ctx, s, examine, log)
 	}
-	return serveLocal(ctx, *listen, h, c.timeout, log)
+	return serveLocal(ctx, *listen, s, c.timeout, log)
 }

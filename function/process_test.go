@@ -29,36 +29,65 @@ func deploy(t *testing.T, c *azuresim.Cloud, host string, changes ...string) dep
 	return d
 }
 
-// Requests that need nobody are answered, and nobody is asked, from the start on.
-func TestStartMakesNoRequest(t *testing.T) {
+// However the cloud is: a process starts, and answers requests that need nobody. Lambda takes them after the time for a warm-up.
+func TestStartWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
-		c := newCloud()
-		d := deploy(t, c, host)
-		for _, test := range []struct {
-			request sent
-			status  int
-			body    string
-		}{
-			{sent{http.MethodGet, "/api/health", http.Header{}, ""}, 200, `{"status":"ok","version":"dev"}` + "\n"},
-			{post("", func(s *sent) { s.method = http.MethodGet }), 405, ""},
-			{post(validBody, header("Content-Type", "text/plain")), 415, ""},
-			{post(padded(17 << 10)), 413, ""},
-			{post(validBody, unsigned), 401, ""},
-			{post(validBody, header("Webhook-Id", "a.b")), 401, ""},
-		} {
-			answer, err := d.send(t.Context(), test.request)
-			if err != nil || answer.status != test.status || !strings.Contains(answer.body, test.body) {
-				t.Errorf("%s: %d %s, %v; want %d", host, answer.status, answer.body, err, test.status)
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			for _, step := range allSteps {
+				c.Fail(step, -1, azuresim.Hang())
 			}
-		}
-		for _, step := range []azuresim.Step{
-			azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys, azuresim.StepGraph,
-		} {
-			if n := c.Count(step); n > 0 {
-				t.Errorf("%s: %d requests of the step %s", host, n, step)
+			begun := time.Now()
+			d := deploy(t, c, host)
+			for _, test := range []struct {
+				request sent
+				status  int
+				body    string
+			}{
+				{sent{http.MethodGet, "/api/health", http.Header{}, ""}, 200, `{"status":"ok","version":"dev"}` + "\n"},
+				{post("", func(s *sent) { s.method = http.MethodGet }), 405, ""},
+				{post(validBody, header("Content-Type", "text/plain")), 415, ""},
+				{post(padded(17 << 10)), 413, ""},
+				{post(validBody, unsigned), 401, ""},
+				{post(validBody, header("Webhook-Id", "a.b")), 401, ""},
+			} {
+				answer, err := d.send(t.Context(), test.request)
+				if err != nil || answer.status != test.status || !strings.Contains(answer.body, test.body) {
+					t.Errorf("%d %s, %v; want %d", answer.status, answer.body, err, test.status)
+				}
 			}
-		}
+			// By that time nothing has been given up, but on Lambda.
+			if spent := time.Since(begun); host == hostLambda != strings.Contains(strings.Join(d.lines(), "\n"), "warm-up failed") {
+				t.Errorf("after %v the log is %s", spent, d.lines())
+			}
+		})
+	}
+}
+
+// What the warm-up could not get is not held against the first request.
+func TestStartWithoutTheCloud(t *testing.T) {
+	t.Parallel()
+	for host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			for _, step := range allSteps {
+				c.Fail(step, -1, azuresim.Status(403))
+			}
+			d := deploy(t, c, host, audiences)
+			if answer, err := d.send(t.Context(), sent{http.MethodGet, "/api/health", http.Header{}, ""}); err != nil || answer.status != http.StatusOK { // which starts a Lambda
+				t.Fatalf("%d, %v", answer.status, err)
+			}
+			records(t, d, "warm-up failed", 4) // two kinds of keys, tokens, Graph
+			c.Heal()
+			for _, request := range []sent{valid(), post(validBody, byKey), post(validBody, unsigned, bearer(c, fromServiceNow))} {
+				if answer, err := d.send(t.Context(), request); err != nil || answer.status != http.StatusNoContent {
+					t.Errorf("%d %s, %v", answer.status, answer.body, err)
+				}
+			}
+		})
 	}
 }
 
@@ -78,7 +107,7 @@ func TestWarm(t *testing.T) {
 			}
 		}
 		got := fmt.Sprint(c.Count(azuresim.StepIdentity), c.Count(azuresim.StepSecret), c.Count(azuresim.StepDiscovery), c.Count(azuresim.StepToken), c.Count(azuresim.StepGraph))
-		if want := "1 2 1 1 6"; got != want { // the webhook key and the app's secret; a token; six requests
+		if want := "1 3 1 1 6"; got != want { // both callers' keys and the app's secret; a token; six requests
 			t.Errorf("%s: identity, secret, discovery, token and graph were asked %s times, want %s", host, got, want)
 		}
 	}

@@ -178,7 +178,7 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 // wired returns the whole program in this process, on cloud, with settings changed as for complete.
-func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) http.Handler {
+func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) *server {
 	t.Helper()
 	c, err := loadConfig(complete(append([]string{
 		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,

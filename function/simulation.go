@@ -24,7 +24,7 @@ const (
 type simulation struct {
 	cloud      *azuresim.Cloud
 	config     config
-	handler    *handler.Handler
+	handler    *server
 	log        *slog.Logger
 	webhookKey string // as Key Vault has it: whsec_…
 	apiKey     string

@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 )
@@ -181,7 +180,7 @@ func setPrincipal(s *sent) {
 type tokens struct {
 	t       *testing.T
 	cloud   *azuresim.Cloud
-	handler *handler.Handler
+	handler *server
 	log     lockedBuffer
 }
 

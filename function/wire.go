@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
@@ -69,53 +70,76 @@ func connect(c config, transport policy.Transporter, log *slog.Logger) (connecti
 }
 
 func vaultOptions(c config, transport policy.Transporter, log *slog.Logger) vault.Options {
+	scope := "" // of a cloud of one's own nobody knows it
+	if c.cloud.vaultSuffix != "" {
+		scope = "https://" + strings.TrimPrefix(c.cloud.vaultSuffix, ".") + "/.default"
+	}
 	return vault.Options{
 		ClientOptions: azcore.ClientOptions{
-			Transport: transport,
+			Transport: vault.Remember(transport),
 			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.cloud.authority},
 			Telemetry: policy.TelemetryOptions{Disabled: true},
 		},
 		Timeout: c.timeout,
+		Scope:   scope,
 		Custom:  c.cloud.custom,
 		Log:     log,
 	}
 }
 
+// server is the rooms, put together.
+type server struct {
+	*handler.Handler
+	warmUp warmUp
+}
+
 // wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
-func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Handler, error) {
+func wire(c config, transport policy.Transporter, log *slog.Logger) (*server, error) {
 	to, err := connect(c, transport, log)
 	if err != nil {
 		return nil, err
 	}
-	return handler.New(handler.Options{
+	verifier, steps := verifier(c, to.store, transport, log)
+	return &server{handler.New(handler.Options{
 		Devices:  to.client,
-		Verifier: verifier(c, to.store, transport, log),
+		Verifier: verifier,
 		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
 		Log:      log,
 		Timeout:  c.timeout,
 		Window:   2 * c.tolerance,
 		Version:  version,
-	}), nil
+	}), warmUp{append(steps, to.client.Warm), log}}, nil
 }
 
-func verifier(c config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) caller.Verifier {
+// verifier returns who tells whether a caller may call, and what reads the keys for it.
+func verifier(c config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) (caller.Verifier, []func(context.Context) error) {
 	if c.platformAuth {
-		return caller.Platform{}
+		return caller.Platform{}, nil
 	}
-	var verifiers []caller.Verifier
-	if len(c.webhookSecretNames) > 0 {
-		verifiers = append(verifiers, &caller.Signature{
-			Keys:      keys{store.Keys(caller.DecodeSignatureKey, c.webhookSecretNames...)},
-			Tolerance: c.tolerance,
+	var (
+		verifiers []caller.Verifier
+		read      []func(context.Context) error
+	)
+	keysIn := func(decode func(string) ([]byte, error), names []string) keys {
+		k := store.Keys(decode, names...)
+		read = append(read, func(ctx context.Context) error {
+			_, err := k.Current(ctx)
+			return err
 		})
+		return keys{k}
+	}
+	if len(c.webhookSecretNames) > 0 {
+		verifiers = append(verifiers, &caller.Signature{Keys: keysIn(caller.DecodeSignatureKey, c.webhookSecretNames), Tolerance: c.tolerance})
 	}
 	if len(c.apiKeySecretNames) > 0 {
-		verifiers = append(verifiers, &caller.APIKey{Keys: keys{store.Keys(caller.DecodeAPIKey, c.apiKeySecretNames...)}})
+		verifiers = append(verifiers, &caller.APIKey{Keys: keysIn(caller.DecodeAPIKey, c.apiKeySecretNames)})
 	}
 	if len(c.entraAudiences) > 0 {
+		source := signingKeys(c, transport, log)
+		read = append(read, source.Warm)
 		verifiers = append(verifiers, &caller.Token{
-			Keys:      signingKeys(c, transport, log),
+			Keys:      source,
 			Tenants:   c.entraTenants,
 			Audiences: c.entraAudiences,
 			Role:      c.entraRole,
@@ -124,7 +148,7 @@ func verifier(c config, store *vault.Vault, transport policy.Transporter, log *s
 			IssuerV2:  c.cloud.issuerV2,
 		})
 	}
-	return caller.Any(verifiers...)
+	return caller.Any(verifiers...), read
 }
 
 // signingKeys returns the keys that tokens of callers are signed with.

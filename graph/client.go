@@ -41,8 +41,10 @@ const (
 
 // Client makes requests of Graph. It is safe for concurrent use.
 type Client struct {
-	endpoint string // https://graph.microsoft.com
-	pipeline runtime.Pipeline
+	endpoint  string // https://graph.microsoft.com
+	pipeline  runtime.Pipeline
+	authorize *authorize
+	transport policy.Transporter
 	// selects is whether Graph takes the selection of a device's properties, as far as that is known.
 	selects atomic.Int32
 }
@@ -65,13 +67,46 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 		o.Transport = upstream.NewClient()
 	}
 	endpoint = "https://" + root.Host
+	authorize := &authorize{cred: cred, scope: endpoint + "/.default"}
 	return &Client{
-		endpoint: endpoint,
+		endpoint:  endpoint,
+		authorize: authorize,
+		transport: o.Transport,
 		pipeline: runtime.NewPipeline("autopilot-unassign", o.Version, runtime.PipelineOptions{
-			PerCall:  []policy.Policy{&authorize{cred: cred, scope: endpoint + "/.default"}},
+			PerCall:  []policy.Policy{authorize},
 			PerRetry: []policy.Policy{policyFunc(readFailure)},
 		}, &o.ClientOptions),
 	}, nil
+}
+
+// Warm gets a token, and meanwhile opens a connection to Graph, so that the first request has to wait for neither. It has done
+// nothing to a device, and shows Graph no token. Its error is an *upstream.Error of whoever gives the token: a connection that
+// could not be opened is the first request's to find out.
+func (c *Client) Warm(ctx context.Context) error {
+	connected := make(chan struct{})
+	go func() {
+		defer close(connected)
+		c.connect(ctx)
+	}()
+	_, err := c.authorize.token(ctx, "")
+	<-connected
+	return err
+}
+
+// connectLimit is the time for opening a connection.
+const connectLimit = 5 * time.Second
+
+// connect opens a connection, by a request whose answer says nothing, whatever it is: one that nobody has to be signed in for.
+func (c *Client) connect(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.endpoint+"/", nil)
+	if err != nil {
+		return
+	}
+	if resp, err := c.transport.Do(req); err == nil {
+		_ = resp.Body.Close()
+	}
 }
 
 // call is what the policies of the pipeline know of one request, over all its tries.
@@ -294,11 +329,8 @@ func (a *authorize) Do(req *policy.Request) (*http.Response, error) {
 // send gets a token that meets claims and passes req on with it. It returns the token beside the answer.
 func (a *authorize) send(req *policy.Request, claims string) (*http.Response, string, error) {
 	ctx := req.Raw().Context()
-	token, err := a.cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{a.scope}, Claims: claims, EnableCAE: true})
+	token, err := a.token(ctx, claims)
 	if err != nil {
-		if _, ok := errors.AsType[*upstream.Error](err); !ok {
-			err = &upstream.Error{Service: upstream.Identity, Reason: upstream.Unavailable, Cause: fmt.Sprintf("error of type %T", err)}
-		}
 		return nil, "", err
 	}
 	req.Raw().Header.Set("Authorization", "Bearer "+token.Token)
@@ -309,6 +341,15 @@ func (a *authorize) send(req *policy.Request, claims string) (*http.Response, st
 	resp, err := req.WithContext(policy.WithRetryOptions(ctx, call.retry())).Next()
 	upstream.Spent(ctx, upstream.Graph, time.Since(start))
 	return resp, token.Token, err
+}
+
+// token gets a token that meets claims. Its error is an *upstream.Error.
+func (a *authorize) token(ctx context.Context, claims string) (azcore.AccessToken, error) {
+	token, err := a.cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{a.scope}, Claims: claims, EnableCAE: true})
+	if _, ok := errors.AsType[*upstream.Error](err); err != nil && !ok {
+		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.Unavailable, Cause: fmt.Sprintf("error of type %T", err)}
+	}
+	return token, err
 }
 
 // claimsParameter finds the claims in the challenge of continuous access evaluation:

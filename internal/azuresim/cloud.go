@@ -37,7 +37,8 @@ const (
 	StepDiscovery Step = "discovery" // Entra's discovery documents
 	StepToken     Step = "token"     // Entra's token endpoint
 	StepKeys      Step = "keys"      // Entra's signing keys
-	StepGraph     Step = "graph"     // any request to Graph
+	StepConnect   Step = "connect"   // a request to Graph's root, which it knows nothing of
+	StepGraph     Step = "graph"     // any other request to Graph
 	StepItem      Step = "item"      // a request inside a batch
 	StepSTS       Step = "sts"       // a token of a role of AWS
 )

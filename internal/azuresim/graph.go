@@ -17,8 +17,13 @@ import (
 )
 
 var graphService = service{ //nolint:gochecknoglobals // a table that nothing writes to
-	name:   "graph",
-	step:   func(*http.Request) Step { return StepGraph },
+	name: "graph",
+	step: func(r *http.Request) Step {
+		if r.URL.Path == "/" {
+			return StepConnect
+		}
+		return StepGraph
+	},
 	answer: (*Cloud).graph,
 }
 

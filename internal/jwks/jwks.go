@@ -66,6 +66,7 @@ type tenant struct {
 	next     time.Time                   // when they are due again
 	soughtAt time.Time                   // when they were read because one was not known
 	failure  *upstream.Error             // of the last reading
+	unasked  bool                        // that was a warm-up's, which is not held against who comes next
 	reading  chan struct{}               // closed when the reading that is under way ends; nil if none is
 }
 
@@ -91,6 +92,25 @@ func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKe
 	return t.known(id)
 }
 
+// Warm reads the keys of all tenants that have not been read, so that no request has to wait for them. Its error is that of the
+// first that could not be read.
+func (s *Source) Warm(ctx context.Context) error {
+	errs := make(chan error, len(s.tenants))
+	for id := range s.tenants {
+		go func() {
+			_, err := s.Keys(ctx, id, "")
+			errs <- err
+		}()
+	}
+	var first error
+	for range s.tenants {
+		if err := <-errs; first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
 // begin looks whether whoever needs the key that goes by id has to wait for a reading. If it is ours, the caller must do it;
 // else it is one that is under way, or nil if there is nothing to wait for.
 func (t *tenant) begin(id string) (reading <-chan struct{}, ours bool) {
@@ -99,7 +119,7 @@ func (t *tenant) begin(id string) (reading <-chan struct{}, ours bool) {
 	now := time.Now()
 	usable := t.keys != nil && now.Sub(t.readAt) < stale
 	known := usable && len(t.keys[id]) > 0
-	due := !now.Before(t.next)
+	due := !now.Before(t.next) || t.failure != nil && t.unasked
 	// After a failure, due says when to try again.
 	sought := usable && !known && t.failure == nil && now.Sub(t.soughtAt) >= mismatch
 	switch {
@@ -155,7 +175,7 @@ func (s *Source) read(ctx context.Context, t *tenant) {
 			if failure.Reason == upstream.Timeout && limit < timeout { // it was not given the time, so it is no worse than that
 				pause = backOff / timeout * limit
 			}
-			t.next = now.Add(pause)
+			t.next, t.unasked = now.Add(pause), upstream.WarmUp(ctx)
 			used := t.keys != nil && now.Sub(t.readAt) < stale
 			s.log.WarnContext(ctx, "the signing keys could not be read", slog.Bool("used_on", used), slog.Any("error", failure))
 		}

@@ -24,6 +24,8 @@ type Credential struct {
 	vault *Vault
 	name  string
 	read  func(ctx context.Context) (Secret, error)
+	// discover asks meanwhile for what signing in needs beside the secret.
+	discover func(ctx context.Context)
 	// signIn returns what asks Entra ID for tokens with a version of the secret. It makes no request.
 	signIn func(Secret) (azcore.TokenCredential, error)
 
@@ -52,9 +54,10 @@ const (
 // request.
 func (v *Vault) AppSecret(tenantID, clientID, name string) *Credential {
 	return &Credential{
-		vault: v,
-		name:  name,
-		read:  func(ctx context.Context) (Secret, error) { return v.Secret(ctx, name) },
+		vault:    v,
+		name:     name,
+		read:     func(ctx context.Context) (Secret, error) { return v.Secret(ctx, name) },
+		discover: func(ctx context.Context) { v.options.discover(ctx, tenantID) },
 		signIn: func(s Secret) (azcore.TokenCredential, error) {
 			return azidentity.NewClientSecretCredential(tenantID, clientID, s.value, &azidentity.ClientSecretCredentialOptions{
 				ClientOptions:            v.options.client(v.options.share(tokenShare)),
@@ -68,9 +71,10 @@ func (v *Vault) AppSecret(tenantID, clientID, name string) *Credential {
 // request.
 func (v *Vault) AppCertificate(tenantID, clientID, name string) *Credential {
 	return &Credential{
-		vault: v,
-		name:  name,
-		read:  func(ctx context.Context) (Secret, error) { return v.Certificate(ctx, name) },
+		vault:    v,
+		name:     name,
+		read:     func(ctx context.Context) (Secret, error) { return v.Certificate(ctx, name) },
+		discover: func(ctx context.Context) { v.options.discover(ctx, tenantID) },
 		signIn: func(s Secret) (azcore.TokenCredential, error) {
 			certs, key, err := parseCertificate(s.value)
 			if err != nil {
@@ -131,9 +135,11 @@ func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) 
 	token, err := c.ask(ctx, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failure, c.failedAt = err, time.Now()
-	if err == nil {
-		c.token = token
+	switch {
+	case err == nil:
+		c.token, c.failure = token, nil
+	case !upstream.WarmUp(ctx):
+		c.failure, c.failedAt = err, time.Now()
 	}
 	return token, err
 }
@@ -191,6 +197,7 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 // load reads the secret and returns what signs in with it, and its version.
 func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
 	c.flight.stage.Store(upstream.Vault)
+	go c.discover(ctx)
 	secret, err := c.read(ctx)
 	if err == nil {
 		if signed, err = c.signIn(secret); err != nil {
@@ -216,5 +223,5 @@ func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredenti
 		inTime.TokenCredential = signed
 	}
 	inTime.limit = c.vault.options.share(tokenShare)
-	return inTime.GetToken(ctx, o)
+	return inTime.ask(ctx, o)
 }

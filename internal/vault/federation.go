@@ -2,10 +2,15 @@ package vault
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"autopilot-unassign/internal/upstream"
 )
 
 // Assertion returns a token that says who this process is, in the words of somebody whom an app trusts: AWS, or the managed
@@ -18,8 +23,9 @@ type Assertion func(ctx context.Context) (string, error)
 func Federated(tenantID, clientID string, assertion Assertion, o Options) (azcore.TokenCredential, error) {
 	o = o.withDefaults()
 	limit := o.share(identityShare)
+	early := &earlyAssertion{assertion: assertion, limit: limit}
 	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string, error) {
-		text, err := assertion(ctx)
+		text, err := early.take(ctx)
 		if failed, ok := ctx.Value(assertionKey{}).(*assertionError); ok {
 			failed.err = err
 		}
@@ -28,7 +34,7 @@ func Federated(tenantID, clientID string, assertion Assertion, o Options) (azcor
 		ClientOptions:            o.client(limit),
 		DisableInstanceDiscovery: true,
 	})
-	return identity{federated{credential}, limit}, err
+	return newIdentity(federated{credential, early}, limit), err
 }
 
 // Asserted returns the Assertion of an identity: its token for the exchange, of which audience is the name in this cloud.
@@ -40,7 +46,10 @@ func Asserted(identity azcore.TokenCredential, audience string) Assertion {
 }
 
 // federated is a credential whose assertion may fail. azidentity makes a text of that error.
-type federated struct{ azcore.TokenCredential }
+type federated struct {
+	azcore.TokenCredential
+	early *earlyAssertion
+}
 
 type assertionKey struct{}
 
@@ -48,6 +57,8 @@ type assertionError struct{ err error }
 
 // GetToken returns a token, or the error of the assertion as it was.
 func (f federated) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	f.early.begin(ctx)
+	defer f.early.answer.Store(nil) // which was for this call
 	var failed assertionError
 	token, err := f.TokenCredential.GetToken(context.WithValue(ctx, assertionKey{}, &failed), o)
 	if err != nil && failed.err != nil {
@@ -56,14 +67,57 @@ func (f federated) GetToken(ctx context.Context, o policy.TokenRequestOptions) (
 	return token, err
 }
 
+// earlyAssertion is an assertion that is asked for, the first time, while Entra ID is asked for its endpoints: azidentity wants it
+// only after that.
+type earlyAssertion struct {
+	assertion Assertion
+	limit     time.Duration
+	first     sync.Once
+	answer    atomic.Pointer[chan early] // nil before it is asked for, and when it has been taken
+}
+
+type early struct {
+	text string
+	err  error
+}
+
+// begin asks for the first assertion, unless that has been done.
+func (e *earlyAssertion) begin(ctx context.Context) {
+	e.first.Do(func() {
+		answer := make(chan early, 1)
+		e.answer.Store(&answer)
+		go func() {
+			ctx, cancel := context.WithTimeout(upstream.Detached(ctx), e.limit)
+			defer cancel()
+			text, err := e.assertion(ctx)
+			answer <- early{text, err}
+		}()
+	})
+}
+
+// take returns the first assertion, or another where that has been taken already.
+func (e *earlyAssertion) take(ctx context.Context) (string, error) {
+	answer := e.answer.Swap(nil)
+	if answer == nil {
+		return e.assertion(ctx)
+	}
+	select {
+	case first := <-*answer:
+		return first.text, first.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
 // Direct returns a Credential that has nothing in a vault: what signIn returns signs in by itself. It makes no request.
 func Direct(signIn func() (azcore.TokenCredential, error), o Options) (*Credential, error) {
 	if _, err := signIn(); err != nil { // which is about what it was given, and would be the same each time
 		return nil, err
 	}
 	return &Credential{
-		vault:  &Vault{options: o.withDefaults()},
-		read:   func(context.Context) (Secret, error) { return Secret{}, nil },
-		signIn: func(Secret) (azcore.TokenCredential, error) { return signIn() },
+		vault:    &Vault{options: o.withDefaults()},
+		read:     func(context.Context) (Secret, error) { return Secret{}, nil },
+		discover: func(context.Context) {},
+		signIn:   func(Secret) (azcore.TokenCredential, error) { return signIn() },
 	}, nil
 }

@@ -53,7 +53,7 @@ func (f *flight[T]) start(ctx context.Context, key string, work func(context.Con
 				err = &upstream.Error{Service: upstream.Vault, Reason: upstream.BadAnswer, Cause: fmt.Sprintf("panic of type %T", p)}
 			}
 		}()
-		result.value, err = work(upstream.WithTrace(context.WithoutCancel(ctx), result.trace))
+		result.value, err = work(upstream.WithTrace(upstream.Detached(ctx), result.trace))
 		return result, err
 	})
 }

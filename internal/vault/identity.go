@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -22,7 +23,7 @@ func ManagedIdentity(clientID string, o Options) (azcore.TokenCredential, error)
 		options.ID = azidentity.ClientID(clientID)
 	}
 	credential, err := azidentity.NewManagedIdentityCredential(options)
-	return identity{credential, limit}, err
+	return newIdentity(credential, limit), err
 }
 
 // ClientSecret returns the credential of an app with a client secret, for hosts that have no identity of their own. The
@@ -34,24 +35,43 @@ func ClientSecret(tenantID, clientID, secret string, o Options) (azcore.TokenCre
 		ClientOptions:            o.client(limit),
 		DisableInstanceDiscovery: true,
 	})
-	return identity{credential, limit}, err
+	return newIdentity(credential, limit), err
 }
 
 // AzureCLI returns the credential of whoever is signed in with az, for a terminal. The errors of its tokens are
 // *upstream.Errors.
 func AzureCLI(o Options) (azcore.TokenCredential, error) {
 	credential, err := azidentity.NewAzureCLICredential(nil)
-	return signedIn{identity{credential, o.withDefaults().Timeout}}, err
+	i := newIdentity(credential, o.withDefaults().Timeout)
+	i.tenants = true
+	return signedIn{i}, err
 }
 
-// identity is a credential of azidentity with a limit to its time and its errors reduced.
+// identity is a credential of azidentity with a limit to its time and its errors reduced. Many who need a token at once cause
+// one request for it.
 type identity struct {
 	azcore.TokenCredential
-	limit time.Duration
+	limit   time.Duration
+	flight  *flight[azcore.AccessToken]
+	tenants bool // it has tokens of other tenants than its own
+}
+
+func newIdentity(credential azcore.TokenCredential, limit time.Duration) identity {
+	i := identity{TokenCredential: credential, limit: limit, flight: &flight[azcore.AccessToken]{}}
+	i.flight.stage.Store(upstream.Identity)
+	return i
 }
 
 // GetToken returns a token, or an *upstream.Error.
 func (i identity) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	if !i.tenants { // so the vault's is its own, or the vault will not take the token
+		o.TenantID = ""
+	}
+	return i.flight.do(ctx, fmt.Sprint(o), func(ctx context.Context) (azcore.AccessToken, error) { return i.ask(ctx, o) })
+}
+
+// ask asks for a token.
+func (i identity) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	start := time.Now()
 	step, cancel := context.WithTimeout(ctx, i.limit)
 	defer cancel()

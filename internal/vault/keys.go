@@ -174,6 +174,8 @@ func (k *Keys) read(ctx context.Context) {
 	switch {
 	case failed == 0:
 		k.readNext = now.Add(fresh)
+	case upstream.WarmUp(ctx):
+		k.readNext = now
 	case len(k.known) > 0:
 		k.readNext = now.Add(partial)
 	default:

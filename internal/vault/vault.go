@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -29,6 +30,7 @@ import (
 type Options struct {
 	azcore.ClientOptions               // Transport is the one seam to the cloud; nil means upstream.NewClient
 	Timeout              time.Duration // the time for one request to the program, of which the steps here get a share
+	Scope                string        // of the vault's tokens, "" where the vault must be asked for it
 	Custom               bool          // a cloud of one's own: Key Vault's challenge may name another domain than the vault's
 	Log                  *slog.Logger
 }
@@ -66,12 +68,15 @@ func (o Options) client(limit time.Duration) azcore.ClientOptions {
 	c.Transport = wire{upstream.Capped(o.Transport, largestAnswer)}
 	c.Retry = policy.RetryOptions{
 		MaxRetries:    2,
-		TryTimeout:    limit * 6 / 10,
+		TryTimeout:    firstTry(limit),
 		RetryDelay:    limit / 50,
 		MaxRetryDelay: limit / 10,
 	}
 	return c
 }
+
+// firstTry is the time for one of up to three tries in limit.
+func firstTry(limit time.Duration) time.Duration { return limit * 6 / 10 }
 
 // Secret is a version of a secret. Its value is only to be had by asking for it: it does not print.
 type Secret struct {
@@ -98,8 +103,10 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // Vault reads secrets of one vault. It is safe for concurrent use.
 type Vault struct {
-	client  *azsecrets.Client
-	options Options
+	client   *azsecrets.Client
+	identity azcore.TokenCredential
+	options  Options
+	first    sync.Once // reading
 }
 
 // New returns the Vault at an address (https://contoso.vault.azure.net), read with the tokens of identity. It makes no
@@ -113,13 +120,14 @@ func New(vaultURL string, identity azcore.TokenCredential, o Options) (*Vault, e
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
-	return &Vault{client, o}, nil
+	return &Vault{client: client, identity: identity, options: o}, nil
 }
 
 // Scope asks the vault at an address, without a token, and returns the scope of the tokens that it wants. So one finds out
 // whether it is there without an identity. Its error is an *upstream.Error of the vault.
 func Scope(ctx context.Context, vaultURL string, o Options) (string, error) {
 	asked := &askedForToken{}
+	o.Scope = "" // as if nobody knew it
 	v, err := New(vaultURL, asked, o)
 	if err != nil {
 		return "", err
@@ -162,6 +170,7 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	step, cancel := context.WithTimeout(upstream.WithTrace(ctx, trace), v.options.share(vaultShare))
 	defer cancel()
 	step, seen := watch(step)
+	v.begin(ctx)
 	resp, err := v.get(step, name, o)
 	identity := trace.Spent(upstream.Identity)
 	upstream.Spent(ctx, upstream.Identity, identity)
@@ -184,6 +193,18 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 		v.options.Log.WarnContext(ctx, "a secret is about to expire or has expired", slog.String("secret", name), slog.Time("expires", s.Expires))
 	}
 	return s, nil
+}
+
+// begin asks the identity for its token, where it is known for what, before the vault asks for one: it is not waited for.
+func (v *Vault) begin(ctx context.Context) {
+	if v.options.Scope == "" {
+		return
+	}
+	v.first.Do(func() {
+		go func() {
+			_, _ = v.identity.GetToken(upstream.Detached(ctx), policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
+		}()
+	})
 }
 
 // get asks for a secret. The SDK panics on some challenges that are malformed.

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+)
+
+// allSteps are the steps of the cloud that a request can wait for.
+var allSteps = []azuresim.Step{
+	azuresim.StepSTS, azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys,
+	azuresim.StepConnect, azuresim.StepGraph,
+}
+
+// asked returns how often the cloud has been asked, step by step.
+func asked(c *azuresim.Cloud) string {
+	var n []int
+	for _, step := range allSteps {
+		n = append(n, c.Count(step))
+	}
+	return fmt.Sprint(n)
+}
+
+// withoutVault are the settings of a deployment that has none.
+var withoutVault = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "", "WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
+
+// TestColdCall counts how many answers the first request waits for, one after the other: when it comes with the start, and when it
+// comes a second later.
+func TestColdCall(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		settings []string
+		prepare  func(*azuresim.Cloud)
+		request  func(*azuresim.Cloud) sent
+		sequence int    // of answers, at once
+		asked    string // how often, step by step
+	}{
+		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph.
+		"a secret": {sequence: 4, asked: "[0 1 1 2 1 1 0 1 1]"},
+		"a certificate": {
+			settings: byCertificate,
+			prepare:  withCertificate(until(90 * 24 * time.Hour)),
+			sequence: 4, asked: "[0 1 1 2 1 1 0 1 1]",
+		},
+		"callers of all kinds": {
+			settings: []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next", "API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
+			prepare: func(c *azuresim.Cloud) {
+				c.PutSecret("webhook-next", azuresim.Secret{Value: encodeKey(bytes.Repeat([]byte("k"), 32))})
+			},
+			request:  func(c *azuresim.Cloud) sent { return post(validBody, unsigned, bearer(c, fromServiceNow)) },
+			sequence: 4, asked: "[0 1 1 4 1 1 1 1 1]",
+		},
+		// Nobody knows for what the vault of such a cloud wants tokens before it has said so.
+		"a cloud of one's own": {
+			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com", "GRAPH_ENDPOINT", "https://graph.microsoft.com"},
+			sequence: 5, asked: "[0 1 1 2 1 1 0 1 1]",
+		},
+		// The identity has a tenant's endpoints to find as well, and a token to get.
+		"a client secret for the vault": {
+			settings: []string{"VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret},
+			sequence: 5, asked: "[0 0 1 2 1 2 0 1 1]",
+		},
+		"a role of AWS for the vault": {
+			settings: []string{"VAULT_CREDENTIAL", "aws-federation"}, sequence: 5, asked: "[1 0 1 2 1 2 0 1 1]",
+		},
+		"a role of AWS for Graph": {
+			settings: append([]string{"VAULT_CREDENTIAL", "aws-federation"}, withoutVault...),
+			sequence: 3, asked: "[1 0 0 0 1 1 0 1 1]",
+		},
+		"a managed identity for Graph": {
+			settings: append([]string{"GRAPH_CLIENT_ID", ""}, withoutVault...),
+			sequence: 2, asked: "[0 1 0 0 0 0 0 1 1]",
+		},
+		"a managed identity that an app trusts": {
+			settings: withoutVault,
+			sequence: 3, asked: "[0 1 0 0 1 1 0 1 1]",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for later, want := range map[time.Duration]int{0: test.sequence, time.Second: 1} {
+				synctest.Test(t, func(t *testing.T) {
+					c := newCloud()
+					role := c.PutRole(roleARN)
+					if test.prepare != nil {
+						test.prepare(c)
+					} else {
+						trustingAll(c, role)
+					}
+					for _, step := range allSteps {
+						c.Fail(step, -1, azuresim.Delay(answerTime))
+					}
+					var log bytes.Buffer
+					s := wired(t, c, &log, append([]string{
+						"AZURE_TENANT_ID", c.TenantID, "AWS_REGION", role.Region,
+						"AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey, "AWS_SESSION_TOKEN", role.SessionToken,
+					}, test.settings...)...)
+					go s.warmUp.run(t.Context())
+					time.Sleep(later)
+					request := post(validBody)
+					if test.request != nil {
+						request = test.request(c)
+					}
+					start := time.Now()
+					if w := ask(t, s, request); w.Code != http.StatusNoContent {
+						t.Fatalf("%d %s", w.Code, w.Body)
+					}
+					if got := time.Since(start); got != time.Duration(want)*answerTime {
+						t.Errorf("after %v it waited for %v, want %d answers of %v", later, got, want, answerTime)
+					}
+					synctest.Wait()
+					if got := asked(c); got != test.asked {
+						t.Errorf("after %v: %v were asked %s times, want %s\n%s", later, allSteps, got, test.asked, &log)
+					}
+				})
+			}
+		})
+	}
+}

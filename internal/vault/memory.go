@@ -1,0 +1,131 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// Remember returns a Doer that passes requests to next, but asks two questions once for all: where Entra ID has the endpoints of
+// a tenant, and which tokens a vault takes. Every client of the SDK asks them before all else, and the answer is the
+// same for a day. It keeps no other answer, and no failure.
+func Remember(next upstream.Doer) upstream.Doer {
+	return &memory{next: next, known: map[string]remembered{}}
+}
+
+// memoryLife is for how long an answer is kept.
+const memoryLife = 24 * time.Hour
+
+type memory struct {
+	next   upstream.Doer
+	asking singleflight.Group
+
+	mu    sync.Mutex
+	known map[string]remembered
+}
+
+// remembered is an answer that has been read to its end.
+type remembered struct {
+	http.Response
+	body  []byte
+	until time.Time
+}
+
+// openIDConfiguration is the path of the document behind an authority, a tenant included.
+const openIDConfiguration = "/v2.0/.well-known/openid-configuration"
+
+// question returns the name of the question that req is, and the status of its answer; "" for a request that is none.
+func question(req *http.Request) (name string, answered int) {
+	switch {
+	case req.Method != http.MethodGet:
+		return "", 0
+	case strings.HasSuffix(req.URL.Path, openIDConfiguration):
+		return strings.ToLower(req.URL.Host + req.URL.Path), http.StatusOK
+	case strings.HasPrefix(req.URL.Path, "/secrets/") && req.Header.Get("Authorization") == "":
+		return strings.ToLower(req.URL.Host), http.StatusUnauthorized
+	}
+	return "", 0
+}
+
+func (m *memory) Do(req *http.Request) (*http.Response, error) {
+	name, status := question(req)
+	if name == "" {
+		return m.next.Do(req)
+	}
+	m.mu.Lock()
+	known := m.known[name]
+	m.mu.Unlock()
+	if time.Now().Before(known.until) {
+		return known.to(req), nil
+	}
+	answer := m.asking.DoChan(name, func() (any, error) {
+		a, err := m.ask(req)
+		if err == nil && a.StatusCode == status {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			a.until = time.Now().Add(memoryLife)
+			m.known[name] = a
+		}
+		return a, err
+	})
+	select {
+	case result := <-answer:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		a, _ := result.Val.(remembered)
+		return a.to(req), nil
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
+}
+
+// ask sends req for all who wait for its answer. It has the time of the one who came first.
+func (m *memory) ask(req *http.Request) (remembered, error) {
+	ctx := upstream.Detached(req.Context())
+	if deadline, ok := req.Context().Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	resp, err := m.next.Do(req.WithContext(ctx))
+	if err != nil {
+		return remembered{}, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(upstream.Cap(resp.Body, largestAnswer))
+	return remembered{Response: *resp, body: text}, err
+}
+
+// to returns the answer as one to req.
+func (r remembered) to(req *http.Request) *http.Response {
+	resp := r.Response
+	resp.Request, resp.Header, resp.Body = req, r.Header.Clone(), io.NopCloser(bytes.NewReader(r.body))
+	return &resp
+}
+
+// discover asks where the endpoints of a tenant are, for whoever asks next. Without a memory it would be asked in vain.
+func (o Options) discover(ctx context.Context, tenantID string) {
+	m, ok := o.Transport.(*memory)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstTry(o.share(tokenShare))) // who waits for it has time for a second one
+	defer cancel()
+	address := strings.TrimSuffix(o.Cloud.ActiveDirectoryAuthorityHost, "/") + "/" + tenantID + openIDConfiguration
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return
+	}
+	if resp, err := m.Do(req); err == nil {
+		_ = resp.Body.Close()
+	}
+}

@@ -1,0 +1,117 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/upstream"
+)
+
+// get sends a request and returns the status and the body of the answer.
+func get(ctx context.Context, t *testing.T, d upstream.Doer, url string, header ...string) (int, string, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := d.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+func TestRemember(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := azuresim.New()
+		d := Remember(c)
+		tenant := "https://login.microsoftonline.com/" + c.TenantID + openIDConfiguration
+		for _, question := range []struct {
+			step        azuresim.Step
+			urls        []string // which ask for the same
+			status      int
+			other       string // asks for another thing
+			otherHeader []string
+		}{
+			{azuresim.StepDiscovery, []string{tenant, tenant}, 200, "https://login.microsoftonline.com/other" + openIDConfiguration, nil},
+			{azuresim.StepChallenge, []string{c.VaultURL + "/secrets/a", c.VaultURL + "/secrets/b"}, 401, c.VaultURL + "/secrets/a", []string{"Authorization", "Bearer x"}},
+		} {
+			asked := func() int { return c.Count(question.step) }
+			// A failure is not kept.
+			c.Fail(question.step, 1, azuresim.Status(503))
+			if status, _, err := get(t.Context(), t, d, question.urls[0]); status != 503 || err != nil {
+				t.Errorf("%d, %v", status, err)
+			}
+			c.Fail(question.step, 1, azuresim.ResetMidBody())
+			if _, _, err := get(t.Context(), t, d, question.urls[0]); err == nil {
+				t.Error("an answer that breaks off is whole")
+			}
+			// Many who ask at once ask once, and each has the whole answer.
+			c.Fail(question.step, 1, azuresim.Delay(time.Second))
+			before := asked()
+			var asking sync.WaitGroup
+			for i := range 20 {
+				asking.Go(func() {
+					status, body, err := get(t.Context(), t, d, question.urls[i%2])
+					if status != question.status || !strings.HasSuffix(body, "}") || err != nil {
+						t.Errorf("%d %s, %v", status, body, err)
+					}
+				})
+			}
+			asking.Wait()
+			if n := asked() - before; n != 1 {
+				t.Errorf("%s was asked %d times", question.step, n)
+			}
+			// A day later they ask again, and who has asked for another thing has another answer.
+			time.Sleep(memoryLife)
+			if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil || asked()-before != 2 {
+				t.Errorf("a day later: %v, asked %d times", err, asked()-before)
+			}
+			total := len(c.Requests(question.step)) + len(c.Requests(azuresim.StepSecret))
+			_, _, err := get(t.Context(), t, d, question.other, question.otherHeader...)
+			if n := len(c.Requests(question.step)) + len(c.Requests(azuresim.StepSecret)); n != total+1 || err != nil {
+				t.Errorf("%s: it was not asked, %v", question.other, err)
+			}
+		}
+	})
+}
+
+// Who waits for somebody else's question has the time of its own, and the question that of who asked it.
+func TestRememberInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := azuresim.New()
+		c.Fail(azuresim.StepChallenge, 1, azuresim.Hang())
+		d := Remember(c)
+		var asking sync.WaitGroup
+		for _, limit := range []time.Duration{2 * time.Second, time.Second, 3 * time.Second} {
+			asking.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				start := time.Now()
+				_, _, err := get(ctx, t, d, c.VaultURL+"/secrets/a")
+				if spent := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || spent > limit {
+					t.Errorf("%v after %v of %v", err, spent, limit)
+				}
+			})
+		}
+		asking.Wait()
+		if status, _, err := get(t.Context(), t, d, c.VaultURL+"/secrets/a"); status != http.StatusUnauthorized || err != nil {
+			t.Errorf("%d, %v", status, err)
+		}
+	})
+}
