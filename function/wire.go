@@ -87,11 +87,19 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*handler.Ha
 	if err != nil {
 		return nil, err
 	}
+	examine := func(ctx context.Context) (slog.LogValuer, error) {
+		r, err := c.examine(ctx, transport)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
 	return handler.New(handler.Options{
 		Devices:  to.client,
 		Verifier: verifier(c, to.store, transport, log),
 		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
+		Doctor:   handler.Doctor{Callers: c.doctorCallers, Examine: examine},
 		Log:      log,
 		Timeout:  c.timeout,
 		Window:   2 * c.tolerance,
