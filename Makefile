@@ -155,18 +155,18 @@ servicenow: $(SERVICENOW)/node_modules/.package-lock.json ## make dist/serviceno
 servicenow-test: build servicenow ## test the ServiceNow application against bin/unassign (needs node 20.18 and npm)
 	cd $(SERVICENOW) && npm test --silent
 
-# The functions of the package beside unassign and health: WITH='sweep queue'. The queue needs an extension of the host, and so
+# The functions of the package beside unassign, doctor and health: WITH='sweep queue'. The queue needs an extension of the host, and so
 # a host.json of its own.
 WITH ?=
 
-# Who the host lets through to unassign: function are those with a function key, anonymous is everybody, whom the program checks.
+# Who the host lets through to unassign and doctor: function are those with a function key, anonymous is everybody, whom the program checks.
 AUTHLEVEL ?= anonymous
 
 .PHONY: package-azure
 package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH='sweep queue' for these)
 	$(if $(filter anonymous function,$(AUTHLEVEL)),,$(error AUTHLEVEL is anonymous or function))
 	@rm -rf dist/azure/functions && mkdir -p dist/azure && cp -R infra/azure/functions dist/azure/
-	@sed 's/"anonymous"/"$(AUTHLEVEL)"/' infra/azure/functions/unassign/function.json >dist/azure/functions/unassign/function.json
+	@for f in unassign doctor; do sed 's/"anonymous"/"$(AUTHLEVEL)"/' infra/azure/functions/$$f/function.json >dist/azure/functions/$$f/function.json; done
 	@GOOS=linux GOARCH=amd64 $(BUILD),noaws -o dist/azure/worker ./function
 	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker dist/azure/functions $(addprefix infra/azure/,$(WITH))
 

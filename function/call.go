@@ -32,7 +32,7 @@ type callFlags struct {
 	address, secretFile, apiKeyFile, tokenFile string
 	devices                                    []client.Target
 	expect, reference                          string
-	dryRun, verify                             bool
+	dryRun, verify, doctor                     bool
 	csv, by, out                               string
 	again, skipInvalid                         bool
 	retries                                    int
@@ -57,6 +57,7 @@ func newCallFlags(stderr io.Writer) *callFlags {
 	f.StringVar(&f.expect, "expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
 	f.BoolVar(&f.dryRun, "dry-run", false, "say what would happen, and change nothing")
 	f.BoolVar(&f.verify, "verify", false, "read the device again after acting on it")
+	f.BoolVar(&f.doctor, "doctor", false, "ask the deployment to examine itself, instead of asking for a device")
 	f.StringVar(&f.reference, "reference", "", "`ticket` that the audit record shall name")
 	f.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for an answer, each time it is asked")
 	f.IntVar(&f.retries, "retries", 3, "how `often` to ask again after 408, 429, 500, 502, 503, 504 or no answer")
@@ -66,7 +67,7 @@ func newCallFlags(stderr io.Writer) *callFlags {
 	f.BoolVar(&f.again, "again", false, "send the rows again that the results show as refused")
 	f.BoolVar(&f.skipInvalid, "skip-invalid", false, "send the valid rows of the file although others are not")
 	f.Usage = func() {
-		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file | -api-key-file | -token-file) FILE (-device ID | -serial SERIAL | -csv FILE) [flags]\n\n")
+		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file | -api-key-file | -token-file) FILE (-device ID | -serial SERIAL | -csv FILE | -doctor) [flags]\n\n")
 		f.PrintDefaults()
 	}
 	return f
@@ -89,6 +90,10 @@ func (f *callFlags) check() error {
 		return usageError("call: after -dry-run there is nothing to -verify")
 	case f.retries < 0 || f.timeout <= 0:
 		return usageError("call: -retries must not be negative, and -timeout must be positive")
+	case f.doctor && (f.csv != "" || len(f.devices) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" || f.by != "" || f.out != "" || f.again || f.skipInvalid):
+		return usageError("call: -doctor changes nothing, and takes no device and nothing that is said of one")
+	case f.doctor:
+		return nil
 	case f.csv != "" && (len(f.devices) > 0 || f.expect != ""):
 		return usageError("call: with -csv the file names the devices and what is expected of them")
 	case f.by != "" && f.by != "id" && f.by != "serial":
@@ -98,7 +103,7 @@ func (f *callFlags) check() error {
 	case f.by != "" || f.out != "" || f.again || f.skipInvalid:
 		return usageError("call: -by, -out, -again and -skip-invalid are for -csv")
 	case len(f.devices) == 0:
-		return usageError("call: -device, -serial or -csv is missing")
+		return usageError("call: -device, -serial, -csv or -doctor is missing")
 	case f.expect != "" && len(f.devices) > 1:
 		return usageError("call: -expect is for one device")
 	}
@@ -134,7 +139,11 @@ func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if err := flags.Parse(args); err != nil {
 		return errors.Join(usageError("call"), err)
 	}
-	endpoint, err := callURL(flags.address)
+	route := handler.RouteUnassign
+	if flags.doctor {
+		route = handler.RouteDoctor
+	}
+	endpoint, err := callURL(flags.address, route)
 	if err != nil {
 		return err
 	}
@@ -154,6 +163,9 @@ func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		signal.Reset(os.Interrupt, syscall.SIGTERM)
 		fmt.Fprintln(stderr, "stopping as soon as a request under way is answered; stop again to end at once")
 	})()
+	if flags.doctor {
+		return callDoctor(ctx, c, stdout, stderr)
+	}
 	if flags.csv != "" {
 		return callCSV(ctx, flags, c, stderr, isTerminal(stderr))
 	}
@@ -170,6 +182,24 @@ func callOnce(ctx context.Context, flags *callFlags, c *client.Client, stdout, s
 		order.Devices = flags.devices
 	}
 	answer, err := c.Send(ctx, order)
+	return told(answer, err, stdout, stderr)
+}
+
+// callDoctor asks for the report on a deployment, and prints it. Its error is nil if all is well there.
+func callDoctor(ctx context.Context, c *client.Client, stdout, stderr io.Writer) error {
+	answer, err := c.Report(ctx)
+	if err := told(answer, err, stdout, stderr); err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(answer.Body, &r); err != nil {
+		return errors.New("call: the answer is no report")
+	}
+	return r.err()
+}
+
+// told prints an answer, and returns why it is none or no success.
+func told(answer client.Answer, err error, stdout, stderr io.Writer) error {
 	if answer.Status != 0 {
 		fmt.Fprintln(stderr, answer.StatusText)
 		printJSON(stdout, answer.Body)
@@ -183,9 +213,9 @@ func callOnce(ctx context.Context, flags *callFlags, c *client.Client, stdout, s
 	return nil
 }
 
-// callURL returns the address to send a request to, given the address of a deployment or of its route. A key must not
+// callURL returns the address of a route, given that of the deployment or of one of its routes. A key must not
 // travel in the clear, so that plain http is for this machine alone.
-func callURL(target string) (string, error) {
+func callURL(target, route string) (string, error) {
 	u, err := url.Parse(target)
 	switch {
 	case target == "":
@@ -195,8 +225,8 @@ func callURL(target string) (string, error) {
 	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
 		return "", usageError("call: -url must be https, since a key travels with the request")
 	}
-	if path := strings.Trim(u.Path, "/"); path == "" || "/"+path == handler.RouteUnassign {
-		u.Path = handler.RouteUnassign
+	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == handler.RouteUnassign || path == handler.RouteDoctor {
+		u.Path = route
 	}
 	return u.String(), nil
 }

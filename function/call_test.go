@@ -77,6 +77,53 @@ func TestCall(t *testing.T) {
 	}
 }
 
+// A deployment examines itself for whoever may have it so. The exit status is that of the command that examines.
+func TestCallDoctor(t *testing.T) {
+	s, err := newSimulation(func(name string) string {
+		return map[string]string{"DOCTOR_CALLERS": simulatedAPIKey}[name]
+	}, &lockedBuffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []*http.Request
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r)
+		s.handler.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<h1>hello</h1>") }))
+	defer strange.Close()
+	byKey := []string{"-api-key-file", "-"}
+	for _, test := range []struct {
+		name, key, url string
+		prepare        func()
+		args           []string
+		status, out    string
+		err            string // what the error has, "" for none
+	}{
+		{"well", s.apiKey, server.URL, nil, byKey, "200 OK\n", `"ok": true`, ""},
+		{"the route", s.apiKey, server.URL + "/api/doctor", nil, byKey, "200 OK\n", `"ok": true`, ""},
+		{"the other route", s.apiKey, server.URL + "/api/unassign", nil, byKey, "200 OK\n", `"ok": true`, ""},
+		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "403 Forbidden\n", `"code": "doctor_denied"`, "call: the answer is 403 Forbidden"},
+		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "401 Unauthorized\n", `"code": "unauthenticated"`, "call: the answer is 401 Unauthorized"},
+		{"not well", s.apiKey, server.URL, func() { s.cloud.SetGraphRoles("Mail.Read") }, byKey, "200 OK\n", `"mark": "failed"`, " checks failed"},
+		{"somebody else", s.apiKey, strange.URL, nil, byKey, "200 OK\n", "<h1>hello</h1>", "call: the answer is no report"},
+	} {
+		if test.prepare != nil {
+			test.prepare()
+		}
+		stdout, stderr, err := runCommand(t, test.key, slices.Concat([]string{"call", "-doctor", "-url", test.url}, test.args)...)
+		if stderr != test.status || !strings.Contains(stdout, test.out) || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
+		}
+	}
+	for _, r := range asked {
+		if r.Method != http.MethodGet || r.ContentLength != 0 || r.Header.Get("Content-Type") != "" {
+			t.Errorf("it sent %s, %d bytes, %v", r.Method, r.ContentLength, r.Header)
+		}
+	}
+}
+
 func TestCallRefusesToBeMisused(t *testing.T) {
 	for name, test := range map[string]struct {
 		args []string
@@ -87,7 +134,7 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		"no address at all":   {[]string{"-url", "contoso", "-secret-file", "-", "-device", "x"}, "-url is not an address"},
 		"no key":              {[]string{"-url", "https://contoso.example", "-device", "x"}, "name one of -secret-file, -api-key-file and -token-file"},
 		"two keys":            {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-device", "x"}, "name one of -secret-file, -api-key-file and -token-file"},
-		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device, -serial or -csv is missing"},
+		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device, -serial, -csv or -doctor is missing"},
 		"expected of two":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-serial", "y", "-expect", "z"}, "-expect is for one device"},
 		"a dry run verified":  {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-dry-run", "-verify"}, "nothing to -verify"},
 		"three keys":          {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-token-file", "-", "-device", "x"}, "name one of"},
@@ -95,6 +142,9 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		"a file and expected": {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-expect", "x", "-csv", "y"}, "the file names the devices"},
 		"no file and -out":    {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-out", "y"}, "are for -csv"},
 		"by something else":   {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-csv", "x", "-by", "name"}, "-by is id or serial"},
+		"a doctor's device":   {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-doctor", "-device", "x"}, "-doctor changes nothing"},
+		"a doctor's list":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-doctor", "-csv", "x"}, "-doctor changes nothing"},
+		"a doctor's dry run":  {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-doctor", "-dry-run"}, "-doctor changes nothing"},
 		"fewer than none":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-retries", "-1"}, "must not be negative"},
 		"something more":      {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "y"}, `"y" is not a flag`},
 		"a flag nobody knows": {[]string{"-force"}, "flag provided but not defined: -force"},

@@ -14,11 +14,15 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
 )
 
 // config is what the settings say. README has the table of them; a test holds it to loadConfig.
 type config struct {
+	getenv func(string) string // where they are from, for the doctor, who reads them anew
+	host   string
+
 	vaultURL        string // "" where nothing is kept in one
 	vaultCredential string // managedIdentity, awsFederation, clientSecret or azureCLI
 	azureTenantID   string // of the vault identity, for awsFederation and clientSecret
@@ -45,6 +49,8 @@ type config struct {
 
 	groupTags []string // those that may be acted on, none for all; one may end in *
 	rateLimit int      // devices that a caller may ask for in a minute, 0 for any number
+
+	doctorCallers []string // who may ask for the doctor's report, as the audit record names them
 
 	sweepGroupTag     string // "" for no sweep
 	sweepMaxDevices   int
@@ -100,7 +106,7 @@ func (e configError) Error() string { return "settings:\n  " + strings.Join(e, "
 // or wrong, at once. No value of a setting that may be secret is in the error.
 func loadConfig(getenv func(string) string, host string) (config, error) {
 	s := &settings{getenv: getenv}
-	var c config
+	c := config{getenv: getenv, host: host}
 
 	kind := s.oneOf("AZURE_CLOUD", "public", "public", "usgov", "usgov-dod", "china", "custom")
 	c.cloud = clouds()[kind]
@@ -133,6 +139,7 @@ func loadConfig(getenv func(string) string, host string) (config, error) {
 	}
 	c.groupTags = s.groupTags("ALLOWED_GROUP_TAGS")
 	c.rateLimit = s.number("RATE_LIMIT", 0, 1, 10000)
+	c.doctorCallers = s.doctorCallers(c)
 	c.sweepGroupTag = getenv("SWEEP_GROUP_TAG")
 	c.sweepMaxDevices = s.number("SWEEP_MAX_DEVICES", 10, 1, 10000)
 	c.sweepMinInventory = s.number("SWEEP_MIN_INVENTORY", 1, 1, 1000000)
@@ -218,6 +225,59 @@ func (s *settings) entra(c *config) {
 		}
 	}
 	c.entraRole, c.entraScope = s.role("ENTRA_ROLE", "Device.Unassign"), s.role("ENTRA_SCOPE", "user_impersonation")
+}
+
+// doctorCallers reads who may ask for the doctor's report. One who could not call at all is told by his place in the list, and not
+// by what stands there, which may be a key.
+func (s *settings) doctorCallers(c config) []string {
+	members := s.list("DOCTOR_CALLERS")
+	var callers []string
+	for i := 0; i < len(members); {
+		name, n := c.callerID(members[i:])
+		if n == 0 {
+			n = 1
+			switch {
+			case c.platformAuth:
+				s.wrong("DOCTOR_CALLERS names nobody who could call, in place %d: with AUTH=platform the one caller is host", i+1)
+			case len(c.entraTenants) > 1:
+				s.wrong("DOCTOR_CALLERS names nobody who could call, in place %d: it must be a name of WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES or, with several in ENTRA_TENANT_ID, app:GUID,tenant:GUID or user:GUID,app:GUID,tenant:GUID", i+1)
+			default:
+				s.wrong("DOCTOR_CALLERS names nobody who could call, in place %d: it must be a name of WEBHOOK_SECRET_NAMES or API_KEY_SECRET_NAMES or, with ENTRA_AUDIENCE, app:GUID or user:GUID,app:GUID", i+1)
+			}
+		}
+		callers = append(callers, name)
+		i += n
+	}
+	return callers
+}
+
+// callerID returns the caller.Caller.ID that a list begins with, and how many members of the list it has, 0 if it begins with none
+// that a caller could have. The commas in an ID are those of the list: an ID of a token begins with its user or, where it is
+// an app's own, with the app.
+func (c *config) callerID(members []string) (id string, n int) {
+	if c.platformAuth && members[0] == caller.PlatformID || slices.Contains(c.webhookSecretNames, members[0]) || slices.Contains(c.apiKeySecretNames, members[0]) {
+		return members[0], 1
+	}
+	kinds := []string{"app"}
+	if strings.HasPrefix(members[0], "user:") {
+		kinds = []string{"user", "app"}
+	}
+	if len(c.entraTenants) > 1 {
+		kinds = append(kinds, "tenant")
+	}
+	if len(c.entraAudiences) == 0 || len(members) < len(kinds) {
+		return "", 0
+	}
+	parts := make([]string, len(kinds))
+	for i, kind := range kinds {
+		value, ok := strings.CutPrefix(members[i], kind+":")
+		parsed, err := guid.Parse(value)
+		if !ok || err != nil || kind == "tenant" && !slices.Contains(c.entraTenants, parsed.String()) {
+			return "", 0
+		}
+		parts[i] = kind + ":" + parsed.String()
+	}
+	return strings.Join(parts, ","), len(kinds)
 }
 
 // role returns a setting that is the value of an app role or a scope.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"reflect"
@@ -47,6 +48,10 @@ func TestLoadConfig(t *testing.T) {
 		sweepMaxDevices: 10, sweepMinInventory: 1,
 		tolerance: 300 * time.Second, timeout: 25 * time.Second,
 	}
+	if c.host != hostAzure || c.getenv("KEY_VAULT_URL") != want.vaultURL { // where the doctor reads them anew
+		t.Errorf("loadConfig = %+v", c)
+	}
+	c.host, c.getenv = "", nil // which cannot be compared
 	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Errorf("loadConfig = %+v, %v\nwant %+v", c, err, want)
 	}
@@ -150,8 +155,63 @@ func TestLoadConfigNamesEveryFault(t *testing.T) {
 	}
 }
 
+// Who may ask for the doctor's report is written as the audit record has it, and one who could not call at all is a fault.
+func TestDoctorCallers(t *testing.T) {
+	const one, two = "aaaaaaaa-0000-4000-8000-00000000000a", "bbbbbbbb-0000-4000-8000-00000000000b"
+	byToken := func(changes ...string) []string {
+		return append([]string{"API_KEY_SECRET_NAMES", "a,b", "ENTRA_AUDIENCE", clientID}, changes...)
+	}
+	tenants := byToken("ENTRA_TENANT_ID", tenantID+","+clientID)
+	platform := []string{"AUTH", "platform", "WEBHOOK_SECRET_NAMES", ""}
+	for name, test := range map[string]struct {
+		callers  string
+		settings []string
+		want     []string
+		wrong    []int // the places that the error names
+	}{
+		"nobody":                      {"", byToken(), nil, nil},
+		"keys":                        {" b , webhook-servicenow", byToken(), []string{"b", "webhook-servicenow"}, nil},
+		"an app":                      {"app:" + strings.ToUpper(one), byToken(), []string{"app:" + one}, nil},
+		"a user":                      {"user:" + one + ",app:" + two, byToken(), []string{"user:" + one + ",app:" + two}, nil},
+		"all of them":                 {"a,user:" + one + ", app:" + two + ",app:" + two + ",b", byToken(), []string{"a", "user:" + one + ",app:" + two, "app:" + two, "b"}, nil},
+		"an app of a tenant":          {"app:" + one + ",tenant:" + clientID + ",a", tenants, []string{"app:" + one + ",tenant:" + clientID, "a"}, nil},
+		"a user of a tenant":          {"user:" + two + ",app:" + one + ",tenant:" + tenantID, tenants, []string{"user:" + two + ",app:" + one + ",tenant:" + tenantID}, nil},
+		"the platform":                {"host", platform, []string{"host"}, nil},
+		"the platform without it":     {"host", byToken(), nil, []int{1}},
+		"a key on the platform":       {"webhook-servicenow", platform, nil, []int{1}},
+		"a key that is not named":     {"a,c", byToken(), nil, []int{2}},
+		"another case":                {"A", byToken(), nil, []int{1}},
+		"the app's own secret":        {"graph-client-secret", byToken(), nil, []int{1}},
+		"a kind":                      {"api_key:a", byToken(), nil, []int{1}},
+		"an app without tokens":       {"app:" + one, nil, nil, []int{1}},
+		"an app by its name":          {"app:ServiceNow", byToken(), nil, []int{1}},
+		"a user without an app":       {"user:" + one + ",a", byToken(), nil, []int{1}},
+		"a user at the end":           {"a,user:" + one, byToken(), nil, []int{2}},
+		"users without an app":        {"user:" + one + ",user:" + two, byToken(), nil, []int{1, 2}},
+		"a tenant too many":           {"app:" + one + ",tenant:" + tenantID, byToken(), nil, []int{2}},
+		"no tenant":                   {"app:" + one, tenants, nil, []int{1}},
+		"the tenant of somebody else": {"app:" + one + ",tenant:" + two, tenants, nil, []int{1, 2}},
+		"a star":                      {"*", byToken(), nil, []int{1}},
+	} {
+		c, err := loadConfig(complete(append(test.settings, "DOCTOR_CALLERS", test.callers)...), hostAzure)
+		faults, _ := err.(configError) //nolint:errorlint // it is returned as it is
+		if len(faults) != len(test.wrong) || len(test.wrong) == 0 && !slices.Equal(c.doctorCallers, test.want) {
+			t.Errorf("%s: %q, %v", name, c.doctorCallers, err)
+			continue
+		}
+		for i, place := range test.wrong {
+			if !strings.HasPrefix(faults[i], fmt.Sprintf("DOCTOR_CALLERS names nobody who could call, in place %d: ", place)) {
+				t.Errorf("%s: %s", name, faults[i])
+			}
+		}
+	}
+	if _, err := loadConfig(complete("DOCTOR_CALLERS", " , "), hostAzure); err == nil || err.Error() != "settings:\n  DOCTOR_CALLERS has nothing in it" {
+		t.Errorf("an empty list: %v", err)
+	}
+}
+
 func TestConfigErrorHasNoSecret(t *testing.T) {
-	_, err := loadConfig(complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", "canary", "WEBHOOK_SECRET_NAMES", "whsec_canary=="), hostAzure)
+	_, err := loadConfig(complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", "canary", "WEBHOOK_SECRET_NAMES", "whsec_canary==", "DOCTOR_CALLERS", "canary"), hostAzure)
 	if err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("the error is %v", err)
 	}

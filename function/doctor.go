@@ -135,10 +135,40 @@ func (c *probe) do(ctx context.Context) {
 			return
 		}
 	}
-	c.run(ctx, c.findings)
+	c.try(ctx)
 	for _, f := range c.findings {
 		if f.Mark == markFailed {
 			c.spoilt = c.otherwise
+		}
+	}
+}
+
+// try runs the probe. The process may be one that serves requests, so that a panic is a finding.
+func (c *probe) try(ctx context.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			for i := range c.findings {
+				c.findings[i].fail(nil, "a fault of this program, of type %T: report it", p)
+			}
+		}
+	}()
+	c.run(ctx, c.findings)
+}
+
+// together calls do with the numbers below n at the same time. If one panics, so does the goroutine that has called this.
+func together(n int, do func(i int)) {
+	panics := make([]any, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			defer func() { panics[i] = recover() }()
+			do(i)
+		})
+	}
+	all.Wait()
+	for _, p := range panics {
+		if p != nil {
+			panic(p)
 		}
 	}
 }
@@ -153,7 +183,20 @@ type report struct {
 	Findings []finding `json:"findings"`
 }
 
-// doctorLimit is the time for all checks together.
+// err returns an error if anything has failed.
+func (r report) err() error {
+	if !r.OK {
+		return fmt.Errorf("%d of %d checks failed", r.Failed, len(r.Findings))
+	}
+	return nil
+}
+
+// LogValue returns how much of it is not well.
+func (r report) LogValue() slog.Value {
+	return slog.GroupValue(slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried", r.NotTried))
+}
+
+// doctorLimit is the time for all checks together, if there is no less.
 const doctorLimit = 28 * time.Second
 
 // examine runs probes, those that need nothing of each other at the same time, and shows each finding in order as soon as
@@ -190,12 +233,17 @@ func examine(ctx context.Context, probes []*probe, show func(finding)) report {
 }
 
 // diagnose examines the deployment that the settings describe, for host, and shows each finding. transport is between it and
-// the cloud. It changes nothing anywhere.
+// the cloud. It changes nothing anywhere, and is at its end when ctx is.
 func diagnose(ctx context.Context, getenv func(string) string, host string, transport policy.Transporter, show func(finding)) (report, error) {
 	c, wrong := loadConfig(getenv, host)
-	c.timeout = doctorStep
+	limit := doctorLimit
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end))
+	}
+	// What the steps of a check take their shares of (see vault.Options): of 28 seconds 20, so that all of them fit in, as a rule.
+	c.timeout = limit * 5 / 7
 	watched := &dates{next: transport, seen: map[string]time.Duration{}}
-	d := &diagnosis{config: c, host: host, dates: watched, log: slog.New(slog.DiscardHandler)}
+	d := &diagnosis{config: c, dates: watched, log: slog.New(slog.DiscardHandler)}
 	if wrong == nil {
 		var err error
 		if d.connections, err = connect(c, watched, d.log); err != nil {
@@ -203,6 +251,11 @@ func diagnose(ctx context.Context, getenv func(string) string, host string, tran
 		}
 	}
 	return examine(ctx, d.checks(wrong, getenv), show), nil
+}
+
+// examine examines the deployment that serves with c, whose settings are read anew.
+func (c config) examine(ctx context.Context, transport policy.Transporter) (report, error) {
+	return diagnose(ctx, c.getenv, c.host, transport, func(finding) {})
 }
 
 // doctor is the command of that name.
@@ -244,10 +297,7 @@ func doctor(ctx context.Context, args []string, getenv func(string) string, tran
 	} else {
 		p.summary(r)
 	}
-	if !r.OK {
-		return fmt.Errorf("%d of %d checks failed", r.Failed, len(r.Findings))
-	}
-	return nil
+	return r.err()
 }
 
 // printout prints a report for a person.

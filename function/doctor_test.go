@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +24,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/routers"
+
+	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/lambdahost"
 )
@@ -270,12 +277,40 @@ func diagnosed(t *testing.T, c *azuresim.Cloud, getenv func(string) string) (r r
 	if !slices.Equal(before, c.Devices()) {
 		t.Error("a device has changed")
 	}
+	if config, err := loadConfig(getenv, hostLocal); err == nil {
+		if got, want := notWell(config.served(t, c)), notWell(r); !slices.Equal(got, want) {
+			t.Errorf("over HTTP found %q, want %q", got, want)
+		}
+	}
 	for _, request := range c.Requests(azuresim.StepGraph) {
 		if request.Method != "GET" {
 			t.Errorf("Graph was asked to %s", request.Method)
 		}
 	}
 	return r, asText.String()
+}
+
+// served asks for the report over HTTP, which must come in time and leak nothing.
+func (c config) served(t *testing.T, cloud *azuresim.Cloud) (r report) {
+	t.Helper()
+	c.webhookSecretNames, c.apiKeySecretNames, c.entraAudiences, c.platformAuth, c.doctorCallers = nil, nil, nil, true, []string{caller.PlatformID}
+	var log bytes.Buffer
+	h, err := wire(c, cloud, newLog(&log, c.logLevel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, w := time.Now(), httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/doctor", nil))
+	if took := time.Since(start); took > c.timeout {
+		t.Errorf("over HTTP it took %v of %v", took, c.timeout)
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%d %v: %s", w.Code, err, w.Body)
+	}
+	if found := leaks(canaries(cloud, nil), w.Body.String(), fmt.Sprint(w.Header()), log.String()); len(found) > 0 {
+		t.Errorf("leaked %q in\n%s\n%s", found, w.Body, log.String())
+	}
+	return r
 }
 
 // notWell returns the findings of r that are not ok: mark, check and subject.
@@ -635,6 +670,168 @@ func TestDoctorColours(t *testing.T) {
 	}
 }
 
+// askDoctor asks a deployment for its report with those headers, and holds the answer to openapi.yaml.
+func askDoctor(t *testing.T, host string, d deployment, changes ...func(*sent)) got {
+	t.Helper()
+	s := post("", append([]func(*sent){func(s *sent) { s.method, s.target = http.MethodGet, "/api/doctor" }, header("Content-Type")}, changes...)...)
+	answer, err := d.send(t.Context(), s)
+	if err != nil {
+		t.Fatalf("%s: %v", host, err)
+	}
+	doc, err := openapi3.NewLoader().LoadFromFile("../handler/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	item := doc.Paths.Value("/api/doctor")
+	if s.method != http.MethodHead {
+		validate(t, &routers.Route{Spec: doc, Path: "/api/doctor", PathItem: item, Method: http.MethodGet, Operation: item.Get}, host, answer)
+	}
+	return answer
+}
+
+// On every host a deployment is examined where it is for those who may have it so, and for nobody else.
+func TestDoctorRoute(t *testing.T) {
+	t.Parallel()
+	for host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			c := newCloud()
+			served, err := c.Serve()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer served.Close()
+			operator := "user:" + someUser + ",app:" + powerAutomate
+			d := hosts[host](t, environment(t, c, served, audiences, "DOCTOR_CALLERS=api-key-flow,"+operator))
+			defer d.stop()
+			byKey, before := header("X-Api-Key", canaryAPIKey), c.Devices()
+			var log []map[string]string // what the records must say, in order
+			for _, test := range []struct {
+				name       string
+				prepare    func()
+				changes    []func(*sent)
+				status     int
+				code, id   string
+				bad        []string // of the report, what is not ok
+				body, head string   // something in the answer, and one of its headers
+			}{
+				{"a key", nil, []func(*sent){unsigned, byKey}, 200, "examined", "api-key-flow", nil, `"check":"graph_devices","mark":"ok"`, "Content-Type: application/json"},
+				{"a user", nil, []func(*sent){unsigned, bearer(c, fromPowerAutomate)}, 200, "examined", operator, nil, "this report may be asked for by 2 callers", ""},
+				{"HEAD", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }}, 200, "examined", "api-key-flow", nil, "", "Content-Type: application/json"},
+				{"a key for devices", nil, nil, 403, "doctor_denied", "webhook-servicenow", nil, "DOCTOR_CALLERS", ""},
+				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "doctor_denied", "app:" + serviceNow, nil, "DOCTOR_CALLERS", ""},
+				{"a stranger", nil, []func(*sent){unsigned}, 401, "unauthenticated", "", nil, "", `WWW-Authenticate: Webhook-Signature realm="unassign", Bearer realm="unassign"`},
+				{"a wrong key", nil, []func(*sent){unsigned, header("X-Api-Key", canaryAPIKey+"x")}, 401, "unauthenticated", "", nil, "", ""},
+				{"POST", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method, s.body = http.MethodPost, validBody }}, 405, "method_not_allowed", "", nil, "", "Allow: GET, HEAD"},
+				{"a body", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.body = "{" }}, 200, "examined", "api-key-flow", nil, "", ""},
+				{
+					"another permission", func() { c.SetGraphRoles("Mail.Read") },
+					[]func(*sent){unsigned, byKey},
+					200, "examined", "api-key-flow",
+					[]string{"failed graph_role", "warning graph_other_roles", "not_tried graph_devices"},
+					`"ok":false`, "",
+				},
+				{
+					"a vault that refuses", func() { c.Fail(azuresim.StepSecret, -1, vaultSays("ForbiddenByFirewall")) },
+					[]func(*sent){unsigned, byKey},
+					200, "examined", "api-key-flow",
+					refused(), `"code":"ForbiddenByFirewall"`, "",
+				},
+			} {
+				if test.prepare != nil {
+					test.prepare()
+				}
+				answer := askDoctor(t, host, d, test.changes...)
+				if answer.status != test.status || !strings.Contains(answer.body, test.body) || answer.header.Get("Cache-Control") != "no-store" {
+					t.Errorf("%s: %d %s", test.name, answer.status, answer.body)
+				}
+				if name, value, ok := strings.Cut(test.head, ": "); ok && answer.header.Get(name) != value {
+					t.Errorf("%s: %s is %q", test.name, name, answer.header.Get(name))
+				}
+				var r report
+				if test.code == "examined" && test.name != "HEAD" {
+					reader := json.NewDecoder(strings.NewReader(answer.body))
+					reader.DisallowUnknownFields()
+					if err := reader.Decode(&r); err != nil || !slices.Equal(notWell(r), test.bad) || r.OK != (test.bad == nil) {
+						t.Errorf("%s: %v, found %q", test.name, err, notWell(r))
+					}
+				}
+				want := map[string]string{"caller_id": test.id, "code": test.code, "status": fmt.Sprint(test.status), "host": host, "request_id": "request-1"}
+				if test.code == "examined" {
+					want["failed"], want["warnings"], want["not_tried"] = fmt.Sprint(r.Failed), fmt.Sprint(r.Warnings), fmt.Sprint(r.NotTried)
+				}
+				log = append(log, want)
+				if found := leaks(canaries(c, served), answer.body, fmt.Sprint(answer.header)); len(found) > 0 {
+					t.Errorf("%s: leaked %q in %s", test.name, found, answer.body)
+				}
+			}
+			for i, record := range records(t, d, "doctor", len(log)) {
+				check(t, host, record, log[i])
+			}
+			if found := leaks(canaries(c, served), d.lines()...); len(found) > 0 {
+				t.Errorf("leaked %q in %s", found, strings.Join(d.lines(), "\n"))
+			}
+			if !slices.Equal(before, c.Devices()) {
+				t.Error("a device has changed")
+			}
+		})
+	}
+}
+
+// With little time a step that hangs is told by the report, in time, and nothing else is blamed for it.
+func TestDoctorRouteWithLittleTime(t *testing.T) {
+	for step, want := range map[azuresim.Step]string{
+		azuresim.StepChallenge: "failed vault", azuresim.StepIdentity: "failed vault_identity", azuresim.StepSecret: "failed secret graph-client-secret",
+		azuresim.StepToken: "failed graph_token graph-client-secret", azuresim.StepGraph: "failed graph_devices", azuresim.StepKeys: "failed signing_keys tenant 1",
+	} {
+		t.Run(string(step), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := newCloud()
+				cloud.Fail(step, -1, azuresim.Hang())
+				c, err := loadConfig(healthy(cloud, "REQUEST_TIMEOUT", "2s", "ENTRA_AUDIENCE", clientID, "WEBHOOK_SECRET_NAMES", ""), hostLocal)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := c.served(t, cloud)
+				got := slices.DeleteFunc(notWell(r), func(f string) bool { return strings.HasPrefix(f, string(markNotTried)) })
+				if want := append([]string{want}, map[azuresim.Step][]string{azuresim.StepSecret: {"failed secret api-key-flow"}}[step]...); !slices.Equal(got, want) {
+					t.Errorf("found %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// Where nobody is named, nobody may ask, and no service is asked but for the keys.
+func TestDoctorRouteIsShut(t *testing.T) {
+	t.Parallel()
+	for host := range hosts {
+		for _, changes := range [][]string{nil, {"AUTH=platform", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES="}} {
+			c := newCloud()
+			answer := askDoctor(t, host, deploy(t, c, host, changes...))
+			if answer.status != http.StatusForbidden || !strings.Contains(answer.body, `"doctor_denied"`) || c.Count(azuresim.StepToken)+c.Count(azuresim.StepGraph) > 0 {
+				t.Errorf("%s: %d %s", host, answer.status, answer.body)
+			}
+		}
+	}
+}
+
+// A fault of this program is a finding, and no end of a process that serves requests.
+func TestDoctorPanics(t *testing.T) {
+	first := &probe{otherwise: "it panics", findings: []finding{{Check: checkVault}, {Check: checkIdentity}}, run: func(context.Context, []finding) {
+		together(3, func(i int) {
+			if i == 1 {
+				panic(errors.New("canary"))
+			}
+		})
+	}}
+	second := &probe{needs: []*probe{first}, findings: []finding{{Check: checkToken}}, run: func(context.Context, []finding) {}}
+	r := examine(t.Context(), []*probe{first, second}, func(finding) {})
+	if got, want := notWell(r), []string{"failed vault", "failed vault_identity", "not_tried graph_token"}; !slices.Equal(got, want) || strings.Contains(fmt.Sprint(r), "canary") {
+		t.Errorf("found %q, want %q: %v", got, want, r)
+	}
+}
+
 // Whoever may invoke the function on Lambda can have it examine itself where it is. It is a success also where something is
 // wrong, and takes nothing beside it.
 func TestLambdaDoctor(t *testing.T) {
@@ -699,6 +896,19 @@ func TestDoctorPage(t *testing.T) {
 		}
 		for _, m := range []mark{markOK, markWarning, markFailed, markNotTried} {
 			words = append(words, string(m))
+		}
+		contract, err := openapi3.NewLoader().LoadFromFile("../handler/openapi.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var listed []string
+		for _, name := range []string{"check", "mark"} {
+			for _, word := range contract.Components.Schemas["Finding"].Value.Properties[name].Value.Enum {
+				listed = append(listed, fmt.Sprint(word))
+			}
+		}
+		if !slices.Equal(listed, words) {
+			t.Errorf("openapi.yaml lists %v, want %v", listed, words)
 		}
 		r.Findings[0].Error, r.Findings[0].Subject, r.Findings[0].Mend = &fault{Status: 1, Code: "x", RequestID: "x"}, "x", []string{"x"}
 		encoded, err := json.Marshal(r)

@@ -45,9 +45,6 @@ const (
 )
 
 const (
-	// doctorStep is what the steps of a check take their shares of (see vault.Options): short enough for all of them to
-	// fit into doctorLimit, as a rule.
-	doctorStep    = 20 * time.Second
 	graphStep     = 8 * time.Second
 	assertionStep = 5 * time.Second
 	soon          = 14 * 24 * time.Hour // before the end of a secret or a certificate
@@ -63,7 +60,6 @@ const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 type diagnosis struct {
 	config
 	connections
-	host  string
 	dates *dates
 	log   *slog.Logger
 
@@ -335,11 +331,7 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 	}
 	c.run = func(ctx context.Context, f []finding) {
 		errs := make([]error, len(names))
-		var reading sync.WaitGroup
-		for i, name := range names {
-			reading.Go(func() { errs[i] = d.key(ctx, f[2*i:2*i+2], name, kind, decode) })
-		}
-		reading.Wait()
+		together(len(names), func(i int) { errs[i] = d.key(ctx, f[2*i:2*i+2], names[i], kind, decode) })
 		if !slices.Contains(errs, nil) {
 			return
 		}
@@ -550,10 +542,13 @@ func (d *diagnosis) readPolicy(_ context.Context, f []finding) {
 	if n := len(d.entraAudiences); n > 0 {
 		kinds = append(kinds, fmt.Sprintf("who has a token of Entra ID with the role %s, for %s, of %s", d.entraRole, count(n, "audience"), count(len(d.entraTenants), "tenant")))
 	}
+	if n := len(d.doctorCallers); n > 0 {
+		kinds = append(kinds, "this report may be asked for by "+count(n, "caller"))
+	}
 	callers.ok("%s", strings.Join(kinds, "; "))
 	if d.platformAuth {
 		callers.warn([]string{"see that the host asks for a function key or IAM at every way in, or set WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
-			"whoever the host lets in: AUTH=platform, nothing is checked here")
+			"%s", strings.Join(append([]string{"whoever the host lets in: AUTH=platform, nothing is checked here"}, kinds...), "; "))
 	}
 
 	rate := "as often as they like"
@@ -600,17 +595,13 @@ func (d *diagnosis) signing(settings *probe) *probe {
 	}
 	c.run = func(ctx context.Context, f []finding) {
 		source := signingKeys(d.config, d.dates, d.log)
-		var reading sync.WaitGroup
-		for i, tenant := range d.entraTenants {
-			reading.Go(func() {
-				if _, err := source.Keys(ctx, tenant, "any"); err != nil {
-					f[i].failWith(err, nil)
-					return
-				}
-				f[i].ok("they could be read")
-			})
-		}
-		reading.Wait()
+		together(len(d.entraTenants), func(i int) {
+			if _, err := source.Keys(ctx, d.entraTenants[i], "any"); err != nil {
+				f[i].failWith(err, nil)
+				return
+			}
+			f[i].ok("they could be read")
+		})
 	}
 	return c
 }

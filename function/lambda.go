@@ -146,8 +146,7 @@ func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	l.log.InfoContext(ctx, "doctor", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)),
-		slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried", r.NotTried))
+	l.log.InfoContext(ctx, "doctor", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)), slog.Any("", r))
 	return json.Marshal(r)
 }
 

@@ -118,9 +118,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	case hostAzure:
 		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), s, c.timeout, log)
 	case hostLambda:
-		examine := func(ctx context.Context) (report, error) {
-			return diagnose(ctx, getenv, host, transport, func(finding) {})
-		}
+		examine := func(ctx context.Context) (report, error) { return c.examine(ctx, transport) }
 		return serveLambda(ctx, s, examine, log)
 	}
 	return serveLocal(ctx, *listen, s, c.timeout, log)

@@ -83,7 +83,7 @@ func (s *simulation) settings(getenv func(string) string) func(string) string {
 		"API_KEY_SECRET_NAMES": simulatedAPIKey,
 		"SWEEP_GROUP_TAG":      "Retired",
 	}
-	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT"} {
+	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT", "DOCTOR_CALLERS"} {
 		values[name] = getenv(name)
 	}
 	return func(name string) string { return values[name] }

@@ -99,12 +99,20 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*server, er
 	if err != nil {
 		return nil, err
 	}
+	examine := func(ctx context.Context) (slog.LogValuer, error) {
+		r, err := c.examine(ctx, transport)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
 	verifier, steps := verifier(c, to.store, transport, log)
 	return &server{handler.New(handler.Options{
 		Devices:  to.client,
 		Verifier: verifier,
 		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
 		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
+		Doctor:   handler.Doctor{Callers: c.doctorCallers, Examine: examine},
 		Log:      log,
 		Timeout:  c.timeout,
 		Window:   2 * c.tolerance,

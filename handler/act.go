@@ -188,8 +188,9 @@ type record struct {
 	devices    []*device
 	code       Code
 	status     int
-	err        error  // of the request as a whole
-	stack      []byte // of a panic
+	err        error          // of the request as a whole
+	report     slog.LogValuer // of the doctor; nil if there is none
+	stack      []byte         // of a panic
 }
 
 // answerID returns the id of the request that the answer is about. That of a repetition tells of the first, as it did.

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,6 +12,9 @@ import (
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
 )
 
 // loadContract returns openapi.yaml, which must be valid.
@@ -38,35 +42,74 @@ func statuses() map[int][]string {
 	return codes
 }
 
+// doctorStatuses returns the codes that a request for the doctor's report can end with: its own, and those of reading the keys of
+// callers.
+func doctorStatuses() map[int][]string {
+	codes := map[Code]bool{}
+	for _, err := range []error{
+		caller.ErrDenied, caller.ErrExpired, caller.ErrForbidden, &limited{}, errors.New("a panic"),
+		&refusal{code: methodNotAllowed}, &refusal{code: doctorDenied}, &refusal{code: inProgress},
+	} {
+		codes[outcome(err)] = true
+	}
+	for service, reasons := range map[upstream.Service][]upstream.Reason{
+		upstream.Vault: {upstream.SecretDisabled, upstream.SecretInvalid},
+		upstream.Identity: {
+			upstream.CredentialRejected, upstream.CredentialExpired, upstream.AppNotFound, upstream.TenantNotFound, upstream.ScopeInvalid,
+		},
+	} {
+		for _, reason := range append(reasons, upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable,
+			upstream.Untrusted, upstream.BadAnswer, upstream.Forbidden, upstream.NotFound, upstream.Rejected) {
+			codes[outcome(&upstream.Error{Service: service, Reason: reason})] = true
+		}
+	}
+	list := map[int][]string{200: nil}
+	for code := range codes {
+		status := rows[code].status
+		list[status] = append(list[status], string(code))
+		slices.Sort(list[status])
+	}
+	return list
+}
+
 func TestContractHasEveryCode(t *testing.T) {
 	doc := loadContract(t)
-	if paths := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(paths, []string{RouteHealth, RouteUnassign}) {
+	if paths := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(paths, []string{RouteDoctor, RouteHealth, RouteUnassign}) {
 		t.Errorf("openapi.yaml has the routes %v", paths)
-	}
-	described := map[int][]string{}
-	for status, response := range doc.Paths.Value(RouteUnassign).Post.Responses.Map() {
-		n, err := strconv.Atoi(status)
-		if err != nil {
-			t.Fatal(err)
-		}
-		described[n] = nil
-		list, _ := response.Value.Extensions["x-codes"].([]any)
-		for _, code := range list {
-			described[n] = append(described[n], fmt.Sprint(code))
-		}
-		slices.Sort(described[n])
 	}
 	want := statuses()
 	want[404] = slices.DeleteFunc(want[404], func(code string) bool { return code == string(routeNotFound) }) // of no route
+	want[403] = slices.DeleteFunc(want[403], func(code string) bool { return code == string(doctorDenied) })  // of another
 	want[200], want[204], want[207] = nil, nil, nil
-	for status := range maps.Keys(want) {
-		if _, ok := described[status]; !ok {
-			t.Errorf("openapi.yaml has no response %d", status)
+	for route, test := range map[string]struct {
+		operation *openapi3.Operation
+		want      map[int][]string
+	}{
+		RouteUnassign: {doc.Paths.Value(RouteUnassign).Post, want},
+		RouteDoctor:   {doc.Paths.Value(RouteDoctor).Get, doctorStatuses()},
+	} {
+		described := map[int][]string{}
+		for status, response := range test.operation.Responses.Map() {
+			n, err := strconv.Atoi(status)
+			if err != nil {
+				t.Fatal(err)
+			}
+			described[n] = nil
+			list, _ := response.Value.Extensions["x-codes"].([]any)
+			for _, code := range list {
+				described[n] = append(described[n], fmt.Sprint(code))
+			}
+			slices.Sort(described[n])
 		}
-	}
-	for status, codes := range described {
-		if !slices.Equal(codes, want[status]) {
-			t.Errorf("status %d: openapi.yaml has %v, the table %v", status, codes, want[status])
+		for status := range maps.Keys(test.want) {
+			if _, ok := described[status]; !ok {
+				t.Errorf("%s: openapi.yaml has no response %d", route, status)
+			}
+		}
+		for status, codes := range described {
+			if !slices.Equal(codes, test.want[status]) {
+				t.Errorf("%s, status %d: openapi.yaml has %v, the table %v", route, status, codes, test.want[status])
+			}
 		}
 	}
 	var enumerated []string

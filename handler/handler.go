@@ -33,6 +33,7 @@ import (
 const (
 	RouteUnassign = "/api/unassign"
 	RouteHealth   = "/api/health"
+	RouteDoctor   = "/api/doctor"
 )
 
 // Devices is what acting on devices needs of Graph. *graph.Client is one. Its errors are *upstream.Errors.
@@ -47,12 +48,13 @@ type Devices interface {
 
 var _ Devices = (*graph.Client)(nil)
 
-// Options are what New needs. Nothing but Policy, Sweep, Window and Version may be zero.
+// Options are what New needs. Nothing but Policy, Sweep, Doctor, Window and Version may be zero.
 type Options struct {
 	Devices  Devices
 	Verifier caller.Verifier
 	Policy   Policy
 	Sweep    Sweep
+	Doctor   Doctor
 	Log      *slog.Logger
 	Timeout  time.Duration // the time for one request, from its first byte to the answer
 	Window   time.Duration // for how long a signature can be good: its tolerance, both ways
@@ -62,8 +64,9 @@ type Options struct {
 // Handler is the function. It is an http.Handler for all routes.
 type Handler struct {
 	Options
-	limits limits
-	ledger ledger
+	limits       limits
+	ledger       ledger
+	examinations examinations
 }
 
 // New returns the Handler that o describes.
@@ -111,17 +114,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	rec := &record{requestID: id, start: start, trace: trace, flow: flowOf(r.Header)}
 	rec.invocation, _ = ctx.Value(invocationKey{}).(Invocation)
+	audit := h.audit
+	if r.URL.Path == RouteDoctor {
+		audit = h.auditDoctor
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			rec.stack = debug.Stack()
 			h.fail(w, r, rec, fmt.Errorf("panic: %T", p))
-			h.audit(ctx, rec)
+			audit(ctx, rec)
 		}
 	}()
 	switch r.URL.Path {
 	case RouteUnassign:
 		h.unassign(w, r, rec)
-		h.audit(ctx, rec)
+		audit(ctx, rec)
+	case RouteDoctor:
+		h.doctor(w, r, rec)
+		audit(ctx, rec)
 	case RouteHealth:
 		h.health(w, r, rec)
 	default:
@@ -131,15 +141,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // health answers that the process is there, and in which version. It asks nobody.
 func (h *Handler) health(w http.ResponseWriter, r *http.Request, rec *record) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		h.fail(w, r, rec, &refusal{code: methodNotAllowed})
+	if err := reads(w, r); err != nil {
+		h.fail(w, r, rec, err)
 		return
 	}
 	reply(w, http.StatusOK, "application/json", struct {
 		Status  string `json:"status"`
 		Version string `json:"version"`
 	}{"ok", h.Version})
+}
+
+// reads returns a *refusal unless r is a request that only reads.
+func reads(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		return &refusal{code: methodNotAllowed}
+	}
+	return nil
 }
 
 // unassign serves the one verb. What it does and finds goes into rec.

@@ -434,7 +434,7 @@ func TestBicepQueries(t *testing.T) {
 		}
 	}
 	for title, files := range map[string]map[string][]string{
-		"faults":     {"../template.yaml": {`$.message = "unassign"`, `$.message = "sweep"`, `$.message = "event"`}, "../function/azure.go": {`"event refused"`}},
+		"faults":     {"../template.yaml": {`$.message = "unassign"`, `$.message = "sweep"`, `$.message = "event"`, `$.message = "doctor"`}, "../function/azure.go": {`"event refused"`}},
 		"throttling": {"../handler/outcome.go": {`"graph_throttled"`}},
 		"expiry":     {"../internal/vault/vault.go": {`"a secret is about to expire or has expired"`}},
 	} {

@@ -122,6 +122,26 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
+// A package for a host that asks for a function key has it ask at every route that is not for everybody.
+func TestAuthLevel(t *testing.T) {
+	recipe := regexp.MustCompile(`(?m)^\t@for f in ([a-z ]+); do sed 's/"anonymous"/"\$\(AUTHLEVEL\)"/' infra/azure/functions/\$\$f/function\.json >`).FindStringSubmatch(read(t, "../Makefile"))
+	if recipe == nil {
+		t.Fatal("the Makefile does not set AUTHLEVEL")
+	}
+	asked := map[string]bool{}
+	for name := range strings.FieldsSeq(recipe[1]) {
+		asked["/api/"+name] = true
+	}
+	for path, item := range readContract(t).Paths.Map() {
+		for _, operation := range item.Operations() {
+			forEverybody := operation.Security != nil && len(*operation.Security) == 0
+			if asked[path] == forEverybody {
+				t.Errorf("%s is for everybody: %v, and asks for a key: %v", path, forEverybody, asked[path])
+			}
+		}
+	}
+}
+
 // The sweep and the queue are packed when they are asked for, by the names that the program knows them by.
 func TestOptionalFunctions(t *testing.T) {
 	var sweep, queue struct {
@@ -235,7 +255,7 @@ func TestTemplate(t *testing.T) {
 		}
 		routes[e.Path] = true
 	}
-	if len(routes) != 2 || !routes["/api/unassign"] || !routes["/api/health"] {
+	if len(routes) != 3 || !routes["/api/unassign"] || !routes["/api/doctor"] || !routes["/api/health"] {
 		t.Errorf("the routes are %v", routes)
 	}
 
@@ -334,7 +354,7 @@ func TestTemplateEvents(t *testing.T) {
 		}
 	}
 	filter := at(t, resources, "FaultMetric", "Properties", "FilterPattern").(string)
-	for _, message := range []string{"unassign", "sweep", "event"} { // every record of a failure that the handler writes
+	for _, message := range []string{"unassign", "sweep", "event", "doctor"} { // every record of a failure that the handler writes
 		if !strings.Contains(filter, `$.message = "`+message+`"`) || !strings.Contains(filter, `$.level = "ERROR"`) {
 			t.Errorf("the filter %s does not see %s", filter, message)
 		}

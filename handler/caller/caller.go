@@ -143,11 +143,14 @@ func (a anyOf) Challenge(err error) string {
 	return strings.Join(challenges, ", ")
 }
 
+// PlatformID is the ID of the one caller that there is behind Platform.
+const PlatformID = "host"
+
 // Platform is the Verifier of a deployment whose host has authenticated the caller already, by a function key or IAM. It
 // accepts everything and looks at nothing: headers in which a platform names the caller can be sent by anybody.
 type Platform struct{}
 
 // Verify returns the platform as the caller.
 func (Platform) Verify(*http.Request, []byte) (Caller, error) {
-	return Caller{Kind: KindPlatform, ID: "host"}, nil
+	return Caller{Kind: KindPlatform, ID: PlatformID}, nil
 }

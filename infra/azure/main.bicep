@@ -15,7 +15,7 @@ param environmentName string = 'unassign'
 @description('Where all of it is.')
 param location string = resourceGroup().location
 
-@description('The functions of the package beside unassign and health, as make package-azure takes them in WITH.')
+@description('The functions of the package beside unassign, doctor and health, as make package-azure takes them in WITH.')
 @allowed(['', 'sweep', 'queue', 'sweep queue'])
 param optionalFunctions string = ''
 
@@ -80,6 +80,10 @@ param allowedGroupTags string = ''
 @description('For how many devices a caller may ask in a minute, on each instance. Empty means any number.')
 @maxLength(5)
 param rateLimit string = ''
+
+@description('Who may ask for the report of the doctor (GET /api/doctor), by the names of the audit record, with commas between them. Empty means nobody.')
+@maxLength(4096)
+param doctorCallers string = ''
 
 @description('The group tag whose devices the sweep cleans. Empty means no sweep.')
 @maxLength(512)
@@ -424,6 +428,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
         { name: 'ENTRA_SCOPE', value: entraScope }
         { name: 'ALLOWED_GROUP_TAGS', value: allowedGroupTags }
         { name: 'RATE_LIMIT', value: rateLimit }
+        { name: 'DOCTOR_CALLERS', value: doctorCallers }
         { name: 'SWEEP_GROUP_TAG', value: sweepGroupTag }
         { name: 'SWEEP_MAX_DEVICES', value: string(sweepMaxDevices) }
         { name: 'SWEEP_MIN_INVENTORY', value: string(sweepMinInventory) }
@@ -465,7 +470,7 @@ var recordAlerts = [
     severity: 1
     window: 'PT5M'
     every: 'PT5M'
-    query: '${records} | where r.level == "ERROR" and r.message in ("unassign", "sweep", "event", "event refused")'
+    query: '${records} | where r.level == "ERROR" and r.message in ("unassign", "sweep", "event", "doctor", "event refused")'
   }
   {
     name: 'throttling'

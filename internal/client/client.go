@@ -140,15 +140,25 @@ func (c *Client) Send(ctx context.Context, o Order) (Answer, error) {
 	return c.send(ctx, o, func(Answer) bool { return false })
 }
 
+// Report asks for the doctor's report as Send sends an order, with evidence over no body.
+func (c *Client) Report(ctx context.Context) (Answer, error) {
+	return c.repeat(ctx, http.MethodGet, nil, func(Answer) bool { return false })
+}
+
 // send is Send with the answers that enough reports true for not asked for again.
 func (c *Client) send(ctx context.Context, o Order, enough func(Answer) bool) (Answer, error) {
 	body, err := encode(o)
 	if err != nil {
 		return Answer{}, err
 	}
+	return c.repeat(ctx, http.MethodPost, body, enough)
+}
+
+// repeat sends a request, and again by the rule, until enough reports true for the answer.
+func (c *Client) repeat(ctx context.Context, method string, body []byte, enough func(Answer) bool) (Answer, error) {
 	id := guid.New().String()
 	for tried := 0; ; tried++ {
-		answer, err := c.attempt(ctx, id, body)
+		answer, err := c.attempt(ctx, method, id, body)
 		why := answer.StatusText
 		if err != nil {
 			why = "no answer"
@@ -194,16 +204,18 @@ func (c *Client) wait(ctx context.Context, why string, said time.Duration, tried
 	}
 }
 
-// attempt sends body once, with its evidence made anew.
-func (c *Client) attempt(ctx context.Context, id string, body []byte) (Answer, error) {
+// attempt sends a request once, with its evidence made anew.
+func (c *Client) attempt(ctx context.Context, method, id string, body []byte) (Answer, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, c.URL, bytes.NewReader(body))
 	if err != nil {
 		return Answer{}, err
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Prefer", "return=representation")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Prefer", "return=representation")
+	}
 	req.Header.Set("User-Agent", c.Agent)
 	c.Evidence(req.Header, id, body)
 	resp, err := c.HTTP.Do(req)
