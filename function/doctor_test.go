@@ -802,14 +802,14 @@ func TestDoctorRouteWithLittleTime(t *testing.T) {
 	}
 }
 
-// Where nobody is named, nobody may ask, and no service is asked but for the keys.
+// Where nobody is named, nobody may ask, and nothing is asked beyond what a process asks by itself.
 func TestDoctorRouteIsShut(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
 		for _, changes := range [][]string{nil, {"AUTH=platform", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES="}} {
 			c := newCloud()
 			answer := askDoctor(t, host, deploy(t, c, host, changes...))
-			if answer.status != http.StatusForbidden || !strings.Contains(answer.body, `"doctor_denied"`) || c.Count(azuresim.StepToken)+c.Count(azuresim.StepGraph) > 0 {
+			if answer.status != http.StatusForbidden || !strings.Contains(answer.body, `"doctor_denied"`) || c.Count(azuresim.StepGraph) > 0 {
 				t.Errorf("%s: %d %s", host, answer.status, answer.body)
 			}
 		}
