@@ -17,6 +17,8 @@ TOOL    := $(GO) tool -modfile=internal/tools/go.mod
 ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint/go.mod actionlint
 SBOM    := $(GO) tool -modfile=internal/tools/sbom/go.mod cyclonedx-gomod
 LIMIT   := 10485760
+# What is linted of bench/: to look at the rest, Microsoft's library for Graph would have to be compiled.
+BENCHMARK := . ./floor ./webhook
 
 .PHONY: help
 help: ## list the targets
@@ -47,6 +49,7 @@ lint: ## format, vet and lint
 	$(GO) mod tidy -diff
 	$(TOOL) golangci-lint run ./...
 	$(GO) vet -tags noaws ./function
+	cd bench && $(GO) tool -modfile=../internal/tools/go.mod golangci-lint run $(BENCHMARK)
 
 .PHONY: fmt
 fmt: ## format the code
@@ -93,6 +96,24 @@ integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' program
 .PHONY: hostile
 hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
 	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
+
+# What the function is measured beside for Node, pinned with all that it brings.
+BENCHNODE := .tools/bench/package-lock.json
+$(BENCHNODE): $(wildcard bench/node/*)
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "make bench needs node (20.19 or later) and npm: install them" >&2; exit 1; }
+	@rm -rf .tools/bench && mkdir -p .tools/bench && cp $^ .tools/bench/
+	cd .tools/bench && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+# Options of the measurement: BENCH='-rounds 3 -only floor,ours', or -markdown for the tables of docs/performance.md.
+BENCH ?= -limits
+
+# The function is built as package-azure does, but for this machine. Microsoft's library for Graph takes minutes to compile for the first time.
+.PHONY: bench
+bench: $(BENCHNODE) ## measure the function beside a floor and Microsoft's libraries, and hold it to its limits (Linux; needs node 20.19 and npm)
+	@$(BUILD),noaws -o bin/bench/ours ./function
+	@cd bench && $(BUILD) -o ../bin/bench/ . ./floor ./sdk
+	@bin/bench/bench $(BENCH)
 
 # checkov and cfn-lint do not agree on what they need.
 CHECKOV := .tools/checkov/bin/python

@@ -74,7 +74,8 @@ type Cloud struct {
 	limited  bool
 	faults   map[Step][]*planned
 	requests map[Step][]Request
-	issued   int // tokens, to tell them apart
+	dropped  map[Step]int // requests that Forget has dropped
+	issued   int          // tokens, to tell them apart
 
 	unselective    bool   // whether Graph refuses selections of a device's properties
 	authority      string // where tokens of version 2 say they come from
@@ -107,6 +108,7 @@ func New() *Cloud {
 		devices:          map[string]Device{},
 		faults:           map[Step][]*planned{},
 		requests:         map[Step][]Request{},
+		dropped:          map[Step]int{},
 	}
 }
 
@@ -223,7 +225,7 @@ func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 	return a, fault
 }
 
-// Requests returns the requests of a step so far.
+// Requests returns the requests of a step so far, or since Forget.
 func (c *Cloud) Requests(step Step) []Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -234,7 +236,17 @@ func (c *Cloud) Requests(step Step) []Request {
 func (c *Cloud) Count(step Step) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.requests[step])
+	return c.dropped[step] + len(c.requests[step])
+}
+
+// Forget drops the requests that are recorded, so that a Cloud that answers millions does not grow. Count goes on counting them.
+func (c *Cloud) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for step, requests := range c.requests {
+		c.dropped[step] += len(requests)
+	}
+	clear(c.requests)
 }
 
 // jsonAnswer returns an answer whose body is v as JSON.

@@ -128,6 +128,8 @@ func (c *Cloud) Throttle(on bool) {
 const (
 	deviceCollection = "/beta/deviceManagement/windowsAutopilotDeviceIdentities"
 	unassignAction   = "unassignResourceAccountFromDevice"
+	stableCollection = "/v1.0/deviceManagement/windowsAutopilotDeviceIdentities"
+	siblingAction    = "unassignUserFromDevice"
 	pageSize         = 1000
 )
 
@@ -154,6 +156,9 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	}
 	if r.URL.Path == batchPath && r.Method == http.MethodPost {
 		return c.batch(r, body)
+	}
+	if path, ok := strings.CutPrefix(r.URL.Path, stableCollection+"/"); ok {
+		return c.sibling(r, path)
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, deviceCollection)
 	if !ok {
@@ -183,6 +188,24 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 		return graphError(http.StatusBadRequest, Nested, "ResourceNotFound", "An error has occurred", 0)
 	}
 	device.UserPrincipalName, device.AddressableUserName, device.ResourceName = "", "", ""
+	c.devices[device.ID] = device
+	return answer{status: http.StatusNoContent}
+}
+
+// sibling answers a request for the action that takes the user off a device. It is in Graph 1.0, where ours is not, for programs
+// whose library knows no beta; nothing else of Graph 1.0 is here.
+func (c *Cloud) sibling(r *http.Request, path string) answer {
+	id, action, _ := strings.Cut(path, "/")
+	device, known := c.devices[strings.ToLower(id)]
+	switch {
+	case strings.TrimPrefix(action, "microsoft.graph.") != siblingAction || r.Method != http.MethodPost:
+		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
+	case c.overLimit():
+		return graphError(http.StatusTooManyRequests, Plain, "TooManyRequests", "Too many requests.", 0)
+	case !known:
+		return graphError(http.StatusBadRequest, Nested, "ResourceNotFound", "An error has occurred", 0)
+	}
+	device.UserPrincipalName, device.AddressableUserName = "", ""
 	c.devices[device.ID] = device
 	return answer{status: http.StatusNoContent}
 }

@@ -303,6 +303,49 @@ func TestBatch(t *testing.T) {
 }
 
 // A hundred writes in twenty seconds are taken, whether alone or in a batch; and reads are not counted.
+// Graph 1.0 has the action beside ours, and ours not.
+func TestSibling(t *testing.T) {
+	c := newCaller(t)
+	c.cloud.PutDevice(azuresim.Device{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01", UserPrincipalName: "room@contoso.com", AddressableUserName: "Room", ResourceName: "room"})
+	stable := strings.Replace(collection, "/beta/", "/v1.0/", 1)
+	for _, test := range []struct {
+		method, path string
+		want         int
+	}{
+		{http.MethodPost, "/6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01/unassignResourceAccountFromDevice", http.StatusBadRequest},
+		{http.MethodGet, "/6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01/unassignUserFromDevice", http.StatusBadRequest},
+		{http.MethodPost, "/6f1a9c0e-5b1d-4c55-9d3a-000000000000/unassignUserFromDevice", http.StatusBadRequest},
+		{http.MethodPost, "/6F1A9C0E-5B1D-4C55-9D3A-1F0E7C2B4A01/unassignUserFromDevice", http.StatusNoContent},
+	} {
+		if d, _ := c.cloud.Device("6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"); d.UserPrincipalName == "" {
+			t.Errorf("the user was gone before %s %s", test.method, test.path)
+		}
+		if got := c.send(test.method, stable+test.path, "", nil); got != test.want {
+			t.Errorf("%s %s: %d, want %d", test.method, test.path, got, test.want)
+		}
+	}
+	if d, _ := c.cloud.Device("6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"); d.UserPrincipalName+d.AddressableUserName != "" || d.ResourceName != "room" {
+		t.Errorf("the device has %+v", d)
+	}
+}
+
+func TestForget(t *testing.T) {
+	c := newCaller(t)
+	c.send(http.MethodGet, collection, "", nil)
+	before := c.cloud.Count(azuresim.StepGraph)
+	c.cloud.Forget()
+	if n := len(c.cloud.Requests(azuresim.StepGraph)) + len(c.cloud.Requests(azuresim.StepToken)); n != 0 {
+		t.Errorf("%d requests are remembered", n)
+	}
+	c.send(http.MethodGet, collection, "", nil)
+	if got := c.cloud.Count(azuresim.StepGraph); before != 1 || got != 2 {
+		t.Errorf("%d requests were counted before, %d after", before, got)
+	}
+	if got := len(c.cloud.Requests(azuresim.StepGraph)); got != 1 {
+		t.Errorf("%d requests are remembered after, want the one", got)
+	}
+}
+
 func TestWriteLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCaller(t)
