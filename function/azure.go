@@ -8,11 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"strconv"
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/upstream"
 )
 
 // serveAzure answers the requests of the Azure Functions host, which proxies them to a port of this machine as they came.
@@ -172,9 +172,6 @@ func message(data json.RawMessage) []byte {
 	return []byte(text)
 }
 
-// plainWord is what the host's own words in the metadata look like: an id, a number.
-var plainWord = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
-
 // messageWords returns the words of a message's metadata for the log. The host puts the members of a message that is JSON
 // among them, so that anything may be there.
 func messageWords(metadata json.RawMessage) map[string]string {
@@ -182,7 +179,7 @@ func messageWords(metadata json.RawMessage) map[string]string {
 	_ = json.Unmarshal(metadata, &members) // there are none if it is no object
 	words := map[string]string{}
 	for name, word := range map[string]string{"messageId": "Id", "dequeueCount": "DequeueCount"} {
-		if text := string(message(members[word])); plainWord.MatchString(text) {
+		if text := upstream.PlainCode(string(message(members[word]))); text != "" {
 			words[name] = text
 		}
 	}

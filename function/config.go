@@ -16,6 +16,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/vault"
 )
 
 // config is what the settings say. README has the table of them; a test holds it to loadConfig.
@@ -186,10 +187,17 @@ func (s *settings) separate(c config) {
 const graphAppID = "00000003-0000-0000-c000-000000000000"
 
 // What app roles, scopes and App ID URIs may look like here: less than Entra ID lets them
-// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest).
+// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest). The lengths are looked at beside: a pattern that
+// counts takes a good part of the time that the process needs to start.
 var (
-	rolePattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/-]{0,119}$`)
-	appPattern  = regexp.MustCompile(`^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]{1,240}$`)
+	rolePattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/-]*$`)
+	appPattern  = regexp.MustCompile(`^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]+$`)
+)
+
+// The longest of them, in bytes.
+const (
+	longestRole = 120
+	longestApp  = 255
 )
 
 // entra reads who may call with a token.
@@ -199,7 +207,7 @@ func (s *settings) entra(c *config) {
 		switch {
 		case err == nil:
 			audience = id.String()
-		case !appPattern.MatchString(audience):
+		case len(audience) > longestApp, !appPattern.MatchString(audience):
 			s.wrong("ENTRA_AUDIENCE must be App ID URIs and client ids, with commas between them, such as api://contoso.com/unassign")
 			continue
 		}
@@ -286,7 +294,7 @@ func (s *settings) role(name, standard string) string {
 	if value == "" {
 		return standard
 	}
-	if !rolePattern.MatchString(value) {
+	if len(value) > longestRole || !rolePattern.MatchString(value) {
 		s.wrong("%s must be the value of one app role or scope: up to 120 letters, digits and . _ : / -", name)
 	}
 	return value
@@ -366,14 +374,10 @@ func (s *settings) https(name, value string) string {
 	return "https://" + u.Host
 }
 
-// secretPattern is what Key Vault accepts as the name of a secret
-// (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers).
-var secretPattern = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
-
 // secretName returns a setting that is the name of a secret, "" if it is not set.
 func (s *settings) secretName(name string) string {
 	value := s.getenv(name)
-	if value != "" && !secretPattern.MatchString(value) {
+	if value != "" && !vault.ValidName(value) {
 		s.wrong("%s must be the name of a secret in Key Vault: 1 to 127 letters, digits and hyphens", name)
 	}
 	return value
@@ -386,7 +390,7 @@ func (s *settings) secretNames(name string) []string {
 		item = strings.TrimSpace(item)
 		switch {
 		case item == "":
-		case !secretPattern.MatchString(item):
+		case !vault.ValidName(item):
 			s.wrong("%s must be names of secrets in Key Vault, with commas between them: 1 to 127 letters, digits and hyphens each", name)
 			return nil
 		case slices.Contains(names, item):

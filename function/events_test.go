@@ -341,10 +341,10 @@ func TestTimerFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			d := eventsOnAzure(t, c, functionshost.Options{}, append([]string{"SWEEP_APPLY=true"}, test.env...)...)
 			if test.prepare != nil {
 				test.prepare(c)
 			}
+			d := eventsOnAzure(t, c, functionshost.Options{}, append([]string{"SWEEP_APPLY=true"}, test.env...)...)
 			result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil)
 			if (err != nil) != test.fails || result.Attempts != test.attempts {
 				t.Fatalf("%d attempts, %v; want %d", result.Attempts, err, test.attempts)

@@ -309,8 +309,22 @@ func readFailure(req *policy.Request) (*http.Response, error) {
 // It stands in front of the retries, not behind them, so that a wait for the credential is not cut by the time-out of a
 // try. azcore's own bearer token policy lets the callers wait for one another's token without an eye on their contexts.
 type authorize struct {
-	cred  azcore.TokenCredential
-	scope string
+	cred   azcore.TokenCredential
+	scope  string
+	header atomic.Pointer[bearer] // of the last token; nil before there is one
+}
+
+// bearer is a token as it stands in a header. It is kept because it is long, and the same for an hour.
+type bearer struct{ token, header string }
+
+// bearer returns what the header says for a token.
+func (a *authorize) bearer(token string) string {
+	b := a.header.Load()
+	if b == nil || b.token != token {
+		b = &bearer{token, "Bearer " + token}
+		a.header.Store(b)
+	}
+	return b.header
 }
 
 func (a *authorize) Do(req *policy.Request) (*http.Response, error) {
@@ -333,7 +347,7 @@ func (a *authorize) send(req *policy.Request, claims string) (*http.Response, st
 	if err != nil {
 		return nil, "", err
 	}
-	req.Raw().Header.Set("Authorization", "Bearer "+token.Token)
+	req.Raw().Header.Set("Authorization", a.bearer(token.Token))
 	var call *call
 	req.OperationValue(&call)
 	start := time.Now()

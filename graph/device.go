@@ -28,6 +28,15 @@ func ParseDeviceID(s string) (DeviceID, error) {
 // String returns the id in lower case.
 func (id DeviceID) String() string { return guid.GUID(id).String() }
 
+// MarshalText returns String.
+func (id DeviceID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what ParseDeviceID reads.
+func (id *DeviceID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseDeviceID(string(text))
+	return err
+}
+
 // Device is a windowsAutopilotDeviceIdentity, as far as this program looks at one. Whatever else Graph sends with it, a
 // password among it, is not kept.
 type Device struct {

@@ -276,7 +276,8 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 
 // origin returns what every record says first: what it is about and who has caused it.
 func (rec *record) origin(code Code) []slog.Attr {
-	attrs := []slog.Attr{slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host)}
+	attrs := append(make([]slog.Attr, 0, 26), // as many as a record has, as a rule
+		slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host))
 	attrs = appendWord(attrs, "invocation_id", rec.invocation.ID)
 	attrs = appendWord(attrs, "caller_kind", string(rec.caller.Kind))
 	attrs = appendWord(attrs, "caller_id", rec.caller.ID)

@@ -4,13 +4,18 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
 )
 
 // ledger knows what became of the deliveries of the last ten minutes, so that one that comes twice is carried out once.
@@ -47,27 +52,50 @@ const maxRemembered = 4000
 // maxDelivery is the length of a delivery's id, in characters.
 const maxDelivery = 128
 
-// delivery is what a caller sends once, however often it comes. The same id of another caller is another delivery;
-// behind the platform all callers are one.
-type delivery struct {
-	kind   caller.Kind
-	caller string
-	id     string
+// delivery names what a caller sends once, however often it comes. The same id of another caller is another delivery;
+// behind the platform all callers are one. It is a hash, since there are thousands of them.
+type delivery [sha256.Size]byte
+
+// deliveryOf returns the delivery of that id that who has sent.
+func deliveryOf(who caller.Caller, id string) delivery {
+	// The kind is a word of ours and the id is plain, so that nothing in between can be taken for a part of either.
+	return sha256.Sum256([]byte(string(who.Kind) + "\n" + who.ID + "\n" + id))
 }
 
 // entry is a delivery that is being carried out or has been.
 type entry struct {
 	delivery
 	body  [sha256.Size]byte // its hash
-	ended chan struct{}     // closed at the end, after which the rest does not change
+	ended chan struct{}     // closed at the end, after which the rest does not change; nil from then on
 
-	over      bool
-	devices   []*device // what became of each; nil if nothing is kept
-	whole     bool      // all of them have ended for good
-	requestID string    // of the request that was carried out
-	at        time.Time
+	whole bool   // all its devices have ended for good
+	count int    // of its devices, if they are kept
+	kept  []byte // a memory of them, as JSON: a tenth of what it takes to act on them; nil if nothing is kept
+	at    time.Time
 
 	before *entry // the attempt before this one, of which some devices have ended for good; nil for none
+}
+
+// memory is what is kept of a request that was carried out.
+type memory struct {
+	RequestID string
+	Devices   []outcomeOf
+}
+
+// outcomeOf is what became of a device, as it is told again.
+type outcomeOf struct {
+	Open         bool             `json:",omitempty"` // it may end otherwise; the rest is zero
+	ID           graph.DeviceID   `json:",omitzero"`
+	SerialNumber string           `json:",omitempty"`
+	GroupTag     string           `json:",omitempty"`
+	Code         Code             `json:",omitempty"` // of a success
+	Verification string           `json:",omitempty"`
+	Graph        string           `json:",omitempty"` // the id that Graph gave the request for it
+	Client       string           `json:",omitempty"` // and the one that it was given
+	Refused      Code             `json:",omitempty"` // by this room
+	Failed       *upstream.Error  `json:",omitempty"`
+	Candidates   []graph.DeviceID `json:",omitempty"`
+	ReplayOf     string           `json:",omitempty"`
 }
 
 // deliveryID returns the id of the delivery that who has sent with header h: the one that the signature covers or, for a
@@ -93,18 +121,19 @@ func (h *Handler) once(ctx context.Context, rec *record, body []byte, do func(co
 	if rec.delivery == "" || rec.request.dryRun { // which changes nothing, however often it comes
 		return do(ctx, rec)
 	}
-	e, first, err := h.ledger.begin(ctx, delivery{rec.caller.Kind, rec.caller.ID, rec.delivery}, sha256.Sum256(body))
+	e, first, err := h.ledger.begin(ctx, deliveryOf(rec.caller, rec.delivery), sha256.Sum256(body))
 	if err != nil {
 		return err
 	}
 	if !first {
-		rec.devices, rec.replayOf = e.devices, e.requestID
+		rec.replayOf = e.recall(rec.devices)
 		return nil
 	}
-	e.requestID = rec.requestID
-	e.settle(rec.devices)
+	if e.before != nil {
+		e.before.recall(rec.devices)
+	}
 	var became []*device // nothing that is kept, unless the end is reached: a panic must not leave the others waiting
-	defer func() { h.ledger.end(e, became) }()
+	defer func() { h.ledger.end(e, rec.requestID, became) }()
 	if err := do(ctx, rec); err != nil {
 		return err
 	}
@@ -112,18 +141,57 @@ func (h *Handler) once(ctx context.Context, rec *record, body []byte, do func(co
 	return nil
 }
 
-// settle puts into devices what has ended for good in the attempt before.
-func (e *entry) settle(devices []*device) {
-	if e.before == nil {
-		return
+// remember returns a memory of devices that a request was for, whose id is requestID.
+func remember(requestID string, devices []*device) []byte {
+	m := memory{requestID, make([]outcomeOf, len(devices))}
+	for i, d := range devices {
+		if !d.final() {
+			m.Devices[i].Open = true
+			continue
+		}
+		o := outcomeOf{
+			ID: d.known.ID, SerialNumber: d.known.SerialNumber, GroupTag: d.known.GroupTag, Code: d.code, Verification: d.verification,
+			Graph: d.result.RequestID, Client: d.result.ClientRequestID, Candidates: d.candidates, ReplayOf: d.replayOf,
+		}
+		if refused, ok := errors.AsType[*refusal](d.err); ok {
+			o.Refused = refused.code
+		}
+		o.Failed, _ = errors.AsType[*upstream.Error](d.err)
+		m.Devices[i] = o
 	}
-	for i, d := range e.before.devices { // the body is the same, and so are they
-		if d.final() {
-			settled := *d
-			settled.replayOf = cmp.Or(d.replayOf, e.before.requestID)
-			devices[i] = &settled
+	kept, err := json.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("handler: remember: %v", err)) // the types are all of this program
+	}
+	return kept
+}
+
+// recall puts what has ended for good into devices, which are those of the same body, and returns the id of the request that was
+// carried out.
+func (e *entry) recall(devices []*device) string {
+	var m memory
+	if err := json.Unmarshal(e.kept, &m); err != nil || len(m.Devices) != len(devices) {
+		panic(fmt.Sprintf("handler: recall: %v", err)) // it was written by remember
+	}
+	for i, o := range m.Devices {
+		if o.Open {
+			continue
+		}
+		d := devices[i]
+		d.known = graph.Device{ID: o.ID, SerialNumber: o.SerialNumber, GroupTag: o.GroupTag}
+		d.code, d.verification, d.candidates, d.replayOf = o.Code, o.Verification, o.Candidates, o.ReplayOf
+		d.result = graph.Result{ID: o.ID, RequestID: o.Graph, ClientRequestID: o.Client}
+		switch {
+		case o.Refused != "":
+			d.err = &refusal{code: o.Refused}
+		case o.Failed != nil:
+			d.err = o.Failed
+		}
+		if !e.whole { // the others are this request's
+			d.replayOf = cmp.Or(d.replayOf, m.RequestID)
 		}
 	}
+	return m.RequestID
 }
 
 // carryOut does what rec's request asks for, if its caller may ask for so much.
@@ -146,55 +214,64 @@ func (h *Handler) carryOut(ctx context.Context, rec *record) error {
 // another body, or ctx has ended before it.
 func (l *ledger) begin(ctx context.Context, d delivery, body [sha256.Size]byte) (e *entry, first bool, err error) {
 	for {
-		e, first = l.entry(d, body)
+		e, ended, first := l.entry(d, body)
 		switch {
 		case first:
 			return e, true, nil
 		case e.body != body:
 			return nil, false, &refusal{code: deliveryIDReused}
 		}
-		select {
-		case <-e.ended:
-			if e.whole {
-				return e, false, nil
+		if ended != nil {
+			select {
+			case <-ended:
+			case <-ctx.Done():
+				return nil, false, &refusal{code: inProgress}
 			}
-		case <-ctx.Done():
-			return nil, false, &refusal{code: inProgress}
+		}
+		if e.whole {
+			return e, false, nil
 		}
 	}
 }
 
-// entry returns the entry of d, and whether it was made for this.
-func (l *ledger) entry(d delivery, body [sha256.Size]byte) (e *entry, first bool) {
+// entry returns the entry of d, the channel that is closed at its end, nil if that has come, and whether it was made for this.
+func (l *ledger) entry(d delivery, body [sha256.Size]byte) (e *entry, ended <-chan struct{}, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.kept) > 0 && time.Since(l.kept[0].at) >= max(remembered, l.window) {
 		l.forget()
 	}
 	before, ok := l.entries[d]
-	if ok && (!before.over || before.whole || before.body != body) {
-		return before, false
+	if ok && (before.ended != nil || before.whole || before.body != body) {
+		return before, before.ended, false
 	}
 	e = &entry{delivery: d, body: body, ended: make(chan struct{}), before: before}
 	l.entries[d] = e
-	return e, true
+	return e, e.ended, true
 }
 
-// end tells what became of the devices of e, nil if it did not come to that.
-func (l *ledger) end(e *entry, devices []*device) {
+// end tells what became of the devices of e, nil if it did not come to that. They were asked for by the request of that id.
+func (l *ledger) end(e *entry, requestID string, devices []*device) {
+	whole, some := len(devices) > 0, false
+	for _, d := range devices {
+		whole = whole && d.final()
+		some = some || d.final()
+	}
+	var kept []byte
+	if some {
+		kept = remember(requestID, devices)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(e.ended)
-	e.over, e.whole = true, len(devices) > 0
-	some := false
-	for _, d := range devices {
-		e.whole = e.whole && d.final()
-		some = some || d.final()
+	e.ended, e.whole = nil, whole
+	before := -1 // if there is none, or it is forgotten by now
+	if e.before != nil {
+		before = slices.Index(l.kept, e.before)
 	}
-	before := slices.Index(l.kept, e.before) // -1 if there is none, or it is forgotten by now
 	switch {
 	case some && before >= 0: // e stands for both
-		l.devices -= len(e.before.devices)
+		l.devices -= e.before.count
 		l.kept = slices.Delete(l.kept, before, before+1)
 	case some:
 	case before >= 0: // it did not come so far this time
@@ -204,9 +281,9 @@ func (l *ledger) end(e *entry, devices []*device) {
 		delete(l.entries, e.delivery)
 		return
 	}
-	e.devices, e.at, e.before = devices, time.Now(), nil
+	e.kept, e.count, e.at, e.before = kept, len(devices), time.Now(), nil
 	l.kept = append(l.kept, e)
-	for l.devices += len(devices); l.devices > maxRemembered; {
+	for l.devices += e.count; l.devices > maxRemembered; {
 		l.forget()
 	}
 }
@@ -216,7 +293,7 @@ func (l *ledger) forget() {
 	oldest := l.kept[0]
 	l.kept[0] = nil
 	l.kept = l.kept[1:]
-	l.devices -= len(oldest.devices)
+	l.devices -= oldest.count
 	if l.entries[oldest.delivery] == oldest { // and not a later attempt
 		delete(l.entries, oldest.delivery)
 	}

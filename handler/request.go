@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -61,29 +61,38 @@ func decodeWith(body []byte, more map[string]func(json.RawMessage) error) (reque
 		req request
 		one target
 	)
-	fields := one.fields()
-	fields["devices"] = func(value json.RawMessage) error {
-		targets, err := decodeTargets(value)
-		req.targets, req.several = targets, true
-		return err
-	}
-	fields["dryRun"] = flag(&req.dryRun, &refusal{dryRunInvalid, "dryRun"})
-	fields["verify"] = flag(&req.verify, &refusal{verifyInvalid, "verify"})
-	fields["reference"] = func(value json.RawMessage) error {
-		text, ok := stringValue(value)
-		if !ok || !printable(text, maxReference) {
-			return &refusal{referenceInvalid, "reference"}
+	err := object(body, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error {
+		switch field {
+		case "devices":
+			return func(value json.RawMessage) (err error) {
+				req.several = true
+				req.targets, err = decodeTargets(value)
+				return err
+			}
+		case "dryRun":
+			return flag(&req.dryRun, &refusal{dryRunInvalid, field})
+		case "verify":
+			return flag(&req.verify, &refusal{verifyInvalid, field})
+		case "reference":
+			return func(value json.RawMessage) error {
+				text, ok := stringValue(value)
+				if !ok || !printable(text, maxReference) {
+					return &refusal{referenceInvalid, field}
+				}
+				req.reference = text
+				return nil
+			}
+		case "context":
+			return func(value json.RawMessage) (err error) {
+				req.context, err = decodeContext(value)
+				return err
+			}
 		}
-		req.reference = text
-		return nil
-	}
-	fields["context"] = func(value json.RawMessage) error {
-		context, err := decodeContext(value)
-		req.context = context
-		return err
-	}
-	maps.Copy(fields, more)
-	err := object(body, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error { return fields[field] })
+		if read := one.field(field); read != nil {
+			return read
+		}
+		return more[field]
+	})
 	if err != nil {
 		return request{}, err
 	}
@@ -110,8 +119,7 @@ func decodeTargets(value json.RawMessage) ([]target, error) {
 	targets := make([]target, len(list))
 	for i, item := range list {
 		at := fmt.Sprintf("devices[%d]", i)
-		fields := targets[i].fields()
-		err := object(item, &refusal{devicesInvalid, at}, func(field string) func(json.RawMessage) error { return fields[field] })
+		err := object(item, &refusal{devicesInvalid, at}, targets[i].field)
 		if refused, ok := errors.AsType[*refusal](err); ok && refused.field != at {
 			return nil, &refusal{refused.code, at + "." + refused.field}
 		}
@@ -125,32 +133,35 @@ func decodeTargets(value json.RawMessage) ([]target, error) {
 	return targets, nil
 }
 
-// fields returns what reads each field of a device into t.
-func (t *target) fields() map[string]func(json.RawMessage) error {
-	return map[string]func(json.RawMessage) error{
-		"deviceId": func(value json.RawMessage) error {
+// field returns what reads a field of a device into t, nil if a device has no such field.
+func (t *target) field(name string) func(json.RawMessage) error {
+	switch name {
+	case "deviceId":
+		return func(value json.RawMessage) error {
 			text, ok := stringValue(value)
 			id, err := graph.ParseDeviceID(text)
 			if !ok || err != nil {
-				return &refusal{deviceIDInvalid, "deviceId"}
+				return &refusal{deviceIDInvalid, name}
 			}
 			t.id = id
 			return nil
-		},
-		"serialNumber": func(value json.RawMessage) error {
+		}
+	case "serialNumber":
+		return func(value json.RawMessage) error {
 			text, ok := stringValue(value)
 			if !ok || !serialNumber(text) {
-				return &refusal{serialNumberInvalid, "serialNumber"}
+				return &refusal{serialNumberInvalid, name}
 			}
 			t.serial = text
 			return nil
-		},
-		"expected": func(value json.RawMessage) error {
-			expected, err := decodeExpected(value)
-			t.expected = expected
+		}
+	case "expected":
+		return func(value json.RawMessage) (err error) {
+			t.expected, err = decodeExpected(value)
 			return err
-		},
+		}
 	}
+	return nil
 }
 
 // check returns a *refusal unless t names a device in exactly one way. Its field is at.
@@ -233,17 +244,17 @@ func object(value []byte, notObject error, reader func(field string) func(json.R
 	if start, err := d.Token(); err != nil || start != json.Delim('{') {
 		return notObject
 	}
-	seen := map[string]bool{}
+	var seen []string
 	for d.More() {
 		token, err := d.Token()
 		field, ok := token.(string)
 		if err != nil || !ok {
 			return notObject
 		}
-		if seen[field] {
+		if slices.Contains(seen, field) {
 			return &refusal{duplicateField, field}
 		}
-		seen[field] = true
+		seen = append(seen, field)
 		read := reader(field)
 		if read == nil {
 			return &refusal{unknownField, field}
@@ -264,8 +275,14 @@ func object(value []byte, notObject error, reader func(field string) func(json.R
 
 // stringValue returns the string in a JSON value, and whether it is one.
 func stringValue(value json.RawMessage) (string, bool) {
+	if len(value) == 0 || value[0] != '"' {
+		return "", false
+	}
+	if !bytes.ContainsRune(value, '\\') { // as nearly all are
+		return string(value[1 : len(value)-1]), true
+	}
 	var text string
-	if len(value) == 0 || value[0] != '"' || json.Unmarshal(value, &text) != nil {
+	if json.Unmarshal(value, &text) != nil {
 		return "", false
 	}
 	return text, true

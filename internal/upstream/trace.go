@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"maps"
 	"sync"
 	"time"
 )
@@ -10,9 +9,22 @@ import (
 // Trace is what one request cost beyond this program: how long it waited for each service and how often it asked Graph.
 // The rooms that speak to a service add to the Trace in their context; the audit record shows it.
 type Trace struct {
-	mu    sync.Mutex
-	spent map[Service]time.Duration
-	tries int
+	mu                     sync.Mutex
+	graph, identity, vault time.Duration
+	tries                  int
+}
+
+// of returns what the request has waited for s. A service that does not exist is a fault of this program.
+func (t *Trace) of(s Service) *time.Duration {
+	switch s {
+	case Graph:
+		return &t.graph
+	case Identity:
+		return &t.identity
+	case Vault:
+		return &t.vault
+	}
+	panic("upstream: no such service")
 }
 
 type traceKey struct{}
@@ -30,10 +42,7 @@ func Spent(ctx context.Context, s Service, d time.Duration) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.spent == nil {
-		t.spent = make(map[Service]time.Duration, 3)
-	}
-	t.spent[s] += d
+	*t.of(s) += d
 }
 
 // Tried counts one request sent to Graph. Without a Trace in ctx it does nothing.
@@ -48,16 +57,13 @@ func Tried(ctx context.Context) {
 // Add counts what part has cost so far as a part of t.
 func (t *Trace) Add(part *Trace) {
 	part.mu.Lock()
-	spent, tries := maps.Clone(part.spent), part.tries
+	graph, identity, vault, tries := part.graph, part.identity, part.vault, part.tries
 	part.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.spent == nil {
-		t.spent = make(map[Service]time.Duration, len(spent))
-	}
-	for service, d := range spent {
-		t.spent[service] += d
-	}
+	t.graph += graph
+	t.identity += identity
+	t.vault += vault
 	t.tries += tries
 }
 
@@ -65,7 +71,7 @@ func (t *Trace) Add(part *Trace) {
 func (t *Trace) Spent(s Service) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.spent[s]
+	return *t.of(s)
 }
 
 // Tries returns how many requests were sent to Graph.

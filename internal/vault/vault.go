@@ -15,7 +15,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"sync"
 	"time"
 
@@ -152,8 +151,17 @@ func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions
 	return azcore.AccessToken{}, &upstream.Error{Service: upstream.Identity, Reason: upstream.Rejected, Cause: "no token on purpose"}
 }
 
-// secretName is what Key Vault accepts as a name. The SDK would put any other text into the path.
-var secretName = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
+// ValidName reports whether Key Vault accepts name as that of a secret: 1 to 127 letters, digits and hyphens
+// (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers). The SDK would put
+// any other text into the path.
+func ValidName(name string) bool {
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return 1 <= len(name) && len(name) <= 127
+}
 
 // Secret reads the current version of a secret, in one request. Its error is an *upstream.Error of the vault, or of the
 // identity that reads it.
@@ -162,7 +170,7 @@ func (v *Vault) Secret(ctx context.Context, name string) (Secret, error) {
 }
 
 func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOptions) (Secret, error) {
-	if !secretName.MatchString(name) {
+	if !ValidName(name) {
 		return Secret{}, &upstream.Error{Service: upstream.Vault, Reason: upstream.NotFound, Cause: "no name of a secret"}
 	}
 	start := time.Now()
