@@ -59,3 +59,13 @@ func BenchmarkWarmCall(b *testing.B) {
 		call()
 	}
 }
+
+// mostAllocations is how many allocations a warm call may take, the making of the request included. The race detector has some
+// more, since it throws away what is pooled.
+const mostAllocations = 220
+
+func TestWarmCallAllocates(t *testing.T) {
+	if n := testing.AllocsPerRun(200, warmCall(t)); n > mostAllocations {
+		t.Errorf("a warm call takes %.0f allocations, want %d at most", n, mostAllocations)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,20 +22,22 @@ import (
 
 // newLog returns the log of every host: one JSON object a line, with the keys that Lambda looks for.
 func newLog(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
-		Level: level,
-		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 {
-				switch a.Key {
-				case slog.TimeKey:
-					a.Key = "timestamp"
-				case slog.MessageKey:
-					a.Key = "message"
-				}
-			}
-			return a
-		},
-	}))
+	return slog.New(slog.NewJSONHandler(renaming{w}, &slog.HandlerOptions{Level: level}))
+}
+
+// renaming writes slog's records with timestamp and message in the place of time and msg. The handler writes a record at once, and
+// these members first. Its ReplaceAttr would be asked about every member of every record, for a third of what a record costs.
+type renaming struct{ io.Writer }
+
+func (r renaming) Write(record []byte) (int, error) {
+	start, rest, _ := bytes.Cut(record, []byte(`,"`+slog.MessageKey+`":`))
+	line := append(make([]byte, 0, len(record)+16), `{"timestamp":`...)
+	line = append(line, bytes.TrimPrefix(start, []byte(`{"`+slog.TimeKey+`":`))...)
+	line = append(append(line, `,"message":`...), rest...)
+	if _, err := r.Writer.Write(line); err != nil {
+		return 0, err
+	}
+	return len(record), nil
 }
 
 // connections are what speaks to the cloud.

@@ -45,9 +45,9 @@ type ledger struct {
 // remembered is how long an outcome is kept. It is as long as a signature is good with the standard tolerance.
 const remembered = 10 * time.Minute
 
-// maxRemembered is for how many devices outcomes are kept, the oldest being forgotten first. Graph lets an app change 3,000 in
-// ten minutes.
-const maxRemembered = 4000
+// maxRemembered is for how many devices outcomes are kept, the oldest being forgotten first: as many as Graph lets an app change in
+// that time.
+const maxRemembered = 3000
 
 // maxDelivery is the length of a delivery's id, in characters.
 const maxDelivery = 128
@@ -78,8 +78,8 @@ type entry struct {
 
 // memory is what is kept of a request that was carried out.
 type memory struct {
-	RequestID string
-	Devices   []outcomeOf
+	Request string // its id
+	Devices []outcomeOf
 }
 
 // outcomeOf is what became of a device, as it is told again.
@@ -188,10 +188,10 @@ func (e *entry) recall(devices []*device) string {
 			d.err = o.Failed
 		}
 		if !e.whole { // the others are this request's
-			d.replayOf = cmp.Or(d.replayOf, m.RequestID)
+			d.replayOf = cmp.Or(d.replayOf, m.Request)
 		}
 	}
-	return m.RequestID
+	return m.Request
 }
 
 // carryOut does what rec's request asks for, if its caller may ask for so much.
