@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
@@ -31,14 +32,19 @@ type renaming struct{ io.Writer }
 
 func (r renaming) Write(record []byte) (int, error) {
 	start, rest, _ := bytes.Cut(record, []byte(`,"`+slog.MessageKey+`":`))
-	line := append(make([]byte, 0, len(record)+16), `{"timestamp":`...)
-	line = append(line, bytes.TrimPrefix(start, []byte(`{"`+slog.TimeKey+`":`))...)
-	line = append(append(line, `,"message":`...), rest...)
-	if _, err := r.Writer.Write(line); err != nil {
+	line, _ := lines.Get().(*[]byte)
+	defer lines.Put(line)
+	*line = append((*line)[:0], `{"timestamp":`...)
+	*line = append(*line, bytes.TrimPrefix(start, []byte(`{"`+slog.TimeKey+`":`))...)
+	*line = append(append(*line, `,"message":`...), rest...)
+	if _, err := r.Writer.Write(*line); err != nil {
 		return 0, err
 	}
 	return len(record), nil
 }
+
+// lines are what records are written from.
+var lines = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool of nothing but memory
 
 // connections are what speaks to the cloud.
 type connections struct {

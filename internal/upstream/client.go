@@ -19,9 +19,9 @@ type Doer interface {
 // another Doer there. It follows no redirect (a token must not travel to a host that an answer names), gives up a
 // connection or a handshake after five seconds, and asks an idle HTTP/2 connection whether it is alive before it is used
 // again, since a function may have been frozen meanwhile. The time for an answer is the request's context's alone.
-func NewClient() *http.Client {
+func NewClient() Doer {
 	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
-	transport := &http.Transport{
+	return direct{&http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,
 		ForceAttemptHTTP2:     true,
@@ -31,12 +31,13 @@ func NewClient() *http.Client {
 		TLSHandshakeTimeout:   5 * time.Second,
 		ExpectContinueTimeout: time.Second,
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
-	}
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	}}
 }
+
+// direct sends a request as it is: what an http.Client adds, cookies and redirects, is not wanted.
+type direct struct{ *http.Transport }
+
+func (d direct) Do(req *http.Request) (*http.Response, error) { return d.RoundTrip(req) }
 
 // ErrTooLarge is the error of reading past the limit of a body that [Capped] or [Cap] has limited.
 var ErrTooLarge = errors.New("answer is larger than its limit")
