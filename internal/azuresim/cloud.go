@@ -73,7 +73,9 @@ type Cloud struct {
 	limited  bool
 	faults   map[Step][]*planned
 	requests map[Step][]Request
-	issued   int // tokens, to tell them apart
+	dropped  map[Step]int // requests that are not kept any more
+	issued   int          // tokens, to tell them apart
+	life     time.Duration
 
 	unselective    bool   // whether Graph refuses selections of a device's properties
 	authority      string // where tokens of version 2 say they come from
@@ -106,6 +108,8 @@ func New() *Cloud {
 		devices:          map[string]Device{},
 		faults:           map[Step][]*planned{},
 		requests:         map[Step][]Request{},
+		dropped:          map[Step]int{},
+		life:             tokenLife,
 	}
 }
 
@@ -222,7 +226,7 @@ func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 	return a, fault
 }
 
-// Requests returns the requests of a step so far.
+// Requests returns the requests of a step so far, but for those that were there when somebody called Forget.
 func (c *Cloud) Requests(step Step) []Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -233,7 +237,17 @@ func (c *Cloud) Requests(step Step) []Request {
 func (c *Cloud) Count(step Step) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.requests[step])
+	return c.dropped[step] + len(c.requests[step])
+}
+
+// Forget drops the requests so far, which a Cloud that answers for long would have no room for. Count goes on.
+func (c *Cloud) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for step, requests := range c.requests {
+		c.dropped[step] += len(requests)
+	}
+	clear(c.requests)
 }
 
 // jsonAnswer returns an answer whose body is v as JSON.
