@@ -6,6 +6,8 @@ SHELL := /bin/sh
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
+SOAKTIME ?= 30m
+SOAKSEED ?= 0
 
 GO      := go
 LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
@@ -114,6 +116,11 @@ bench: $(BENCHNODE) ## measure the function beside a floor and Microsoft's libra
 	@$(BUILD),noaws -o bin/bench/ours ./function
 	@cd bench && $(BUILD) -o ../bin/bench/ . ./floor ./sdk
 	@bin/bench/bench $(BENCH)
+
+# A seed of an earlier soak (SOAKSEED) has the same faults come in the same order.
+.PHONY: soak
+soak: ## serve 500 requests a second for SOAKTIME (30m) under faults, rotations and freezes, and print the figures (Linux)
+	$(GO) test -count=1 -timeout 0 -v -tags soak ./integration -args -soaktime $(SOAKTIME) -soakseed $(SOAKSEED)
 
 # checkov and cfn-lint do not agree on what they need.
 CHECKOV := .tools/checkov/bin/python

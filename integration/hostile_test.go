@@ -12,13 +12,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -126,64 +123,6 @@ var raw = []string{
 	"POST /api/unassign HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\nzz\r\n",
 	"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	"POST /api/unassign HTTP/9.9\r\nHost: a\r\n\r\n",
-}
-
-// figures are what the system says of a process.
-type figures struct {
-	rss, peak, threads, files int // of memory: KiB
-}
-
-func (f figures) String() string {
-	return fmt.Sprintf("%d KiB resident, %d KiB at most, %d threads, %d files", f.rss, f.peak, f.threads, f.files)
-}
-
-var statusLine = regexp.MustCompile(`(?m)^(VmRSS|VmHWM|Threads):\s+(\d+)`)
-
-func measure(t *testing.T, p *program) figures {
-	t.Helper()
-	proc := fmt.Sprintf("/proc/%d", p.process.Process.Pid)
-	text, err := os.ReadFile(filepath.Join(proc, "status"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := os.ReadDir(filepath.Join(proc, "fd"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := figures{files: len(files)}
-	for _, m := range statusLine.FindAllSubmatch(text, -1) {
-		n, _ := strconv.Atoi(string(m[2]))
-		switch string(m[1]) {
-		case "VmRSS":
-			f.rss = n
-		case "VmHWM":
-			f.peak = n
-		case "Threads":
-			f.threads = n
-		}
-	}
-	return f
-}
-
-// goroutines ends the process by the signal that makes it print them, and returns how many there were.
-func goroutines(t *testing.T, p *program) int {
-	t.Helper()
-	if err := p.process.Process.Signal(syscall.SIGQUIT); err != nil {
-		t.Fatal(err)
-	}
-	_ = p.process.Wait() // which says that it has ended by the signal
-	return len(regexp.MustCompile(`(?m)^goroutine \d+ .*\[`).FindAllString(p.out.String(), -1))
-}
-
-// counts are how often the cloud was asked, by step.
-func counts(c *azuresim.Cloud) map[azuresim.Step]int {
-	n := map[azuresim.Step]int{}
-	for _, step := range []azuresim.Step{
-		azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys, azuresim.StepGraph,
-	} {
-		n[step] = c.Count(step)
-	}
-	return n
 }
 
 // warm makes the program read all that it needs.

@@ -1,4 +1,4 @@
-//go:build integration || hostile
+//go:build integration || hostile || soak
 
 package integration
 
@@ -78,14 +78,30 @@ type program struct {
 
 // output is what a process has written.
 type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
+	take func(line []byte) bool // if it is set, it is given each line, and what it takes is not kept
+
+	mu      sync.Mutex
+	text    bytes.Buffer
+	partial []byte // of a line, where take is set
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.text.Write(p)
+	if o.take == nil {
+		return o.text.Write(p)
+	}
+	o.partial = append(o.partial, p...)
+	for {
+		end := bytes.IndexByte(o.partial, '\n') + 1
+		if end == 0 {
+			return len(p), nil
+		}
+		if line := o.partial[:end]; !o.take(line) {
+			o.text.Write(line)
+		}
+		o.partial = o.partial[:copy(o.partial, o.partial[end:])]
+	}
 }
 
 func (o *output) String() string {
@@ -100,6 +116,14 @@ var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
 // Certificates are further authorities that it trusts.
 func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
 	t.Helper()
+	p := prepare(t, c, served, certificates, settings...)
+	p.listen(t)
+	return p
+}
+
+// prepare returns the program that start starts.
+func prepare(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
+	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, bytes.Join(append([][]byte{served.CA}, certificates...), nil), 0o600); err != nil {
 		t.Fatal(err)
@@ -112,9 +136,14 @@ func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificate
 		"GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
 		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=5s",
 	}, settings...)
+	return p
+}
+
+// listen starts the program, and waits until it can be asked.
+func (p *program) listen(t *testing.T) {
+	t.Helper()
 	p.run(t)
 	p.url = "http://" + await(t, &p.out, listening)[1]
-	return p
 }
 
 // run starts the process, and stops it when the test ends.

@@ -74,8 +74,9 @@ type Cloud struct {
 	limited  bool
 	faults   map[Step][]*planned
 	requests map[Step][]Request
-	dropped  map[Step]int // requests that Forget has dropped
+	dropped  map[Step]int // requests that are not kept any more
 	issued   int          // tokens, to tell them apart
+	life     time.Duration
 
 	unselective    bool   // whether Graph refuses selections of a device's properties
 	authority      string // where tokens of version 2 say they come from
@@ -109,6 +110,7 @@ func New() *Cloud {
 		faults:           map[Step][]*planned{},
 		requests:         map[Step][]Request{},
 		dropped:          map[Step]int{},
+		life:             tokenLife,
 	}
 }
 

@@ -38,8 +38,16 @@ var entraService = service{ //nolint:gochecknoglobals // a table that nothing wr
 	answer: (*Cloud).entra,
 }
 
-// tokenLife is for how long a token is good.
+// tokenLife is for how long a token is good unless SetTokenLife says otherwise.
 const tokenLife = time.Hour
+
+// SetTokenLife makes all tokens good for that time from when they are issued: those of Entra, of the managed identity and of callers.
+// Tokens issued before keep theirs.
+func (c *Cloud) SetTokenLife(life time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.life = life
+}
 
 // SetAppSecrets makes values the client secrets of the app that Entra accepts, and no others.
 func (c *Cloud) SetAppSecrets(values ...string) {
@@ -185,7 +193,7 @@ func (c *Cloud) token(form url.Values, endpoint string) answer {
 	}
 	token := c.issue(Claims{"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims")})
 	// The token stands first, so that whatever cuts the answer off leaves it in.
-	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(tokenLife.Seconds()), strings.Repeat(".", len(token)))
+	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(c.life.Seconds()), strings.Repeat(".", len(token)))
 	return answer{http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body}
 }
 
@@ -358,7 +366,7 @@ func (c *Cloud) common() Claims {
 	now := c.Now()
 	return Claims{
 		"iss": "https://sts.windows.net/" + c.TenantID + "/", "tid": c.TenantID, "ver": "1.0",
-		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(tokenLife).Unix(),
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(c.life).Unix(),
 		"uti": fmt.Sprintf("token-%d", c.issued),
 	}
 }

@@ -30,6 +30,13 @@ func newCaller(t *testing.T) *caller {
 	t.Helper()
 	c := &caller{t: t, cloud: azuresim.New()}
 	c.cloud.SetAppSecrets("secret")
+	c.signIn()
+	return c
+}
+
+// signIn gets a new token.
+func (c *caller) signIn() {
+	c.t.Helper()
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {c.cloud.ClientID}, "client_secret": {"secret"}, "scope": {"https://graph.microsoft.com/.default"},
 	}
@@ -38,9 +45,8 @@ func newCaller(t *testing.T) *caller {
 	}
 	c.send(http.MethodPost, "https://login.microsoftonline.com/"+c.cloud.TenantID+"/oauth2/v2.0/token", form.Encode(), &token)
 	if c.token = token.AccessToken; c.token == "" {
-		t.Fatal("no token")
+		c.t.Fatal("no token")
 	}
-	return c
 }
 
 // send sends a request and returns the status. The body, if it is JSON, goes into v.
@@ -329,23 +335,6 @@ func TestSibling(t *testing.T) {
 	}
 }
 
-func TestForget(t *testing.T) {
-	c := newCaller(t)
-	c.send(http.MethodGet, collection, "", nil)
-	before := c.cloud.Count(azuresim.StepGraph)
-	c.cloud.Forget()
-	if n := len(c.cloud.Requests(azuresim.StepGraph)) + len(c.cloud.Requests(azuresim.StepToken)); n != 0 {
-		t.Errorf("%d requests are remembered", n)
-	}
-	c.send(http.MethodGet, collection, "", nil)
-	if got := c.cloud.Count(azuresim.StepGraph); before != 1 || got != 2 {
-		t.Errorf("%d requests were counted before, %d after", before, got)
-	}
-	if got := len(c.cloud.Requests(azuresim.StepGraph)); got != 1 {
-		t.Errorf("%d requests are remembered after, want the one", got)
-	}
-}
-
 func TestWriteLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCaller(t)
@@ -429,4 +418,41 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is forgotten is counted all the same.
+func TestForget(t *testing.T) {
+	c := newCaller(t)
+	for n := range 3 {
+		c.send(http.MethodGet, collection, "", nil)
+		if kept, all := len(c.cloud.Requests(azuresim.StepGraph)), c.cloud.Count(azuresim.StepGraph); kept != 1 || all != n+1 {
+			t.Errorf("%d requests of %d are kept, want 1 of %d", kept, all, n+1)
+		}
+		c.cloud.Forget()
+	}
+	if kept, all := len(c.cloud.Requests(azuresim.StepGraph)), c.cloud.Count(azuresim.StepGraph); kept != 0 || all != 3 {
+		t.Errorf("%d requests of %d are kept, want 0 of 3", kept, all)
+	}
+}
+
+// A token is good for as long as was said when it was issued.
+func TestTokenLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long := newCaller(t)
+		for _, test := range []struct {
+			life   time.Duration
+			status int
+		}{{6 * time.Minute, 200}, {2 * time.Minute, 401}} {
+			c := &caller{t: t, cloud: long.cloud}
+			c.cloud.SetTokenLife(test.life)
+			c.signIn()
+			time.Sleep(3 * time.Minute)
+			if status := c.send(http.MethodGet, collection, "", nil); status != test.status {
+				t.Errorf("three minutes later, with a token for %v: %d, want %d", test.life, status, test.status)
+			}
+		}
+		if status := long.send(http.MethodGet, collection, "", nil); status != http.StatusOK {
+			t.Errorf("with a token from before: %d", status)
+		}
+	})
 }

@@ -48,8 +48,8 @@ func (c *Cloud) identity(r *http.Request, _ []byte) answer {
 	}
 	return jsonAnswer(http.StatusOK, map[string]string{
 		"access_token": token,
-		"expires_on":   fmt.Sprint(c.Now().Add(tokenLife).Unix()),
-		"expires_in":   fmt.Sprint(int(tokenLife.Seconds())),
+		"expires_on":   fmt.Sprint(c.Now().Add(c.life).Unix()),
+		"expires_in":   fmt.Sprint(int(c.life.Seconds())),
 		"resource":     resource,
 		"token_type":   "Bearer",
 		"client_id":    c.IdentityClientID,

@@ -32,17 +32,26 @@ type Served struct {
 	servers []*http.Server
 	running sync.WaitGroup
 	stop    chan struct{}
+
+	mu   sync.Mutex
+	idle map[net.Conn]bool // connections that are kept and have no request on the way
 }
 
 // Serve answers for the Cloud on loopback until the Served is closed, each service at an address of its own. Faults happen
 // on the wire; those of a connection that cannot be made do not happen here (NoHost, Refused and Untrusted break the
 // connection instead).
-func (c *Cloud) Serve() (*Served, error) {
+func (c *Cloud) Serve() (*Served, error) { return c.serveOver("http/1.1") }
+
+// ServeHTTP2 is Serve over HTTP/2, for who can speak it, as the services do. A fault that breaks a connection then breaks it for all
+// requests that are on it.
+func (c *Cloud) ServeHTTP2() (*Served, error) { return c.serveOver("h2", "http/1.1") }
+
+func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 	ca, certificate, err := selfSigned()
 	if err != nil {
 		return nil, fmt.Errorf("azuresim: %w", err)
 	}
-	s := &Served{CA: ca, IdentityHeader: identityHeader, stop: make(chan struct{})}
+	s := &Served{CA: ca, IdentityHeader: identityHeader, stop: make(chan struct{}), idle: map[net.Conn]bool{}}
 	for _, part := range []struct {
 		service service
 		address *string
@@ -62,12 +71,16 @@ func (c *Cloud) Serve() (*Served, error) {
 		}
 		*part.address = part.scheme + "://" + listener.Addr().String() + part.path
 		if part.scheme == "https" {
-			listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})
+			listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: protocols})
 		}
 		server := &http.Server{
 			Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.handle(c, part.service, w, r) }),
 			ReadHeaderTimeout: 10 * time.Second,
-			ErrorLog:          log.New(io.Discard, "", 0),
+			ConnState:         s.follow,
+			ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+				return context.WithValue(ctx, connKey{}, conn)
+			},
+			ErrorLog: log.New(io.Discard, "", 0),
 		}
 		s.servers = append(s.servers, server)
 		s.running.Go(func() { _ = server.Serve(listener) })
@@ -85,6 +98,28 @@ func (s *Served) Close() {
 		_ = server.Close()
 	}
 	s.running.Wait()
+}
+
+// follow keeps account of the connections that are idle.
+func (s *Served) follow(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == http.StateIdle {
+		s.idle[conn] = true
+	} else {
+		delete(s.idle, conn)
+	}
+}
+
+// CloseIdle closes the connections that are kept and have no request on the way, as services do at any time, and returns how many
+// they were.
+func (s *Served) CloseIdle() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.idle {
+		_ = conn.Close()
+	}
+	return len(s.idle)
 }
 
 func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
@@ -112,7 +147,7 @@ func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *htt
 			_, _ = w.Write(a.body[:len(a.body)/2])
 			_ = http.NewResponseController(w).Flush()
 		}
-		reset(w)
+		reset(w, r)
 		return
 	}
 	for name, values := range a.header {
@@ -122,12 +157,12 @@ func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *htt
 	_, _ = w.Write(a.body)
 }
 
-// reset breaks the connection of w so that the other side sees it: without a word of farewell.
-func reset(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
+// connKey finds the connection of a request.
+type connKey struct{}
+
+// reset breaks the connection of a request so that the other side sees it: without a word of farewell.
+func reset(w http.ResponseWriter, r *http.Request) {
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
 	raw := conn
 	if t, ok := conn.(*tls.Conn); ok {
 		raw = t.NetConn()
@@ -135,6 +170,8 @@ func reset(w http.ResponseWriter) {
 	if t, ok := raw.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
 	}
+	// Over HTTP/1.1 net/http is told to leave the connection alone; over HTTP/2 it cannot be, and finds it closed.
+	_, _, _ = http.NewResponseController(w).Hijack()
 	_ = raw.Close()
 }
 

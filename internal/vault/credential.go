@@ -167,7 +167,10 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 	}
 	signed, after, rereadErr := c.load(ctx)
 	switch {
-	case rereadErr != nil:
+	case rereadErr != nil: // which is no reading: the next call may find the vault well again
+		c.mu.Lock()
+		c.rereadAt = time.Time{}
+		c.mu.Unlock()
 		return azcore.AccessToken{}, rereadErr
 	case after == before:
 		return token, err

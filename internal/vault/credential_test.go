@@ -126,6 +126,23 @@ func TestRefusedWhenJustRead(t *testing.T) {
 	}
 }
 
+// TestRefusedWithTheVaultDown has the refused one replaced where nobody can see it: that is the vault's failure, which passes, and
+// not the credential's, until the vault has been read.
+func TestRefusedWithTheVaultDown(t *testing.T) {
+	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+		k.put(w, true)
+		k.accept(w, true)
+		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
+		c.Expire(first)
+		for range 3 {
+			w.wantFailure(c, "vault: unreachable: no connection", "with the vault down")
+			time.Sleep(5 * time.Second)
+		}
+		w.cloud.Heal()
+		w.wantToken(c, "with the vault back")
+	})
+}
+
 // TestRefusedTwice has both versions refused: the second is the end of it.
 func TestRefusedTwice(t *testing.T) {
 	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {

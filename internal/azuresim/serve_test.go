@@ -1,0 +1,81 @@
+package azuresim_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"testing"
+	"time"
+
+	"autopilot-unassign/internal/azuresim"
+)
+
+// overWire asks a served cloud's Graph, and returns the protocol, whether a kept connection was used, and how it ended.
+func overWire(t *testing.T, client *http.Client, address string) (protocol string, reused bool, err error) {
+	t.Helper()
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+"/beta/nothing", nil) // which is not sent again by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", reused, err
+	}
+	_, err = io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	return resp.Proto, reused, err
+}
+
+// Connections are kept until somebody closes them or a fault breaks them, over both versions of HTTP.
+func TestServedConnections(t *testing.T) {
+	for protocol, serve := range map[string]func(*azuresim.Cloud) (*azuresim.Served, error){
+		"HTTP/1.1": (*azuresim.Cloud).Serve,
+		"HTTP/2.0": (*azuresim.Cloud).ServeHTTP2,
+	} {
+		t.Run(protocol, func(t *testing.T) {
+			cloud := azuresim.New()
+			served, err := serve(cloud)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer served.Close()
+			roots := x509.NewCertPool()
+			roots.AppendCertsFromPEM(served.CA)
+			transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
+			defer transport.CloseIdleConnections()
+			client := &http.Client{Transport: transport}
+			ask := func(when string, want bool) {
+				t.Helper()
+				if got, reused, err := overWire(t, client, served.GraphEndpoint); err != nil || got != protocol || reused != want {
+					t.Errorf("%s: %s, reused is %v, %v; want %s and %v", when, got, reused, err, protocol, want)
+				}
+			}
+			closed := func() (n int) {
+				for wait := time.Now(); n == 0 && time.Since(wait) < 10*time.Second; time.Sleep(time.Millisecond) {
+					n = served.CloseIdle() // the last request may be on its way out
+				}
+				return n
+			}
+			ask("at first", false)
+			ask("then", true)
+			if n := closed(); n != 1 {
+				t.Errorf("%d connections were closed, want 1", n)
+			}
+			time.Sleep(50 * time.Millisecond) // for the client to hear of it
+			ask("after they were closed", false)
+			cloud.Fail(azuresim.StepGraph, 1, azuresim.Reset())
+			if _, _, err := overWire(t, client, served.GraphEndpoint); err == nil {
+				t.Error("a reset is no error")
+			}
+			ask("after a reset", false)
+			cloud.Fail(azuresim.StepGraph, 1, azuresim.ResetMidBody())
+			if got, _, err := overWire(t, client, served.GraphEndpoint); err == nil || got != protocol {
+				t.Errorf("a reset in the body: %s, %v", got, err)
+			}
+			ask("after a reset in the body", false)
+		})
+	}
+}
