@@ -15,17 +15,22 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// serveAzure answers the requests of the Azure Functions host, which proxies them to a port of this machine as they came.
-// It listens before anything else: the host waits for an answer to GET /, whatever it is, before it sends a request.
+// listenAzure opens the port of this machine on which the Azure Functions host wants to find the process.
+func listenAzure(ctx context.Context, port string) (net.Listener, error) {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return nil, errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
+	}
+	return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
+}
+
+// serveAzure answers the requests of the Azure Functions host, which proxies them to listener as they came. The host waits for
+// an answer to GET /, whatever it is, before it sends a request.
 //
 // The host starts a worker again that has ended with an error, and never one that has ended without: so the end is
 // always an error here, even when it was asked for.
-func serveAzure(ctx context.Context, port string, s *server, timeout time.Duration, log *slog.Logger) error {
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
-	}
-	address := net.JoinHostPort("127.0.0.1", port)
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+func serveAzure(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
+	address := listener.Addr().String()
+	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return err
 	}

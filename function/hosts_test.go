@@ -125,7 +125,7 @@ type deployment interface {
 }
 
 // environment returns the settings of the program on a cloud that is served.
-func environment(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, changes ...string) []string {
+func environment(t testing.TB, c *azuresim.Cloud, served *azuresim.Served, changes ...string) []string {
 	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, served.CA, 0o600); err != nil {

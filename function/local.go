@@ -15,11 +15,7 @@ import (
 )
 
 // serveLocal answers plain HTTP on this machine until ctx ends.
-func serveLocal(ctx context.Context, address string, s *server, timeout time.Duration, log *slog.Logger) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
+func serveLocal(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
 	log.InfoContext(ctx, "listening", slog.String("host", hostLocal), slog.String("address", listener.Addr().String()), slog.String("version", version))
 	go s.warmUp.run(ctx)
 	return serveHTTP(ctx, listener, invoked(s, hostLocal, ""), timeout, log)

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -109,6 +110,11 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if c.platformAuth {
 		log.WarnContext(ctx, "AUTH=platform: every request that the host lets through is carried out")
 	}
+	// Before the rooms are put together: a request that comes meanwhile waits in the port for less time than it would take to come again.
+	listener, err := open(ctx, host, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), *listen)
+	if err != nil {
+		return err
+	}
 	transport := upstream.NewClient()
 	s, err := wire(c, transport, log)
 	if err != nil {
@@ -116,10 +122,22 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	}
 	switch host {
 	case hostAzure:
-		return serveAzure(ctx, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), s, c.timeout, log)
+		return serveAzure(ctx, listener, s, c.timeout, log)
 	case hostLambda:
 		examine := func(ctx context.Context) (report, error) { return c.examine(ctx, transport) }
 		return serveLambda(ctx, s, examine, log)
 	}
-	return serveLocal(ctx, *listen, s, c.timeout, log)
+	return serveLocal(ctx, listener, s, c.timeout, log)
+}
+
+// open returns the port on which host is to find the process, which is one of its own or an address. A host that is asked for its
+// requests has none.
+func open(ctx context.Context, host, port, address string) (net.Listener, error) {
+	switch host {
+	case hostAzure:
+		return listenAzure(ctx, port)
+	case hostLambda:
+		return nil, nil //nolint:nilnil // there is none to find
+	}
+	return new(net.ListenConfig).Listen(ctx, "tcp", address)
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -57,6 +60,77 @@ func BenchmarkWarmCall(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		call()
+	}
+}
+
+// BenchmarkServing has the whole program serve sixteen callers, on Azure's port and on a cloud that answers over TLS, all in this
+// process: for a profile (-cpuprofile) of where the time goes.
+func BenchmarkServing(b *testing.B) {
+	c := newCloud()
+	served, err := c.Serve()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer served.Close()
+	listener, err := new(net.ListenConfig).Listen(b.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_ = listener.Close() // and hope that nobody else takes it
+	_, port, _ := net.SplitHostPort(address)
+	settings := map[string]string{}
+	for _, setting := range append(environment(b, c, served), "FUNCTIONS_CUSTOMHANDLER_PORT="+port) {
+		name, value, _ := strings.Cut(setting, "=")
+		settings[name] = value
+		b.Setenv(name, value) // for the libraries, and before there is a certificate to look at
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, []string{"unassign"}, func(name string) string { return settings[name] }, nil, io.Discard, io.Discard)
+	}()
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	call := func() error {
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "http://"+address+"/api/unassign", strings.NewReader(validBody))
+		if err != nil {
+			return err
+		}
+		caller.Sign(r.Header, canaryKey, guid.New().String(), time.Now(), []byte(validBody))
+		resp, err := transport.RoundTrip(r)
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent {
+			return errors.New(resp.Status)
+		}
+		return nil
+	}
+	for start := time.Now(); call() != nil; time.Sleep(time.Millisecond) {
+		if time.Since(start) > 5*time.Second {
+			b.Fatal(call())
+		}
+	}
+	b.Run("signed", func(b *testing.B) { // which is started several times, and the program once
+		b.SetParallelism(8) // times GOMAXPROCS
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for n := 0; pb.Next(); n++ {
+				if err := call(); err != nil {
+					b.Error(err)
+					return
+				}
+				if n%100 == 0 {
+					c.Forget()
+				}
+			}
+		})
+	})
+	transport.CloseIdleConnections()
+	stop()
+	if err := <-ended; err == nil || err.Error() != "stopped by a signal" {
+		b.Error(err)
 	}
 }
 

@@ -253,10 +253,10 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 	attrs = append(attrs,
 		slog.Bool("dry_run", rec.request.dryRun),
 		slog.Int("attempts", rec.trace.Tries()),
-		slog.Float64("vault_ms", ms(rec.trace.Spent(upstream.Vault))),
-		slog.Float64("token_ms", ms(rec.trace.Spent(upstream.Identity))),
-		slog.Float64("graph_ms", ms(rec.trace.Spent(upstream.Graph))),
-		slog.Float64("total_ms", ms(time.Since(rec.start))),
+		milliseconds("vault_ms", rec.trace.Spent(upstream.Vault)),
+		milliseconds("token_ms", rec.trace.Spent(upstream.Identity)),
+		milliseconds("graph_ms", rec.trace.Spent(upstream.Graph)),
+		milliseconds("total_ms", time.Since(rec.start)),
 	)
 	if err != nil {
 		attrs = append(attrs, reason(err))
@@ -276,8 +276,8 @@ func (h *Handler) log(ctx context.Context, rec *record, d *device) {
 
 // origin returns what every record says first: what it is about and who has caused it.
 func (rec *record) origin(code Code) []slog.Attr {
-	attrs := append(make([]slog.Attr, 0, 26), // as many as a record has, as a rule
-		slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host))
+	const usual = 26 // or fewer
+	attrs := append(make([]slog.Attr, 0, usual), slog.String("request_id", rec.requestID), slog.String("host", rec.invocation.Host))
 	attrs = appendWord(attrs, "invocation_id", rec.invocation.ID)
 	attrs = appendWord(attrs, "caller_kind", string(rec.caller.Kind))
 	attrs = appendWord(attrs, "caller_id", rec.caller.ID)
@@ -345,4 +345,10 @@ func level(status int) slog.Level {
 	return slog.LevelInfo
 }
 
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+// milliseconds returns d for the log. Most are none, and slog is slow with fractions.
+func milliseconds(key string, d time.Duration) slog.Attr {
+	if us := d.Microseconds(); us%1000 != 0 {
+		return slog.Float64(key, float64(us)/1000)
+	}
+	return slog.Int64(key, d.Milliseconds())
+}

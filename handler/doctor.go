@@ -105,7 +105,7 @@ func (h *Handler) report(ctx context.Context, who caller.Caller) (slog.LogValuer
 
 // auditDoctor writes who has asked for a report and what came of it.
 func (h *Handler) auditDoctor(ctx context.Context, rec *record) {
-	attrs := append(rec.origin(rec.code), slog.Int("status", rec.status), slog.Float64("total_ms", ms(time.Since(rec.start))))
+	attrs := append(rec.origin(rec.code), slog.Int("status", rec.status), milliseconds("total_ms", time.Since(rec.start)))
 	if rec.report != nil {
 		attrs = append(attrs, slog.Any("", rec.report)) // whose numbers stand beside the others
 	}

@@ -206,7 +206,7 @@ func (h *Handler) swept(ctx context.Context, rec *record, report Report, code Co
 		slog.String("group_tag", report.GroupTag), slog.Bool("dry_run", report.DryRun),
 		slog.Int("inventory", report.Inventory), slog.Int("tagged", report.Tagged), slog.Int("unknown", report.Unknown), slog.Int("matching", report.Matching),
 		slog.Int("succeeded", report.Succeeded), slog.Int("failed", report.Failed), slog.Int("handed_back", report.HandedBack),
-		slog.Int("attempts", rec.trace.Tries()), slog.Float64("total_ms", ms(time.Since(rec.start))),
+		slog.Int("attempts", rec.trace.Tries()), milliseconds("total_ms", time.Since(rec.start)),
 	)
 	if len(rec.request.context) > 0 {
 		attrs = append(attrs, slog.Any("context", rec.request.context))
