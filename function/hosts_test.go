@@ -125,11 +125,11 @@ type deployment interface {
 }
 
 // environment returns the settings of the program on a cloud that is served.
-func environment(t testing.TB, c *azuresim.Cloud, served *azuresim.Served, changes ...string) []string {
-	t.Helper()
-	ca := filepath.Join(t.TempDir(), "ca.pem")
+func environment(tb testing.TB, c *azuresim.Cloud, served *azuresim.Served, changes ...string) []string {
+	tb.Helper()
+	ca := filepath.Join(tb.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, served.CA, 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return append([]string{
 		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,

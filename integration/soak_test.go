@@ -113,7 +113,7 @@ func faults() []fault {
 		entra("truncated", azuresim.StepToken, azuresim.Truncated(), "503 identity_unavailable"),
 		entra("hangs", azuresim.StepToken, azuresim.Hang(), "504 identity_timeout"),
 		entra("slow", azuresim.StepToken, azuresim.Delay(time.Second)),
-		entra("no discovery", azuresim.StepDiscovery, azuresim.Status(503), "503 identity_unavailable"),
+		entra("no discovery", azuresim.StepDiscovery, azuresim.Status(503)), // what was discovered is kept
 		{name: "Entra ID: down, and nobody is told", step: azuresim.StepToken, how: azuresim.Status(503), long: true},
 		vault("the vault: 503", azuresim.StepSecret, azuresim.Status(503), "503 vault_unavailable"),
 		vault("the vault: 403", azuresim.StepSecret, azuresim.Status(403), "424 vault_forbidden"),

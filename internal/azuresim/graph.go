@@ -268,7 +268,7 @@ func (c *Cloud) overLimit() bool {
 }
 
 // The patterns are compiled when there is a cloud, of which a deployment has none.
-var (
+var ( //nolint:gochecknoglobals // that nothing writes to
 	containsFilter = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
 	})
