@@ -65,7 +65,7 @@ type state struct {
 func steps() []azuresim.Step {
 	return []azuresim.Step{
 		azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys,
-		azuresim.StepGraph, azuresim.StepSTS,
+		azuresim.StepConnect, azuresim.StepGraph, azuresim.StepSTS,
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"autopilot-unassign/internal/guid"
@@ -267,13 +266,10 @@ func (c *Cloud) overLimit() bool {
 	return len(c.writes) > 100
 }
 
-// The patterns are compiled when there is a cloud, of which a deployment has none.
-var ( //nolint:gochecknoglobals // that nothing writes to
-	containsFilter = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
-	})
-	hyphenated = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9A-Fa-f]{4,}(-[0-9A-Fa-f]{2,})+$`) })
-	skipToken  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^LastSerialNumber='(.*)'$`) })
+var (
+	containsFilter = regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
+	hyphenated     = regexp.MustCompile(`^[0-9A-Fa-f]{4,}(-[0-9A-Fa-f]{2,})+$`)
+	skipToken      = regexp.MustCompile(`^LastSerialNumber='(.*)'$`)
 )
 
 // list answers a request for the collection, with the defects that Graph has there: one filter works and it fails on spaces
@@ -287,8 +283,8 @@ func (c *Cloud) list(r *http.Request) answer {
 	}
 	devices := c.listed()
 	if filter := query.Get("$filter"); filter != "" {
-		m := containsFilter().FindStringSubmatch(filter)
-		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated().MatchString(m[1]) {
+		m := containsFilter.FindStringSubmatch(filter)
+		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated.MatchString(m[1]) {
 			return graphError(http.StatusBadRequest, Nested, "BadRequest", "An error has occurred", 0)
 		}
 		part := strings.ToLower(strings.ReplaceAll(m[1], "''", "'"))
@@ -298,7 +294,7 @@ func (c *Cloud) list(r *http.Request) answer {
 	if top, err := strconv.Atoi(query.Get("$top")); err == nil && top > 0 && top < pageSize {
 		size = top
 	}
-	if m := skipToken().FindStringSubmatch(query.Get("$skiptoken")); m != nil {
+	if m := skipToken.FindStringSubmatch(query.Get("$skiptoken")); m != nil {
 		from := slices.IndexFunc(devices, func(d Device) bool { return d.SerialNumber >= m[1] })
 		if from < 0 {
 			from = len(devices)

@@ -3,8 +3,10 @@ package vault
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -16,13 +18,10 @@ import (
 
 // Remember returns a Doer that passes requests to next, but asks two questions once for all: where Entra ID has the endpoints of
 // a tenant, and which tokens a vault takes. Every client of the SDK asks them before all else, and the answer is the
-// same for a day. It keeps no other answer, and no failure.
+// same each time. It keeps no other answer, no failure, and nothing that is none of theirs, as the page of a proxy is.
 func Remember(next upstream.Doer) upstream.Doer {
 	return &memory{next: next, known: map[string]remembered{}}
 }
-
-// memoryLife is for how long an answer is kept.
-const memoryLife = 24 * time.Hour
 
 type memory struct {
 	next   upstream.Doer
@@ -42,21 +41,38 @@ type remembered struct {
 // openIDConfiguration is the path of the document behind an authority, a tenant included.
 const openIDConfiguration = "/v2.0/.well-known/openid-configuration"
 
-// question returns the name of the question that req is, and the status of its answer; "" for a request that is none.
-func question(req *http.Request) (name string, answered int) {
+// question returns the name of the question that req is, and what tells its answer; "" for a request that is none.
+func question(req *http.Request) (name string, answered func(remembered) bool) {
 	switch {
 	case req.Method != http.MethodGet:
-		return "", 0
+		return "", nil
 	case strings.HasSuffix(req.URL.Path, openIDConfiguration):
-		return strings.ToLower(req.URL.Host + req.URL.Path), http.StatusOK
+		return strings.ToLower(req.URL.Host + req.URL.Path), remembered.hasEndpoints
 	case strings.HasPrefix(req.URL.Path, "/secrets/") && req.Header.Get("Authorization") == "":
-		return strings.ToLower(req.URL.Host), http.StatusUnauthorized
+		return strings.ToLower(req.URL.Host), remembered.isChallenge
 	}
-	return "", 0
+	return "", nil
+}
+
+// hasEndpoints reports whether r is a document with the endpoints of a tenant.
+func (r remembered) hasEndpoints() bool {
+	var document struct {
+		Issuer        string
+		TokenEndpoint string `json:"token_endpoint"`
+	}
+	return r.StatusCode == http.StatusOK && json.Unmarshal(r.body, &document) == nil && document.Issuer != "" && document.TokenEndpoint != ""
+}
+
+// challenge is what azsecrets can make something of: an authority with a tenant, and a scope by one of its names.
+var challenge = regexp.MustCompile(`authorization="https://[^/"]+/[^/"]+".*(resource|scope)="https://[^"]+"`)
+
+// isChallenge reports whether r says which tokens the vault takes.
+func (r remembered) isChallenge() bool {
+	return r.StatusCode == http.StatusUnauthorized && challenge.MatchString(r.Header.Get("WWW-Authenticate"))
 }
 
 func (m *memory) Do(req *http.Request) (*http.Response, error) {
-	name, status := question(req)
+	name, answered := question(req)
 	if name == "" {
 		return m.next.Do(req)
 	}
@@ -68,10 +84,10 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	}
 	answer := m.asking.DoChan(name, func() (any, error) {
 		a, err := m.ask(req)
-		if err == nil && a.StatusCode == status {
+		if err == nil && answered(a) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			a.until = time.Now().Add(memoryLife)
+			a.until = time.Now().Add(fresh)
 			m.known[name] = a
 		}
 		return a, err

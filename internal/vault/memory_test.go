@@ -51,7 +51,13 @@ func TestRemember(t *testing.T) {
 			{azuresim.StepChallenge, []string{c.VaultURL + "/secrets/a", c.VaultURL + "/secrets/b"}, 401, c.VaultURL + "/secrets/a", []string{"Authorization", "Bearer x"}},
 		} {
 			asked := func() int { return c.Count(question.step) }
-			// A failure is not kept.
+			// A failure is not kept, nor what is no answer.
+			for _, none := range []azuresim.Fault{azuresim.WrongType(), azuresim.MalformedChallenge(), azuresim.Body(200, "application/json", `{}`), azuresim.Status(401, "WWW-Authenticate", "Bearer")} {
+				c.Fail(question.step, 1, none)
+				if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil {
+					t.Error(err)
+				}
+			}
 			c.Fail(question.step, 1, azuresim.Status(503))
 			if status, _, err := get(t.Context(), t, d, question.urls[0]); status != 503 || err != nil {
 				t.Errorf("%d, %v", status, err)
@@ -76,10 +82,10 @@ func TestRemember(t *testing.T) {
 			if n := asked() - before; n != 1 {
 				t.Errorf("%s was asked %d times", question.step, n)
 			}
-			// A day later they ask again, and who has asked for another thing has another answer.
-			time.Sleep(memoryLife)
+			// An hour later they ask again, and who has asked for another thing has another answer.
+			time.Sleep(fresh)
 			if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil || asked()-before != 2 {
-				t.Errorf("a day later: %v, asked %d times", err, asked()-before)
+				t.Errorf("an hour later: %v, asked %d times", err, asked()-before)
 			}
 			total := len(c.Requests(question.step)) + len(c.Requests(azuresim.StepSecret))
 			_, _, err := get(t.Context(), t, d, question.other, question.otherHeader...)
