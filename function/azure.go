@@ -35,7 +35,7 @@ func serveAzure(ctx context.Context, listener net.Listener, s *server, timeout t
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", hostAzure), slog.String("port", port), slog.String("version", version))
-	go s.warmUp.run(ctx)
+	go s.warmUp.run(context.WithoutCancel(ctx)) // requests that have joined it are brought to their end
 	worker := invoked(&azureWorker{s.Handler, address, ctx.Done(), log}, hostAzure, azureInvocationID)
 	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
 		return err

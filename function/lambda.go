@@ -29,8 +29,8 @@ const warmUpLimit = 3 * time.Second
 // serveLambda answers the invocations of Lambda. It returns only when ctx has ended before it began: the runtime ends the
 // process itself.
 //
-// The warm-up comes before, within Lambda's time for starting, and is over then: a process that is frozen must not be waiting for
-// an answer.
+// The warm-up comes before, within Lambda's time for starting, and is broken off at its end: a process that is frozen should not be
+// waiting for an answer.
 func serveLambda(ctx context.Context, s *server, examine func(context.Context) (report, error), log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err

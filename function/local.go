@@ -17,7 +17,7 @@ import (
 // serveLocal answers plain HTTP on this machine until ctx ends.
 func serveLocal(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
 	log.InfoContext(ctx, "listening", slog.String("host", hostLocal), slog.String("address", listener.Addr().String()), slog.String("version", version))
-	go s.warmUp.run(ctx)
+	go s.warmUp.run(context.WithoutCancel(ctx))
 	return serveHTTP(ctx, listener, invoked(s, hostLocal, ""), timeout, log)
 }
 

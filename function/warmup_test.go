@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,5 +121,48 @@ func TestColdCall(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// stumbling is a cloud on which the program falls over at every step but one.
+type stumbling struct {
+	*azuresim.Cloud
+	but string // in the address
+}
+
+func (f stumbling) Do(r *http.Request) (*http.Response, error) {
+	if !strings.Contains(r.URL.String(), f.but) {
+		panic("canary in a panic")
+	}
+	return f.Cloud.Do(r)
+}
+
+// A fault of this program in the warm-up ends no process: it would be started again, and end again.
+func TestWarmUpThatPanics(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	role := c.PutRole(roleARN)
+	trustingAll(c, role)
+	for _, settings := range [][]string{
+		{"API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
+		append([]string{"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey}, withoutVault...),
+	} {
+		for _, but := range []string{"no address", "openid-configuration", "/secrets/", "sts."} {
+			config, err := loadConfig(complete(append([]string{
+				"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID,
+			}, settings...)...), hostLocal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			s, err := wire(config, stumbling{c, but}, newLog(&log, config.logLevel))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.warmUp.run(t.Context())
+			if got, want := strings.Count(log.String(), "warm-up failed"), len(s.warmUp.steps); got != want || strings.Contains(log.String(), "canary") {
+				t.Errorf("%d of %d steps have failed: %s", got, want, &log)
+			}
+		}
 	}
 }

@@ -79,8 +79,8 @@ func connect(c config, transport policy.Transporter, log *slog.Logger) (connecti
 }
 
 func vaultOptions(c config, transport policy.Transporter, log *slog.Logger) vault.Options {
-	scope := "" // of a cloud of one's own nobody knows it
-	if c.cloud.vaultSuffix != "" {
+	scope := "" // of a cloud of one's own nobody knows it, and az is asked once, with the tenant that the vault names
+	if c.cloud.vaultSuffix != "" && c.vaultCredential != azureCLI {
 		scope = "https://" + strings.TrimPrefix(c.cloud.vaultSuffix, ".") + "/.default"
 	}
 	return vault.Options{

@@ -86,6 +86,7 @@ func (c *Client) Warm(ctx context.Context) error {
 	connected := make(chan struct{})
 	go func() {
 		defer close(connected)
+		defer func() { _ = recover() }() // of a connection that nobody needs yet
 		c.connect(ctx)
 	}()
 	_, err := c.authorize.token(ctx, "")

@@ -46,7 +46,7 @@ type ledger struct {
 const remembered = 10 * time.Minute
 
 // maxRemembered is for how many devices outcomes are kept, the oldest being forgotten first: as many as Graph lets an app change in
-// that time.
+// ten minutes.
 const maxRemembered = 3000
 
 // maxDelivery is the length of a delivery's id, in characters.

@@ -2,7 +2,7 @@
 // (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): a key that is not known causes a reading, though
 // not many of them, and what has been read is used on while Entra ID is down.
 //
-// No goroutine is started. A request that finds a reading due does it itself, within its own time; those that cannot go on
+// No goroutine goes on by itself. A request that finds a reading due does it itself, within its own time; those that cannot go on
 // without it wait, each no longer than its own context says, and the others use what there is.
 package jwks
 
@@ -98,8 +98,12 @@ func (s *Source) Warm(ctx context.Context) error {
 	errs := make(chan error, len(s.tenants))
 	for id := range s.tenants {
 		go func() {
-			_, err := s.Keys(ctx, id, "")
-			errs <- err
+			err := error(&upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}) // which it is if Keys does not return
+			defer func() {
+				_ = recover()
+				errs <- err
+			}()
+			_, err = s.Keys(ctx, id, "")
 		}()
 	}
 	var first error

@@ -89,8 +89,12 @@ func (e *earlyAssertion) begin(ctx context.Context) {
 		go func() {
 			ctx, cancel := context.WithTimeout(upstream.Detached(ctx), e.limit)
 			defer cancel()
-			text, err := e.assertion(ctx)
-			answer <- early{text, err}
+			first := early{err: &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}} // which it is if assertion does not return
+			defer func() {
+				_ = recover()
+				answer <- first
+			}()
+			first.text, first.err = e.assertion(ctx)
 		}()
 	})
 }

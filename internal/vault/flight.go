@@ -50,7 +50,8 @@ func (f *flight[T]) start(ctx context.Context, key string, work func(context.Con
 		// A panic would be thrown again where nobody could catch it.
 		defer func() {
 			if p := recover(); p != nil {
-				err = &upstream.Error{Service: upstream.Vault, Reason: upstream.BadAnswer, Cause: fmt.Sprintf("panic of type %T", p)}
+				service, _ := f.stage.Load().(upstream.Service)
+				err = &upstream.Error{Service: service, Reason: upstream.BadAnswer, Cause: fmt.Sprintf("panic of type %T", p)}
 			}
 		}()
 		result.value, err = work(upstream.WithTrace(upstream.Detached(ctx), result.trace))

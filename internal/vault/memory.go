@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -18,7 +19,7 @@ import (
 
 // Remember returns a Doer that passes requests to next, but asks two questions once for all: where Entra ID has the endpoints of
 // a tenant, and which tokens a vault takes. Every client of the SDK asks them before all else, and the answer is the
-// same each time. It keeps no other answer, no failure, and nothing that is none of theirs, as the page of a proxy is.
+// same each time. It keeps no other answer, no failure, and nothing that does not look like one of theirs, as the page of a proxy.
 func Remember(next upstream.Doer) upstream.Doer {
 	return &memory{next: next, known: map[string]remembered{}}
 }
@@ -57,10 +58,12 @@ func question(req *http.Request) (name string, answered func(remembered) bool) {
 // hasEndpoints reports whether r is a document with the endpoints of a tenant.
 func (r remembered) hasEndpoints() bool {
 	var document struct {
-		Issuer        string
-		TokenEndpoint string `json:"token_endpoint"`
+		Issuer                string
+		AuthorizationEndpoint string `json:"authorization_endpoint"`
+		TokenEndpoint         string `json:"token_endpoint"`
 	}
-	return r.StatusCode == http.StatusOK && json.Unmarshal(r.body, &document) == nil && document.Issuer != "" && document.TokenEndpoint != ""
+	return r.StatusCode == http.StatusOK && json.Unmarshal(r.body, &document) == nil &&
+		document.Issuer != "" && document.AuthorizationEndpoint != "" && document.TokenEndpoint != ""
 }
 
 // challenge is what azsecrets can make something of: an authority with a tenant, and a scope by one of its names.
@@ -82,7 +85,12 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	if time.Now().Before(known.until) {
 		return known.to(req), nil
 	}
-	answer := m.asking.DoChan(name, func() (any, error) {
+	answer := m.asking.DoChan(name, func() (_ any, err error) {
+		defer func() { // since it would be thrown again where nobody could catch it
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic of type %T", p)
+			}
+		}()
 		a, err := m.ask(req)
 		if err == nil && answered(a) {
 			m.mu.Lock()

@@ -52,7 +52,7 @@ func TestRemember(t *testing.T) {
 		} {
 			asked := func() int { return c.Count(question.step) }
 			// A failure is not kept, nor what is no answer.
-			for _, none := range []azuresim.Fault{azuresim.WrongType(), azuresim.MalformedChallenge(), azuresim.Body(200, "application/json", `{}`), azuresim.Status(401, "WWW-Authenticate", "Bearer")} {
+			for _, none := range []azuresim.Fault{azuresim.WrongType(), azuresim.MalformedChallenge(), azuresim.Body(200, "application/json", `{"issuer":"https://login.microsoftonline.com/x/v2.0","token_endpoint":"https://login.microsoftonline.com/x/token"}`), azuresim.Status(401, "WWW-Authenticate", "Bearer")} {
 				c.Fail(question.step, 1, none)
 				if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil {
 					t.Error(err)

@@ -210,7 +210,8 @@ func (v *Vault) begin(ctx context.Context) {
 	}
 	v.first.Do(func() {
 		go func() {
-			_, _ = v.identity.GetToken(upstream.Detached(ctx), policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
+			// With a Trace of its own: whoever waits for the token counts the time.
+			_, _ = v.identity.GetToken(upstream.WithTrace(upstream.Detached(ctx), &upstream.Trace{}), policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
 		}()
 	})
 }
