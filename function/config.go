@@ -187,11 +187,11 @@ func (s *settings) separate(c config) {
 const graphAppID = "00000003-0000-0000-c000-000000000000"
 
 // What app roles, scopes and App ID URIs may look like here: less than Entra ID lets them
-// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest). The lengths are looked at beside: a pattern that
-// counts takes a good part of the time that the process needs to start.
-var (
-	rolePattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/-]*$`)
-	appPattern  = regexp.MustCompile(`^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]+$`)
+// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest). They are compiled where they are needed, and the lengths
+// looked at beside: patterns, and above all those that count, take a good part of the time that a process needs to start.
+const (
+	rolePattern = `^[0-9A-Za-z][0-9A-Za-z._:/-]*$`
+	appPattern  = `^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]+$`
 )
 
 // The longest of them, in bytes.
@@ -207,7 +207,7 @@ func (s *settings) entra(c *config) {
 		switch {
 		case err == nil:
 			audience = id.String()
-		case len(audience) > longestApp, !appPattern.MatchString(audience):
+		case len(audience) > longestApp, !regexp.MustCompile(appPattern).MatchString(audience):
 			s.wrong("ENTRA_AUDIENCE must be App ID URIs and client ids, with commas between them, such as api://contoso.com/unassign")
 			continue
 		}
@@ -294,7 +294,7 @@ func (s *settings) role(name, standard string) string {
 	if value == "" {
 		return standard
 	}
-	if len(value) > longestRole || !rolePattern.MatchString(value) {
+	if len(value) > longestRole || !regexp.MustCompile(rolePattern).MatchString(value) {
 		s.wrong("%s must be the value of one app role or scope: up to 120 letters, digits and . _ : / -", name)
 	}
 	return value

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"autopilot-unassign/internal/guid"
@@ -266,10 +267,17 @@ func (c *Cloud) overLimit() bool {
 	return len(c.writes) > 100
 }
 
+// The patterns are compiled when there is a cloud, of which a deployment has none.
 var (
-	containsFilter = regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
-	hyphenated     = regexp.MustCompile(`^[0-9A-Fa-f]{4,}(-[0-9A-Fa-f]{2,})+$`)
-	skipToken      = regexp.MustCompile(`^LastSerialNumber='(.*)'$`)
+	containsFilter = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // that nothing writes to
+		return regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
+	})
+	hyphenated = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // likewise
+		return regexp.MustCompile(`^[0-9A-Fa-f]{4,}(-[0-9A-Fa-f]{2,})+$`)
+	})
+	skipToken = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // likewise
+		return regexp.MustCompile(`^LastSerialNumber='(.*)'$`)
+	})
 )
 
 // list answers a request for the collection, with the defects that Graph has there: one filter works and it fails on spaces
@@ -283,8 +291,8 @@ func (c *Cloud) list(r *http.Request) answer {
 	}
 	devices := c.listed()
 	if filter := query.Get("$filter"); filter != "" {
-		m := containsFilter.FindStringSubmatch(filter)
-		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated.MatchString(m[1]) {
+		m := containsFilter().FindStringSubmatch(filter)
+		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated().MatchString(m[1]) {
 			return graphError(http.StatusBadRequest, Nested, "BadRequest", "An error has occurred", 0)
 		}
 		part := strings.ToLower(strings.ReplaceAll(m[1], "''", "'"))
@@ -294,7 +302,7 @@ func (c *Cloud) list(r *http.Request) answer {
 	if top, err := strconv.Atoi(query.Get("$top")); err == nil && top > 0 && top < pageSize {
 		size = top
 	}
-	if m := skipToken.FindStringSubmatch(query.Get("$skiptoken")); m != nil {
+	if m := skipToken().FindStringSubmatch(query.Get("$skiptoken")); m != nil {
 		from := slices.IndexFunc(devices, func(d Device) bool { return d.SerialNumber >= m[1] })
 		if from < 0 {
 			from = len(devices)

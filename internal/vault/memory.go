@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -66,12 +65,15 @@ func (r remembered) hasEndpoints() bool {
 		document.Issuer != "" && document.AuthorizationEndpoint != "" && document.TokenEndpoint != ""
 }
 
-// challenge is what azsecrets can make something of: an authority with a tenant, and a scope by one of its names.
-var challenge = regexp.MustCompile(`authorization="https://[^/"]+/[^/"]+".*(resource|scope)="https://[^"]+"`)
-
-// isChallenge reports whether r says which tokens the vault takes.
+// isChallenge reports whether r says which tokens the vault takes, so that azsecrets can make something of it: by an authority with a
+// tenant, and a scope under one of its names.
 func (r remembered) isChallenge() bool {
-	return r.StatusCode == http.StatusUnauthorized && challenge.MatchString(r.Header.Get("WWW-Authenticate"))
+	said := r.Header.Get("WWW-Authenticate")
+	_, authority, _ := strings.Cut(said, `authorization="https://`)
+	authority, _, _ = strings.Cut(authority, `"`)
+	_, tenant, _ := strings.Cut(authority, "/")
+	return r.StatusCode == http.StatusUnauthorized && tenant != "" &&
+		(strings.Contains(said, `resource="https://`) || strings.Contains(said, `scope="https://`))
 }
 
 func (m *memory) Do(req *http.Request) (*http.Response, error) {
