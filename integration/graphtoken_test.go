@@ -54,6 +54,9 @@ func newGraphFront(t *testing.T, i *issuer, c *azuresim.Cloud, served *azuresim.
 	}}
 	f := &graphFront{t: t, issuer: i}
 	server, ca := serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead { // which opens a connection, and has no token
+			return
+		}
 		claims, ok := f.verify(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 		f.mu.Lock()
 		if ok {
