@@ -8,11 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"time"
 
 	"autopilot-unassign/handler"
-	"autopilot-unassign/internal/upstream"
 )
 
 // listenAzure opens the port of this machine on which the Azure Functions host wants to find the process.
@@ -177,6 +177,12 @@ func message(data json.RawMessage) []byte {
 	return []byte(text)
 }
 
+// plainWord is what the host's own words in the metadata look like, an id or a number, and longestWord the longest, in bytes.
+const (
+	plainWord   = `^[0-9A-Za-z-]+$`
+	longestWord = 64
+)
+
 // messageWords returns the words of a message's metadata for the log. The host puts the members of a message that is JSON
 // among them, so that anything may be there.
 func messageWords(metadata json.RawMessage) map[string]string {
@@ -184,7 +190,7 @@ func messageWords(metadata json.RawMessage) map[string]string {
 	_ = json.Unmarshal(metadata, &members) // there are none if it is no object
 	words := map[string]string{}
 	for name, word := range map[string]string{"messageId": "Id", "dequeueCount": "DequeueCount"} {
-		if text := upstream.PlainCode(string(message(members[word]))); text != "" {
+		if text := string(message(members[word])); len(text) <= longestWord && regexp.MustCompile(plainWord).MatchString(text) {
 			words[name] = text
 		}
 	}

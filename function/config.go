@@ -194,20 +194,21 @@ const (
 	appPattern  = `^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]+$`
 )
 
-// The longest of them, in bytes.
+// The longest of them, in bytes; of an App ID URI, what stands behind ://.
 const (
 	longestRole = 120
-	longestApp  = 255
+	longestApp  = 240
 )
 
 // entra reads who may call with a token.
 func (s *settings) entra(c *config) {
 	for _, audience := range s.list("ENTRA_AUDIENCE") {
 		id, err := guid.Parse(audience)
+		_, app, _ := strings.Cut(audience, "://")
 		switch {
 		case err == nil:
 			audience = id.String()
-		case len(audience) > longestApp, !regexp.MustCompile(appPattern).MatchString(audience):
+		case len(app) > longestApp, !regexp.MustCompile(appPattern).MatchString(audience):
 			s.wrong("ENTRA_AUDIENCE must be App ID URIs and client ids, with commas between them, such as api://contoso.com/unassign")
 			continue
 		}

@@ -40,7 +40,7 @@ func TestStartWaitsForNobody(t *testing.T) {
 				c.Fail(step, -1, azuresim.Hang())
 			}
 			begun := time.Now()
-			d := deploy(t, c, host)
+			d := deploy(t, c, host, patient)
 			for _, test := range []struct {
 				request sent
 				status  int
