@@ -23,7 +23,8 @@ import (
 var version = "dev"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := context.WithCancel(context.Background())
+	go stopOnSignal(stop)
 	err := run(ctx, os.Args, os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	if err == nil {
@@ -36,6 +37,15 @@ func main() {
 		os.Exit(2)
 	}
 	os.Exit(1)
+}
+
+// stopOnSignal calls stop when the process is to end. Go listens for signals on a thread of its own, for which a port need not wait to be
+// opened: a signal that comes before ends the process at once.
+func stopOnSignal(stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	<-signals
+	stop()
 }
 
 // usageError is an error of how the program was called.
