@@ -71,10 +71,7 @@ func connect(c config, transport policy.Transporter, log *slog.Logger) (connecti
 	if err != nil {
 		return connections{}, err
 	}
-	client, err := graph.New(c.cloud.graph, credential, graph.Options{
-		ClientOptions: azcore.ClientOptions{Transport: transport},
-		Version:       version,
-	})
+	client, err := graph.New(c.cloud.graph, credential, graph.Options{Transport: transport, Version: version})
 	return connections{identity, store, credential, client}, err
 }
 

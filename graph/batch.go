@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -92,27 +90,19 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 		}
 	}
 	clientRequestID := newClientRequestID(ctx)
-	doubt := false // whether Graph may have acted before the try that it has answered
-	req, err := runtime.NewRequest(ctx, http.MethodPost, c.endpoint+root+"/$batch")
-	if err == nil {
-		err = runtime.MarshalAsJSON(req, sent)
-	}
+	body, err := json.Marshal(sent)
 	if err != nil {
-		err = fmt.Errorf("graph: batch: %w", err)
-	} else {
-		req.Raw().Header.Set("client-request-id", clientRequestID)
-		doubt, err = c.exchange(ctx, req, &got)
+		panic(fmt.Sprintf("graph: batch: %v", err)) // the types are all of this file
 	}
+	a := c.do(ctx, request{http.MethodPost, c.endpoint + root + "/$batch", clientRequestID, body, into(&got)})
 	for _, i := range pending {
-		replies[i] = batchReply{clientRequestID: clientRequestID, err: err, whole: err != nil}
-		if failed, ok := errors.AsType[*upstream.Error](err); ok {
-			own := *failed // each has its own: what became of each may differ
-			replies[i].requestID, replies[i].err = own.RequestID, &own
-		} else if err == nil {
-			replies[i].err = itemUnanswered("no answer in the batch")
+		replies[i] = batchReply{clientRequestID: clientRequestID, err: itemUnanswered("no answer in the batch")}
+		if a.failure != nil {
+			own := *a.failure // each has its own: what became of each may differ
+			replies[i] = batchReply{requestID: own.RequestID, clientRequestID: clientRequestID, err: &own, whole: true}
 		}
 	}
-	if err != nil {
+	if a.failure != nil {
 		return
 	}
 	answered := make(map[string]bool, len(pending))
@@ -134,7 +124,7 @@ func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending
 		reply.requestID, reply.body, reply.err = upstream.PlainCode(header.Get("request-id")), response.Body, nil
 		if response.Status/100 != 2 {
 			failed := failure(response.Status, header, response.Body)
-			failed.MaybeDone = failed.MaybeDone || doubt
+			failed.MaybeDone = failed.MaybeDone || a.doubt
 			reply.err = failed
 		}
 	}

@@ -8,6 +8,8 @@
 package graph
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -24,7 +26,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/upstream"
@@ -32,7 +33,7 @@ import (
 
 const (
 	retries    = 2                      // after the first try
-	firstDelay = 400 * time.Millisecond // before the second try, where Graph does not say; three times that before the third, jittered
+	firstDelay = 400 * time.Millisecond // before the second try, where Graph does not say, and twice that before the third; up to as much is added
 	errorBody  = 64 << 10               // as much of a failure's body as is read, in bytes
 	noDeadline = 25 * time.Second       // the time for a call whose context has no deadline
 	// largestAnswer is as much of a success's body as is read, in bytes. A page of a thousand devices has about one million.
@@ -42,17 +43,19 @@ const (
 // Client makes requests of Graph. It is safe for concurrent use.
 type Client struct {
 	endpoint  string // https://graph.microsoft.com
-	pipeline  runtime.Pipeline
-	authorize *authorize
+	agent     string // the User-Agent
 	transport policy.Transporter
+	cred      azcore.TokenCredential
+	scope     string
+	header    atomic.Pointer[bearer] // of the last token; nil before there is one
 	// selects is whether Graph takes the selection of a device's properties, as far as that is known.
 	selects atomic.Int32
 }
 
 // Options are what a Client may be told beside its endpoint and credential.
 type Options struct {
-	azcore.ClientOptions        // Transport is the one seam to the cloud; nil means [upstream.NewClient]
-	Version              string // of this program, for User-Agent
+	Transport policy.Transporter // the one seam to the cloud; nil means [upstream.NewClient]
+	Version   string             // of this program, for User-Agent
 }
 
 // New returns a Client of the Graph root endpoint ("https://graph.microsoft.com"), which authorises its requests with
@@ -67,16 +70,7 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 		o.Transport = upstream.NewClient()
 	}
 	endpoint = "https://" + root.Host
-	authorize := &authorize{cred: cred, scope: endpoint + "/.default"}
-	return &Client{
-		endpoint:  endpoint,
-		authorize: authorize,
-		transport: o.Transport,
-		pipeline: runtime.NewPipeline("autopilot-unassign", o.Version, runtime.PipelineOptions{
-			PerCall:  []policy.Policy{authorize},
-			PerRetry: []policy.Policy{policyFunc(readFailure)},
-		}, &o.ClientOptions),
-	}, nil
+	return &Client{endpoint: endpoint, agent: "autopilot-unassign/" + o.Version, transport: o.Transport, cred: cred, scope: endpoint + "/.default"}, nil
 }
 
 // Warm gets a token, and meanwhile opens a connection to Graph, so that the first request has to wait for neither. It has done
@@ -89,7 +83,7 @@ func (c *Client) Warm(ctx context.Context) error {
 		defer func() { _ = recover() }() // of a connection that nobody needs yet
 		c.connect(ctx)
 	}()
-	_, err := c.authorize.token(ctx, "")
+	_, err := c.token(ctx, "")
 	<-connected
 	return err
 }
@@ -110,85 +104,133 @@ func (c *Client) connect(ctx context.Context) {
 	}
 }
 
-// call is what the policies of the pipeline know of one request, over all its tries.
-type call struct {
-	deadline  time.Time
-	tries     int
-	failure   *upstream.Error // of the last try that was answered; nil while none was, or when it was a success
-	maybeDone bool            // a try ended in a way that leaves open whether Graph has acted
+// request is what Graph is asked, in as many tries as it takes.
+type request struct {
+	method, address string
+	clientRequestID string
+	body            []byte                // JSON; nil for none
+	read            func(io.Reader) error // takes in the body of a success
 }
 
-// do sends req and returns the answer if its status is 2xx, with its body unread. Any other end is an *upstream.Error. It
-// is in doubt if a try before the one that was answered leaves open whether Graph has acted.
-func (c *Client) do(ctx context.Context, req *policy.Request) (resp *http.Response, doubt bool, err error) {
-	header := req.Raw().Header
-	header.Set("Accept", "application/json")
+// answer is what came of a request in the end.
+type answer struct {
+	header  http.Header     // of the last answer; nil if none came
+	failure *upstream.Error // nil if that is a success
+	doubt   bool            // a try ended in a way that leaves open whether Graph has acted; then failure is MaybeDone
+}
+
+// do sends r until there is an answer for good, inside the time that ctx leaves.
+//
+// A token that Graph refuses is replaced once. It is got outside of the tries, so that waiting for one uses up the time of none.
+func (c *Client) do(ctx context.Context, r request) (a answer) {
+	claims := ""
+	for renewed := false; ; renewed = true {
+		token, err := c.token(ctx, claims)
+		if err != nil {
+			failure := *upstream.Transport(upstream.Graph, err) // the credential hands the same error to many
+			failure.MaybeDone = failure.MaybeDone || a.doubt
+			return answer{nil, &failure, failure.MaybeDone}
+		}
+		start := time.Now()
+		a = c.tries(ctx, r, token.Token, a.doubt)
+		upstream.Spent(ctx, upstream.Graph, time.Since(start))
+		if renewed || a.failure == nil || a.failure.Status != http.StatusUnauthorized {
+			return a
+		}
+		claims = claimsChallenge(a.header)
+		if caching, ok := c.cred.(interface{ Expire(token string) }); ok && claims == "" {
+			caching.Expire(token.Token)
+		}
+	}
+}
+
+// tryLimit is the longest that one try may take, however much time there is.
+const tryLimit = 30 * time.Second
+
+// tries sends r with a token up to three times: as often as Graph or the network may do better, and waiting for that leaves at least as
+// much time as it takes. The tries share the time there is. doubt is that of tries before.
+func (c *Client) tries(ctx context.Context, r request, token string, doubt bool) answer {
+	limit := min(left(ctx)/(retries+1), tryLimit)
+	for try := 0; ; try++ {
+		header, failure := c.try(ctx, limit, r, token)
+		if failure == nil {
+			return answer{header, nil, doubt}
+		}
+		doubt = doubt || failure.MaybeDone
+		failure.MaybeDone = doubt
+		delay := cmp.Or(failure.RetryAfter, backoff(try))
+		if try == retries || !worthAgain(failure.Reason) || !wait(ctx, delay) {
+			return answer{header, failure, doubt}
+		}
+	}
+}
+
+// try sends r once, and reads the answer, whose header it returns, before limit is over.
+func (c *Client) try(ctx context.Context, limit time.Duration, r request, token string) (http.Header, *upstream.Error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var body io.Reader
+	if r.body != nil {
+		body = bytes.NewReader(r.body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, r.address, body)
+	if err != nil {
+		return nil, &upstream.Error{Service: upstream.Graph, Reason: upstream.Rejected, Cause: "not an address"}
+	}
+	if r.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Authorization", c.bearer(token))
+	req.Header.Set("User-Agent", c.agent)
+	req.Header.Set("client-request-id", r.clientRequestID)
 	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
 	// turns out to be dead, as it is after a freeze.
-	header["Idempotency-Key"] = nil
-
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(noDeadline)
-	}
-	call := &call{deadline: deadline}
-	req.SetOperationValue(call)
-	runtime.SkipBodyDownload(req)
-	resp, err = c.pipeline.Do(req)
-	switch {
-	case err != nil:
-		failure := *upstream.Transport(upstream.Graph, err) // the credential hands the same error to many
-		failure.MaybeDone = failure.MaybeDone || call.maybeDone
-		return nil, failure.MaybeDone, &failure
-	case call.failure != nil:
-		call.failure.MaybeDone = call.failure.MaybeDone || call.maybeDone
-		return nil, call.failure.MaybeDone, call.failure
-	}
-	return resp, call.maybeDone, nil
-}
-
-// read sends req and decodes the answer into v, if its status is 2xx. Any other end is an *upstream.Error. Reading changes
-// nothing, so that it is never in doubt what became of a device.
-func (c *Client) read(ctx context.Context, req *policy.Request, v any) error {
-	_, err := c.exchange(ctx, req, v)
-	if failed, ok := errors.AsType[*upstream.Error](err); ok {
-		failed.MaybeDone = false
-	}
-	return err
-}
-
-// exchange sends req and decodes the answer into v. It is do for answers that have something to say: one that breaks off,
-// or is not what it should be, is asked for again as one that did not come.
-func (c *Client) exchange(ctx context.Context, req *policy.Request, v any) (doubt bool, err error) {
-	for try := 0; ; try++ {
-		resp, before, err := c.do(ctx, req.Clone(ctx)) //nolint:bodyclose // decode closes it
-		doubt = doubt || before
-		if err != nil {
-			if failed, ok := errors.AsType[*upstream.Error](err); ok {
-				failed.MaybeDone = doubt
-			}
-			return doubt, err
-		}
-		err = decode(resp, v)
-		if err == nil || try == retries || !wait(ctx, backoff(try)) {
-			return doubt, err
-		}
-		doubt = true // Graph had said that it has acted
-	}
-}
-
-// decode reads the body of resp, closes it, and decodes it into v. Its error is that of badAnswer.
-func decode(resp *http.Response, v any) error {
-	reader := upstream.Cap(resp.Body, largestAnswer)
-	defer func() { _ = reader.Close() }()
-	body, err := io.ReadAll(reader)
-	if err == nil {
-		reflect.ValueOf(v).Elem().SetZero() // of what an earlier answer has left there
-		err = json.Unmarshal(body, v)
-	}
+	req.Header["Idempotency-Key"] = nil
+	upstream.Tried(ctx)
+	resp, err := c.transport.Do(req)
 	if err != nil {
-		return badAnswer(resp.Header, err)
+		failure := *upstream.Transport(upstream.Graph, err)
+		return nil, &failure
 	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode/100 != 2 {
+		// What was read before an error is worth reading all the same: the status has the last word.
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBody))
+		return resp.Header, failure(resp.StatusCode, resp.Header, body)
+	}
+	if err := r.read(upstream.Cap(resp.Body, largestAnswer)); err != nil {
+		return resp.Header, badAnswer(resp.Header, err)
+	}
+	return resp.Header, nil
+}
+
+// read gets what is at address and decodes it into v, if the status is 2xx. Any other end is an *upstream.Error. Reading changes
+// nothing, so that it is never in doubt what became of a device.
+func (c *Client) read(ctx context.Context, address string, v any) error {
+	a := c.do(ctx, request{method: http.MethodGet, address: address, clientRequestID: newClientRequestID(ctx), read: into(v)})
+	if a.failure == nil {
+		return nil
+	}
+	a.failure.MaybeDone = false
+	return a.failure
+}
+
+// into returns what decodes the body of an answer into v.
+func into(v any) func(io.Reader) error {
+	return func(r io.Reader) error {
+		body, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		reflect.ValueOf(v).Elem().SetZero() // of what an earlier answer has left there
+		return json.Unmarshal(body, v)
+	}
+}
+
+// ignore reads a body so that the connection can be used again. It is not understood, and may end as it likes.
+func ignore(r io.Reader) error {
+	_, _ = io.Copy(io.Discard, io.LimitReader(r, errorBody))
 	return nil
 }
 
@@ -197,13 +239,17 @@ func backoff(try int) time.Duration {
 	return firstDelay<<try + rand.N(firstDelay) //nolint:gosec // it spreads callers, and keeps no secret
 }
 
+// left returns how much time ctx leaves.
+func left(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return time.Until(deadline)
+	}
+	return noDeadline
+}
+
 // wait waits for d if that leaves as much time as it takes, and reports whether it has.
 func wait(ctx context.Context, d time.Duration) bool {
-	left := noDeadline
-	if deadline, ok := ctx.Deadline(); ok {
-		left = time.Until(deadline)
-	}
-	if d >= left/2 {
+	if d >= left(ctx)/2 {
 		return false
 	}
 	timer := time.NewTimer(d)
@@ -236,42 +282,6 @@ func newClientRequestID(ctx context.Context) string {
 	return guid.New().String()
 }
 
-// retry returns how the tries share the time that is left.
-func (c *call) retry() policy.RetryOptions {
-	left := time.Until(c.deadline)
-	return policy.RetryOptions{
-		MaxRetries:    retries,
-		RetryDelay:    firstDelay,
-		MaxRetryDelay: left,
-		TryTimeout:    min(left/(retries+1), tryLimit),
-		ShouldRetry:   c.again,
-	}
-}
-
-// tryLimit is the longest that one try may take, however much time there is.
-const tryLimit = 30 * time.Second
-
-// again decides whether a try that ended with an answer or with err is worth another: Graph or the network may do better next time,
-// and waiting for it leaves at least as much time as it takes.
-func (c *call) again(_ *http.Response, err error) bool {
-	failure := c.failure
-	if err != nil {
-		failure = upstream.Transport(upstream.Graph, err)
-	}
-	if failure == nil {
-		return false
-	}
-	c.maybeDone = c.maybeDone || failure.MaybeDone
-	if !worthAgain(failure.Reason) {
-		return false
-	}
-	wait := failure.RetryAfter
-	if wait == 0 {
-		wait = firstDelay << c.tries // an upper bound of the delay that the pipeline will choose
-	}
-	return wait < time.Until(c.deadline)/2
-}
-
 // worthAgain reports whether Graph or the network may do better next time.
 func worthAgain(r upstream.Reason) bool {
 	switch r {
@@ -281,86 +291,22 @@ func worthAgain(r upstream.Reason) bool {
 	return false
 }
 
-// readFailure is the policy nearest to the wire. It counts the try, and reads an answer that is no success to its end or
-// limit, so that a try's time-out covers it and again() can decide by what it says.
-func readFailure(req *policy.Request) (*http.Response, error) {
-	var call *call
-	req.OperationValue(&call)
-	call.tries++
-	call.failure = nil
-	upstream.Tried(req.Raw().Context())
-	resp, err := req.Next()
-	if err != nil || resp.StatusCode/100 == 2 {
-		return resp, err
-	}
-	// What was read before an error is worth reading all the same: the status has the last word.
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBody))
-	_ = resp.Body.Close()
-	resp.Body = http.NoBody
-	call.failure = failure(resp.StatusCode, resp.Header, body)
-	if after := call.failure.RetryAfter; after > 0 && resp.Header.Get("Retry-After") == "" {
-		// Graph said it in the body alone; the retry policy looks at the header.
-		resp.Header.Set("Retry-After", fmt.Sprint(int(after.Seconds())))
-	}
-	return resp, nil
-}
-
-// authorize is the policy that puts a token on a request, and on a second one where Graph refuses the first.
-//
-// It stands in front of the retries, not behind them, so that a wait for the credential is not cut by the time-out of a
-// try. azcore's own bearer token policy lets the callers wait for one another's token without an eye on their contexts.
-type authorize struct {
-	cred   azcore.TokenCredential
-	scope  string
-	header atomic.Pointer[bearer] // of the last token; nil before there is one
-}
-
 // bearer is a token as it stands in a header. It is kept because it is long, and the same for an hour.
 type bearer struct{ token, header string }
 
 // bearer returns what the header says for a token.
-func (a *authorize) bearer(token string) string {
-	b := a.header.Load()
+func (c *Client) bearer(token string) string {
+	b := c.header.Load()
 	if b == nil || b.token != token {
 		b = &bearer{token, "Bearer " + token}
-		a.header.Store(b)
+		c.header.Store(b)
 	}
 	return b.header
 }
 
-func (a *authorize) Do(req *policy.Request) (*http.Response, error) {
-	resp, token, err := a.send(req, "")
-	if err != nil || resp.StatusCode != http.StatusUnauthorized {
-		return resp, err
-	}
-	claims := claimsChallenge(resp.Header)
-	if caching, ok := a.cred.(interface{ Expire(token string) }); ok && claims == "" {
-		caching.Expire(token)
-	}
-	resp, _, err = a.send(req, claims)
-	return resp, err
-}
-
-// send gets a token that meets claims and passes req on with it. It returns the token beside the answer.
-func (a *authorize) send(req *policy.Request, claims string) (*http.Response, string, error) {
-	ctx := req.Raw().Context()
-	token, err := a.token(ctx, claims)
-	if err != nil {
-		return nil, "", err
-	}
-	req.Raw().Header.Set("Authorization", a.bearer(token.Token))
-	var call *call
-	req.OperationValue(&call)
-	start := time.Now()
-	// Only here: the credential makes requests of its own with the same context, which are not to be tried like this one.
-	resp, err := req.WithContext(policy.WithRetryOptions(ctx, call.retry())).Next()
-	upstream.Spent(ctx, upstream.Graph, time.Since(start))
-	return resp, token.Token, err
-}
-
 // token gets a token that meets claims. Its error is an *upstream.Error.
-func (a *authorize) token(ctx context.Context, claims string) (azcore.AccessToken, error) {
-	token, err := a.cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{a.scope}, Claims: claims, EnableCAE: true})
+func (c *Client) token(ctx context.Context, claims string) (azcore.AccessToken, error) {
+	token, err := c.cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{c.scope}, Claims: claims, EnableCAE: true})
 	if _, ok := errors.AsType[*upstream.Error](err); err != nil && !ok {
 		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.Unavailable, Cause: fmt.Sprintf("error of type %T", err)}
 	}
@@ -385,7 +331,3 @@ func claimsChallenge(h http.Header) string {
 	}
 	return ""
 }
-
-type policyFunc func(*policy.Request) (*http.Response, error)
-
-func (f policyFunc) Do(req *policy.Request) (*http.Response, error) { return f(req) }

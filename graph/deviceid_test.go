@@ -38,10 +38,10 @@ func FuzzDeviceID(f *testing.F) {
 		f.Add(seed)
 	}
 	var asked *http.Request
-	client, err := graph.New("https://graph.microsoft.com", anyToken{}, graph.Options{ClientOptions: azcore.ClientOptions{Transport: doer(func(r *http.Request) (*http.Response, error) {
+	client, err := graph.New("https://graph.microsoft.com", anyToken{}, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
 		asked = r
 		return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
-	})}})
+	})})
 	if err != nil {
 		f.Fatal(err)
 	}

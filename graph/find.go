@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -91,13 +89,8 @@ func refused(err error) bool {
 
 // device reads the device of s with a query.
 func (c *Client) device(ctx context.Context, s Selector, query string) Found {
-	req, err := runtime.NewRequest(ctx, http.MethodGet, c.endpoint+root+s.path()+query)
-	if err != nil {
-		return Found{Err: fmt.Errorf("graph: read device: %w", err)}
-	}
-	req.Raw().Header.Set("client-request-id", newClientRequestID(ctx))
 	var device Device
-	if err := c.read(ctx, req, &device); err != nil {
+	if err := c.read(ctx, c.endpoint+root+s.path()+query, &device); err != nil {
 		return Found{Err: err}
 	}
 	return s.found(device)

@@ -4,12 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"iter"
-	"net/http"
 	"net/url"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"autopilot-unassign/internal/upstream"
 )
@@ -107,12 +103,7 @@ func endless(cause string) *upstream.Error {
 // page reads the page at address, whose link to the next one is "" or leads to Graph: the token travels there.
 func (c *Client) page(ctx context.Context, address string) (page, error) {
 	var p page
-	req, err := runtime.NewRequest(ctx, http.MethodGet, address)
-	if err != nil {
-		return p, fmt.Errorf("graph: list devices: %w", err)
-	}
-	req.Raw().Header.Set("client-request-id", newClientRequestID(ctx))
-	if err := c.read(ctx, req, &p); err != nil {
+	if err := c.read(ctx, address, &p); err != nil {
 		return p, unlisted(err)
 	}
 	if p.NextLink != "" && !c.own(p.NextLink) {

@@ -2,12 +2,7 @@ package graph
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"autopilot-unassign/internal/upstream"
 )
@@ -77,23 +72,11 @@ func (c *Client) unassign(ctx context.Context, id DeviceID) Result {
 		result.Err = noTime()
 		return result
 	}
-	req, err := runtime.NewRequest(ctx, http.MethodPost, c.endpoint+devices+"/"+id.String()+action)
-	if err != nil {
-		result.Err = fmt.Errorf("graph: unassign resource account: %w", err)
-		return result
+	address := c.endpoint + devices + "/" + id.String() + action
+	a := c.do(ctx, request{method: http.MethodPost, address: address, clientRequestID: result.ClientRequestID, read: ignore})
+	result.RequestID = upstream.PlainCode(a.header.Get("request-id"))
+	if a.failure != nil {
+		result.Err = a.failure
 	}
-	req.Raw().Header.Set("client-request-id", result.ClientRequestID)
-	resp, _, err := c.do(ctx, req)
-	if err != nil {
-		result.Err = err
-		if failure, ok := errors.AsType[*upstream.Error](err); ok {
-			result.RequestID = failure.RequestID
-		}
-		return result
-	}
-	// Whatever the body of a success is, it is read so that the connection can be used again, and not understood.
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, errorBody))
-	_ = resp.Body.Close()
-	result.RequestID = upstream.PlainCode(resp.Header.Get("request-id"))
 	return result
 }

@@ -48,7 +48,7 @@ func simulate(t *testing.T, test func(w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.client, err = graph.New(endpoint, store.AppSecret(w.cloud.TenantID, w.cloud.ClientID, "app"), graph.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}})
+		w.client, err = graph.New(endpoint, store.AppSecret(w.cloud.TenantID, w.cloud.ClientID, "app"), graph.Options{Transport: w.cloud})
 		if err != nil {
 			t.Fatal(err)
 		}
