@@ -4,9 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,7 +12,6 @@ import (
 
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
-	"autopilot-unassign/internal/upstream"
 )
 
 // ledger knows what became of the deliveries of the last ten minutes, so that one that comes twice is carried out once.
@@ -68,34 +64,31 @@ type entry struct {
 	body  [sha256.Size]byte // its hash
 	ended chan struct{}     // closed at the end, after which the rest does not change; nil from then on
 
-	whole bool   // all its devices have ended for good
-	count int    // of its devices, if they are kept
-	kept  []byte // a memory of them, as JSON: a tenth of what it takes to act on them; nil if nothing is kept
-	at    time.Time
+	whole     bool        // all its devices have ended for good
+	requestID string      // of the request that was carried out
+	kept      []outcomeOf // of its devices; nil if nothing is kept
+	at        time.Time
 
 	before *entry // the attempt before this one, of which some devices have ended for good; nil for none
 }
 
-// memory is what is kept of a request that was carried out.
-type memory struct {
-	Request string // its id
-	Devices []outcomeOf
+// outcomeOf is what became of a device, as it is told again. Thousands are kept, and of most no more than stands here.
+type outcomeOf struct {
+	final           bool // it would end again as it did; the rest is zero else
+	id              graph.DeviceID
+	code            Code   // of a success
+	graphRequestID  string // the id that Graph gave the request for it
+	clientRequestID string // and the one that it was given
+	*further               // nil where there is nothing
 }
 
-// outcomeOf is what became of a device, as it is told again.
-type outcomeOf struct {
-	Open         bool             `json:",omitempty"` // it may end otherwise; the rest is zero
-	ID           graph.DeviceID   `json:",omitzero"`
-	SerialNumber string           `json:",omitempty"`
-	GroupTag     string           `json:",omitempty"`
-	Code         Code             `json:",omitempty"` // of a success
-	Verification string           `json:",omitempty"`
-	Graph        string           `json:",omitempty"` // the id that Graph gave the request for it
-	Client       string           `json:",omitempty"` // and the one that it was given
-	Refused      Code             `json:",omitempty"` // by this room
-	Failed       *upstream.Error  `json:",omitempty"`
-	Candidates   []graph.DeviceID `json:",omitempty"`
-	ReplayOf     string           `json:",omitempty"`
+// further is what else there may be to tell of a device.
+type further struct {
+	serialNumber, groupTag string
+	verification           string
+	err                    error
+	candidates             []graph.DeviceID
+	replayOf               string
 }
 
 // deliveryID returns the id of the delivery that who has sent with header h: the one that the signature covers or, for a
@@ -141,57 +134,37 @@ func (h *Handler) once(ctx context.Context, rec *record, body []byte, do func(co
 	return nil
 }
 
-// remember returns a memory of devices that a request was for, whose id is requestID.
-func remember(requestID string, devices []*device) []byte {
-	m := memory{requestID, make([]outcomeOf, len(devices))}
-	for i, d := range devices {
-		if !d.final() {
-			m.Devices[i].Open = true
-			continue
-		}
-		o := outcomeOf{
-			ID: d.known.ID, SerialNumber: d.known.SerialNumber, GroupTag: d.known.GroupTag, Code: d.code, Verification: d.verification,
-			Graph: d.result.RequestID, Client: d.result.ClientRequestID, Candidates: d.candidates, ReplayOf: d.replayOf,
-		}
-		if refused, ok := errors.AsType[*refusal](d.err); ok {
-			o.Refused = refused.code
-		}
-		o.Failed, _ = errors.AsType[*upstream.Error](d.err)
-		m.Devices[i] = o
+// remember returns what is kept of a device.
+func (d *device) remember() outcomeOf {
+	if !d.final() {
+		return outcomeOf{}
 	}
-	kept, err := json.Marshal(m)
-	if err != nil {
-		panic(fmt.Sprintf("handler: remember: %v", err)) // the types are all of this program
+	o := outcomeOf{final: true, id: d.known.ID, code: d.code, graphRequestID: d.result.RequestID, clientRequestID: d.result.ClientRequestID}
+	if d.known.SerialNumber != "" || d.known.GroupTag != "" || d.verification != "" || d.err != nil || d.replayOf != "" {
+		o.further = &further{d.known.SerialNumber, d.known.GroupTag, d.verification, d.err, d.candidates, d.replayOf}
 	}
-	return kept
+	return o
 }
 
 // recall puts what has ended for good into devices, which are those of the same body, and returns the id of the request that was
 // carried out.
 func (e *entry) recall(devices []*device) string {
-	var m memory
-	if err := json.Unmarshal(e.kept, &m); err != nil || len(m.Devices) != len(devices) {
-		panic(fmt.Sprintf("handler: recall: %v", err)) // it was written by remember
-	}
-	for i, o := range m.Devices {
-		if o.Open {
+	for i, o := range e.kept {
+		if !o.final {
 			continue
 		}
 		d := devices[i]
-		d.known = graph.Device{ID: o.ID, SerialNumber: o.SerialNumber, GroupTag: o.GroupTag}
-		d.code, d.verification, d.candidates, d.replayOf = o.Code, o.Verification, o.Candidates, o.ReplayOf
-		d.result = graph.Result{ID: o.ID, RequestID: o.Graph, ClientRequestID: o.Client}
-		switch {
-		case o.Refused != "":
-			d.err = &refusal{code: o.Refused}
-		case o.Failed != nil:
-			d.err = o.Failed
+		d.known, d.code = graph.Device{ID: o.id}, o.code
+		d.result = graph.Result{ID: o.id, RequestID: o.graphRequestID, ClientRequestID: o.clientRequestID}
+		if more := o.further; more != nil {
+			d.known.SerialNumber, d.known.GroupTag = more.serialNumber, more.groupTag
+			d.verification, d.err, d.candidates, d.replayOf = more.verification, more.err, more.candidates, more.replayOf
 		}
 		if !e.whole { // the others are this request's
-			d.replayOf = cmp.Or(d.replayOf, m.Request)
+			d.replayOf = cmp.Or(d.replayOf, e.requestID)
 		}
 	}
-	return m.Request
+	return e.requestID
 }
 
 // carryOut does what rec's request asks for, if its caller may ask for so much.
@@ -253,13 +226,11 @@ func (l *ledger) entry(d delivery, body [sha256.Size]byte) (e *entry, ended <-ch
 // end tells what became of the devices of e, nil if it did not come to that. They were asked for by the request of that id.
 func (l *ledger) end(e *entry, requestID string, devices []*device) {
 	whole, some := len(devices) > 0, false
-	for _, d := range devices {
-		whole = whole && d.final()
-		some = some || d.final()
-	}
-	var kept []byte
-	if some {
-		kept = remember(requestID, devices)
+	kept := make([]outcomeOf, len(devices))
+	for i, d := range devices {
+		kept[i] = d.remember()
+		whole = whole && kept[i].final
+		some = some || kept[i].final
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -271,7 +242,7 @@ func (l *ledger) end(e *entry, requestID string, devices []*device) {
 	}
 	switch {
 	case some && before >= 0: // e stands for both
-		l.devices -= e.before.count
+		l.devices -= len(e.before.kept)
 		l.kept = slices.Delete(l.kept, before, before+1)
 	case some:
 	case before >= 0: // it did not come so far this time
@@ -281,9 +252,9 @@ func (l *ledger) end(e *entry, requestID string, devices []*device) {
 		delete(l.entries, e.delivery)
 		return
 	}
-	e.kept, e.count, e.at, e.before = kept, len(devices), time.Now(), nil
+	e.requestID, e.kept, e.at, e.before = requestID, kept, time.Now(), nil
 	l.kept = append(l.kept, e)
-	for l.devices += e.count; l.devices > maxRemembered; {
+	for l.devices += len(kept); l.devices > maxRemembered; {
 		l.forget()
 	}
 }
@@ -293,7 +264,7 @@ func (l *ledger) forget() {
 	oldest := l.kept[0]
 	l.kept[0] = nil
 	l.kept = l.kept[1:]
-	l.devices -= oldest.count
+	l.devices -= len(oldest.kept)
 	if l.entries[oldest.delivery] == oldest { // and not a later attempt
 		delete(l.entries, oldest.delivery)
 	}
