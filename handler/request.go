@@ -236,21 +236,23 @@ func decodeContext(value json.RawMessage) (map[string]string, error) {
 	return context, err
 }
 
-// object reads the JSON object in value, which must be valid JSON: for each field, in order, it gets a function from
+// object reads the JSON object in value, which must be valid JSON in UTF-8: for each field, in order, it gets a function from
 // reader and calls it with the field's value unless that is null. It returns notObject if value is no object, and refuses
 // a field for which reader has no function and one that comes twice.
 func object(value []byte, notObject error, reader func(field string) func(json.RawMessage) error) error {
-	d := json.NewDecoder(bytes.NewReader(value))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+	text := bytes.TrimSpace(value)
+	if len(text) == 0 || text[0] != '{' {
 		return notObject
 	}
 	var seen []string
-	for d.More() {
-		token, err := d.Token()
-		field, ok := token.(string)
-		if err != nil || !ok {
-			return notObject
+	for text[0] != '}' {
+		name, rest := next(text[1:])
+		if len(name) == 0 { // of an empty object
+			return nil
 		}
+		var value json.RawMessage
+		value, text = next(rest[1:])
+		field, _ := stringValue(name)
 		if slices.Contains(seen, field) {
 			return &refusal{duplicateField, field}
 		}
@@ -258,10 +260,6 @@ func object(value []byte, notObject error, reader func(field string) func(json.R
 		read := reader(field)
 		if read == nil {
 			return &refusal{unknownField, field}
-		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return notObject
 		}
 		if string(value) == "null" {
 			continue
@@ -271,6 +269,26 @@ func object(value []byte, notObject error, reader func(field string) func(json.R
 		}
 	}
 	return nil
+}
+
+// next returns the name or value that text begins with, in the middle of an object of valid JSON, and the rest from the colon, comma or
+// brace on that ends it.
+func next(text []byte) (value, rest []byte) {
+	depth, quoted, end := 0, false, 0
+	for ; depth > 0 || quoted || strings.IndexByte(":,}", text[end]) < 0; end++ {
+		switch c := text[end]; {
+		case quoted && c == '\\':
+			end++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{', c == '[':
+			depth++
+		case c == '}', c == ']':
+			depth--
+		}
+	}
+	return bytes.TrimSpace(text[:end]), text[end:]
 }
 
 // stringValue returns the string in a JSON value, and whether it is one.
