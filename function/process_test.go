@@ -226,25 +226,35 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// While a signal stops it, a request that has begun comes to its end.
+// While a signal stops it, a request that has begun comes to its end, also where it has joined what the start had begun.
 func TestStopLetsRequestsEnd(t *testing.T) {
 	t.Parallel()
-	c := newCloud()
-	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(500*time.Millisecond))
-	d := deploy(t, c, hostLocal).(*localDeployment)
-	answers := make(chan got, 1)
-	go func() {
-		answer, _ := d.send(t.Context(), valid())
-		answers <- answer
-	}()
-	for c.Count(azuresim.StepGraph) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	d.stop()
-	if answer := <-answers; answer.status != http.StatusNoContent {
-		t.Errorf("%d %s", answer.status, answer.body)
-	}
-	if code := d.process.ProcessState.ExitCode(); code != 0 {
-		t.Errorf("the exit code is %d", code)
+	for _, step := range []azuresim.Step{azuresim.StepToken, azuresim.StepGraph} {
+		c := newCloud()
+		c.Fail(step, 1, azuresim.Delay(500*time.Millisecond))
+		d := deploy(t, c, hostLocal).(*localDeployment)
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(d.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		s := valid()
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\nExpect: 100-continue\r\n", s.target, len(s.body))
+		_ = s.header.Write(conn)
+		fmt.Fprint(conn, "\r\n")
+		answers := bufio.NewReader(conn)
+		if resp, err := http.ReadResponse(answers, nil); err != nil || resp.StatusCode != http.StatusContinue { // the handler reads
+			t.Fatalf("%s: %v, %v", step, resp, err)
+		}
+		_ = d.process.Process.Signal(os.Interrupt)
+		fmt.Fprint(conn, s.body)
+		if resp, err := http.ReadResponse(answers, nil); err != nil || resp.StatusCode != http.StatusNoContent {
+			t.Errorf("%s: %v, %v", step, resp, err)
+		}
+		d.stop()
+		if code := d.process.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("%s: the exit code is %d", step, code)
+		}
 	}
 }
