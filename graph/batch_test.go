@@ -1,13 +1,21 @@
 package graph_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"autopilot-unassign/graph"
 	"autopilot-unassign/internal/azuresim"
@@ -103,6 +111,10 @@ func TestBatch(t *testing.T) {
 			w.cloud.Fail(item, -1, azuresim.Status(412))
 		}, "state_changed?, state_changed?, state_changed?", "", "batch 3, batch 3"},
 		{"the answer is cut off for ever", always(whole, azuresim.Truncated()), "bad_answer?, bad_answer?, bad_answer?", "1,2,3", "batch 3, batch 3, batch 3"},
+		{"what cannot be read is not taken for a part of what follows", answers(whole,
+			batchAnswer(`{"id":"0","status":204}`, `{"id":"1","status":204}`, `{"id":"2","status":"204"}`), azuresim.Body(200, "application/json", `{}`)),
+			"done, done, done", "1,2,3", "batch 3, batch 3, batch 3"},
+		{"the whole says 500, then 401, then 403", answers(whole, azuresim.Status(500), azuresim.Status(401), azuresim.Status(403)), "forbidden?, forbidden?, forbidden?", "", "batch 3, batch 3, batch 3"},
 		{"a page for people, once", answers(whole, azuresim.WrongType()), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"a connection that breaks for ever", always(whole, azuresim.Reset()), "bad_answer?, bad_answer?, bad_answer?", "", "batch 3, batch 3, batch 3"},
 		{"nobody there", always(whole, azuresim.Refused()), "unreachable, unreachable, unreachable", "", "batch 3, batch 3, batch 3"},
@@ -235,6 +247,19 @@ func TestBatchWithoutADeadline(t *testing.T) {
 	}
 }
 
+// The same holds of one device: two waits that each leave as much as they take are too many.
+func TestSingleWithoutADeadline(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.put("a")
+		w.cloud.Fail(azuresim.StepGraph, -1, azuresim.Status(429, "Retry-After", "12"))
+		start := time.Now()
+		result := w.client.UnassignResourceAccount(w.t.Context(), device(1))[0]
+		if took := time.Since(start); ending(w.t, result.Err) != "throttled" || took != 12*time.Second {
+			w.t.Errorf("%v after %v", result.Err, took)
+		}
+	})
+}
+
 // When the time is up in the middle, those that Graph had are in doubt and those that it had not are not.
 func TestDeadlineInTheMiddle(t *testing.T) {
 	simulate(t, func(w *world) {
@@ -290,6 +315,231 @@ func TestSingle(t *testing.T) {
 		cancel()
 		if result := w.client.UnassignResourceAccount(ctx, device(1)); ending(w.t, result[0].Err) != "timeout" {
 			w.t.Errorf("no time: %v", result[0].Err)
+		}
+	})
+}
+
+// tried is one try as the network sees it.
+type tried struct {
+	at     time.Time
+	limit  time.Duration // how long it may take
+	header http.Header
+	body   string
+	answer *measured
+}
+
+// measured is the body of an answer: text, and where it is endless, blanks behind it.
+type measured struct {
+	text          io.Reader
+	endless       bool
+	read          int
+	ended, closed bool
+}
+
+func (m *measured) Read(p []byte) (int, error) {
+	n, err := m.text.Read(p)
+	if err != nil && m.endless {
+		n, err = copy(p, bytes.Repeat([]byte(" "), len(p))), nil
+	}
+	m.read += n
+	m.ended = m.ended || err != nil
+	return n, err
+}
+
+func (m *measured) Close() error {
+	m.closed = true
+	return nil
+}
+
+// answering returns a client of a Graph that answers with one of those statuses and headers after the other, and always with that body,
+// and the tries that it has seen.
+func answering(t *testing.T, text string, endless bool, answers ...http.Response) (*graph.Client, *[]tried) {
+	t.Helper()
+	var tries []tried
+	client, err := graph.New(endpoint, anyToken{}, graph.Options{Version: "v1", Transport: doer(func(r *http.Request) (*http.Response, error) {
+		var body []byte
+		if r.Body != nil {
+			body, _ = io.ReadAll(r.Body)
+		}
+		deadline, _ := r.Context().Deadline()
+		answer := answers[len(tries)]
+		m := &measured{text: strings.NewReader(text), endless: endless}
+		answer.Body = m
+		tries = append(tries, tried{time.Now(), time.Until(deadline), r.Header, string(body), m})
+		return &answer, nil
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, &tries
+}
+
+// Each try says all of it again, waits as it should, and has its share of the time.
+func TestEachTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, tries := answering(t, `{}`, false, http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {"3"}}}, http.Response{StatusCode: 503}, http.Response{StatusCode: 403})
+		ctx, cancel := context.WithTimeout(t.Context(), 27*time.Second)
+		defer cancel()
+		trace := &upstream.Trace{}
+		client.UnassignResourceAccount(upstream.WithTrace(ctx, trace), device(1), device(2))
+		if len(*tries) != 3 || trace.Tries() != 3 {
+			t.Fatalf("%d tries, of which %d are counted", len(*tries), trace.Tries())
+		}
+		first := (*tries)[0]
+		want := http.Header{
+			"Accept": {"application/json"}, "Authorization": {"Bearer token"}, "Content-Type": {"application/json"}, "User-Agent": {"autopilot-unassign/v1"},
+			"Client-Request-Id": first.header["Client-Request-Id"], "Idempotency-Key": nil, // net/http looks whether it is there
+		}
+		for i, try := range *tries {
+			if !reflect.DeepEqual(try.header, want) || len(try.header.Get("Client-Request-Id")) != 36 {
+				t.Errorf("try %d has the header %v", i, try.header)
+			}
+			if try.body != first.body || !strings.Contains(try.body, device(2).String()) {
+				t.Errorf("try %d has the body %s", i, try.body)
+			}
+			if try.limit != 9*time.Second || !try.answer.ended || !try.answer.closed {
+				t.Errorf("try %d: %+v, %+v", i, try, try.answer)
+			}
+		}
+		if wait := (*tries)[1].at.Sub(first.at); wait != 3*time.Second {
+			t.Errorf("the second try comes after %v", wait)
+		}
+		if wait := (*tries)[2].at.Sub((*tries)[1].at); wait <= 800*time.Millisecond || wait >= 1600*time.Millisecond {
+			t.Errorf("the third try comes after %v", wait)
+		}
+	})
+}
+
+// However much time there is, or if nobody has said how much, a try has an end.
+func TestLimitOfATry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, tries := answering(t, "", false, http.Response{StatusCode: 204}, http.Response{StatusCode: 204})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		client.UnassignResourceAccount(ctx, device(1))
+		client.UnassignResourceAccount(t.Context(), device(1))
+		if long, none := (*tries)[0].limit, (*tries)[1].limit; long != 30*time.Second || none != 25*time.Second/3 {
+			t.Errorf("with an hour it is %v, and without a deadline %v", long, none)
+		}
+	})
+}
+
+// TestAnswerWithoutAnEnd holds how much of an answer is read, and that it is let go.
+func TestAnswerWithoutAnEnd(t *testing.T) {
+	unassign := func(ctx context.Context, c *graph.Client) error {
+		return c.UnassignResourceAccount(ctx, device(1))[0].Err
+	}
+	find := func(ctx context.Context, c *graph.Client) error {
+		return c.Find(ctx, graph.Selector{ID: device(1)})[0].Err
+	}
+	for _, test := range []struct {
+		name   string
+		ask    func(context.Context, *graph.Client) error
+		status int
+		most   int
+		end    string
+	}{
+		{"a failure", unassign, 403, 64 << 10, "forbidden"},
+		{"a success that says nothing", unassign, 200, 64 << 10, "done"},
+		{"a device", find, 200, 16<<20 + 1, "bad_answer"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			answer := http.Response{StatusCode: test.status, Header: http.Header{"Request-Id": {"graph-1"}}}
+			client, tries := answering(t, `{}`, true, answer, answer, answer)
+			ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+			defer cancel()
+			err := test.ask(ctx, client)
+			if end := ending(t, err); end != test.end {
+				t.Errorf("%s: %s", test.name, end)
+			}
+			if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.RequestID != "graph-1" {
+				t.Errorf("%s: %+v", test.name, failed)
+			}
+			for i, try := range *tries {
+				if try.answer.read != test.most || !try.answer.closed {
+					t.Errorf("%s, try %d: %d bytes are read, closed: %v", test.name, i, try.answer.read, try.answer.closed)
+				}
+			}
+		})
+	}
+}
+
+// The connection of an answer that nobody needs is used again, since all of it is read; and which answer it was is told.
+func TestResultNamesTheLastAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		id := func(id string) http.Header { return http.Header{"Request-Id": {id}} }
+		client, tries := answering(t, "what it says", false, http.Response{StatusCode: 503, Header: id("1")}, http.Response{StatusCode: 200, Header: id("2")}, http.Response{StatusCode: 403, Header: id("3")})
+		for _, want := range []string{"2", "3"} {
+			if result := client.UnassignResourceAccount(t.Context(), device(1))[0]; result.RequestID != want {
+				t.Errorf("%+v, want %s", result, want)
+			}
+		}
+		for i, try := range *tries {
+			if !try.answer.ended || !try.answer.closed {
+				t.Errorf("try %d: %+v", i, try.answer)
+			}
+		}
+	})
+}
+
+// renewing is a credential that counts its tokens, and what it is told.
+type renewing struct{ claims, expired []string }
+
+func (r *renewing) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	r.claims = append(r.claims, o.Claims)
+	return azcore.AccessToken{Token: fmt.Sprint("token-", len(r.claims)), ExpiresOn: time.Now().Add(time.Hour)}, nil
+}
+
+func (r *renewing) Expire(token string) { r.expired = append(r.expired, token) }
+
+// A token that is refused is replaced once: one that meets what Graph wants of it is another, and nothing is wrong with the first.
+func TestRefusedToken(t *testing.T) {
+	for challenge, want := range map[string]renewing{
+		`Bearer error="invalid_token"`:                              {[]string{"", ""}, []string{"token-1"}},
+		`Bearer error="insufficient_claims", claims="eyJhIjoxfQ=="`: {[]string{"", `{"a":1}`}, nil},
+	} {
+		credential := &renewing{}
+		var sent []string
+		client, err := graph.New(endpoint, credential, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
+			sent = append(sent, r.Header.Get("Authorization"))
+			return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}}, Body: http.NoBody}, nil
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := client.UnassignResourceAccount(t.Context(), device(1))[0]
+		if ending(t, result.Err) != "forbidden" || !slices.Equal(sent, []string{"Bearer token-1", "Bearer token-2"}) || !reflect.DeepEqual(*credential, want) {
+			t.Errorf("%s: %v by %v with %+v", challenge, result.Err, sent, credential)
+		}
+	}
+}
+
+// stuck is a body that never comes.
+type stuck struct{ context.Context }
+
+func (s stuck) Read([]byte) (int, error) {
+	<-s.Done()
+	return 0, s.Err()
+}
+
+func (stuck) Close() error { return nil }
+
+// An answer that does not come to its end in time is none in time, whatever its status.
+func TestBodyThatNeverComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, err := graph.New(endpoint, anyToken{}, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: stuck{r.Context()}}, nil
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		found, results := client.Find(t.Context(), graph.Selector{ID: device(1)}), client.UnassignResourceAccount(t.Context(), device(1), device(2))
+		if end := ending(t, found[0].Err) + ", " + ending(t, results[0].Err); end != "timeout, timeout?" || time.Since(start) > time.Minute {
+			t.Errorf("%s after %v", end, time.Since(start))
+		}
+		if result := client.UnassignResourceAccount(t.Context(), device(1))[0]; result.Err != nil { // Graph has said that it has acted
+			t.Error(result.Err)
 		}
 	})
 }

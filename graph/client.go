@@ -119,10 +119,15 @@ type answer struct {
 	doubt   bool            // a try ended in a way that leaves open whether Graph has acted; then failure is MaybeDone
 }
 
-// do sends r until there is an answer for good, inside the time that ctx leaves.
+// do sends r until there is an answer for good, inside the time that ctx leaves, or noDeadline.
 //
 // A token that Graph refuses is replaced once. It is got outside of the tries, so that waiting for one uses up the time of none.
 func (c *Client) do(ctx context.Context, r request) (a answer) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, noDeadline)
+		defer cancel()
+	}
 	claims := ""
 	for renewed := false; ; renewed = true {
 		token, err := c.token(ctx, claims)
