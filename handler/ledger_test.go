@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -218,6 +220,69 @@ func TestWhatIsKeptOfAList(t *testing.T) {
 			t.Errorf("%s: the records replay %q, want %q", test.name, origins, want)
 		}
 	}
+}
+
+// TestToldAgain has a list come again in which each device ended in its own way: it is answered to the byte as before, and recorded with
+// what is known of each.
+func TestToldAgain(t *testing.T) {
+	d := newDesk(nil, Policy{GroupTags: []string{"MTR"}})
+	d.Devices = manyEnds{}
+	list := `{"verify":true,"devices":[{"serialNumber":"done"},{"serialNumber":"two"},{"serialNumber":"none"},{"serialNumber":"other"},{"serialNumber":"conflict"}]}`
+	first := d.ask(t, list, "Idempotency-Key", "k", "X-Request-Id", "first")
+	for _, part := range []string{`"verification":"cleared"`, `"serialNumber":"done"`, `"deviceIds":["` + someDevice, "policy_denied", `"graphRequestId":"graph-1"`, `"requestId":"graph-2"`} {
+		if !strings.Contains(first.Body.String(), part) {
+			t.Errorf("%s is not in %s", part, first.Body)
+		}
+	}
+	records := strings.Split(strings.TrimSpace(d.log.String()), "\n")
+	d.log.Reset()
+	again := d.ask(t, list, "Idempotency-Key", "k", "X-Request-Id", "again")
+	if again.Code != first.Code || again.Body.String() != first.Body.String() || again.Header().Get("Idempotent-Replayed") != "true" {
+		t.Errorf("%d %v %s\nbefore: %d %s", again.Code, again.Header(), again.Body, first.Code, first.Body)
+	}
+	for i, line := range strings.Split(strings.TrimSpace(d.log.String()), "\n") {
+		var before, now map[string]any
+		if err := errors.Join(json.Unmarshal([]byte(records[i]), &before), json.Unmarshal([]byte(line), &now)); err != nil {
+			t.Fatal(err)
+		}
+		for _, own := range []string{"time", "request_id", "replayed", "replay_of", "graph_ms", "token_ms", "vault_ms", "total_ms"} {
+			delete(before, own)
+			delete(now, own)
+		}
+		if !reflect.DeepEqual(now, before) {
+			t.Errorf("the record is %v, and was %v", now, before)
+		}
+	}
+}
+
+// manyEnds is Graph with devices whose serial numbers say how they end.
+type manyEnds struct{ devicesFunc }
+
+func (manyEnds) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	found := make([]graph.Found, len(selectors))
+	for i, s := range selectors {
+		id, _ := graph.ParseDeviceID(someDevice[:35] + fmt.Sprint(i+2))
+		found[i].Device = graph.Device{ID: id, SerialNumber: s.SerialNumber, GroupTag: "MTR"}
+		switch s.SerialNumber {
+		case "two":
+			some, _ := graph.ParseDeviceID(someDevice)
+			found[i] = graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Candidates: []graph.DeviceID{some, id}}
+		case "none":
+			found[i] = graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.NotFound, Status: 404, RequestID: "graph-2"}}
+		case "other":
+			found[i].Device.GroupTag = "Kiosk"
+		}
+	}
+	return found
+}
+
+func (manyEnds) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	results := done204(ids)
+	for i := range results {
+		results[i].ClientRequestID = "client-1"
+	}
+	results[len(ids)-1].Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Conflict, Status: 409, MaybeDone: true}
+	return results
 }
 
 // TestListNamesADeviceTwice has a list come again whose second name for a device could not be looked up the first time: it is not acted on
