@@ -285,6 +285,69 @@ func (manyEnds) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID
 	return results
 }
 
+// What there is to tell of a device is kept where it is the only thing, too.
+func TestOutcomeOfOneThing(t *testing.T) {
+	id := mustDevice(t, someDevice)
+	for _, d := range []*device{
+		{known: graph.Device{ID: id}, code: Unassigned, result: graph.Result{ID: id, RequestID: "graph-1", ClientRequestID: "client-1"}},
+		{known: graph.Device{SerialNumber: "5CG1234ABC"}, code: Unassigned},
+		{known: graph.Device{GroupTag: "MTR"}, code: Unassigned},
+		{code: Unassigned, verification: verifiedUnknown},
+		{code: Unassigned, replayOf: "first"},
+		{err: &refusal{code: policyDenied}},
+	} {
+		again := &device{}
+		(&entry{whole: true, kept: []outcomeOf{d.remember()}}).recall([]*device{again})
+		if !reflect.DeepEqual(again, d) {
+			t.Errorf("%+v became %+v", d, again)
+		}
+	}
+}
+
+// TestNothingIsKeptOfWhatFailed has deliveries that end in nothing for good: of lists, of which the first device may end otherwise, one attempt
+// is kept, and of the others none.
+func TestNothingIsKeptOfWhatFailed(t *testing.T) {
+	busy := &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled}
+	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
+	d := newDesk(func(n int, ids []graph.DeviceID) []graph.Result {
+		results := done204(ids)
+		results[0].Err = busy
+		return results
+	}, Policy{})
+	for i := range 3 {
+		d.want(t, "one", d.ask(t, someBody, "Idempotency-Key", fmt.Sprint(i)), 429, graphThrottled, false, 2*i+1)
+		d.want(t, "a list", d.ask(t, list, "Idempotency-Key", "list"), 503, devicesFailed, false, 2*i+2)
+	}
+	if len(d.ledger.entries) != 1 || len(d.ledger.kept) != 1 || d.ledger.kept[0].before != nil {
+		t.Errorf("%d entries, %d kept, behind the first: %+v", len(d.ledger.entries), len(d.ledger.kept), d.ledger.kept[0].before)
+	}
+}
+
+// TestForgottenMeanwhile has an attempt be forgotten while the next one of the same delivery is under way: who comes then waits for that.
+func TestForgottenMeanwhile(t *testing.T) {
+	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(func(n int, ids []graph.DeviceID) []graph.Result {
+			results := done204(ids)
+			if n == 1 {
+				results[1].Err = &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled}
+			}
+			time.Sleep(10 * time.Second)
+			return results
+		}, Policy{})
+		d.ask(t, list, "Idempotency-Key", "k")
+		time.Sleep(10*time.Minute - 5*time.Second)
+		done := make(chan int)
+		go func() { done <- d.ask(t, list, "Idempotency-Key", "k").Code }()
+		time.Sleep(6 * time.Second)
+		d.ask(t, someBody, "Idempotency-Key", "k") // which forgets, and is refused: it is another body
+		d.want(t, "meanwhile", d.ask(t, list, "Idempotency-Key", "k"), 200, "", true, 2)
+		if status := <-done; status != 200 {
+			t.Errorf("the second attempt: %d", status)
+		}
+	})
+}
+
 // TestListNamesADeviceTwice has a list come again whose second name for a device could not be looked up the first time: it is not acted on
 // for that name either.
 func TestListNamesADeviceTwice(t *testing.T) {
@@ -345,6 +408,10 @@ func TestListThatDoesNotComeSoFar(t *testing.T) {
 		}
 		if len(d.ledger.kept) != 1 || d.ledger.devices != 2 {
 			t.Errorf("one delivery has %d entries with %d devices", len(d.ledger.kept), d.ledger.devices)
+		}
+		time.Sleep(5 * time.Minute) // by then its caller may ask for both again
+		if d.ask(t, list, "Idempotency-Key", "k"); acted[len(acted)-1] != 1 {
+			t.Errorf("%v devices were acted on", acted)
 		}
 		time.Sleep(time.Hour) // by then all is forgotten
 		d.ask(t, list, "Idempotency-Key", "k")
