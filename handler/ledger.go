@@ -149,11 +149,11 @@ func (d *device) remember() outcomeOf {
 // recall puts what has ended for good into devices, which are those of the same body, and returns the id of the request that was
 // carried out.
 func (e *entry) recall(devices []*device) string {
-	for i, o := range e.kept {
+	for i, d := range devices {
+		o := &e.kept[i]
 		if !o.final {
 			continue
 		}
-		d := devices[i]
 		d.known, d.code = graph.Device{ID: o.id}, o.code
 		d.result = graph.Result{ID: o.id, RequestID: o.graphRequestID, ClientRequestID: o.clientRequestID}
 		if more := o.further; more != nil {
