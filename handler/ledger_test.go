@@ -298,6 +298,7 @@ func TestOutcomeOfOneThing(t *testing.T) {
 	} {
 		again := &device{}
 		(&entry{whole: true, kept: []outcomeOf{d.remember()}}).recall([]*device{again})
+		//nolint:govet // what is told again is the very error
 		if !reflect.DeepEqual(again, d) {
 			t.Errorf("%+v became %+v", d, again)
 		}
@@ -309,7 +310,7 @@ func TestOutcomeOfOneThing(t *testing.T) {
 func TestNothingIsKeptOfWhatFailed(t *testing.T) {
 	busy := &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled}
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
-	d := newDesk(func(n int, ids []graph.DeviceID) []graph.Result {
+	d := newDesk(func(_ int, ids []graph.DeviceID) []graph.Result {
 		results := done204(ids)
 		results[0].Err = busy
 		return results
