@@ -154,7 +154,7 @@ power-automate: infra/power-automate/check/node_modules/.package-lock.json ## ma
 	@npm --prefix infra/power-automate/check --silent run check
 	@rm -rf dist/power-automate && mkdir -p dist/power-automate
 	@cd infra/power-automate/connector && cp apiDefinition.swagger.json apiProperties.json icon.png $(CURDIR)/dist/power-automate/
-	@for flow in $(FLOWS); do $(GO) run ./internal/pack dist/power-automate/$$flow.zip infra/power-automate/flows/$$flow || exit 1; done
+	@for flow in $(FLOWS); do $(GO) run ./internal/cmd/pack dist/power-automate/$$flow.zip infra/power-automate/flows/$$flow || exit 1; done
 	@ls dist/power-automate
 
 infra/power-automate/check/node_modules/.package-lock.json: infra/power-automate/check/package-lock.json
@@ -196,12 +196,12 @@ package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH=
 	@rm -rf dist/azure/functions && mkdir -p dist/azure && cp -R infra/azure/functions dist/azure/
 	@for f in unassign doctor; do sed 's/"anonymous"/"$(AUTHLEVEL)"/' infra/azure/functions/$$f/function.json >dist/azure/functions/$$f/function.json; done
 	@GOOS=linux GOARCH=amd64 $(BUILD),noaws -o dist/azure/worker ./function
-	@$(GO) run ./internal/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker dist/azure/functions $(addprefix infra/azure/,$(WITH))
+	@$(GO) run ./internal/cmd/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker dist/azure/functions $(addprefix infra/azure/,$(WITH))
 
 .PHONY: package-lambda
 package-lambda: ## make dist/lambda.zip, for Lambda on arm64
 	@GOOS=linux GOARCH=arm64 $(BUILD) -o dist/lambda/bootstrap ./function
-	@$(GO) run ./internal/pack dist/lambda.zip bootstrap=dist/lambda/bootstrap
+	@$(GO) run ./internal/cmd/pack dist/lambda.zip bootstrap=dist/lambda/bootstrap
 
 # What sam build calls for the resource Function (BuildMethod: makefile).
 .PHONY: build-Function

@@ -29,7 +29,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/lambdahost"
+	"autopilot-unassign/internal/hosttest/lambda"
 )
 
 // sickness is a fault that is planted in a deployment which is well, and what the doctor says of it.
@@ -837,7 +837,7 @@ func TestDoctorPanics(t *testing.T) {
 func TestLambdaDoctor(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := eventsOnLambda(t, c, lambdahost.Options{})
+	d := eventsOnLambda(t, c, lambda.Options{})
 	c.SetGraphRoles("Mail.Read") // before there is a token
 	for event, want := range map[string]string{
 		`{"command":"doctor"}`:                 "",

@@ -24,8 +24,8 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/functionshost"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -165,7 +165,7 @@ func writes(c *azuresim.Cloud) int {
 
 // eventsOnAzure is the package for Azure with the sweep and the queue, as `make package-azure WITH='sweep queue'` makes it, but
 // that a retry does not wait.
-func eventsOnAzure(t *testing.T, c *azuresim.Cloud, o functionshost.Options, changes ...string) azureDeployment {
+func eventsOnAzure(t *testing.T, c *azuresim.Cloud, o functions.Options, changes ...string) azureDeployment {
 	t.Helper()
 	served, err := c.Serve()
 	if err != nil {
@@ -194,7 +194,7 @@ func eventsOnAzure(t *testing.T, c *azuresim.Cloud, o functionshost.Options, cha
 		t.Fatal(err)
 	}
 	o.Env = environment(t, c, served, append([]string{"SWEEP_GROUP_TAG=MTR-Oslo", "REQUEST_TIMEOUT=20s"}, changes...)...)
-	host, err := functionshost.Start(t.Context(), o)
+	host, err := functions.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestTimer(t *testing.T) {
 	for _, sized := range []bool{false, true} {
 		c := newCloud()
 		secondDevice(c)
-		d := eventsOnAzure(t, c, functionshost.Options{ContentLength: sized})
+		d := eventsOnAzure(t, c, functions.Options{ContentLength: sized})
 		n := 0
 		for name, timer := range map[string]string{
 			"as the page shows it":         "",
@@ -291,7 +291,7 @@ func TestTimerApplies(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	secondDevice(c)
-	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	d := eventsOnAzure(t, c, functions.Options{}, "SWEEP_APPLY=true")
 	for run, want := range []map[string]string{{"matching": "2", "succeeded": "2"}, {"matching": "0", "succeeded": "0"}} {
 		if result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil); err != nil || result.Attempts != 1 {
 			t.Fatalf("%+v, %v", result, err)
@@ -344,7 +344,7 @@ func TestTimerFails(t *testing.T) {
 			if test.prepare != nil {
 				test.prepare(c)
 			}
-			d := eventsOnAzure(t, c, functionshost.Options{}, append([]string{"SWEEP_APPLY=true"}, test.env...)...)
+			d := eventsOnAzure(t, c, functions.Options{}, append([]string{"SWEEP_APPLY=true"}, test.env...)...)
 			result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil)
 			if (err != nil) != test.fails || result.Attempts != test.attempts {
 				t.Fatalf("%d attempts, %v; want %d", result.Attempts, err, test.attempts)
@@ -370,7 +370,7 @@ func TestTimerFails(t *testing.T) {
 func TestInvocationsThatAreNone(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	d := eventsOnAzure(t, c, functions.Options{}, "SWEEP_APPLY=true")
 	address := worker(t, d)
 	n := 0
 	for name, test := range map[string]struct{ path, body, reason string }{
@@ -424,7 +424,7 @@ func delivered(t *testing.T, text string) string {
 }
 
 // deliver hands the message of the page over with another id and other data, for the nth time.
-func deliver(t *testing.T, d azureDeployment, id string, message any, dequeued int) (functionshost.Result, error) {
+func deliver(t *testing.T, d azureDeployment, id string, message any, dequeued int) (functions.Result, error) {
 	t.Helper()
 	p := decodePayload(t, fixture(t, "azure-queue.json"))
 	p.Metadata["Id"] = id
@@ -452,7 +452,7 @@ func TestStorageQueue(t *testing.T) {
 	}
 	for i, message := range []any{nil, object, text} {
 		c := newCloud()
-		d := eventsOnAzure(t, c, functionshost.Options{}) // each its own, which has not had the message before
+		d := eventsOnAzure(t, c, functions.Options{}) // each its own, which has not had the message before
 		c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com"})
 		result, err := deliver(t, d, messageID, message, 1)
 		if err != nil || len(result.Outputs) != 0 || carrying(c) != 0 {
@@ -469,7 +469,7 @@ func TestStorageQueue(t *testing.T) {
 func TestPoison(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := eventsOnAzure(t, c, functionshost.Options{}, "ALLOWED_GROUP_TAGS=MTR-Oslo")
+	d := eventsOnAzure(t, c, functions.Options{}, "ALLOWED_GROUP_TAGS=MTR-Oslo")
 	secondDevice(c)
 	events, devices := 0, 0
 	for name, test := range map[string]struct{ message, code string }{
@@ -545,7 +545,7 @@ func TestStorageQueueIsAskedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			d := eventsOnAzure(t, c, functionshost.Options{})
+			d := eventsOnAzure(t, c, functions.Options{})
 			test.prepare(c)
 			if result, err := deliver(t, d, messageID, delivered(t, test.message), 1); err == nil || len(result.Outputs) > 0 {
 				t.Fatalf("%+v, %v; want a failure", result, err)
@@ -570,7 +570,7 @@ func TestStorageQueueIsAskedAgain(t *testing.T) {
 // What a sender writes into a message comes back in the metadata, and reaches the log as neither id nor count.
 func TestMetadataIsNotTrusted(t *testing.T) {
 	t.Parallel()
-	d := eventsOnAzure(t, newCloud(), functionshost.Options{})
+	d := eventsOnAzure(t, newCloud(), functions.Options{})
 	for i, test := range []struct {
 		id, count any
 		want      string
@@ -596,7 +596,7 @@ func TestLongSweep(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(22*time.Second))
-	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true", "REQUEST_TIMEOUT=6s") // and so 21 s to be written
+	d := eventsOnAzure(t, c, functions.Options{}, "SWEEP_APPLY=true", "REQUEST_TIMEOUT=6s") // and so 21 s to be written
 	start := time.Now()
 	result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data)
 	if err != nil || result.Attempts != 1 || time.Since(start) < 22*time.Second || carrying(c) != 0 {
@@ -608,7 +608,7 @@ func TestLongSweep(t *testing.T) {
 func TestHostThatGoesAway(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := eventsOnAzure(t, c, functionshost.Options{}, "SWEEP_APPLY=true")
+	d := eventsOnAzure(t, c, functions.Options{}, "SWEEP_APPLY=true")
 	address := worker(t, d)
 	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(300*time.Millisecond))
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
@@ -632,7 +632,7 @@ func TestForgedInvocations(t *testing.T) {
 		"User-Agent: Azure-Functions-Host/4.1052.200.0\r\nX-Original-Url: /sweep\r\nX-Forwarded-Host: 127.0.0.1\r\nContent-Type: application/json; charset=utf-8\r\n"
 	for _, forwarding := range []bool{false, true} {
 		c := newCloud()
-		d := eventsOnAzure(t, c, functionshost.Options{Forwarding: forwarding}, "SWEEP_APPLY=true")
+		d := eventsOnAzure(t, c, functions.Options{Forwarding: forwarding}, "SWEEP_APPLY=true")
 		address := worker(t, d)
 		door := strings.TrimPrefix(d.URL, "http://")
 		body := fixture(t, "azure-timer.json")

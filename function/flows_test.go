@@ -18,7 +18,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/flowhost"
+	"autopilot-unassign/internal/hosttest/flow"
 )
 
 // office is what stands around a flow: the program on a simulated cloud, a list in SharePoint, an approver and a mailbox.
@@ -26,7 +26,7 @@ type office struct {
 	t          *testing.T
 	cloud      *azuresim.Cloud
 	deployment *localDeployment
-	host       flowhost.Host
+	host       flow.Host
 	rows       []map[string]any
 	approve    func() string // what the approver says
 	asked      []string      // of the approver
@@ -45,7 +45,7 @@ func newOffice(t *testing.T) *office {
 	t.Cleanup(served.Close)
 	o := &office{t: t, cloud: cloud, deployment: startLocal(t, environment(t, cloud, served, "REQUEST_TIMEOUT=4s")).(*localDeployment), approve: func() string { return "Approve" }, meanwhile: func() {}}
 	t.Cleanup(o.deployment.stop)
-	o.host = flowhost.Host{
+	o.host = flow.Host{
 		Client:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		Connect: o.connect,
 		Wait: func(d time.Duration) {
@@ -98,9 +98,9 @@ func (o *office) row(serial, account, status string) {
 }
 
 // run imports a flow, with the settings of this office, and runs it.
-func (o *office) run(name string, trigger map[string]any) *flowhost.Run {
+func (o *office) run(name string, trigger map[string]any) *flow.Run {
 	o.t.Helper()
-	flow, err := flowhost.Open(os.DirFS("../infra/power-automate/flows/" + name))
+	flow, err := flow.Open(os.DirFS("../infra/power-automate/flows/" + name))
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func (o *office) run(name string, trigger map[string]any) *flowhost.Run {
 }
 
 // audit returns the records of a run, and checks that they name it.
-func (o *office) audit(run *flowhost.Run) []map[string]any {
+func (o *office) audit(run *flow.Run) []map[string]any {
 	o.t.Helper()
 	o.deployment.stop()
 	var records []map[string]any
@@ -184,7 +184,7 @@ func TestFlowApproval(t *testing.T) {
 				test.prepare(o)
 			}
 			run := o.run("approval", test.trigger)
-			if (run.Status == flowhost.Succeeded) != (test.code == "") || run.Code != test.code || (run.Message == "") != (test.code == "") {
+			if (run.Status == flow.Succeeded) != (test.code == "") || run.Code != test.code || (run.Message == "") != (test.code == "") {
 				t.Errorf("the run ended as %s, %s: %s", run.Status, run.Code, run.Message)
 			}
 			if test.code == "state_changed" && run.Message != stateChangedSentence {
@@ -231,14 +231,14 @@ func TestFlowListRow(t *testing.T) {
 	}
 
 	o.cloud.Fail(azuresim.StepGraph, -1, azuresim.Status(503, "Retry-After", "120"))
-	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || status() != "Approved, Approved, Requested" || len(run.Sent) != 2 {
+	if run := o.run("list-row", nil); run.Status != flow.Succeeded || status() != "Approved, Approved, Requested" || len(run.Sent) != 2 {
 		t.Errorf("while Graph is down: %s, %s, %d requests", run.Status, status(), len(run.Sent))
 	}
 	if result := fmt.Sprint(o.rows[0]["Result"]); !strings.HasPrefix(result, "Graph ") || !strings.Contains(result, "(graph_unavailable, ") {
 		t.Errorf("the row says %q", result)
 	}
 	o.cloud.Heal()
-	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || status() != "Done, Needs a person, Requested" || o.account() != "" {
+	if run := o.run("list-row", nil); run.Status != flow.Succeeded || status() != "Done, Needs a person, Requested" || o.account() != "" {
 		t.Errorf("with Graph back: %s, %s, account %q", run.Status, status(), o.account())
 	}
 	for i, want := range []string{"(unassigned, ", "(device_not_found, "} {
@@ -246,12 +246,12 @@ func TestFlowListRow(t *testing.T) {
 			t.Errorf("the row says %q", result)
 		}
 	}
-	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || len(run.Sent) != 0 {
+	if run := o.run("list-row", nil); run.Status != flow.Succeeded || len(run.Sent) != 0 {
 		t.Errorf("with nothing to do: %s, %d requests", run.Status, len(run.Sent))
 	}
 	o.deployment.stop()
 	o.rows[0]["Status"] = "Approved"
-	if run := o.run("list-row", nil); run.Status != flowhost.Succeeded || status() != "Approved, Needs a person, Requested" || len(o.waited) != 0 {
+	if run := o.run("list-row", nil); run.Status != flow.Succeeded || status() != "Approved, Needs a person, Requested" || len(o.waited) != 0 {
 		t.Errorf("with the function down: %s, %s, repeated after %v", run.Status, status(), o.waited)
 	}
 	if result := fmt.Sprint(o.rows[0]["Result"]); !strings.HasPrefix(result, "No answer came. Asking again is safe. (no_answer") {
@@ -278,7 +278,7 @@ func TestFlowNightly(t *testing.T) {
 	o.meanwhile = o.cloud.Heal
 
 	run := o.run("nightly", nil)
-	if run.Status != flowhost.Succeeded || !slices.Equal(o.waited, []time.Duration{time.Minute}) {
+	if run.Status != flow.Succeeded || !slices.Equal(o.waited, []time.Duration{time.Minute}) {
 		t.Errorf("the run ended as %s, repeated after %v", run.Status, o.waited)
 	}
 	mails := strings.Join(o.mails, "")

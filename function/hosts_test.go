@@ -17,9 +17,9 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/functionshost"
 	"autopilot-unassign/internal/guid"
-	"autopilot-unassign/internal/lambdahost"
+	"autopilot-unassign/internal/hosttest/functions"
+	"autopilot-unassign/internal/hosttest/lambda"
 )
 
 // binary is the program, built once for the tests that start it as a process.
@@ -147,7 +147,7 @@ var hosts = map[string]func(t *testing.T, env []string) deployment{
 }
 
 // azureDeployment is the package for Azure under the double of the Functions host.
-type azureDeployment struct{ *functionshost.Host }
+type azureDeployment struct{ *functions.Host }
 
 // stageAzure makes a folder of what is in the package for Azure.
 func stageAzure(t *testing.T) string {
@@ -171,7 +171,7 @@ func stageAzure(t *testing.T) string {
 
 func startAzure(t *testing.T, env []string) deployment {
 	t.Helper()
-	host, err := functionshost.Start(t.Context(), functionshost.Options{AppDir: stageAzure(t), Env: env})
+	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: env})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,11 +192,11 @@ func (d azureDeployment) lines() []string {
 }
 
 // lambdaDeployment is the program under the double of Lambda, with an HTTP API in front.
-type lambdaDeployment struct{ *lambdahost.Host }
+type lambdaDeployment struct{ *lambda.Host }
 
 func startLambda(t *testing.T, env []string) deployment {
 	t.Helper()
-	host, err := lambdahost.Start(t.Context(), lambdahost.Options{Binary: binary, Env: env})
+	host, err := lambda.Start(t.Context(), lambda.Options{Binary: binary, Env: env})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func startLambda(t *testing.T, env []string) deployment {
 }
 
 func (d lambdaDeployment) send(ctx context.Context, s sent) (got, error) {
-	event, err := lambdahost.Event(s.method, s.target, s.header, []byte(s.body), false)
+	event, err := lambda.Event(s.method, s.target, s.header, []byte(s.body), false)
 	if err != nil {
 		return got{}, err
 	}
@@ -212,7 +212,7 @@ func (d lambdaDeployment) send(ctx context.Context, s sent) (got, error) {
 	if err != nil {
 		return got{}, err
 	}
-	answer, err := lambdahost.ReadAnswer(result)
+	answer, err := lambda.ReadAnswer(result)
 	return got{answer.Status, answer.Header, string(answer.Body)}, err
 }
 

@@ -12,12 +12,12 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/lambdahost"
+	"autopilot-unassign/internal/hosttest/lambda"
 	"autopilot-unassign/internal/upstream"
 )
 
 // eventsOnLambda is the program under the double of Lambda, with a sweep set up.
-func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambdahost.Options, changes ...string) lambdaDeployment {
+func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambda.Options, changes ...string) lambdaDeployment {
 	t.Helper()
 	served, err := c.Serve()
 	if err != nil {
@@ -25,7 +25,7 @@ func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambdahost.Options, chang
 	}
 	t.Cleanup(served.Close)
 	o.Binary, o.Env = binary, environment(t, c, served, append([]string{"SWEEP_GROUP_TAG=MTR-Oslo", "REQUEST_TIMEOUT=20s"}, changes...)...)
-	host, err := lambdahost.Start(t.Context(), o)
+	host, err := lambda.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestLambdaSweeps(t *testing.T) {
 	arn := "map[scheduleArn:" + scheduleARN + "]"
 	for _, apply := range []bool{false, true} {
 		c := newCloud()
-		d := eventsOnLambda(t, c, lambdahost.Options{}, fmt.Sprintf("SWEEP_APPLY=%v", apply))
+		d := eventsOnLambda(t, c, lambda.Options{}, fmt.Sprintf("SWEEP_APPLY=%v", apply))
 		n := 0
 		for name, test := range map[string]struct {
 			event, source, context string
@@ -119,7 +119,7 @@ func TestSweepRecord(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	secondDevice(c)
-	d := eventsOnLambda(t, c, lambdahost.Options{})
+	d := eventsOnLambda(t, c, lambda.Options{})
 	invoke(t, d, c, scheduled(t, time.Now()))
 	record := records(t, d, "sweep", 1)[0]
 	var shown map[string]any
@@ -141,7 +141,7 @@ func TestLambdaUnassigns(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	secondDevice(c)
-	d := eventsOnLambda(t, c, lambdahost.Options{})
+	d := eventsOnLambda(t, c, lambda.Options{})
 	answer, failure, id := invoke(t, d, c, fixture(t, "invoke-unassign.json"))
 	var report struct {
 		Results []struct {
@@ -195,7 +195,7 @@ func TestLambdaEventsFail(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			d := eventsOnLambda(t, c, lambdahost.Options{}, "SWEEP_APPLY=true", "SWEEP_MAX_DEVICES=1")
+			d := eventsOnLambda(t, c, lambda.Options{}, "SWEEP_APPLY=true", "SWEEP_MAX_DEVICES=1")
 			if test.prepare != nil {
 				test.prepare(c)
 			}
@@ -282,7 +282,7 @@ func TestSQS(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
 			secondDevice(c)
-			d := eventsOnLambda(t, c, lambdahost.Options{})
+			d := eventsOnLambda(t, c, lambda.Options{})
 			if test.prepare != nil {
 				test.prepare(c)
 			}
@@ -317,7 +317,7 @@ func TestSQS(t *testing.T) {
 func TestSQSWithoutTime(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := eventsOnLambda(t, c, lambdahost.Options{Timeout: 8 * time.Second})
+	d := eventsOnLambda(t, c, lambda.Options{Timeout: 8 * time.Second})
 	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(2100*time.Millisecond))
 	one := `{"deviceId":"` + someDevice + `"}`
 	answer, failure, _ := invoke(t, d, c, batch(t, [2]string{"1", one}, [2]string{"2", one}, [2]string{"3", one}))
@@ -331,7 +331,7 @@ func TestSQSWithoutTime(t *testing.T) {
 func TestRequestsAreNoEvents(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := eventsOnLambda(t, c, lambdahost.Options{}, "SWEEP_APPLY=true")
+	d := eventsOnLambda(t, c, lambda.Options{}, "SWEEP_APPLY=true")
 	for name, s := range map[string]sent{
 		"messages in the body":      post(fixture(t, "sqs.json")),
 		"a schedule in the body":    post(fixture(t, "eventbridge-rule.json")),

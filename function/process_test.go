@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/functionshost"
+	"autopilot-unassign/internal/hosttest/functions"
 )
 
 // deploy serves the cloud and starts the program on it under a host, both until the test ends.
@@ -152,7 +152,7 @@ func TestForwardingHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer served.Close()
-	host, err := functionshost.Start(t.Context(), functionshost.Options{AppDir: stageAzure(t), Env: environment(t, c, served), Forwarding: true})
+	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: environment(t, c, served), Forwarding: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/lambdahost"
+	"autopilot-unassign/internal/hosttest/lambda"
 )
 
 var highWater = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
@@ -26,7 +26,7 @@ func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching i
 	}
 	defer served.Close()
 	env := environment(t, cloud, served, "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform", "SWEEP_GROUP_TAG="+tag, "SWEEP_MAX_DEVICES=10000")
-	host, err := lambdahost.Start(t.Context(), lambdahost.Options{Binary: binary, Env: env, Timeout: 5 * time.Minute})
+	host, err := lambda.Start(t.Context(), lambda.Options{Binary: binary, Env: env, Timeout: 5 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

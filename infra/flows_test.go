@@ -10,19 +10,19 @@ import (
 	"strings"
 	"testing"
 
-	"autopilot-unassign/internal/flowhost"
+	"autopilot-unassign/internal/hosttest/flow"
 )
 
 // flows returns the packages of the flows, by name.
-func flows(t *testing.T) map[string]*flowhost.Flow {
+func flows(t *testing.T) map[string]*flow.Flow {
 	t.Helper()
 	dirs, err := filepath.Glob("power-automate/flows/*")
 	if err != nil || len(dirs) != 3 {
 		t.Fatalf("%v, flows %v", err, dirs)
 	}
-	all := map[string]*flowhost.Flow{}
+	all := map[string]*flow.Flow{}
 	for _, dir := range dirs {
-		flow, err := flowhost.Open(os.DirFS(dir))
+		flow, err := flow.Open(os.DirFS(dir))
 		if err != nil {
 			t.Fatalf("%s: %v", dir, err)
 		}
@@ -36,9 +36,9 @@ func TestFlowPackages(t *testing.T) {
 	guid := regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	makefile := read(t, "../Makefile")
 	ids := map[string]bool{}
-	for name, flow := range flows(t) {
+	for name, f := range flows(t) {
 		used := map[string]bool{}
-		flowhost.All(flow.Definition.Actions, func(_ string, a flowhost.Action, _ []string) {
+		flow.All(f.Definition.Actions, func(_ string, a flow.Action, _ []string) {
 			inputs, _ := a.Inputs.(map[string]any)
 			if host, ok := inputs["host"].(map[string]any); ok {
 				used[host["connectionName"].(string)] = true
@@ -48,29 +48,29 @@ func TestFlowPackages(t *testing.T) {
 			}
 		})
 		apis := slices.Sorted(maps.Keys(used))
-		for what, keys := range map[string][]string{"connectionReferences": slices.Sorted(maps.Keys(flow.References)), "apisMap": slices.Sorted(maps.Keys(flow.APIs)), "connectionsMap": slices.Sorted(maps.Keys(flow.Connections))} {
+		for what, keys := range map[string][]string{"connectionReferences": slices.Sorted(maps.Keys(f.References)), "apisMap": slices.Sorted(maps.Keys(f.APIs)), "connectionsMap": slices.Sorted(maps.Keys(f.Connections))} {
 			if !slices.Equal(keys, apis) {
 				t.Errorf("%s: %s has %v, the actions use %v", name, what, keys, apis)
 			}
 		}
-		resources := flow.Manifest.Resources
-		root := resources[flow.ID]
-		if root.Type != "Microsoft.Flow/flows" || root.Hierarchy != "Root" || root.SuggestedCreationType != "New" || root.ConfigurableBy != "User" || root.Details.DisplayName != flow.Manifest.Details.DisplayName {
+		resources := f.Manifest.Resources
+		root := resources[f.ID]
+		if root.Type != "Microsoft.Flow/flows" || root.Hierarchy != "Root" || root.SuggestedCreationType != "New" || root.ConfigurableBy != "User" || root.Details.DisplayName != f.Manifest.Details.DisplayName {
 			t.Errorf("%s: the flow is %+v", name, root)
 		}
 		var dependsOn []string
 		for _, api := range apis {
-			ref, of, connection := flow.References[api], resources[flow.APIs[api]], resources[flow.Connections[api]]
+			ref, of, connection := f.References[api], resources[f.APIs[api]], resources[f.Connections[api]]
 			if ref.ID != "/providers/Microsoft.PowerApps/apis/"+api || ref.APIName != strings.TrimPrefix(api, "shared_") || ref.ConnectionName != "" || ref.Source != "Invoker" {
 				t.Errorf("%s: the reference is %+v", name, ref)
 			}
 			if of.ID != ref.ID || of.Name != api || of.Type != "Microsoft.PowerApps/apis" || of.SuggestedCreationType != "Existing" || of.ConfigurableBy != "System" || len(of.DependsOn) > 0 {
 				t.Errorf("%s: the connector is %+v", name, of)
 			}
-			if connection.Type != "Microsoft.PowerApps/apis/connections" || connection.SuggestedCreationType != "Existing" || connection.ConfigurableBy != "User" || !slices.Equal(connection.DependsOn, []string{flow.APIs[api]}) {
+			if connection.Type != "Microsoft.PowerApps/apis/connections" || connection.SuggestedCreationType != "Existing" || connection.ConfigurableBy != "User" || !slices.Equal(connection.DependsOn, []string{f.APIs[api]}) {
 				t.Errorf("%s: the connection is %+v", name, connection)
 			}
-			dependsOn = append(dependsOn, flow.APIs[api], flow.Connections[api])
+			dependsOn = append(dependsOn, f.APIs[api], f.Connections[api])
 		}
 		if !slices.Equal(sorted(root.DependsOn), sorted(dependsOn)) || len(resources) != len(dependsOn)+1 {
 			t.Errorf("%s: %d resources, depends on %v, want %v", name, len(resources), root.DependsOn, dependsOn)
@@ -81,8 +81,8 @@ func TestFlowPackages(t *testing.T) {
 			}
 			ids[id] = true
 		}
-		if flow.Manifest.Schema != "1.0" || flow.Manifest.Details.Description == "" || !guid.MatchString(flow.Manifest.Details.PackageTelemetryID) {
-			t.Errorf("%s: the manifest is %+v", name, flow.Manifest.Details)
+		if f.Manifest.Schema != "1.0" || f.Manifest.Details.Description == "" || !guid.MatchString(f.Manifest.Details.PackageTelemetryID) {
+			t.Errorf("%s: the manifest is %+v", name, f.Manifest.Details)
 		}
 		if !regexp.MustCompile(`\b` + name + `\b`).MatchString(makefile) {
 			t.Errorf("the Makefile does not pack %s", name)
@@ -93,8 +93,8 @@ func TestFlowPackages(t *testing.T) {
 // TestFlowDefinitions holds the flows to the rules of the workflow definition language that its published schema and
 // Microsoft's reference have, for what is in them.
 func TestFlowDefinitions(t *testing.T) {
-	for name, flow := range flows(t) {
-		d := flow.Definition
+	for name, f := range flows(t) {
+		d := f.Definition
 		if d.Schema != "https://schema.management.azure.com/providers/Microsoft.Logic/schemas/2016-06-01/workflowdefinition.json#" || !regexp.MustCompile(`^\d+(\.\d+){3}$`).MatchString(d.ContentVersion) || len(d.Triggers) != 1 {
 			t.Errorf("%s: %s, version %s, %d triggers", name, d.Schema, d.ContentVersion, len(d.Triggers))
 		}
@@ -113,7 +113,7 @@ func TestFlowDefinitions(t *testing.T) {
 			}
 		}
 		seen, variables := map[string]bool{}, map[string]bool{}
-		flowhost.All(d.Actions, func(action string, a flowhost.Action, around []string) {
+		flow.All(d.Actions, func(action string, a flow.Action, around []string) {
 			if seen[action] || !regexp.MustCompile(`^[A-Za-z0-9_]{1,80}$`).MatchString(action) {
 				t.Errorf("%s: a second or an ill-named action %s", name, action)
 			}
@@ -131,7 +131,7 @@ func TestFlowDefinitions(t *testing.T) {
 }
 
 // shape finds fault with what an action of its type has, or has not.
-func shape(t *testing.T, where string, a flowhost.Action) {
+func shape(t *testing.T, where string, a flow.Action) {
 	t.Helper()
 	inputs, _ := a.Inputs.(map[string]any)
 	has := func(keys ...string) bool {
@@ -197,17 +197,17 @@ func policy(p map[string]any) bool {
 // order holds actions, and those inside them, to what has happened when they begin: they run after actions beside them, and
 // their expressions look at actions that have been, at the loops around them, and at variables that there are. earlier has been
 // before all of them.
-func order(t *testing.T, flow string, actions map[string]flowhost.Action, loops, earlier []string, variables map[string]bool) {
+func order(t *testing.T, name string, actions map[string]flow.Action, loops, earlier []string, variables map[string]bool) {
 	t.Helper()
 	var before func(action string, seen map[string]bool)
 	before = func(action string, seen map[string]bool) {
 		for other, statuses := range actions[action].RunAfter {
 			if _, ok := actions[other]; !ok || other == action || len(statuses) == 0 {
-				t.Errorf("%s: %s runs after %s", flow, action, other)
+				t.Errorf("%s: %s runs after %s", name, action, other)
 			}
 			for _, status := range statuses {
-				if !slices.Contains([]string{flowhost.Succeeded, flowhost.Failed, flowhost.TimedOut, flowhost.Skipped}, status) {
-					t.Errorf("%s: %s runs after %s has %s", flow, action, other, status)
+				if !slices.Contains([]string{flow.Succeeded, flow.Failed, flow.TimedOut, flow.Skipped}, status) {
+					t.Errorf("%s: %s runs after %s has %s", name, action, other, status)
 				}
 			}
 			if !seen[other] {
@@ -220,23 +220,23 @@ func order(t *testing.T, flow string, actions map[string]flowhost.Action, loops,
 		seen := map[string]bool{}
 		before(action, seen)
 		if seen[action] {
-			t.Errorf("%s: %s runs after itself", flow, action)
+			t.Errorf("%s: %s runs after itself", name, action)
 		}
 		been := slices.Clone(earlier)
 		for other := range seen {
 			been = append(been, other)
-			flowhost.All(actions[other].Actions, func(inside string, _ flowhost.Action, _ []string) { been = append(been, inside) })
+			flow.All(actions[other].Actions, func(inside string, _ flow.Action, _ []string) { been = append(been, inside) })
 			if side := actions[other].Else; side != nil {
-				flowhost.All(side.Actions, func(inside string, _ flowhost.Action, _ []string) { been = append(been, inside) })
+				flow.All(side.Actions, func(inside string, _ flow.Action, _ []string) { been = append(been, inside) })
 			}
 		}
 		condition := []any{}
 		for _, sides := range a.Expression {
 			condition = append(condition, sides...)
 		}
-		calls, err := flowhost.Calls([]any{a.Inputs, a.Foreach, condition})
+		calls, err := flow.Calls([]any{a.Inputs, a.Foreach, condition})
 		if err != nil {
-			t.Errorf("%s: %s: %v", flow, action, err)
+			t.Errorf("%s: %s: %v", name, action, err)
 		}
 		for _, call := range calls {
 			known := true
@@ -251,7 +251,7 @@ func order(t *testing.T, flow string, actions map[string]flowhost.Action, loops,
 				known = call.Literals[0] == "$authentication"
 			}
 			if !known {
-				t.Errorf("%s: %s looks at %s('%s')", flow, action, call.Function, call.Literals[0])
+				t.Errorf("%s: %s looks at %s('%s')", name, action, call.Function, call.Literals[0])
 			}
 		}
 		nested := slices.Clone(loops)
@@ -259,11 +259,11 @@ func order(t *testing.T, flow string, actions map[string]flowhost.Action, loops,
 			nested = append(nested, action)
 		}
 		if a.Type == "Terminate" && len(loops) > 0 {
-			t.Errorf("%s: %s ends the flow inside a loop", flow, action)
+			t.Errorf("%s: %s ends the flow inside a loop", name, action)
 		}
-		order(t, flow, a.Actions, nested, been, variables)
+		order(t, name, a.Actions, nested, been, variables)
 		if a.Else != nil {
-			order(t, flow, a.Else.Actions, nested, been, variables)
+			order(t, name, a.Else.Actions, nested, been, variables)
 		}
 	}
 }
@@ -272,10 +272,10 @@ func order(t *testing.T, flow string, actions map[string]flowhost.Action, loops,
 func TestFlowRequests(t *testing.T) {
 	request := readContract(t).Components.Schemas["Request"].Value
 	const run = "@{workflow()?['run']?['name']}"
-	for name, flow := range flows(t) {
-		text := string(flow.DefinitionJSON)
+	for name, f := range flows(t) {
+		text := string(f.DefinitionJSON)
 		requests := 0
-		flowhost.All(flow.Definition.Actions, func(action string, a flowhost.Action, around []string) {
+		flow.All(f.Definition.Actions, func(action string, a flow.Action, around []string) {
 			if a.Type != "Http" {
 				return
 			}
@@ -302,8 +302,8 @@ func TestFlowRequests(t *testing.T) {
 			// What goes wrong is looked after, in the function's own words.
 			scope := around[len(around)-1]
 			after := false
-			flowhost.All(flow.Definition.Actions, func(_ string, b flowhost.Action, _ []string) {
-				after = after || slices.Contains(b.RunAfter[scope], flowhost.Failed) && slices.Contains(b.RunAfter[scope], flowhost.TimedOut) && strings.Contains(fmt.Sprint(b.Inputs), "body('"+action+"')?['error']")
+			flow.All(f.Definition.Actions, func(_ string, b flow.Action, _ []string) {
+				after = after || slices.Contains(b.RunAfter[scope], flow.Failed) && slices.Contains(b.RunAfter[scope], flow.TimedOut) && strings.Contains(fmt.Sprint(b.Inputs), "body('"+action+"')?['error']")
 			})
 			if !after {
 				t.Errorf("%s: nobody looks after a failure of %s in %s", name, action, scope)
@@ -312,7 +312,7 @@ func TestFlowRequests(t *testing.T) {
 		if requests == 0 {
 			t.Errorf("%s sends nothing", name)
 		}
-		flowhost.All(flow.Definition.Actions, func(action string, a flowhost.Action, _ []string) {
+		flow.All(f.Definition.Actions, func(action string, a flow.Action, _ []string) {
 			if strings.Contains(fmt.Sprint(a.Inputs), "operationId:GetSecret") && fmt.Sprint(a.RuntimeConfiguration) != "map[secureData:map[properties:[inputs outputs]]]" {
 				t.Errorf("%s: the history of runs shows what %s has read", name, action)
 			}
@@ -330,11 +330,11 @@ func TestFlowPage(t *testing.T) {
 			t.Errorf("the page does not have the status %s", status)
 		}
 	}
-	for name, flow := range flows(t) {
+	for name, f := range flows(t) {
 		if !strings.Contains(page, "`"+name+".zip`") {
 			t.Errorf("the page does not have %s", name)
 		}
-		settings := flow.Definition.Actions["Settings"].Inputs.(map[string]any)
+		settings := f.Definition.Actions["Settings"].Inputs.(map[string]any)
 		if address := settings["url"].(string); !strings.HasSuffix(address, "/api/unassign") || !strings.Contains(page, "`"+settings["apiKeySecret"].(string)+"`") {
 			t.Errorf("%s: the settings are %v", name, settings)
 		}

@@ -1,4 +1,4 @@
-package flowhost
+package flow
 
 import (
 	"reflect"

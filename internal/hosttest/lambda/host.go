@@ -1,7 +1,7 @@
-// Package lambdahost is a double of AWS Lambda for tests: it starts a function, the real binary, as a process of its own and
+// Package lambda is a double of AWS Lambda for tests: it starts a function, the real binary, as a process of its own and
 // gives it invocations by the Runtime API (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), one at a time. It
 // also makes the events that an HTTP API or a Function URL sends, and reads the answers as they do.
-package lambdahost
+package lambda
 
 import (
 	"bufio"
@@ -92,7 +92,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, fmt.Errorf("lambdahost: %w", err)
+		return nil, fmt.Errorf("lambda host: %w", err)
 	}
 	h := &Host{options: o, address: listener.Addr().String()}
 	mux := http.NewServeMux()
@@ -291,7 +291,7 @@ func (h *Host) warm() (*process, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		return nil, errors.New("lambdahost: stopped")
+		return nil, errors.New("lambda host: stopped")
 	}
 	if h.process != nil {
 		select {
@@ -318,7 +318,7 @@ func (h *Host) warm() (*process, error) {
 		events: make(chan *invocation),
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("lambdahost: %w", err)
+		return nil, fmt.Errorf("lambda host: %w", err)
 	}
 	h.process, h.current = p, nil
 	h.coldStarts++
@@ -410,14 +410,14 @@ type Answer struct {
 }
 
 // errMalformed is the end of a reply that a gateway cannot use.
-var errMalformed = errors.New("lambdahost: the reply is not of payload format 2.0")
+var errMalformed = errors.New("lambda host: the reply is not of payload format 2.0")
 
 // ReadAnswer makes the answer to a caller of what a function has replied to an event of payload format 2.0. A reply without a
 // status is itself the body of a 200. Any other end is a 500, with a text of the gateway's own, and the error says why.
 func ReadAnswer(r Result) (Answer, error) {
 	failed := Answer{http.StatusInternalServerError, http.Header{"Content-Type": {"application/json"}}, []byte(`{"message":"Internal Server Error"}`)}
 	if r.Payload == nil {
-		return failed, fmt.Errorf("lambdahost: no reply: %+v", r)
+		return failed, fmt.Errorf("lambda host: no reply: %+v", r)
 	}
 	var status struct{ StatusCode json.RawMessage }
 	err := json.Unmarshal(r.Payload, &status)

@@ -1,4 +1,4 @@
-package functionshost
+package functions
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ type Result struct {
 }
 
 // errHang is the end of an invocation that would never come (E17).
-var errHang = errors.New("functionshost: 2xx with no body or null: the invocation would hang until its time is up")
+var errHang = errors.New("functions host: 2xx with no body or null: the invocation would hang until its time is up")
 
 // Invoke invokes a function as its trigger would, with data by the names of its bindings, and again as its retry says
 // (E13, E14, E16 to E20). The error says why the last attempt failed.
@@ -37,7 +37,7 @@ func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Re
 func (h *Host) InvokeWith(ctx context.Context, name string, data, metadata map[string]any) (Result, error) {
 	at := slices.IndexFunc(h.app.functions, func(f *function) bool { return f.name == name })
 	if at < 0 {
-		return Result{}, fmt.Errorf("functionshost: there is no function %q", name)
+		return Result{}, fmt.Errorf("functions host: there is no function %q", name)
 	}
 	f := h.app.functions[at]
 	if strings.EqualFold(f.trigger.Type, "timerTrigger") { // never two at a time (E19)
@@ -105,7 +105,7 @@ func (h *Host) attempt(ctx context.Context, f *function, data, more map[string]a
 		h.kill(worker)
 		return Result{}, errFunctionTimeout
 	case err != nil:
-		return Result{}, fmt.Errorf("functionshost: %w", err)
+		return Result{}, fmt.Errorf("functions host: %w", err)
 	}
 	result, err := f.result(resp, answer)
 	h.mu.Lock()
@@ -119,20 +119,20 @@ func (h *Host) attempt(ctx context.Context, f *function, data, more map[string]a
 // result reads what a worker answers to an invocation (E16, E17, E18).
 func (f *function) result(resp *http.Response, answer []byte) (Result, error) {
 	if resp.StatusCode/100 != 2 {
-		return Result{}, fmt.Errorf("functionshost: response status code does not indicate success: %s", resp.Status)
+		return Result{}, fmt.Errorf("functions host: response status code does not indicate success: %s", resp.Status)
 	}
 	if resp.ContentLength == 0 {
 		return Result{}, errHang
 	}
 	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || (media != "application/json" && media != "text/json") {
-		return Result{}, fmt.Errorf("functionshost: unsupported media type %q", resp.Header.Get("Content-Type"))
+		return Result{}, fmt.Errorf("functions host: unsupported media type %q", resp.Header.Get("Content-Type"))
 	}
 	if text := bytes.TrimSpace(answer); len(text) == 0 || string(text) == "null" {
 		return Result{}, errHang
 	}
 	var result Result
 	if err := json.Unmarshal(answer, &result); err != nil {
-		return Result{}, fmt.Errorf("functionshost: invalid HttpResponseMessage: %w", err)
+		return Result{}, fmt.Errorf("functions host: invalid HttpResponseMessage: %w", err)
 	}
 	maps.DeleteFunc(result.Outputs, func(name string, _ any) bool {
 		return !slices.ContainsFunc(f.bindings, func(b binding) bool { return b.Name == name && strings.EqualFold(b.Direction, "out") })

@@ -1,10 +1,10 @@
-// Package flowhost plays Power Automate, for tests: it reads the package of a flow as an import does, and runs the flow as the
+// Package flow plays Power Automate, for tests: it reads the package of a flow as an import does, and runs the flow as the
 // platform is known to, with the headers, the repetitions and the duplicates that arrive from there. What stands in for the
 // connectors is the test's; what the flow sends by HTTP really goes out.
 //
 // It knows as much of the workflow definition language as the flows of this project use, and refuses the rest. Nobody has
 // compared it with the platform, but for what public captures and Microsoft's documentation say of that.
-package flowhost
+package flow
 
 import (
 	"encoding/json"

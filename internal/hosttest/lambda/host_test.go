@@ -1,4 +1,4 @@
-package lambdahost
+package lambda
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package functionshost
+package functions
 
 import (
 	"encoding/json"
@@ -257,13 +257,13 @@ func TestStartFailsAsTheHostWould(t *testing.T) {
 		init time.Duration
 		want string
 	}{
-		"E4: a redirect of /":                  {"redirects", 5 * time.Second, "functionshost: the worker answers GET / with 302"},
-		"E4: more than a second for /":         {"is slow", 5 * time.Second, "functionshost: the worker took 1."},
-		"E4: no answer to /":                   {"hangs", 600 * time.Millisecond, "functionshost: the worker did not answer in time; the host shuts down"},
-		"E4: nobody who listens":               {"never listens", 300 * time.Millisecond, "functionshost: the worker did not answer in time; the host shuts down"},
-		"E22: an end with 0 before it listens": {"exits 0", 600 * time.Millisecond, "functionshost: the worker did not answer in time; the host shuts down"},
-		"E22: three ends with 1":               {"exits 1", 30 * time.Second, "functionshost: exceeded the restarts of the worker; the host shuts down"},
-		"E22: the last words of a worker":      {"exits 1 with a word", 30 * time.Second, "functionshost: exceeded the restarts of the worker; the host shuts down: exit status 1: two, three, four"},
+		"E4: a redirect of /":                  {"redirects", 5 * time.Second, "functions host: the worker answers GET / with 302"},
+		"E4: more than a second for /":         {"is slow", 5 * time.Second, "functions host: the worker took 1."},
+		"E4: no answer to /":                   {"hangs", 600 * time.Millisecond, "functions host: the worker did not answer in time; the host shuts down"},
+		"E4: nobody who listens":               {"never listens", 300 * time.Millisecond, "functions host: the worker did not answer in time; the host shuts down"},
+		"E22: an end with 0 before it listens": {"exits 0", 600 * time.Millisecond, "functions host: the worker did not answer in time; the host shuts down"},
+		"E22: three ends with 1":               {"exits 1", 30 * time.Second, "functions host: exceeded the restarts of the worker; the host shuts down"},
+		"E22: the last words of a worker":      {"exits 1 with a word", 30 * time.Second, "functions host: exceeded the restarts of the worker; the host shuts down: exit status 1: two, three, four"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

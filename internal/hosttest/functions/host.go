@@ -1,4 +1,4 @@
-// Package functionshost is a double of the Azure Functions host for tests: it starts a custom handler, the real binary, as a
+// Package functions is a double of the Azure Functions host for tests: it starts a custom handler, the real binary, as a
 // process of its own, supervises it and hands it requests and invocations as the host does.
 //
 // The rules E1 to E23 in the comments are numbered as in the project's notes on the host's source (host 4.1037 of 2024 and, for
@@ -6,7 +6,7 @@
 //   - Of the parent's environment the worker gets PATH, HOME and TMPDIR alone, so that a test means what it says on every machine.
 //   - A worker that is slow to answer GET /, redirects it, or does not answer within InitTimeout stops the host at once.
 //   - An invocation that would hang until its time is up fails at once.
-package functionshost
+package functions
 
 import (
 	"bufio"
@@ -89,7 +89,7 @@ const (
 )
 
 // errClosed is why a host has ended that Stop has stopped.
-var errClosed = errors.New("functionshost: stopped")
+var errClosed = errors.New("functions host: stopped")
 
 // Start starts the worker of the app, waits until it answers, and opens the front door. It fails where the host would not
 // come up.
@@ -190,10 +190,10 @@ func (h *Host) launch() error {
 	stdout, err1 := cmd.StdoutPipe()
 	stderr, err2 := cmd.StderrPipe()
 	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("functionshost: start worker: %w", err)
+		return fmt.Errorf("functions host: start worker: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("functionshost: start worker: %w", err)
+		return fmt.Errorf("functions host: start worker: %w", err)
 	}
 	w := &worker{cmd: cmd, ready: make(chan struct{}), ended: make(chan struct{}), replaced: make(chan struct{})}
 	if h.worker != nil {
@@ -276,7 +276,7 @@ func (h *Host) exited(w *worker) {
 		h.crashes = append(h.crashes, now)
 		if len(h.crashes) == maxCrashes {
 			words := w.stderr[max(0, len(w.stderr)-3):]
-			h.stop(fmt.Errorf("functionshost: exceeded the restarts of the worker; the host shuts down: %v: %s", w.cmd.ProcessState, strings.Join(words, ", ")))
+			h.stop(fmt.Errorf("functions host: exceeded the restarts of the worker; the host shuts down: %v: %s", w.cmd.ProcessState, strings.Join(words, ", ")))
 			return
 		}
 	}
@@ -298,9 +298,9 @@ func (h *Host) probe(w *worker) error {
 		switch {
 		case err != nil:
 		case took > time.Second:
-			return fmt.Errorf("functionshost: the worker took %v to answer GET /", took)
+			return fmt.Errorf("functions host: the worker took %v to answer GET /", took)
 		case status/100 == 3:
-			return fmt.Errorf("functionshost: the worker answers GET / with %d", status)
+			return fmt.Errorf("functions host: the worker answers GET / with %d", status)
 		default:
 			close(w.ready)
 			return nil
@@ -311,7 +311,7 @@ func (h *Host) probe(w *worker) error {
 		case <-h.ctx.Done():
 			return nil
 		case <-ctx.Done():
-			return errors.New("functionshost: the worker did not answer in time; the host shuts down")
+			return errors.New("functions host: the worker did not answer in time; the host shuts down")
 		case <-time.After(25 * time.Millisecond):
 		}
 	}

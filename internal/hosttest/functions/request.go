@@ -1,4 +1,4 @@
-package functionshost
+package functions
 
 import (
 	"bytes"
@@ -32,8 +32,8 @@ const (
 
 // What ends an invocation before the worker does.
 var (
-	errFunctionTimeout = errors.New("functionshost: the function's time is up; the worker was killed")
-	errActivityTimeout = errors.New("functionshost: no byte for too long")
+	errFunctionTimeout = errors.New("functions host: the function's time is up; the worker was killed")
+	errActivityTimeout = errors.New("functions host: no byte for too long")
 )
 
 // newID returns a GUID.

@@ -1,4 +1,4 @@
-package functionshost
+package functions
 
 import (
 	"bytes"
@@ -189,8 +189,8 @@ func TestInvocationEndsByItsAnswer(t *testing.T) { // E16, E17, E18
 		"sweep": `{"bindings":[` + timer + `,{"type":"queue","direction":"out","name":"out"},{"type":"blob","direction":"in","name":"in"}]}`,
 	})})
 	const (
-		media   = "functionshost: unsupported media type "
-		invalid = "functionshost: invalid HttpResponseMessage: "
+		media   = "functions host: unsupported media type "
+		invalid = "functions host: invalid HttpResponseMessage: "
 	)
 	for name, test := range map[string]struct {
 		answer map[string]any
@@ -226,7 +226,7 @@ func TestInvocationEndsByItsAnswer(t *testing.T) { // E16, E17, E18
 			t.Errorf("%s: %+v, %v; want %+v, %s", name, result, err, test.want, test.err)
 		}
 	}
-	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "500"}); err == nil || err.Error() != "functionshost: response status code does not indicate success: 500 Internal Server Error" {
+	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "500"}); err == nil || err.Error() != "functions host: response status code does not indicate success: 500 Internal Server Error" {
 		t.Errorf("E16: a 500: %v", err)
 	}
 	if _, err := h.Invoke(t.Context(), "sweeper", nil); err == nil {
@@ -283,7 +283,7 @@ func TestInvocationIsRetried(t *testing.T) { // E14, E19
 			maxRetries := map[string]int{"twice": 2, "forEver": -1}[test.function]
 			exception := "null"
 			if i > 0 {
-				exception = `{"ClassName":"System.Exception","Message":"functionshost: response status code does not indicate success: 503 Service Unavailable"}`
+				exception = `{"ClassName":"System.Exception","Message":"functions host: response status code does not indicate success: 503 Service Unavailable"}`
 			}
 			want := fmt.Sprintf(`{"Exception":%s,"Instance":null,"MaxRetryCount":%d,"RetryCount":%d,"State":{}}`, exception, maxRetries, i)
 			if test.function == "once" {

@@ -1,4 +1,4 @@
-package functionshost
+package functions
 
 import (
 	"os"
@@ -40,7 +40,7 @@ func TestLoadRefusesWhatTheHostRefuses(t *testing.T) {
 		"E19: a retry without a delay": {hostJSON(""), map[string]string{"a": `{"retry":{"strategy":"fixedDelay","maxRetryCount":1},"bindings":[` + timer + `]}`}, "a: retry: parsing time"},
 		"E19: a back-off without one":  {hostJSON(""), map[string]string{"a": `{"retry":{"strategy":"exponentialBackoff","maxRetryCount":1,"minimumInterval":"00:00:01"},"bindings":[` + timer + `]}`}, "a: retry: parsing time"},
 	} {
-		if _, err := load(newApp(t, test.host, test.functions)); err == nil || !strings.HasPrefix(err.Error(), "functionshost: ") || !strings.Contains(err.Error(), test.want) {
+		if _, err := load(newApp(t, test.host, test.functions)); err == nil || !strings.HasPrefix(err.Error(), "functions host: ") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v; want …%s…", name, err, test.want)
 		}
 	}

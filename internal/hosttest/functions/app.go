@@ -1,4 +1,4 @@
-package functionshost
+package functions
 
 import (
 	"encoding/json"
@@ -63,7 +63,7 @@ func load(dir string) (*app, error) {
 	}
 	handler := host.CustomHandler
 	if handler.Description == nil || handler.Description.DefaultExecutablePath == "" {
-		return nil, errors.New("functionshost: host.json has no customHandler.description.defaultExecutablePath")
+		return nil, errors.New("functions host: host.json has no customHandler.description.defaultExecutablePath")
 	}
 	a := &app{
 		dir:        dir,
@@ -83,13 +83,13 @@ func load(dir string) (*app, error) {
 	}
 	if info, err := os.Stat(path); err == nil {
 		if info.Mode()&0o100 == 0 {
-			return nil, fmt.Errorf("functionshost: %s is not executable", a.executable)
+			return nil, fmt.Errorf("functions host: %s is not executable", a.executable)
 		}
 		a.executable = path
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("functionshost: %w", err)
+		return nil, fmt.Errorf("functions host: %w", err)
 	}
 	for _, entry := range entries {
 		file := filepath.Join(dir, entry.Name(), "function.json")
@@ -103,7 +103,7 @@ func load(dir string) (*app, error) {
 		a.functions = append(a.functions, f)
 	}
 	if len(a.functions) > 0 && handler.HTTP != nil && handler.HTTP.Routes != nil {
-		return nil, errors.New("functionshost: both function.json files and customHandler.http.routes")
+		return nil, errors.New("functions host: both function.json files and customHandler.http.routes")
 	}
 	return a, nil
 }
@@ -111,7 +111,7 @@ func load(dir string) (*app, error) {
 func loadFunction(file string) (*function, error) {
 	f := &function{name: filepath.Base(filepath.Dir(file))}
 	if !functionName.MatchString(f.name) || strings.EqualFold(f.name, "host") {
-		return nil, fmt.Errorf("functionshost: %q is no name of a function", f.name)
+		return nil, fmt.Errorf("functions host: %q is no name of a function", f.name)
 	}
 	var parsed struct {
 		Bindings []binding
@@ -133,12 +133,12 @@ func loadFunction(file string) (*function, error) {
 		}
 		name := strings.ToLower(b.Name)
 		if !bindingName.MatchString(b.Name) || names[name] {
-			return nil, fmt.Errorf("functionshost: %s: %q is no name of a binding, or is there twice", f.name, b.Name)
+			return nil, fmt.Errorf("functions host: %s: %q is no name of a binding, or is there twice", f.name, b.Name)
 		}
 		names[name] = true
 	}
 	if triggers != 1 {
-		return nil, fmt.Errorf("functionshost: %s has %d triggers", f.name, triggers)
+		return nil, fmt.Errorf("functions host: %s has %d triggers", f.name, triggers)
 	}
 	if parsed.Retry == nil {
 		return f, nil
@@ -149,17 +149,17 @@ func loadFunction(file string) (*function, error) {
 		least, err1 := interval(parsed.Retry.MinimumInterval)
 		most, err2 := interval(parsed.Retry.MaximumInterval)
 		if err := errors.Join(err1, err2); err != nil {
-			return nil, fmt.Errorf("functionshost: %s: retry: %w", f.name, err)
+			return nil, fmt.Errorf("functions host: %s: retry: %w", f.name, err)
 		}
 		f.delay = func(attempt int) time.Duration { return min(least<<min(attempt-1, 20), most) }
 	case "fixedDelay":
 		fixed, err := interval(parsed.Retry.DelayInterval)
 		if err != nil {
-			return nil, fmt.Errorf("functionshost: %s: retry: %w", f.name, err)
+			return nil, fmt.Errorf("functions host: %s: retry: %w", f.name, err)
 		}
 		f.delay = func(int) time.Duration { return fixed }
 	default:
-		return nil, fmt.Errorf("functionshost: %s: retry: %q is no strategy", f.name, parsed.Retry.Strategy)
+		return nil, fmt.Errorf("functions host: %s: retry: %q is no strategy", f.name, parsed.Retry.Strategy)
 	}
 	return f, nil
 }
@@ -240,10 +240,10 @@ func match(template, path string) (map[string]string, bool) {
 func readJSON(file string, into any) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("functionshost: %w", err)
+		return fmt.Errorf("functions host: %w", err)
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("functionshost: %s: %w", file, err)
+		return fmt.Errorf("functions host: %s: %w", file, err)
 	}
 	return nil
 }
