@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// measurement is the count over some files.
+type measurement struct {
+	comments, texts    count
+	lines, longLines   int // of Go
+	functions, oneWord int // unexported, outside tests
+	forbidden          int
+	findings           []string // path:line: word
+}
+
+// count is the number of headless relatives in a number of words.
+type count struct{ headless, words int }
+
+func (c count) perThousand() float64 { return 1000 * ratio(c.headless, c.words) }
+
+func (m *measurement) add(o measurement) {
+	m.comments.headless, m.comments.words = m.comments.headless+o.comments.headless, m.comments.words+o.comments.words
+	m.texts.headless, m.texts.words = m.texts.headless+o.texts.headless, m.texts.words+o.texts.words
+	m.lines, m.longLines = m.lines+o.lines, m.longLines+o.longLines
+	m.functions, m.oneWord = m.functions+o.functions, m.oneWord+o.oneWord
+	m.forbidden += o.forbidden
+	m.findings = append(m.findings, o.findings...)
+}
+
+// measure counts one file. A file of another kind than those named in the package comment counts nothing.
+func measure(path string, source []byte) (measurement, error) {
+	m := measurement{}
+	switch filepath.Ext(path) {
+	case ".go":
+		err := m.measureGo(path, source)
+		return m, err
+	case ".md":
+		m.measurePage(path, string(source))
+	case ".yaml", ".yml", ".bicep", ".sh", ".py", ".js", ".mjs", ".ps1", ".psm1", ".toml":
+		m.measureCommentLines(path, string(source))
+	case "":
+		if filepath.Base(path) == "Makefile" {
+			m.measureCommentLines(path, string(source))
+		}
+	}
+	return m, nil
+}
+
+func (m *measurement) measureGo(path string, source []byte) error {
+	files := token.NewFileSet()
+	file, err := parser.ParseFile(files, path, source, parser.ParseComments|parser.SkipObjectResolution)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(source)) {
+		m.lines++
+		if utf8.RuneCountInString(strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "    ")) > 120 {
+			m.longLines++
+		}
+	}
+	for _, group := range file.Comments {
+		m.scan(&m.comments, path, files.Position(group.Pos()).Line, group.Text())
+	}
+	tests := strings.HasSuffix(path, "_test.go")
+	ast.Inspect(file, func(node ast.Node) bool {
+		switch node := node.(type) {
+		case *ast.ImportSpec:
+			return false
+		case *ast.FuncDecl:
+			if name := node.Name.Name; !tests && !ast.IsExported(name) && name != "main" {
+				m.functions++
+				if strings.IndexFunc(name, unicode.IsUpper) < 0 {
+					m.oneWord++
+					m.findings = append(m.findings, fmt.Sprintf("%s:%d: one word: %s", path, files.Position(node.Pos()).Line, name))
+				}
+			}
+		case *ast.BasicLit:
+			if text, err := strconv.Unquote(node.Value); !tests && err == nil && node.Kind == token.STRING && strings.Count(text, " ") > 2 {
+				m.scan(&m.texts, path, files.Position(node.Pos()).Line, text)
+			}
+		}
+		return true
+	})
+	return nil
+}
+
+// code matches the parts of a page or a comment that are not prose.
+var code = regexp.MustCompile("`[^`\n]*`|https?://\\S+")
+
+// measurePage counts a Markdown page without its code blocks.
+func (m *measurement) measurePage(path, page string) {
+	var fenced bool
+	var prose strings.Builder
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			fenced = !fenced
+			line = "\n"
+		}
+		if fenced {
+			line = "\n"
+		}
+		prose.WriteString(line)
+	}
+	m.scan(&m.texts, path, 1, prose.String())
+}
+
+// commentLine matches a whole-line comment and captures its text.
+var commentLine = regexp.MustCompile(`^\s*(?:#+|//+)\s?(.*)`)
+
+func (m *measurement) measureCommentLines(path, source string) {
+	var prose strings.Builder
+	for line := range strings.Lines(source) {
+		if match := commentLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); match != nil {
+			prose.WriteString(match[1])
+		}
+		prose.WriteByte('\n')
+	}
+	m.scan(&m.comments, path, 1, prose.String())
+}
+
+// token is one word of prose with the characters between it and the word before.
+var wordToken = regexp.MustCompile(`[A-Za-zÀ-ÿ][A-Za-zÀ-ÿ'’-]*`)
+
+// scan counts the words of text and its headless relatives into c, and the forbidden words into m. start is the line of
+// text in path.
+func (m *measurement) scan(c *count, path string, start int, text string) {
+	text = code.ReplaceAllStringFunc(text, func(part string) string { return strings.Repeat("·", len(part)) })
+	places := wordToken.FindAllStringIndex(text, -1)
+	c.words += len(places)
+	line := func(at int) int { return start + strings.Count(text[:at], "\n") }
+	for i, place := range places {
+		word := strings.ToLower(text[place[0]:place[1]])
+		before, gap := "", "."
+		if i > 0 {
+			before, gap = strings.ToLower(text[places[i-1][0]:places[i-1][1]]), text[places[i-1][1]:place[0]]
+		}
+		if isHeadless(word, before, gap) && !isQuestion(text[place[1]:]) {
+			c.headless++
+			m.findings = append(m.findings, fmt.Sprintf("%s:%d: headless: %s %s", path, line(place[0]), before, word))
+		}
+	}
+	for _, f := range forbidden {
+		for _, place := range f.pattern.FindAllStringIndex(text, -1) {
+			m.forbidden++
+			m.findings = append(m.findings, fmt.Sprintf("%s:%d: %q: write %s", path, line(place[0]), text[place[0]:place[1]], f.replacement))
+		}
+	}
+}
+
+// isHeadless reports whether word starts a relative clause without a noun: "what", "whatever" and "whoever" anywhere,
+// "nobody" and "somebody" as the agents they are not, "who" where the word before is no noun, "that of" and "those of".
+func isHeadless(word, before, gap string) bool {
+	switch word {
+	case "what", "whatever", "whoever", "whom", "nobody", "somebody":
+		return true
+	case "who":
+		return strings.ContainsAny(gap, ".,;:()—\n|·") && strings.TrimSpace(gap) != "" || headWords[before]
+	case "of":
+		return before == "that" || before == "those" || before == "whose"
+	}
+	return false
+}
+
+// headWords are the words before "who" that are no noun.
+var headWords = map[string]bool{ //nolint:gochecknoglobals // a table that nothing writes to
+	"": true, "of": true, "to": true, "for": true, "by": true, "on": true, "about": true, "from": true, "with": true, "is": true, "are": true,
+	"say": true, "says": true, "tell": true, "tells": true, "know": true, "knows": true, "see": true, "ask": true, "asks": true, "and": true,
+	"or": true, "but": true, "those": true, "all": true, "decide": true, "decides": true, "out": true, "not": true, "one": true,
+}
+
+// isQuestion reports whether the sentence that rest continues ends with a question mark.
+func isQuestion(rest string) bool {
+	end := strings.IndexAny(rest, ".?\n|")
+	return end >= 0 && rest[end] == '?'
+}
+
+// forbidden are words without an honest use here, each with its replacement.
+var forbidden = []struct { //nolint:gochecknoglobals // a table that nothing writes to
+	pattern     *regexp.Regexp
+	replacement string
+}{
+	{regexp.MustCompile(`(?i)\bask(s|ed|ing)? again\b`), "retry"},
+	{regexp.MustCompile(`(?i)\bmend(s|ed|ing)?\b`), "fix"},
+	{regexp.MustCompile(`(?i)\brooms?\b(?: of (?:the|this) (?:program|code))`), "package"},
+	{regexp.MustCompile(`(?i)\bseams?\b`), "interface or boundary"},
+	{regexp.MustCompile(`(?i)\blet(s|ting)? in\b`), "authorise"},
+	{regexp.MustCompile(`(?i)\btakes? the resource account off\b`), "remove the resource account from"},
+	{regexp.MustCompile(`(?i)\bfor good\b`), "permanently"},
+	{regexp.MustCompile(`(?i)\bwhat becomes? of\b`), "the result of"},
+	{regexp.MustCompile(`(?i)\bbad answers?\b`), "invalid response"},
+}
