@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -12,10 +11,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"autopilot-unassign/internal/client"
 )
 
 func noEnv(string) string { return "" }
@@ -107,7 +107,7 @@ func TestCallDoctor(t *testing.T) {
 		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "403 Forbidden\n", `"code": "doctor_denied"`, "call: the answer is 403 Forbidden"},
 		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "401 Unauthorized\n", `"code": "unauthenticated"`, "call: the answer is 401 Unauthorized"},
 		{"not well", s.apiKey, server.URL, func() { s.cloud.SetGraphRoles("Mail.Read") }, byKey, "200 OK\n", `"mark": "failed"`, " checks failed"},
-		{"somebody else", s.apiKey, strange.URL, nil, byKey, "200 OK\n", "<h1>hello</h1>", "call: the answer is no report"},
+		{"somebody else", s.apiKey, strange.URL, nil, byKey, "200 OK\n", "<h1>hello</h1>", "call: the response is no report"},
 	} {
 		if test.prepare != nil {
 			test.prepare()
@@ -150,8 +150,8 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		"a flag nobody knows": {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
 		stdout, _, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
-		if _, ok := errors.AsType[usageError](err); !ok || !strings.Contains(err.Error(), test.want) || stdout != "" {
-			t.Errorf("%s: %v, %q; want a usageError with %q", name, err, stdout, test.want)
+		if _, ok := errors.AsType[client.UsageError](err); !ok || !strings.Contains(err.Error(), test.want) || stdout != "" {
+			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout, test.want)
 		}
 	}
 	for flag, weak := range map[string]string{"-secret-file": "weak", "-api-key-file": "weak", "-token-file": "two words"} {
@@ -226,47 +226,6 @@ func TestCallDoesNotRepeatWhatIsNotTrusted(t *testing.T) {
 	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
 	if err == nil || strings.Contains(stderr, "asking again") {
 		t.Errorf("%v, %s", err, stderr)
-	}
-}
-
-// The flags that the documentation names are flags.
-func TestCallFlagsAreDocumented(t *testing.T) {
-	flags := newCallFlags(io.Discard)
-	named := regexp.MustCompile("(?:^|[\\s`(])-([a-z]+(?:-[a-z]+)*)")
-	for _, file := range []string{"../README.md", "../docs/callers.md"} {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		prose, fenced := "", false
-		for line := range strings.Lines(string(text)) {
-			if strings.HasPrefix(line, "```") {
-				fenced = !fenced
-			} else if !fenced || strings.Contains(line, "unassign call") {
-				prose += line
-			}
-		}
-		found := 0
-		for sentence := range strings.SplitSeq(prose, "`") {
-			if !strings.HasPrefix(sentence, "-") && !strings.HasPrefix(sentence, "unassign call") && !strings.Contains(sentence, "bin/unassign call") {
-				continue
-			}
-			for _, m := range named.FindAllStringSubmatch(sentence, -1) {
-				if found++; flags.Lookup(m[1]) == nil {
-					t.Errorf("%s names -%s, which is no flag of call", file, m[1])
-				}
-			}
-		}
-		if file == "../docs/callers.md" {
-			flags.VisitAll(func(f *flag.Flag) {
-				if !strings.Contains(prose, "-"+f.Name) {
-					t.Errorf("%s does not name -%s", file, f.Name)
-				}
-			})
-		}
-		if found == 0 {
-			t.Errorf("%s names no flag of call", file)
-		}
 	}
 }
 

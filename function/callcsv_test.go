@@ -85,22 +85,13 @@ func acted(c *azuresim.Cloud) map[string]int {
 	return counts
 }
 
-// callList works off a file with flags by way of w, and returns what was printed.
+// callList sends the devices of a file by way of w, and returns the printed text.
 func callList(ctx context.Context, t *testing.T, s *simulation, w *loopback, file string, args ...string) (string, error) {
 	t.Helper()
-	var stderr bytes.Buffer
-	flags := newCallFlags(&stderr)
-	if err := flags.Parse(append([]string{"-csv", file, "-api-key-file", "-"}, args...)); err != nil {
-		t.Fatal(err)
-	}
-	if err := flags.check(); err != nil {
-		t.Fatal(err)
-	}
+	var stderr lockedBuffer
 	w.handler = s.handler
-	c := &client.Client{
-		URL: "https://contoso.example/api/unassign", Evidence: client.APIKey(s.apiKey), HTTP: w, Agent: "test", Retries: flags.retries, Timeout: flags.timeout,
-	}
-	err := callCSV(ctx, flags, c, &stderr, false)
+	program := client.Program{Version: "test", HTTP: w, Stdin: strings.NewReader(s.apiKey), Stdout: io.Discard, Stderr: &stderr}
+	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"}, args...))
 	return stderr.String(), err
 }
 
@@ -593,30 +584,5 @@ func TestCallStoppedTwice(t *testing.T) {
 	_ = process.Process.Signal(os.Interrupt)
 	if err := process.Wait(); err == nil || time.Since(start) > 10*time.Second {
 		t.Errorf("it ended after %s with %v\n%s", time.Since(start), err, stderr.String())
-	}
-}
-
-// On a terminal there is one line that is drawn anew, elsewhere a line for each answer.
-func TestProgress(t *testing.T) {
-	show := func(terminal bool) string {
-		var b bytes.Buffer
-		p := &progress{w: &b, terminal: terminal}
-		p.note("first")
-		p.counts(client.Counts{Total: 40, Succeeded: 20, Unsent: 20})
-		p.note("waiting")
-		p.counts(client.Counts{Total: 40, Succeeded: 38, Refused: 1, Open: 1})
-		p.end()
-		return b.String()
-	}
-	half := "[###############...............] 20 of 40: 20 succeeded, 0 refused"
-	full := "[#############################.] 40 of 40: 38 succeeded, 1 refused, 1 to be asked for again"
-	if got, want := show(true), "first\n"+clearLine+half+clearLine+"waiting\n"+half+clearLine+full+"\n"; got != want {
-		t.Errorf("on a terminal:\n%q\n%q", got, want)
-	}
-	if got := show(false); strings.ContainsAny(got, "\x1b\r[") || strings.Count(got, "\n") != 4 {
-		t.Errorf("in a pipe: %q", got)
-	}
-	if isTerminal(&bytes.Buffer{}) {
-		t.Error("a buffer is taken for a terminal")
 	}
 }

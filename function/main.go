@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -33,10 +34,7 @@ func main() {
 	if !errors.Is(err, flag.ErrHelp) { // which has been printed already
 		fmt.Fprintln(os.Stderr, "unassign:", err)
 	}
-	if _, ok := errors.AsType[usageError](err); ok || errors.Is(err, flag.ErrHelp) {
-		os.Exit(2)
-	}
-	os.Exit(1)
+	os.Exit(exitCode(err))
 }
 
 // stopOnSignal calls stop when the process is to end. Go listens for signals on a thread of its own, for which a port need not wait to be
@@ -48,10 +46,28 @@ func stopOnSignal(stop func()) {
 	stop()
 }
 
-// usageError is an error of how the program was called.
+// exitCode returns the exit status for err: the status that an error in its tree names, else 1.
+func exitCode(err error) int {
+	var coded interface {
+		error
+		ExitCode() int
+	}
+	switch {
+	case errors.As(err, &coded):
+		return coded.ExitCode()
+	case errors.Is(err, flag.ErrHelp):
+		return 2
+	}
+	return 1
+}
+
+// usageError is an error in the command line.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
+
+// ExitCode returns the exit status of the process.
+func (usageError) ExitCode() int { return 2 }
 
 const usage = `usage: unassign [command]
 
@@ -83,7 +99,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "doctor":
 		return doctor(ctx, rest, getenv, upstream.NewClient(), stdout, stderr)
 	case "call":
-		return call(ctx, rest, stdin, stdout, stderr)
+		return client.Program{
+			Version: version, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+			ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },
+		}.Call(ctx, rest)
 	case "version":
 		fmt.Fprintln(stdout, version)
 		return nil

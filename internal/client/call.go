@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"bytes"
@@ -11,26 +11,46 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 
-	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
-	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/upstream"
 )
 
 // The most of a file with a key or a token that call reads, in bytes.
 const maxKeyFile = 64 << 10
 
+// The routes of the function.
+const (
+	routeUnassign = "/api/unassign"
+	routeDoctor   = "/api/doctor"
+)
+
+// UsageError is an error in the command line.
+type UsageError string
+
+func (e UsageError) Error() string { return string(e) }
+
+// ExitCode returns the exit status of the process.
+func (UsageError) ExitCode() int { return 2 }
+
+// Program is the command line that runs the commands of this package.
+type Program struct {
+	Version        string
+	HTTP           upstream.Doer // nil means upstream.NewClient
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// ResetSignals makes the next signal end the process. Call calls it when its context ends; nil does nothing.
+	ResetSignals func()
+}
+
 // callFlags are the flags of call.
 type callFlags struct {
 	*flag.FlagSet
 	address, secretFile, apiKeyFile, tokenFile string
-	devices                                    []client.Target
+	devices                                    []Target
 	expect, reference                          string
 	dryRun, verify, doctor                     bool
 	csv, by, out                               string
@@ -47,11 +67,11 @@ func newCallFlags(stderr io.Writer) *callFlags {
 	f.StringVar(&f.apiKeyFile, "api-key-file", "", "`file` with the API key, instead of a signing key; - reads standard input")
 	f.StringVar(&f.tokenFile, "token-file", "", "`file` with an access token of Entra ID, instead of a key; - reads standard input")
 	f.Func("device", "`id` of an Autopilot device; may be repeated", func(id string) error {
-		f.devices = append(f.devices, client.Target{DeviceID: id})
+		f.devices = append(f.devices, Target{DeviceID: id})
 		return nil
 	})
 	f.Func("serial", "`serial` number of a device, instead of its id; may be repeated", func(serial string) error {
-		f.devices = append(f.devices, client.Target{SerialNumber: serial})
+		f.devices = append(f.devices, Target{SerialNumber: serial})
 		return nil
 	})
 	f.StringVar(&f.expect, "expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
@@ -73,7 +93,7 @@ func newCallFlags(stderr io.Writer) *callFlags {
 	return f
 }
 
-// check returns a usageError if the flags do not fit together.
+// check returns a UsageError if the flags do not fit together.
 func (f *callFlags) check() error {
 	evidence := 0
 	for _, file := range []string{f.secretFile, f.apiKeyFile, f.tokenFile} {
@@ -83,65 +103,66 @@ func (f *callFlags) check() error {
 	}
 	switch {
 	case f.NArg() > 0:
-		return usageError(fmt.Sprintf("call: %q is not a flag", f.Arg(0)))
+		return UsageError(fmt.Sprintf("call: %q is not a flag", f.Arg(0)))
 	case evidence != 1:
-		return usageError("call: name one of -secret-file, -api-key-file and -token-file")
+		return UsageError("call: name one of -secret-file, -api-key-file and -token-file")
 	case f.dryRun && f.verify:
-		return usageError("call: after -dry-run there is nothing to -verify")
+		return UsageError("call: after -dry-run there is nothing to -verify")
 	case f.retries < 0 || f.timeout <= 0:
-		return usageError("call: -retries must not be negative, and -timeout must be positive")
+		return UsageError("call: -retries must not be negative, and -timeout must be positive")
 	case f.doctor && (f.csv != "" || len(f.devices) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" || f.by != "" || f.out != "" || f.again || f.skipInvalid):
-		return usageError("call: -doctor changes nothing, and takes no device and nothing that is said of one")
+		return UsageError("call: -doctor changes nothing, and takes no device and nothing that is said of one")
 	case f.doctor:
 		return nil
 	case f.csv != "" && (len(f.devices) > 0 || f.expect != ""):
-		return usageError("call: with -csv the file names the devices and what is expected of them")
+		return UsageError("call: with -csv the file names the devices and what is expected of them")
 	case f.by != "" && f.by != "id" && f.by != "serial":
-		return usageError("call: -by is id or serial")
+		return UsageError("call: -by is id or serial")
 	case f.csv != "":
 		return nil
 	case f.by != "" || f.out != "" || f.again || f.skipInvalid:
-		return usageError("call: -by, -out, -again and -skip-invalid are for -csv")
+		return UsageError("call: -by, -out, -again and -skip-invalid are for -csv")
 	case len(f.devices) == 0:
-		return usageError("call: -device, -serial, -csv or -doctor is missing")
+		return UsageError("call: -device, -serial, -csv or -doctor is missing")
 	case f.expect != "" && len(f.devices) > 1:
-		return usageError("call: -expect is for one device")
+		return UsageError("call: -expect is for one device")
 	}
 	return nil
 }
 
 // evidence reads what shows who is asking.
-func (f *callFlags) evidence(stdin io.Reader) (client.Evidence, error) {
+func (f *callFlags) evidence(stdin io.Reader) (Evidence, error) {
 	switch {
 	case f.secretFile != "":
 		key, err := readKey(f.secretFile, stdin, caller.DecodeSignatureKey)
 		if err != nil {
 			return nil, fmt.Errorf("call: -secret-file: %w", err)
 		}
-		return client.Signature(key), nil
+		return Signature(key), nil
 	case f.apiKeyFile != "":
 		key, err := readKey(f.apiKeyFile, stdin, caller.DecodeAPIKey)
 		if err != nil {
 			return nil, fmt.Errorf("call: -api-key-file: %w", err)
 		}
-		return client.APIKey(string(key)), nil
+		return APIKey(string(key)), nil
 	}
-	token, err := readKey(f.tokenFile, stdin, client.DecodeToken)
+	token, err := readKey(f.tokenFile, stdin, DecodeToken)
 	if err != nil {
 		return nil, fmt.Errorf("call: -token-file: %w", err)
 	}
-	return client.Token(token), nil
+	return Token(token), nil
 }
 
-// call sends requests to a deployment, as a caller would, and tells what was answered. Its error is nil if all was done.
-func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	flags := newCallFlags(stderr)
+// Call sends one request, or a list of devices, to a deployment and prints the responses. It returns an error unless every
+// device succeeded.
+func (p Program) Call(ctx context.Context, args []string) error {
+	flags := newCallFlags(p.Stderr)
 	if err := flags.Parse(args); err != nil {
-		return errors.Join(usageError("call"), err)
+		return errors.Join(UsageError("call"), err)
 	}
-	route := handler.RouteUnassign
+	route := routeUnassign
 	if flags.doctor {
-		route = handler.RouteDoctor
+		route = routeDoctor
 	}
 	endpoint, err := callURL(flags.address, route)
 	if err != nil {
@@ -150,56 +171,73 @@ func call(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if err := flags.check(); err != nil {
 		return err
 	}
-	evidence, err := flags.evidence(stdin)
+	evidence, err := flags.evidence(p.Stdin)
 	if err != nil {
 		return err
 	}
-	c := &client.Client{
-		URL: endpoint, Evidence: evidence, HTTP: upstream.NewClient(), Agent: "unassign/" + version, Retries: flags.retries, Timeout: flags.timeout,
-		Note: func(text string) { fmt.Fprintln(stderr, text) },
+	c := &Client{
+		URL: endpoint, Evidence: evidence, HTTP: p.http(), Agent: "unassign/" + p.Version, Retries: flags.retries, Timeout: flags.timeout,
+		Note: func(text string) { fmt.Fprintln(p.Stderr, text) },
 	}
-	// What was sent gets its answer. Who does not want to wait for it stops a second time, and this time the process ends.
+	// A request that was sent gets its response. The second signal ends the process at once.
 	defer context.AfterFunc(ctx, func() {
-		signal.Reset(os.Interrupt, syscall.SIGTERM)
-		fmt.Fprintln(stderr, "stopping as soon as a request under way is answered; stop again to end at once")
+		if p.ResetSignals != nil {
+			p.ResetSignals()
+		}
+		fmt.Fprintln(p.Stderr, "stopping as soon as a request under way is answered; stop again to end at once")
 	})()
 	if flags.doctor {
-		return callDoctor(ctx, c, stdout, stderr)
+		return callDoctor(ctx, c, p.Stdout, p.Stderr)
 	}
 	if flags.csv != "" {
-		return callCSV(ctx, flags, c, stderr, isTerminal(stderr))
+		return callCSV(ctx, flags, c, p.Stderr, isTerminal(p.Stderr))
 	}
-	return callOnce(ctx, flags, c, stdout, stderr)
+	return callOnce(ctx, flags, c, p.Stdout, p.Stderr)
+}
+
+// http returns the HTTP client of the commands.
+func (p Program) http() upstream.Doer {
+	if p.HTTP == nil {
+		return upstream.NewClient()
+	}
+	return p.HTTP
 }
 
 // callOnce sends the one request that the flags describe, and prints the answer.
-func callOnce(ctx context.Context, flags *callFlags, c *client.Client, stdout, stderr io.Writer) error {
-	order := client.Order{DryRun: flags.dryRun, Verify: flags.verify, Reference: flags.reference}
-	flags.devices[0].Expected = client.Expect(flags.expect)
+func callOnce(ctx context.Context, flags *callFlags, c *Client, stdout, stderr io.Writer) error {
+	order := Order{DryRun: flags.dryRun, Verify: flags.verify, Reference: flags.reference}
+	flags.devices[0].Expected = Expect(flags.expect)
 	if len(flags.devices) == 1 {
 		order.Target = flags.devices[0]
 	} else {
 		order.Devices = flags.devices
 	}
 	answer, err := c.Send(ctx, order)
-	return told(answer, err, stdout, stderr)
+	return printAnswer(answer, err, stdout, stderr)
 }
 
 // callDoctor asks for the report on a deployment, and prints it. Its error is nil if all is well there.
-func callDoctor(ctx context.Context, c *client.Client, stdout, stderr io.Writer) error {
+func callDoctor(ctx context.Context, c *Client, stdout, stderr io.Writer) error {
 	answer, err := c.Report(ctx)
-	if err := told(answer, err, stdout, stderr); err != nil {
+	if err := printAnswer(answer, err, stdout, stderr); err != nil {
 		return err
 	}
-	var r report
-	if err := json.Unmarshal(answer.Body, &r); err != nil {
-		return errors.New("call: the answer is no report")
+	var report struct {
+		OK       bool              `json:"ok"`
+		Failed   int               `json:"failed"`
+		Findings []json.RawMessage `json:"findings"`
 	}
-	return r.err()
+	if err := json.Unmarshal(answer.Body, &report); err != nil {
+		return errors.New("call: the response is no report")
+	}
+	if !report.OK {
+		return fmt.Errorf("%d of %d checks failed", report.Failed, len(report.Findings))
+	}
+	return nil
 }
 
-// told prints an answer, and returns why it is none or no success.
-func told(answer client.Answer, err error, stdout, stderr io.Writer) error {
+// printAnswer prints a response. It returns an error unless the response is a success.
+func printAnswer(answer Answer, err error, stdout, stderr io.Writer) error {
 	if answer.Status != 0 {
 		fmt.Fprintln(stderr, answer.StatusText)
 		printJSON(stdout, answer.Body)
@@ -219,13 +257,13 @@ func callURL(target, route string) (string, error) {
 	u, err := url.Parse(target)
 	switch {
 	case target == "":
-		return "", usageError("call: -url is missing")
+		return "", UsageError("call: -url is missing")
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "", usageError("call: -url is not an address of the web")
+		return "", UsageError("call: -url is not an address of the web")
 	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
-		return "", usageError("call: -url must be https, since a key travels with the request")
+		return "", UsageError("call: -url must be https, since a key travels with the request")
 	}
-	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == handler.RouteUnassign || path == handler.RouteDoctor {
+	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == routeUnassign || path == routeDoctor {
 		u.Path = route
 	}
 	return u.String(), nil
@@ -264,4 +302,14 @@ func printJSON(w io.Writer, answer []byte) {
 	if answer = bytes.TrimSpace(answer); len(answer) > 0 {
 		fmt.Fprintf(w, "%s\n", answer)
 	}
+}
+
+// isTerminal reports whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

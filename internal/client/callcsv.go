@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"autopilot-unassign/internal/client"
 )
 
 // maxTold is how many lines about rows of a file are printed before the rest is counted.
@@ -17,12 +15,12 @@ const maxTold = 50
 
 // callCSV works off the file that the flags name, and writes the results beside it. Its error is nil if all devices in the
 // file are done, in this run or one before.
-func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.Writer, terminal bool) error {
+func callCSV(ctx context.Context, flags *callFlags, c *Client, stderr io.Writer, terminal bool) error {
 	f, err := os.Open(flags.csv)
 	if err != nil {
 		return fmt.Errorf("call: -csv: %w", err)
 	}
-	table, err := client.ReadRows(f, flags.by)
+	table, err := ReadRows(f, flags.by)
 	_ = f.Close()
 	if err != nil {
 		return fmt.Errorf("call: %s: %w", flags.csv, err)
@@ -37,15 +35,15 @@ func callCSV(ctx context.Context, flags *callFlags, c *client.Client, stderr io.
 	}
 	out := resultsPath(flags)
 	if sameFile(flags.csv, out) {
-		return usageError("call: -out is the file with the devices")
+		return UsageError("call: -out is the file with the devices")
 	}
-	results, err := client.OpenResults(out, table.Format, client.DeploymentOf(c.URL), flags.dryRun)
+	results, err := OpenResults(out, table.Format, DeploymentOf(c.URL), flags.dryRun)
 	if err != nil {
 		return fmt.Errorf("call: %w", err)
 	}
 	show := &progress{w: stderr, terminal: terminal}
 	c.Note = show.note
-	list := client.List{
+	list := List{
 		Client: c, Results: results, Reference: flags.reference, DryRun: flags.dryRun, Verify: flags.verify, Again: flags.again, Progress: show.counts,
 	}
 	counts, stopped := list.Work(ctx, table.Rows)
@@ -93,7 +91,7 @@ func sameFile(a, b string) bool {
 	return errFirst == nil && errSecond == nil && os.SameFile(first, second)
 }
 
-func summaryOf(c client.Counts, out string) string {
+func summaryOf(c Counts, out string) string {
 	before := func(n int) string { return unlessNone(" (%d in a run before)", n) }
 	text := fmt.Sprintf("%s: %d succeeded%s, %d refused%s", counted(c.Total, "device", "devices"), c.Succeeded, before(c.SucceededBefore), c.Refused, before(c.RefusedBefore))
 	text += unlessNone(", %d to be asked for again", c.Open) + unlessNone(", %d not sent", c.Unsent)
@@ -133,7 +131,7 @@ const (
 )
 
 // counts shows how the rows stand.
-func (p *progress) counts(c client.Counts) {
+func (p *progress) counts(c Counts) {
 	text := fmt.Sprintf("%d of %d: %d succeeded, %d refused", c.Total-c.Unsent, c.Total, c.Succeeded, c.Refused) + unlessNone(", %d to be asked for again", c.Open)
 	if !p.terminal {
 		fmt.Fprintln(p.w, text)
