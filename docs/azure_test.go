@@ -141,8 +141,8 @@ func TestAzureCommandsExist(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(first), "\n"); len(lines) >= 10 || lines[len(lines)-1] != "azd up" {
 		t.Errorf("%d lines to %q", len(lines), lines[len(lines)-1])
 	}
-	// What azd can be told is in the page, or in README.
-	known := page + file(t, "README.md")
+	// What azd can be told is in the page, or in settings.md.
+	known := page + file(t, "docs/settings.md")
 	for name := range settings {
 		if !strings.Contains(known, "`"+name+"`") && name != "AZURE_ENV_NAME" {
 			t.Errorf("nothing is said of %s", name)

@@ -340,20 +340,20 @@ func TestCallStoppedWhileItWaits(t *testing.T) {
 	})
 }
 
-// The rule for callers stands in README.
+// The rule for callers stands in docs/api.md.
 func TestCallKnowsTheRule(t *testing.T) {
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("../docs/api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := regexp.MustCompile(`\*\*Retry ([0-9, and]+);`).FindSubmatch(text)
 	if m == nil {
-		t.Fatal("README has no rule")
+		t.Fatal("docs/api.md has no rule")
 	}
 	rule := strings.Fields(strings.NewReplacer(",", " ", "and", " ").Replace(string(m[1])))
 	for status := 100; status < 600; status++ {
 		if got, want := client.Retryable(status), slices.Contains(rule, fmt.Sprint(status)); got != want {
-			t.Errorf("%d is to be retried: %t, README says %t", status, got, want)
+			t.Errorf("%d is to be retried: %t, docs/api.md says %t", status, got, want)
 		}
 	}
 }

@@ -217,9 +217,9 @@ func TestConfigErrorHasNoSecret(t *testing.T) {
 	}
 }
 
-// README lists the settings that loadConfig reads, and no others.
-func TestReadmeHasEverySetting(t *testing.T) {
-	text, err := os.ReadFile("../README.md")
+// docs/settings.md lists the settings that loadConfig reads, and no others.
+func TestPageHasEverySetting(t *testing.T) {
+	text, err := os.ReadFile("../docs/settings.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestReadmeHasEverySetting(t *testing.T) {
 		delete(read, lambdas)
 	}
 	if !maps.Equal(documented, read) {
-		t.Errorf("README has %v\nloadConfig reads %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(read)))
+		t.Errorf("docs/settings.md has %v\nloadConfig reads %v", slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(read)))
 	}
 }
 

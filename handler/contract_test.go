@@ -165,9 +165,9 @@ func TestDocsHaveEveryCode(t *testing.T) {
 	}
 }
 
-// The table of README is: | what happened | status | codes |.
-func TestReadmeHasTheTable(t *testing.T) {
-	text, err := os.ReadFile("../README.md")
+// The table of docs/api.md is: | what happened | status | codes |.
+func TestPageHasTheTable(t *testing.T) {
+	text, err := os.ReadFile("../docs/api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,12 +189,12 @@ func TestReadmeHasTheTable(t *testing.T) {
 	want[200] = []string{string(AlreadyUnassigned), string(Unassigned), string(WouldUnassign)}
 	for status := range want {
 		if !slices.Equal(shown[status], want[status]) {
-			t.Errorf("status %d: README has %v, the table %v", status, shown[status], want[status])
+			t.Errorf("status %d: docs/api.md has %v, the table %v", status, shown[status], want[status])
 		}
 	}
 	for status := range shown {
 		if _, ok := want[status]; !ok {
-			t.Errorf("README has status %d, the table does not", status)
+			t.Errorf("docs/api.md has status %d, the table does not", status)
 		}
 	}
 }

@@ -100,7 +100,7 @@ type row struct {
 	retryAfter time.Duration
 }
 
-// rows is the status table. README shows it, openapi.yaml and docs/errors.md describe it; tests hold them to it.
+// rows is the status table. docs/api.md shows it, openapi.yaml and docs/errors.md describe it; tests hold them to it.
 var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing writes to
 	invalidJSON:         {400, "Invalid JSON", "The body is not one JSON object in UTF-8. Send a JSON object and nothing behind it.", 0},
 	bodyMissing:         {400, "Body missing", "The request has no body. Send a JSON object that names a device.", 0},

@@ -175,11 +175,7 @@ func TestBicepSettings(t *testing.T) {
 		"APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING", "AzureWebJobs.sweep.Disabled", "SWEEP_SCHEDULE",
 	}
 	given := bicepSettings(t)
-	_, table, ok := strings.Cut(read(t, "../README.md"), "\n## Settings\n") // which a test holds to config.go
-	table, _, end := strings.Cut(table, "\n## ")
-	if !ok || !end {
-		t.Fatal("README has no table of settings")
-	}
+	table := read(t, "../docs/settings.md") // a test holds the page to the code
 	known := map[string]bool{}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|").FindAllStringSubmatch(table, -1) {
 		known[m[1]] = true

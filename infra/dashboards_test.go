@@ -11,12 +11,12 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// recorded are the names that README says the audit record and the record of a sweep have.
+// recorded are the names that docs/operations.md says the audit record and the record of a sweep have.
 func recorded(t *testing.T) map[string]bool {
 	t.Helper()
-	_, section, ok := strings.Cut(read(t, "../README.md"), "\n## The audit record\n")
+	_, section, ok := strings.Cut(read(t, "../docs/operations.md"), "\n## Audit record\n")
 	if !ok {
-		t.Fatal("README has no section on the audit record")
+		t.Fatal("docs/operations.md has no section on the audit record")
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
 	names := map[string]bool{}

@@ -259,7 +259,7 @@ func TestTemplate(t *testing.T) {
 		t.Errorf("the routes are %v", routes)
 	}
 
-	documented := read(t, "../README.md")
+	documented := read(t, "../docs/settings.md")
 	for name := range p.Environment.Variables {
 		if !strings.Contains(documented, "| `"+name+"` |") {
 			t.Errorf("the template sets %s, which is no setting", name)

@@ -39,7 +39,7 @@ func TestProgress(t *testing.T) {
 func TestCallFlagsAreDocumented(t *testing.T) {
 	flags := newCallFlags(io.Discard)
 	named := regexp.MustCompile("(?:^|[\\s`(])-([a-z]+(?:-[a-z]+)*)")
-	for _, file := range []string{"../../README.md", "../../docs/callers.md"} {
+	for _, file := range []string{"../../docs/api.md", "../../docs/callers.md"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
