@@ -48,8 +48,6 @@ type Client struct {
 	cred      azcore.TokenCredential
 	scope     string
 	header    atomic.Pointer[bearer] // of the last token; nil before there is one
-	// selects is whether Graph takes the selection of a device's properties, as far as that is known.
-	selects atomic.Int32
 }
 
 // Options are what a Client may be told beside its endpoint and credential.

@@ -37,8 +37,9 @@ func (id *DeviceID) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Device is a windowsAutopilotDeviceIdentity, as far as this program looks at one. Whatever else Graph sends with it, a
-// password among it, is not kept.
+// Device holds the properties of a windowsAutopilotDeviceIdentity that this program uses. Decoding drops all other
+// properties, the deviceAccountPassword included. Requests never use $select: Graph has returned 500 to it on this
+// collection (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756).
 type Device struct {
 	ID           DeviceID
 	SerialNumber string

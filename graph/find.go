@@ -48,52 +48,22 @@ func (c *Client) Find(ctx context.Context, selectors ...Selector) []Found {
 	return found
 }
 
-// What is known of Graph taking the selection.
-const (
-	_ int32 = iota // nothing yet
-	selectionTaken
-	selectionRefused
-)
-
-// selection asks for what is kept of a device, and not for its password.
-const selection = "?$select=id,serialNumber,groupTag,userPrincipalName,addressableUserName,resourceName"
-
-// find looks one device up by a request of its own, and the first one by two if Graph does not take the selection.
+// find looks one device up by a request of its own.
 func (c *Client) find(ctx context.Context, s Selector) Found {
 	if s.ID == (DeviceID{}) {
 		return c.filtered(ctx, s.SerialNumber, c.endpoint+root+s.path())
 	}
-	known := c.selects.Load()
-	if known != selectionRefused {
-		found := c.device(ctx, s, selection)
-		if found.Err == nil {
-			c.selects.Store(selectionTaken)
-		}
-		if known == selectionTaken || !refused(found.Err) {
-			return found
-		}
-	}
-	found := c.device(ctx, s, "")
-	if found.Err == nil {
-		c.selects.Store(selectionRefused)
-	}
-	return found
-}
-
-// refused reports whether err may mean that Graph does not take the query. It has been seen to answer 400 to a filter, and 500
-// to a selection in a list (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756).
-func refused(err error) bool {
-	failed, ok := errors.AsType[*upstream.Error](err)
-	return ok && failed.Service == upstream.Graph && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)
-}
-
-// device reads the device of s with a query.
-func (c *Client) device(ctx context.Context, s Selector, query string) Found {
 	var device Device
-	if err := c.read(ctx, c.endpoint+root+s.path()+query, &device); err != nil {
+	if err := c.read(ctx, c.endpoint+root+s.path(), &device); err != nil {
 		return Found{Err: err}
 	}
 	return s.found(device)
+}
+
+// refused reports whether err may mean that Graph does not accept the filter. Graph has been seen to return 400 and 500 to some.
+func refused(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && failed.Service == upstream.Graph && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)
 }
 
 // filtered looks a serial number up in the list at address, which the filter has shortened.
@@ -115,39 +85,13 @@ func filterFailed(err error) Found {
 	return Found{Err: err, unfiltered: refused(err)}
 }
 
-// findBatch looks up to twenty devices up by one request, and by a second one those for which Graph does not take the
-// selection, once that is known.
+// findBatch looks up to twenty devices up by one request.
 func (c *Client) findBatch(ctx context.Context, selectors []Selector) []Found {
-	found, again := c.findBatchOnce(ctx, selectors)
-	if len(again) == 0 || c.selects.Load() != 0 {
-		return found
-	}
-	found[again[0]] = c.find(ctx, selectors[again[0]])
-	if again = again[1:]; c.selects.Load() != selectionRefused || len(again) == 0 {
-		return found
-	}
-	rest := make([]Selector, len(again))
-	for i, at := range again {
-		rest[i] = selectors[at]
-	}
-	whole, _ := c.findBatchOnce(ctx, rest)
-	for i, at := range again {
-		found[at] = whole[i]
-	}
-	return found
-}
-
-// findBatchOnce looks the devices up by one request. It returns the places of those named by id for which Graph may not
-// take the selection.
-func (c *Client) findBatchOnce(ctx context.Context, selectors []Selector) (found []Found, again []int) {
 	requests := make([]batchRequest, len(selectors))
 	for i, s := range selectors {
 		requests[i] = batchRequest{Method: http.MethodGet, URL: s.path()}
-		if s.ID != (DeviceID{}) && c.selects.Load() != selectionRefused {
-			requests[i].URL += selection
-		}
 	}
-	found = make([]Found, len(selectors))
+	found := make([]Found, len(selectors))
 	for i, reply := range c.batch(ctx, requests) {
 		if failed, ok := errors.AsType[*upstream.Error](reply.err); ok {
 			failed.MaybeDone = false
@@ -159,9 +103,6 @@ func (c *Client) findBatchOnce(ctx context.Context, selectors []Selector) (found
 			found[i].unfiltered = found[i].unfiltered && !reply.whole
 		case reply.err != nil:
 			found[i].Err = reply.err
-			if refused(reply.err) && !reply.whole {
-				again = append(again, i)
-			}
 		case s.ID == (DeviceID{}):
 			found[i] = c.firstPage(ctx, s, reply.body)
 		default:
@@ -171,12 +112,9 @@ func (c *Client) findBatchOnce(ctx context.Context, selectors []Selector) (found
 				continue
 			}
 			found[i] = s.found(device)
-			if strings.HasSuffix(requests[i].URL, selection) {
-				c.selects.Store(selectionTaken)
-			}
 		}
 	}
-	return found, again
+	return found
 }
 
 // firstPage finds s in the first page of a shortened list, and by requests of their own in the others where there are any.

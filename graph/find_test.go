@@ -77,17 +77,15 @@ func TestFind(t *testing.T) {
 		{"the filter says 404, which is of no device", fails(1, 404), serials("5CG1234ABC"), "1", "filter, walk"},
 		{"the filter says 503", fails(-1, 503), serials("5CG1234ABC"), "unavailable", "filter, filter, filter"},
 		{"the filter says 403", fails(-1, 403), serials("5CG1234ABC"), "forbidden", "filter"},
-		{"an id, and Graph says 500", fails(-1, 500), ids(1), "internal", "get, get, get, whole, whole, whole"},
-		{"an id, and Graph says 400", fails(-1, 400), ids(1), "rejected", "get, whole"},
-		{"an id, and Graph takes no selection", func(w *world) { w.cloud.RefuseSelection() }, ids(1), "1", "get, get, get, whole"},
-		{"ids, and Graph takes no selection", func(w *world) { w.cloud.RefuseSelection() }, ids(1, 2, 3), "1, 2, 3", "batch 3, batch 3, batch 3, get, get, get, whole, batch 2"},
+		{"an id, and Graph says 500", fails(-1, 500), ids(1), "internal", "get, get, get"},
+		{"an id, and Graph says 400", fails(-1, 400), ids(1), "rejected", "get"},
 
 		{"none", nil, nil, "", ""},
 		{"mixed", nil, append(serials("5CG1234ABC", "nobody", "Default string"), ids(9, 99)...), "1, not_found, ambiguous 3 4 5, 9, not_found", "batch 5"},
 		{"one twice", nil, append(serials("5CG1234ABC", "5cg1234abc"), ids(1)...), "1, 1, 1", "batch 3"},
 		{"three that the filter fails for, in one walk", itemsFail(3, 400), serials("5CG1234ABC", "O'Brien-7", "nobody", "PF3-0123-4567"), "1, 8, not_found, 9", "batch 4, walk"},
 		{"one item says 429 once", itemsFail(1, 429), serials("5CG1234ABC", "O'Brien-7"), "1, 8", "batch 2, batch 1"},
-		{"all items say 500", itemsFail(-1, 500), append(serials("5CG1234ABC", "O'Brien-7"), ids(9)...), "1, 8, 9", "batch 3, batch 3, batch 3, get, walk"},
+		{"all items say 500", itemsFail(-1, 500), append(serials("5CG1234ABC", "O'Brien-7"), ids(9)...), "1, 8, internal", "batch 3, batch 3, batch 3, walk"},
 		{"the batch says 400", fails(-1, 400), serials("5CG1234ABC", "O'Brien-7"), "rejected, rejected", "batch 2"},
 		{"the batch says 503", fails(-1, 503), ids(1, 2), "unavailable, unavailable", "batch 2, batch 2, batch 2"},
 		{"the batch says 403", fails(-1, 403), ids(1, 2), "forbidden, forbidden", "batch 2"},
@@ -105,35 +103,6 @@ func TestFind(t *testing.T) {
 					t.Errorf("found %s by %s\nwant  %s by %s", got, asked, test.found, test.asked)
 				}
 				wantNoPassword(t, found)
-			})
-		})
-	}
-}
-
-// What Graph takes is found out once. After that, a failure is one of the device.
-func TestFindOutAboutTheSelectionOnce(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		takes bool
-		first []graph.Selector
-		asked string
-	}{
-		{"taken, of one", true, ids(1), "get, get, get, get"},
-		{"taken, of two", true, ids(1, 2), "batch 2, get, get, get"},
-		{"refused, of one", false, ids(1), "get, get, get, whole, whole, whole, whole"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			simulate(t, func(w *world) {
-				w.put(known...)
-				if !test.takes {
-					w.cloud.RefuseSelection()
-				}
-				w.client.Find(w.t.Context(), test.first...)
-				w.cloud.Fail(azuresim.StepGraph, -1, azuresim.GraphError(500, azuresim.Nested, 0))
-				found := w.client.Find(w.t.Context(), ids(1)...)
-				if got, asked := foundWords(t, found), w.asked(); got != "internal" || asked != test.asked {
-					t.Errorf("found %s by %s, want internal by %s", got, asked, test.asked)
-				}
 			})
 		})
 	}

@@ -2,10 +2,12 @@ package graph
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"iter"
 	"net/url"
+	"strings"
 
 	"autopilot-unassign/internal/upstream"
 )
@@ -56,6 +58,84 @@ func (c *Client) Sample(ctx context.Context) (seen int, more bool, err error) {
 		}
 	}
 	return len(p.Value), p.NextLink != "", err
+}
+
+// maxPageToken is the longest page token, in bytes.
+const maxPageToken = 4 << 10
+
+// ErrPageToken reports a page token that Page did not return.
+var ErrPageToken = errors.New("not a page token")
+
+// Page returns one page of the inventory and the token of the next page, "" after the last one. The token of the first
+// page is "". A page may be empty without being the last one.
+//
+// A token holds the paging parameters of Graph's link to the next page, never its host or path, and the id of the last
+// device, since that device comes again at the start of the next page. The error is ErrPageToken or an *upstream.Error.
+func (c *Client) Page(ctx context.Context, token string) (page []Device, next string, err error) {
+	last, query, err := parsePageToken(token)
+	if err != nil {
+		return nil, "", err
+	}
+	address := c.endpoint + devices
+	if query != "" {
+		address += "?" + query
+	}
+	p, err := c.page(ctx, address)
+	if err != nil {
+		return nil, "", err
+	}
+	seen := map[DeviceID]bool{last: true}
+	for _, device := range p.Value {
+		if !seen[device.ID] {
+			page = append(page, device)
+		}
+		seen[device.ID], last = true, device.ID
+	}
+	if p.NextLink == "" {
+		return page, "", nil
+	}
+	link, err := url.Parse(p.NextLink)
+	if err != nil || !strings.EqualFold(link.Path, devices) {
+		return nil, "", endless("the link to the next page leads elsewhere")
+	}
+	following := pagingQuery(link.RawQuery)
+	next = base64.RawURLEncoding.EncodeToString(append(last[:], following...))
+	if following == "" || following == query || len(next) > maxPageToken {
+		return nil, "", endless("the link to the next page leads nowhere")
+	}
+	return page, next, nil
+}
+
+// parsePageToken returns the id of the last device and the paging query that a page token holds.
+func parsePageToken(token string) (last DeviceID, query string, err error) {
+	if token == "" {
+		return DeviceID{}, "", nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(token) > maxPageToken || len(raw) <= len(last) {
+		return DeviceID{}, "", ErrPageToken
+	}
+	query = string(raw[copy(last[:], raw):])
+	if pagingQuery(query) != query || strings.ContainsFunc(query, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' }) {
+		return DeviceID{}, "", ErrPageToken
+	}
+	return last, query, nil
+}
+
+// pagingQuery returns the parameters of query that select a page, as they are encoded there: Graph refuses a link that
+// has been encoded again.
+func pagingQuery(query string) string {
+	var kept []string
+	for parameter := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(parameter, "=")
+		if name, err := url.QueryUnescape(name); err == nil {
+			switch strings.ToLower(name) {
+			case "$skiptoken", "$skip", "$top":
+				kept = append(kept, parameter)
+			}
+		}
+	}
+	return strings.Join(kept, "&")
 }
 
 // pages returns the devices of a list, from the page at address on.

@@ -2,8 +2,10 @@ package graph_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -152,6 +154,104 @@ func TestAllStops(t *testing.T) {
 		}
 		if asked := w.cloud.Count(azuresim.StepGraph); asked != 1 {
 			w.t.Errorf("%d requests", asked)
+		}
+	})
+}
+
+// Pages, read by their tokens, hold each device once, though Graph begins a page with the last device of the page before.
+func TestPage(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.PutFleet(2500)
+		var ids []string
+		sizes := []int{}
+		for token := ""; ; {
+			page, next, err := w.client.Page(w.t.Context(), token)
+			if err != nil || len(next) > 4096 {
+				w.t.Fatalf("page %d: %v, token of %d bytes", len(sizes), err, len(next))
+			}
+			sizes = append(sizes, len(page))
+			for _, d := range page {
+				wantNoPassword(w.t, d)
+				ids = append(ids, d.ID.String())
+			}
+			if token = next; token == "" {
+				break
+			}
+			raw, err := base64.RawURLEncoding.DecodeString(token)
+			if err != nil || strings.Contains(string(raw), "deviceManagement") || strings.Contains(string(raw), "graph.") {
+				w.t.Errorf("%v: the token %q holds more than the paging query", err, raw)
+			}
+		}
+		slices.Sort(ids)
+		if all := len(slices.Compact(slices.Clone(ids))); all != 2500 || len(ids) != 2500 || len(sizes) != 3 {
+			w.t.Errorf("%d rows of %d devices on pages of %v", len(ids), all, sizes)
+		}
+	})
+}
+
+func TestPageLinks(t *testing.T) {
+	next := devices + "?$skiptoken=LastSerialNumber='x'"
+	for name, test := range map[string]struct {
+		page  azuresim.Fault
+		query string // of the request for the page after; "" where there is none
+		err   string
+	}{
+		"the last page":                   {onePage("", 1), "", "<nil>"},
+		"an empty page that is not last":  {onePage(next), "$skiptoken=LastSerialNumber='x'", "<nil>"},
+		"encoded as Graph did":            {onePage(devices+"?%24skiptoken=A%20b%2Fc%27&x=1", 1), "%24skiptoken=A%20b%2Fc%27", "<nil>"},
+		"a link with more than the page":  {onePage(next+"&$filter=x&$expand=y", 1), "$skiptoken=LastSerialNumber='x'", "<nil>"},
+		"a link without a cursor":         {onePage(devices+"?$filter=x", 1), "", "bad_answer"},
+		"a link to another path":          {onePage(endpoint+"/beta/users?$skiptoken=x", 1), "", "bad_answer"},
+		"a link to another host":          {onePage("https://stranger.example/?$skiptoken=x", 1), "", "bad_answer"},
+		"a cursor that is longer than 4K": {onePage(next+strings.Repeat("x", 4000), 1), "", "bad_answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				w.cloud.Fail(azuresim.StepGraph, 1, test.page)
+				_, token, err := w.client.Page(w.t.Context(), "")
+				if got := fmt.Sprint(err); !strings.Contains(got, test.err) || (token != "") != (test.query != "") {
+					w.t.Fatalf("token %q, %v; want %s", token, err, test.err)
+				}
+				if token == "" {
+					return
+				}
+				w.cloud.Fail(azuresim.StepGraph, 1, test.page)
+				_, _, err = w.client.Page(w.t.Context(), token)
+				if got := w.cloud.Requests(azuresim.StepGraph)[1].RawQuery; got != test.query || ending(w.t, err) != "bad_answer" {
+					w.t.Errorf("then %q, %v; want %q, and an error of a page that leads to itself", got, err, test.query)
+				}
+			})
+		})
+	}
+}
+
+// FuzzPageToken holds the request for a page, whatever its token is, to these properties:
+//
+//  1. It goes to the collection on Graph's own host, and its query pages and does nothing else.
+//  2. A token that Page has not returned causes no request, or only such a request.
+func FuzzPageToken(f *testing.F) {
+	id := strings.Repeat("0", 16)
+	for _, query := range []string{"", "$skiptoken=x", "$skiptoken=x&$filter=y", "%24filter=x", "$skiptoken=x#y", "$top=1&$top=2", "../x", "$skiptoken=\r\nHost: x"} {
+		f.Add(base64.RawURLEncoding.EncodeToString([]byte(id + query)))
+	}
+	f.Add("https://stranger.example/")
+	f.Fuzz(func(t *testing.T, token string) {
+		rec := &recorder{answers: []string{`{"value":[]}`}}
+		_, _, err := rec.client(t).Page(t.Context(), token)
+		if err != nil && len(rec.requests) != 0 {
+			t.Fatalf("%v after %d requests", err, len(rec.requests))
+		}
+		for _, r := range rec.requests {
+			if got := r.URL.Scheme + "://" + r.URL.Host + r.URL.Path; got != devices || r.URL.Fragment != "" {
+				t.Fatalf("token %q: %s", token, r.URL)
+			}
+			for parameter := range strings.SplitSeq(r.URL.RawQuery, "&") {
+				name, _, _ := strings.Cut(parameter, "=")
+				name, _ = url.QueryUnescape(name)
+				if !slices.Contains([]string{"", "$skiptoken", "$skip", "$top"}, strings.ToLower(name)) {
+					t.Fatalf("token %q: %s", token, r.URL.RawQuery)
+				}
+			}
 		}
 	})
 }

@@ -90,7 +90,7 @@ func (w *world) done(n int) string {
 	return strings.Join(numbers, ",")
 }
 
-// asked returns what Graph was asked, request by request: "get", "whole" for one that is read with all it has, "post", "filter", "walk" for a page of all devices, "batch 20".
+// asked returns the requests that Graph got: "get", "post", "filter", "walk" for a page of all devices, "batch 20".
 func (w *world) asked() string {
 	w.t.Helper()
 	var kinds []string
@@ -108,10 +108,8 @@ func (w *world) asked() string {
 			kinds = append(kinds, "filter")
 		case strings.HasSuffix(r.Path, "/windowsAutopilotDeviceIdentities"):
 			kinds = append(kinds, "walk")
-		case strings.Contains(r.RawQuery, "select"):
-			kinds = append(kinds, "get")
 		default:
-			kinds = append(kinds, "whole")
+			kinds = append(kinds, "get")
 		}
 	}
 	return strings.Join(kinds, ", ")

@@ -78,7 +78,6 @@ type Cloud struct {
 	issued   int          // tokens, to tell them apart
 	life     time.Duration
 
-	unselective    bool   // whether Graph refuses selections of a device's properties
 	authority      string // where tokens of version 2 say they come from
 	oldest, newest int    // numbers of the signing keys that are listed
 
