@@ -117,6 +117,13 @@ bench: $(BENCHNODE) ## measure the function beside a floor and Microsoft's libra
 	@cd bench && $(BUILD) -o ../bin/bench/ . ./floor ./sdk
 	@bin/bench/bench $(BENCH)
 
+# Options: MUTANTS='-only T3', or '-changed REVISION' for the packages that changed since.
+MUTANTS ?=
+
+.PHONY: mutants
+mutants: ## remove each control and fail unless the test named in docs/security.md notices
+	@$(GO) run ./internal/cmd/mutants $(MUTANTS)
+
 # A seed of an earlier soak (SOAKSEED) has the same faults come in the same order.
 .PHONY: soak
 soak: ## serve 500 requests a second for SOAKTIME (30m) under faults, rotations and freezes, and print the figures (Linux)

@@ -1,0 +1,140 @@
+// Mutants removes each control of controls.yaml from the source, one at a time, and runs the tests that the control names.
+//
+//	mutants [-only TEXT] [-changed REVISION] [-v]
+//
+// A control whose removal no named test notices is a survivor, and a survivor is a failure. The removal is an overlay of the
+// build (go build -overlay), so the working tree never changes. docs/security.md names the same tests for the same threats.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		os.Exit(1) //nolint:gocritic // the context ends with the process
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
+	only := flags.String("only", "", "run the controls whose threat, name, file or test contains `text`")
+	changed := flags.String("changed", "", "run the controls in packages that differ from `revision`")
+	verbose := flags.Bool("v", false, "print the output of each test")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	controls, err := loadControls("internal/cmd/mutants/controls.yaml")
+	if err != nil {
+		return err
+	}
+	if *changed != "" {
+		folders, err := changedFolders(ctx, *changed)
+		if err != nil {
+			return err
+		}
+		controls = slices.DeleteFunc(controls, func(c control) bool { return !folders[path.Dir(c.File)] })
+	}
+	controls = slices.DeleteFunc(controls, func(c control) bool { return !c.matches(*only) })
+	return runAll(ctx, out, controls, *verbose)
+}
+
+// changedFolders returns the folders with a file that differs between revision and the working tree.
+func changedFolders(ctx context.Context, revision string) (map[string]bool, error) {
+	if strings.HasPrefix(revision, "-") {
+		return nil, fmt.Errorf("%q is not a revision", revision)
+	}
+	names, err := exec.CommandContext(ctx, "git", "diff", "--name-only", revision, "--").Output() //nolint:gosec // checked above
+	if err != nil {
+		return nil, fmt.Errorf("git diff %s: %w", revision, err)
+	}
+	folders := map[string]bool{}
+	for name := range strings.FieldsSeq(string(names)) {
+		folders[path.Dir(name)] = true
+	}
+	return folders, nil
+}
+
+// runAll runs the controls, several at a time, prints a line for each, and returns an error that counts the failures.
+func runAll(ctx context.Context, out io.Writer, controls []control, verbose bool) error {
+	baseline := &baselines{results: map[string]func() error{}}
+	var (
+		failures int
+		printing sync.Mutex
+		running  sync.WaitGroup
+	)
+	slots := make(chan struct{}, runtime.NumCPU())
+	for _, c := range controls {
+		running.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			verdict, output := "killed", []byte(nil)
+			err := baseline.checkTest(ctx, c.Test)
+			if err == nil {
+				output, err = c.runMutant(ctx)
+			}
+			printing.Lock()
+			defer printing.Unlock()
+			if err != nil {
+				failures++
+				verdict = err.Error()
+			}
+			fmt.Fprintf(out, "%-4s %-60s %-10s %s\n", c.Threat, c.Name, verdict, c.Test)
+			if verbose {
+				fmt.Fprintf(out, "%s\n", output)
+			}
+		})
+	}
+	running.Wait()
+	fmt.Fprintf(out, "%d controls removed, %d without a test that notices\n", len(controls), failures)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case len(controls) == 0:
+		fmt.Fprintln(out, "no control is in the selection")
+	case failures > 0:
+		return errors.New("a control can be removed unseen")
+	}
+	return nil
+}
+
+// baselines runs each test once without a mutation: a test that fails or does not exist notices nothing.
+type baselines struct {
+	mu      sync.Mutex
+	results map[string]func() error
+}
+
+func (b *baselines) checkTest(ctx context.Context, test string) error {
+	b.mu.Lock()
+	result, ok := b.results[test]
+	if !ok {
+		result = sync.OnceValue(func() error {
+			output, err := runTest(ctx, test, "")
+			switch {
+			case err != nil:
+				return fmt.Errorf("the test fails without a mutation: %w\n%s", err, output)
+			case strings.Contains(string(output), "no tests to run"):
+				return errors.New("there is no such test")
+			}
+			return nil
+		})
+		b.results[test] = result
+	}
+	b.mu.Unlock()
+	return result()
+}

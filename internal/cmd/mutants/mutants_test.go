@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// writeModule makes a module with one guarded function, changes into it and returns.
+func writeModule(t *testing.T, controls string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod":  "module example\n\ngo 1.26\n",
+		"door.go": "package door\n\nfunc open(key string) bool {\n\tif key == \"\" {\n\t\treturn false\n\t}\n\tif len(key) > 9 {\n\t\treturn false\n\t}\n\treturn true\n}\n",
+		"door_test.go": "package door\n\nimport \"testing\"\n\nfunc TestEmptyKey(t *testing.T) {\n\tt.Run(\"empty\", func(t *testing.T) {\n" +
+			"\t\tif open(\"\") || !open(\"k\") {\n\t\t\tt.Error(\"open\")\n\t\t}\n\t})\n}\n\nfunc TestBroken(t *testing.T) { t.Error(\"always\") }\n",
+		"internal/cmd/mutants/controls.yaml": controls,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir)
+}
+
+const killed = `
+- threat: T1
+  name: an empty key opens nothing
+  file: door.go
+  old: 'if key == "" {'
+  new: 'if false {'
+  test: . TestEmptyKey/empty
+`
+
+func TestKilled(t *testing.T) {
+	writeModule(t, killed)
+	var out bytes.Buffer
+	if err := run(t.Context(), nil, &out); err != nil || !strings.Contains(out.String(), "1 controls removed, 0 without") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	source, err := os.ReadFile("door.go")
+	if err != nil || !strings.Contains(string(source), `key == ""`) {
+		t.Errorf("the source is now\n%s", source)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	for name, test := range map[string]struct{ entry, want string }{
+		"a survivor":               {strings.NewReplacer(`key == "" {`, "len(key) > 9 {").Replace(killed), "SURVIVED"},
+		"a text that is not there": {strings.Replace(killed, `key == ""`, `key == nil`, 1), "occurs 0 times"},
+		"a mutant without a build": {strings.Replace(killed, "if false {", "if nonsense {", 1), "does not build"},
+		"no such test":             {strings.Replace(killed, "TestEmptyKey/empty", "TestNothing", 1), "no such test"},
+		"a test that always fails": {strings.Replace(killed, "TestEmptyKey/empty", "TestBroken", 1), "fails without a mutation"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			writeModule(t, test.entry)
+			var out bytes.Buffer
+			if err := run(t.Context(), nil, &out); err == nil || !strings.Contains(out.String(), test.want) {
+				t.Errorf("%v\n%s", err, &out)
+			}
+		})
+	}
+}
+
+func TestIncompleteList(t *testing.T) {
+	writeModule(t, killed+killed+"- threat: T2\n  name: half\n")
+	err := run(t.Context(), nil, &bytes.Buffer{})
+	if err == nil || !strings.Contains(err.Error(), `two entries are called "an empty key opens nothing"`) || !strings.Contains(err.Error(), `"half" is incomplete`) {
+		t.Error(err)
+	}
+}
+
+func TestOnly(t *testing.T) {
+	writeModule(t, killed)
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-only", "T2"}, &out); err != nil || !strings.Contains(out.String(), "no control is in the selection") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+}
