@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +43,8 @@ func loadControls(name string) ([]control, error) {
 	var faults []error
 	names := map[string]bool{}
 	for _, c := range controls {
-		if c.Threat == "" || c.Name == "" || c.File == "" || c.Old == "" || c.Old == c.New || len(strings.Fields(c.Test)) != 2 {
+		if slices.Contains([]string{c.Threat, c.Name, c.File, c.Old}, "") || c.Old == c.New ||
+			len(strings.Fields(c.Test)) != 2 {
 			faults = append(faults, fmt.Errorf("%s: the entry %q is incomplete", name, c.Name))
 		}
 		if names[c.Name] {
@@ -95,13 +97,15 @@ func (c control) runMutant(ctx context.Context) ([]byte, error) {
 	return output, nil
 }
 
-// runTest runs one test, given as package and name, with an overlay if there is one. GOFLAGS carries the overlay, so that a
-// test which builds the program builds the mutant.
+// runTest runs one test, given as package and name, with an overlay if there is one. GOFLAGS carries the overlay, so that
+// a test which builds the program builds the mutant.
 func runTest(ctx context.Context, test, overlay string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	folder, name, _ := strings.Cut(test, " ")
-	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-vet=off", "-run", "^"+strings.ReplaceAll(name, "/", "$/^")+"$", folder) //nolint:gosec // from our own list
+	pattern := "^" + strings.ReplaceAll(name, "/", "$/^") + "$"
+	//nolint:gosec // from our own list
+	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-vet=off", "-run", pattern, folder)
 	command.Env = os.Environ()
 	if overlay != "" {
 		command.Env = append(command.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))

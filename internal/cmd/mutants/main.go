@@ -1,9 +1,9 @@
-// Mutants removes each control of controls.yaml from the source, one at a time, and runs the tests that the control names.
+// Mutants removes each control of controls.yaml from the source, one at a time, and runs the test that the control names.
 //
 //	mutants [-only TEXT] [-changed REVISION] [-v]
 //
-// A control whose removal no named test notices is a survivor, and a survivor is a failure. The removal is an overlay of the
-// build (go build -overlay), so the working tree never changes. docs/security.md names the same tests for the same threats.
+// A control whose removal its test does not notice is a survivor, and a survivor is a failure. The removal is an overlay
+// (go build -overlay), so the working tree never changes. docs/security.md names the same tests for the same threats.
 package main
 
 import (
@@ -59,7 +59,8 @@ func changedFolders(ctx context.Context, revision string) (map[string]bool, erro
 	if strings.HasPrefix(revision, "-") {
 		return nil, fmt.Errorf("%q is not a revision", revision)
 	}
-	names, err := exec.CommandContext(ctx, "git", "diff", "--name-only", revision, "--").Output() //nolint:gosec // checked above
+	//nolint:gosec // checked above
+	names, err := exec.CommandContext(ctx, "git", "diff", "--name-only", revision, "--").Output()
 	if err != nil {
 		return nil, fmt.Errorf("git diff %s: %w", revision, err)
 	}

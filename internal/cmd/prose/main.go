@@ -22,7 +22,7 @@ import (
 const (
 	maxHeadlessComments = 1.5  // per 1,000 words
 	maxHeadlessTexts    = 3.0  // per 1,000 words of pages and strings
-	maxLongLines        = 0.01 // share of Go lines above 120 columns
+	maxLongLines        = 0.01 // share of Go lines above 120 columns, outside tests
 	maxOneWordNames     = 0.35 // share of unexported functions whose name is a single word
 )
 
