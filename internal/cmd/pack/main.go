@@ -2,9 +2,9 @@
 //
 //	pack OUT.zip FILE|NAME=FILE|DIRECTORY...
 //
-// A FILE goes into the root under its own name, as data; NAME=FILE goes there as an executable; what is in a DIRECTORY goes
-// in with its paths below it, as data. The same input makes the same bytes: entries are sorted, have one time, and Unix modes,
-// without which a function's host could not start the executable.
+// A FILE is stored in the root under its own name, as data; NAME=FILE is stored there as an executable; the files of a
+// DIRECTORY are stored under their paths below it, as data. Equal input makes equal bytes: entries are sorted and have one
+// time and Unix modes; the Functions host needs the mode to start the executable.
 package main
 
 import (
@@ -43,21 +43,21 @@ func run(args []string) error {
 	}
 	var entries []entry
 	for _, arg := range args[1:] {
-		found, err := collect(arg)
+		found, err := collectEntries(arg)
 		if err != nil {
 			return err
 		}
 		entries = append(entries, found...)
 	}
-	file, err := write(entries)
+	file, err := writeZip(entries)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(args[0], file, 0o644) //nolint:gosec // a package is no secret
 }
 
-// collect returns the entries that an argument stands for.
-func collect(arg string) ([]entry, error) {
+// collectEntries returns the entries that an argument stands for.
+func collectEntries(arg string) ([]entry, error) {
 	if name, path, ok := strings.Cut(arg, "="); ok {
 		data, err := os.ReadFile(path)
 		return []entry{{name, 0o755, data}}, err
@@ -83,8 +83,8 @@ func collect(arg string) ([]entry, error) {
 	return entries, err
 }
 
-// write returns the zip file of entries. Two of one name are an error.
-func write(entries []entry) ([]byte, error) {
+// writeZip returns the zip file of entries. Two of one name are an error.
+func writeZip(entries []entry) ([]byte, error) {
 	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 	var file bytes.Buffer
 	w := zip.NewWriter(&file)

@@ -31,7 +31,7 @@ func TestAzurePackage(t *testing.T) {
 	if err := os.WriteFile(worker, []byte("binary"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"../../host.json", "worker=" + worker, "../../infra/azure/functions"}
+	args := []string{"../../../host.json", "worker=" + worker, "../../../infra/azure/functions"}
 	file := pack(t, args...)
 	r, err := zip.NewReader(bytes.NewReader(file), int64(len(file)))
 	if err != nil {
@@ -73,7 +73,7 @@ func TestPackRefuses(t *testing.T) {
 		"nothing to pack": {out},
 		"a missing file":  {out, "missing"},
 		"a missing tool":  {out, "worker=missing"},
-		"a name twice":    {out, "../../host.json", "host.json=../../host.json"},
+		"a name twice":    {out, "../../../host.json", "host.json=../../../host.json"},
 	} {
 		if err := run(args); err == nil {
 			t.Errorf("%s: no error", name)
