@@ -17,8 +17,8 @@ func bearing(token string) http.Header {
 	return http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + token}}
 }
 
-// Callers come with tokens that a provider which is not ours has signed. The program takes them by that provider's keys, and by
-// every check of its own.
+// Tokens of callers are signed by a third-party provider. The program verifies them with the provider's keys and with
+// each of its own checks.
 func TestCallerToken(t *testing.T) {
 	c, served := newCloud(t)
 	i := startIssuer(t, c.TenantID, appSecret)

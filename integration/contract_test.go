@@ -17,8 +17,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// strict is openapi.yaml with what it says in words as schemas too. They are left out of the file because ServiceNow's importer
-// passes over them or refuses them.
+// strict is openapi.yaml with the rules of its descriptions as schemas. The file omits them because ServiceNow's
+// importer ignores or refuses them.
 func strict(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("../handler/openapi.yaml")
@@ -99,16 +99,16 @@ func strict(t *testing.T) string {
 	return file
 }
 
-// printable is a pattern for the printable characters of Latin-1, to which schemathesis.toml keeps what is made.
+// printable is a pattern for the printable characters of Latin-1; schemathesis.toml keeps generated values to it.
 const printable = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]*$"
 
 var banner = regexp.MustCompile(`curl -i (http://\S+)/api/unassign -H 'x-api-key: ([^']+)'`)
 
-// tested finds how many requests it made, of which none failed.
+// tested matches the number of requests in a report without a failure.
 var tested = regexp.MustCompile(`(\d+) generated, (?:\d+) passed`)
 
-// schemathesis tests the program on its simulated cloud, as it starts without settings, against a contract, and returns the
-// program's log. It is told more by options, and by what is put behind a section of its settings.
+// schemathesis tests the program on its simulated cloud, started without settings, against a contract, and returns
+// the log of the program. Further options and a section of settings are the test's.
 func schemathesis(t *testing.T, contract string, withKey bool, section, more string, options ...string) string {
 	t.Helper()
 	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
@@ -130,7 +130,7 @@ func schemathesis(t *testing.T, contract string, withKey bool, section, more str
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir() // where it leaves what it would try again, which would make the next run another one
+	dir := t.TempDir() // its memory of failures would change the next run
 	file := filepath.Join(dir, "schemathesis.toml")
 	if err := os.WriteFile(file, settings, 0o600); err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// codesOf returns the codes that requests have come to.
+// codesOf returns the codes in a log.
 func codesOf(t *testing.T, log string) map[string]bool {
 	t.Helper()
 	codes := map[string]bool{}
@@ -166,7 +166,7 @@ func codesOf(t *testing.T, log string) map[string]bool {
 	return codes
 }
 
-// Without credentials nothing is done, and whatever is sent is answered as the contract says.
+// Without credentials the program changes nothing, and every response follows the contract.
 func TestContractForStrangers(t *testing.T) {
 	log := schemathesis(t, "../handler/openapi.yaml", false, "", "")
 	if strings.Contains(log, `"code":"unassigned"`) || strings.Contains(log, `"code":"examined"`) || !strings.Contains(log, `"code":"unauthenticated"`) {
@@ -174,9 +174,9 @@ func TestContractForStrangers(t *testing.T) {
 	}
 }
 
-// What the connector of Power Automate promises its makers is what the program does. Its other paths exist in the connector alone.
-// Two things it cannot say: that one of two names must be given, so that what it takes for valid may be refused; and
-// that a header it sends always is not needed.
+// The program does as the Power Automate connector promises. The connector's other paths exist in the connector
+// alone. It cannot express two rules: that one of two names is required, so a body that it takes for valid may be
+// refused; and that a header which it always sends is optional.
 func TestConnectorContract(t *testing.T) {
 	log := schemathesis(t, "../infra/power-automate/connector/apiDefinition.swagger.json", true, "checks.positive_data_acceptance", "enabled = false",
 		"--include-path", "/api/unassign", "--include-path", "/api/health", "--header", "Prefer: return=representation")

@@ -1,6 +1,6 @@
-// Package integration proves the program against things that are not ours: a fake of Key Vault that its own maker
-// publishes, certificates that another library has written, an identity provider that signs its own tokens, and a client
-// made from the contract alone. The program is the built binary, reached and set up as an operator would.
+// Package integration tests the built program with third-party tools: the fake of Key Vault that Microsoft publishes,
+// certificates written by another library, an identity provider that signs its own tokens, and a client generated
+// from the contract. The program is the built binary, started and configured as an operator does it.
 //
-// Its tests have the build tags integration and hostile, and are run by make integration and make hostile.
+// Its tests have the build tags integration and hostile; make integration and make hostile run them.
 package integration

@@ -14,7 +14,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// figures are what the system says of a process.
+// figures are the resources of a process as the system reports them.
 type figures struct {
 	rss, peak, threads, files int // of memory: KiB
 }
@@ -51,7 +51,7 @@ func measure(t *testing.T, p *program) figures {
 	return f
 }
 
-// goroutines ends the process by the signal that makes it print them, and returns how many there were.
+// goroutines ends the process with the signal that prints its goroutines, and returns their number.
 func goroutines(t *testing.T, p *program) int {
 	t.Helper()
 	if err := p.process.Process.Signal(syscall.SIGQUIT); err != nil {
@@ -61,7 +61,7 @@ func goroutines(t *testing.T, p *program) int {
 	return len(regexp.MustCompile(`(?m)^goroutine \d+ .*\[`).FindAllString(p.out.String(), -1))
 }
 
-// counts are how often the cloud was asked, by step.
+// counts are the numbers of requests to the cloud, by step.
 func counts(c *azuresim.Cloud) map[azuresim.Step]int {
 	n := map[azuresim.Step]int{}
 	for _, step := range []azuresim.Step{

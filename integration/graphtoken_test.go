@@ -22,8 +22,8 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// graphFront stands before the simulated Graph, which knows the tokens of its own cloud alone: it takes those of an issuer,
-// by the keys that the issuer publishes, and hands their requests on with one of the cloud's.
+// graphFront is a proxy in front of the simulated Graph, which knows only the tokens of its own cloud: it accepts
+// tokens of an issuer, verified with the published keys, and forwards the requests with a token of the cloud.
 type graphFront struct {
 	t      *testing.T
 	issuer *issuer
@@ -75,7 +75,7 @@ func newGraphFront(t *testing.T, i *issuer, c *azuresim.Cloud, served *azuresim.
 	return f
 }
 
-// verify returns the claims of a token that the issuer has signed for this Graph.
+// verify returns the claims of a token that the issuer signed for this Graph.
 func (f *graphFront) verify(token string) (map[string]any, bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -117,7 +117,8 @@ func (f *graphFront) verify(token string) (map[string]any, bool) {
 	return nil, false
 }
 
-// The program gets its token for Graph of a provider that is not ours, which Graph takes by the provider's keys.
+// The program fetches its token for Graph from a third-party provider, and Graph verifies it with the provider's
+// keys.
 func TestGraphToken(t *testing.T) {
 	c, served := newCloud(t)
 	i := startIssuer(t, c.TenantID, appSecret)
@@ -145,7 +146,7 @@ func TestGraphToken(t *testing.T) {
 	}
 }
 
-// A secret that the provider does not accept is a fault of ours, told from one that may pass.
+// A secret that the provider refuses is a permanent fault of the deployment, distinct from a transient one.
 func TestGraphTokenRefused(t *testing.T) {
 	c, served := newCloud(t)
 	i := startIssuer(t, c.TenantID, "another-secret")
@@ -155,8 +156,7 @@ func TestGraphTokenRefused(t *testing.T) {
 	}
 }
 
-// A discovery document of another issuer than the one in the settings is not believed, whatever it says: no secret goes to the
-// address that it names.
+// A discovery document of another issuer than the configured one is refused: no secret is sent to the address in it.
 func TestGraphTokenOfAnotherIssuer(t *testing.T) {
 	c, served := newCloud(t)
 	var asked []string

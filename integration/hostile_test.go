@@ -23,8 +23,8 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// The load. Whoever sends a hostile request has everything but a key that is valid now: the address, the format, the name of
-// a device, and what was signed long ago.
+// The load. A hostile sender has everything except a valid key: the address, the format, the name of a device, and
+// old signed requests.
 const (
 	hostileRequests = 100_000
 	honestRequests  = 1_000
@@ -33,7 +33,7 @@ const (
 	loadLimit       = 3 * time.Minute
 )
 
-// attack is a kind of hostile request, and what it may be answered.
+// attack is a kind of hostile request, with its permitted responses.
 type attack struct {
 	name   string
 	make   func(n int) (method, target string, h http.Header, body string)
@@ -115,7 +115,7 @@ func attacks() []attack {
 	}
 }
 
-// raw is what is no request: it is written as it is, and the answer, if there is one, is a refusal.
+// raw is malformed HTTP, written as it is; the response, if there is one, is a refusal.
 var raw = []string{
 	"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 	"GET / HTTP/1.1\r\n\r\n",
@@ -125,7 +125,7 @@ var raw = []string{
 	"POST /api/unassign HTTP/9.9\r\nHost: a\r\n\r\n",
 }
 
-// warm makes the program read all that it needs.
+// warm makes the program fetch everything that it needs.
 func warm(t *testing.T, p *program) {
 	t.Helper()
 	for _, h := range []http.Header{keyed(), signed()} {
@@ -135,7 +135,7 @@ func warm(t *testing.T, p *program) {
 	}
 }
 
-// honest sends the honest requests, one as soon as each share of the hostile ones is through, and returns the slowest.
+// honest sends an honest request after each share of the hostile ones, and returns the slowest duration.
 func honest(t *testing.T, p *program, hostile func() float64) time.Duration {
 	t.Helper()
 	transport := &http.Transport{}
@@ -170,7 +170,8 @@ func honest(t *testing.T, p *program, hostile func() float64) time.Duration {
 	return slowest
 }
 
-// TestHostile shows that hostile requests keep nobody from being served, cost no other service a request, and leave nothing.
+// TestHostile shows that hostile requests delay no honest request, cost no upstream request and leave no memory
+// behind.
 func TestHostile(t *testing.T) {
 	alone, served := newCloud(t)
 	quiet := start(t, alone, served, nil)
@@ -266,7 +267,7 @@ func TestHostile(t *testing.T) {
 	t.Logf("the cloud was asked %v; by the honest ones alone %v", counts(cloud), counts(alone))
 
 	want := counts(alone)
-	// A key that fits none may be a new one: each kind of evidence costs one reading of its one secret in five minutes.
+	// An unknown key may be a new one: each kind of evidence causes one fetch of its one secret in five minutes.
 	want[azuresim.StepSecret] += 2
 	for step, n := range counts(cloud) {
 		if n != want[step] {
@@ -289,7 +290,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// sendRaw writes what is no request, and reads what comes until the connection is closed.
+// sendRaw writes malformed HTTP and reads until the connection is closed.
 func sendRaw(ctx context.Context, t *testing.T, address, text string) {
 	t.Helper()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -309,7 +310,8 @@ func sendRaw(ctx context.Context, t *testing.T, address, text string) {
 	}
 }
 
-// slow opens connections and leaves a request on each unfinished, in its head or in its body, until the server closes it.
+// slow opens connections and leaves a request on each unfinished, in its head or in its body, until the server closes
+// it.
 func slow(t *testing.T, address string, n int, progress func() float64) {
 	t.Helper()
 	for progress() < 0.9 {

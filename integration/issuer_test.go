@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// issuer is an identity provider that signs its own tokens (node/issuer.mjs), at the paths that Entra ID has for one tenant.
-// A program reaches it with AZURE_AUTHORITY_HOST, and may take callers' tokens of it.
+// issuer is an identity provider that signs its own tokens (node/issuer.mjs), under the paths of Entra ID for one
+// tenant. A program reaches it through AZURE_AUTHORITY_HOST and may accept callers' tokens from it.
 type issuer struct {
 	url    string // the authority's
 	tenant string
@@ -58,10 +58,10 @@ func startIssuer(t *testing.T, tenant, secret string) *issuer {
 	return i
 }
 
-// name is what the provider calls itself in its tokens and in its discovery document.
+// name is the issuer in the tokens and in the discovery document.
 func (i *issuer) name() string { return i.url + "/" + i.tenant + "/v2.0" }
 
-// token returns a token of an app that has the secret appSecret for a resource, with claims in the place of those that it would have.
+// token returns a token for a resource, issued to an app that has the secret appSecret; claims replace the defaults.
 func (i *issuer) token(t *testing.T, app, resource string, claims map[string]any) string {
 	t.Helper()
 	text, err := json.Marshal(claims)
@@ -73,7 +73,7 @@ func (i *issuer) token(t *testing.T, app, resource string, claims map[string]any
 	})
 }
 
-// requestToken returns the token that an endpoint gives for a form.
+// requestToken posts a form to an endpoint and returns the token.
 func requestToken(t *testing.T, client *http.Client, endpoint string, form url.Values) string {
 	t.Helper()
 	var answer struct {

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// What is in the vault, and must be seen nowhere else.
+// The secrets in the vault. They must appear in no response and no log.
 const (
 	appSecret  = "canary-app-secret-6a5b"
 	apiKey     = "canary-api-key-0123456789abcdef"
@@ -69,16 +69,16 @@ func newCloud(t *testing.T) (*azuresim.Cloud, *azuresim.Served) {
 	return c, served
 }
 
-// program is the binary at work in a terminal.
+// program is the binary, running in a terminal.
 type program struct {
 	url     string
 	process *exec.Cmd
 	out     output
 }
 
-// output is what a process has written.
+// output collects the output of a process.
 type output struct {
-	take func(line []byte) bool // if it is set, it is given each line, and what it takes is not kept
+	take func(line []byte) bool // if set, receives each line; accepted lines are not kept
 
 	mu      sync.Mutex
 	text    bytes.Buffer
@@ -112,8 +112,8 @@ func (o *output) String() string {
 
 var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
 
-// start starts the program on a cloud that is served, with settings that replace those of the cloud, until the test ends.
-// Certificates are further authorities that it trusts.
+// start starts the program on a served cloud until the test ends. settings replace the cloud's; certificates are
+// further trusted authorities.
 func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
 	t.Helper()
 	p := prepare(t, c, served, certificates, settings...)
@@ -121,7 +121,7 @@ func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificate
 	return p
 }
 
-// prepare returns the program that start starts.
+// prepare returns the program without starting it.
 func prepare(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
 	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
@@ -139,7 +139,7 @@ func prepare(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certifica
 	return p
 }
 
-// listen starts the program, and waits until it can be asked.
+// listen starts the program and waits until it accepts requests.
 func (p *program) listen(t *testing.T) {
 	t.Helper()
 	p.run(t)
@@ -159,7 +159,7 @@ func (p *program) run(t *testing.T) {
 	})
 }
 
-// await returns what a pattern finds as soon as it is in what a process has written.
+// await returns the first match of a pattern in the output of a process.
 func await(t *testing.T, out *output, pattern *regexp.Regexp) []string {
 	t.Helper()
 	for start := time.Now(); time.Since(start) < 30*time.Second; time.Sleep(5 * time.Millisecond) {
@@ -173,7 +173,7 @@ func await(t *testing.T, out *output, pattern *regexp.Regexp) []string {
 
 const body = `{"deviceId":"` + someDevice + `","reference":"RITM0012345"}`
 
-// signed and keyed are the headers of a request with body, by the evidence for its caller.
+// signed and keyed return the headers of a request with body, authenticated by a signature and by an API key.
 func signed() http.Header {
 	h := http.Header{"Content-Type": {"application/json"}}
 	caller.Sign(h, signingKey, "msg_"+guid.New().String(), time.Now(), []byte(body))
@@ -184,7 +184,8 @@ func keyed() http.Header {
 	return http.Header{"Content-Type": {"application/json"}, "X-Api-Key": {apiKey}}
 }
 
-// unassign sends a request for the one device and returns the status and the body of the answer, which has no secret in it.
+// unassign sends a request for the one device and returns status and body. It fails the test if the body contains a
+// secret.
 func (p *program) unassign(t *testing.T, h http.Header) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/api/unassign", strings.NewReader(body))

@@ -25,7 +25,7 @@ var (
 	soakSeed = flag.Uint64("soakseed", 0, "what the soak draws its lots with; 0 for something new")
 )
 
-// soak is a program under load, and what is done to it.
+// soak is a program under load, and its faults.
 type soak struct {
 	*load
 	cloud  *azuresim.Cloud
@@ -42,14 +42,15 @@ type soak struct {
 	played     map[string]int
 }
 
-// fault is what goes wrong behind the program for a time.
+// fault is a temporary fault of an upstream service.
 type fault struct {
 	name  string
 	step  azuresim.Step
 	times int // requests to the service; 0 for all
 	how   azuresim.Fault
-	// What requests are answered beside what they are in health; some must have got the first, unless those that failed were tried
-	// again when it was over. Strangers are those whose keys may be in the vault and could not be read.
+	// Responses permitted during the fault beside the healthy ones. At least one request must receive the first of
+	// them, unless failed requests were retried after its end. Strangers are callers whose keys may be in the vault
+	// and could not be fetched.
 	extra, strangers []string
 	revoke           bool // all tokens are taken back at its beginning, so that new ones are needed
 	rotate           bool // likewise, and the app's secret is replaced
@@ -57,7 +58,7 @@ type fault struct {
 	lingers          time.Duration
 }
 
-// unread is for how long after a fault a stranger may be told that not all keys could be read.
+// unread is the time after a fault in which a stranger may receive the response that not all keys could be fetched.
 const unread = 36 * time.Second
 
 func faults() []fault {
@@ -71,11 +72,11 @@ func faults() []fault {
 	item := func(name string, how azuresim.Fault, extra ...string) fault {
 		return fault{name: "Graph, in batches: " + name, step: azuresim.StepItem, how: how, extra: extra}
 	}
-	// A failure of the identity is handed to all for five seconds, and one that hangs takes three before.
+	// A failure of the identity is shared for five seconds, and one that hangs takes three before.
 	entra := func(name string, step azuresim.Step, how azuresim.Fault, extra ...string) fault {
 		return fault{name: "Entra ID: " + name, step: step, how: how, extra: extra, revoke: true, lingers: 10 * time.Second}
 	}
-	// What has been read is used on, but a key that fits none may be the one that could not be read.
+	// Fetched keys stay in use, but an unknown key may be the one that could not be fetched.
 	vault := func(name string, step azuresim.Step, how azuresim.Fault, strangers ...string) fault {
 		return fault{name: name, step: step, how: how, strangers: strangers, long: true}
 	}
@@ -113,7 +114,7 @@ func faults() []fault {
 		entra("truncated", azuresim.StepToken, azuresim.Truncated(), "503 identity_unavailable"),
 		entra("hangs", azuresim.StepToken, azuresim.Hang(), "504 identity_timeout"),
 		entra("slow", azuresim.StepToken, azuresim.Delay(time.Second)),
-		entra("no discovery", azuresim.StepDiscovery, azuresim.Status(503)), // what was discovered is kept
+		entra("no discovery", azuresim.StepDiscovery, azuresim.Status(503)), // the discovered endpoints stay in use
 		{name: "Entra ID: down, and nobody is told", step: azuresim.StepToken, how: azuresim.Status(503), long: true},
 		vault("the vault: 503", azuresim.StepSecret, azuresim.Status(503), "503 vault_unavailable"),
 		vault("the vault: 403", azuresim.StepSecret, azuresim.Status(403), "424 vault_forbidden"),
@@ -129,15 +130,15 @@ func faults() []fault {
 	}
 }
 
-// card is something that is done to the program. It returns false where it cannot be done now.
+// card is a disturbance of the program. It returns false if it is not possible now.
 type card struct {
 	name string
 	play func(s *soak) bool
 }
 
-// TestSoak has a program serve 500 requests a second for a long time, while the services behind it fail, keys and secrets are
-// replaced, tokens expire, and the program itself stands still for a while. Each request is answered as README says, and
-// recorded once; nothing grows.
+// TestSoak lets a program serve 500 requests a second for a long time, while upstream services fail, keys and secrets
+// are rotated, tokens expire, and the program itself is paused. Each response follows the contract, each request has
+// one record, and memory does not grow.
 func TestSoak(t *testing.T) {
 	seed := *soakSeed
 	if seed == 0 {
@@ -227,7 +228,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	return s
 }
 
-// during has the load go on while work is done, and the accounts be given back that it takes off.
+// during keeps up the load while work runs, and gives the removed accounts back.
 func (s *soak) during(t *testing.T, planned time.Duration, work func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), planned+10*time.Minute)
@@ -251,7 +252,7 @@ func (s *soak) during(t *testing.T, planned time.Duration, work func()) {
 	s.finish()
 }
 
-// end ends the program, and returns what it held when nobody had asked it anything for a while and no connection was kept.
+// end ends the program, and returns its resources after a time without requests and connections.
 func (s *soak) end(t *testing.T) (figures, int) {
 	t.Helper()
 	s.served.CloseIdle()
@@ -264,7 +265,7 @@ func (s *soak) end(t *testing.T) (figures, int) {
 	return f, n
 }
 
-// playAll plays cards, with a time of quiet behind each, until the time is over. The first are what every soak must have.
+// playAll plays cards, with a pause after each, until the time is over. It begins with the mandatory ones.
 func (s *soak) playAll() {
 	first := []card{
 		{"keys under a new name", (*soak).keysByName},
@@ -314,7 +315,7 @@ func (s *soak) left() time.Duration { return *soakTime - time.Since(s.begun) }
 
 func (s *soak) rest(d time.Duration) { time.Sleep(d) }
 
-// suffer has a fault last for a while.
+// suffer applies a fault for a while.
 func (s *soak) suffer(f fault) bool {
 	lasts := time.Duration(8+s.random.IntN(5)) * time.Second
 	if f.long {
@@ -360,13 +361,13 @@ func (s *soak) suffer(f fault) bool {
 	return true
 }
 
-// newValue returns what is in no secret so far.
+// newValue returns a value that no secret has had.
 func (s *soak) newValue() string {
 	s.drawn++
 	return fmt.Sprintf("canary-%016x-%04d", s.random.Uint64(), s.drawn)
 }
 
-// replaceAppSecret has a new secret of the app in the vault, and the old one refused.
+// replaceAppSecret stores a new secret of the app in the vault and makes Entra ID refuse the old one.
 func (s *soak) replaceAppSecret() {
 	value := s.newValue()
 	s.secrets.Store(value, nil)
@@ -375,10 +376,10 @@ func (s *soak) replaceAppSecret() {
 	s.secretAt = time.Now()
 }
 
-// maySecret reports whether the app's secret may be replaced: it is read again because of a refusal every 30 s at most.
+// maySecret reports whether the app's secret may be replaced: a refusal causes a fetch every 30 s at most.
 func (s *soak) maySecret() bool { return time.Since(s.secretAt) > 31*time.Second }
 
-// appSecret replaces the app's secret. A token that is good is used on until it is renewed, unless it is taken back.
+// appSecret replaces the app's secret. A valid token stays in use until its renewal, unless it is revoked.
 func (s *soak) appSecret(revoke bool) bool {
 	takes := 70 * time.Second
 	if revoke {
@@ -400,7 +401,7 @@ func (s *soak) appSecret(revoke bool) bool {
 	return true
 }
 
-// takeBack has Graph refuse all tokens there are.
+// takeBack makes Graph refuse all present tokens.
 func (s *soak) takeBack() bool {
 	before := s.cloud.Count(azuresim.StepToken)
 	s.cloud.RevokeTokens()
@@ -411,7 +412,7 @@ func (s *soak) takeBack() bool {
 	return true
 }
 
-// newKeys returns keys of callers, as they are in the vault.
+// newKeys returns keys of callers as the vault stores them.
 func (s *soak) newKeys() (signing, api string) {
 	value := s.newValue()
 	signing, api = "whsec_"+base64.StdEncoding.EncodeToString([]byte(value)), s.newValue()
@@ -427,7 +428,7 @@ func (s *soak) store(name int, signing, api string) {
 	s.cloud.PutSecret(fmt.Sprintf("api-key-%d", name), azuresim.Secret{Value: api})
 }
 
-// use has the callers use keys, which are in the secrets of that number.
+// use makes the callers use keys, stored in the secrets of that number.
 func (s *soak) use(name int, signing, api string) {
 	s.webhook.Store(signing)
 	s.api.Store(api)
@@ -440,14 +441,14 @@ func (s *soak) disable(name int) {
 	s.cloud.PutSecret(fmt.Sprintf("api-key-%d", name), azuresim.Secret{Value: s.newValue(), Disabled: true})
 }
 
-// spare is the number of the secrets that are missing or disabled but for a time.
+// spare is the number of the secrets that are missing or disabled most of the time.
 const spare = 2
 
-// known is the time after which keys are known that are stored in secrets which were missing or disabled.
+// known is the time after which keys are known that were stored in secrets formerly missing or disabled.
 const known = 32 * time.Second
 
-// keysByName replaces the keys of callers as docs/operations.md says, by keys in other secrets. A key that is named is missing all the
-// time, so that the new ones are seen within 30 seconds.
+// keysByName replaces the keys of callers as docs/operations.md describes it, with keys in other secrets. One named
+// key is missing at all times, so that new keys are known within 30 seconds.
 func (s *soak) keysByName() bool {
 	if !s.oneMissing() || s.left() < known+10*time.Second {
 		return false
@@ -457,13 +458,13 @@ func (s *soak) keysByName() bool {
 	s.store(1-old, signing, api)
 	s.rest(known)
 	s.use(1-old, signing, api)
-	s.rest(3 * time.Second) // for what has been signed with the old one
+	s.rest(3 * time.Second) // for requests signed with the old key
 	s.disable(old)
 	return true
 }
 
-// keysByVersion stores new versions in secrets that have been read, which nobody looks at unless a stranger comes, once in five
-// minutes. The callers get them after that.
+// keysByVersion stores new versions in fetched secrets, which nothing fetches again before an unknown key arrives, at
+// most once in five minutes. The callers receive the keys after that.
 func (s *soak) keysByVersion() bool {
 	if !s.oneMissing() || s.left() < known+7*time.Minute {
 		return false
@@ -490,20 +491,20 @@ func (s *soak) useNewVersions() {
 	s.played["keys in new versions are used"]++
 }
 
-// mismatch is the time in which a stranger has had the keys read.
+// mismatch is the time since an unknown key caused a fetch.
 const mismatch = 5*time.Minute + 5*time.Second
 
-// oneMissing reports whether one of the keys of each kind is known to be missing, so that they are read every 30 seconds.
+// oneMissing reports whether one key of each kind is known to be missing, so that keys are fetched every 30 seconds.
 func (s *soak) oneMissing() bool { return s.switchAt.IsZero() && time.Now().After(s.readAt) }
 
-// stand has the program stand still for d.
+// stand pauses the program for d.
 func (s *soak) stand(d time.Duration, meanwhile func()) {
 	w := s.open(window{name: "still", frozen: true})
 	s.signal(syscall.SIGSTOP)
 	meanwhile()
 	s.rest(d - time.Since(w.from))
 	s.signal(syscall.SIGCONT)
-	s.shut(w, 2*time.Second) // in which those who have waited are in the way of those who come
+	s.shut(w, 2*time.Second) // waiting requests delay new ones
 }
 
 func (s *soak) signal(sig syscall.Signal) {
@@ -512,9 +513,8 @@ func (s *soak) signal(sig syscall.Signal) {
 	}
 }
 
-// freeze has the program stand still while nobody asks it anything but a few, who come meanwhile, as a host does between requests.
-// What comes then or afterwards must not be refused for it, also where the services have closed all connections or the tokens have
-// ended.
+// freeze pauses the program while only a few requests arrive, as a host does between requests. None of them may fail
+// because of it, even if the services have closed all connections or the tokens have expired.
 func (s *soak) freeze(closed, expired bool) bool {
 	longest := min(70*time.Second, s.left()/8)
 	if longest < 5*time.Second || expired && longest < 70*time.Second {
@@ -529,7 +529,7 @@ func (s *soak) freeze(closed, expired bool) bool {
 		s.cloud.SetTokenLife(6 * time.Minute)
 	}
 	s.rate.Store(0)
-	s.rest(300 * time.Millisecond) // for what the sender has begun
+	s.rest(300 * time.Millisecond) // for started requests
 	for wait := time.Now(); s.inFlight.Load() > 0 && time.Since(wait) < patience; {
 		time.Sleep(time.Millisecond)
 	}
@@ -544,7 +544,7 @@ func (s *soak) freeze(closed, expired bool) bool {
 	return true
 }
 
-// freezeUnderLoad has the program stand still for less than a try takes, so that nobody is refused for it.
+// freezeUnderLoad pauses the program for less than a try takes, so that no request fails because of it.
 func (s *soak) freezeUnderLoad() bool {
 	if s.left() < 15*time.Second {
 		return false
@@ -553,8 +553,8 @@ func (s *soak) freezeUnderLoad() bool {
 	return true
 }
 
-// freezeMidway has the program stand still for longer than a request may take, with requests on the way. Those may have run out of
-// time; they are answered all the same.
+// freezeMidway pauses the program for longer than a request may take, with requests in flight. Those may run out of
+// time; each still gets a response.
 func (s *soak) freezeMidway() bool {
 	if s.left() < 30*time.Second {
 		return false
@@ -568,19 +568,20 @@ func (s *soak) freezeMidway() bool {
 	return true
 }
 
-// sample is what the system said of the program at a time.
+// sample is a measurement of the program's resources at a time.
 type sample struct {
 	at time.Duration
 	figures
 }
 
-// shortest is the soak whose memory is judged. What a fault has taken is handed back over some minutes (net/http holds on to a broken
-// HTTP/2 connection until its idle time is over, which is 90 s), and in a shorter one it would depend on when that fault was.
+// shortest is the shortest soak whose memory is judged. Memory used during a fault is freed over some minutes
+// (net/http keeps a broken HTTP/2 connection until its idle time of 90 s ends); in a shorter soak the result would
+// depend on the time of that fault.
 const shortest = 15 * time.Minute
 
-// flat says that the program has grown if the lower quartile of its memory in the last third of the time, the first tenth being left
-// out, is more than 2 MiB and 10 % above that in the first. It is what the program falls back to; what a fault takes while it lasts,
-// for a thousand requests at once, is no growth.
+// flat fails if the lower quartile of memory in the last third of the time exceeds the first third's, without its
+// first tenth, by more than 2 MiB and 10 %. The lower quartile is the level between faults; memory used during a
+// fault, for a thousand requests at once, is no growth.
 func flat(t *testing.T, samples []sample) {
 	t.Helper()
 	warm := *soakTime / 10

@@ -24,13 +24,13 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// Whom the load asks for.
+// The devices of the load.
 const (
 	actedOn    = 300 // devices whose accounts are taken off and given back all the time
 	leftAlone  = 50  // devices that no request may change
 	rate       = 500 // requests in a second
 	timeLimit  = 10 * time.Second
-	slack      = 2 * time.Second // what an answer may take beside its time, on a machine with other work
+	slack      = 2 * time.Second // tolerance for a response, on a machine with other work
 	patience   = 2 * time.Minute // of a caller
 	maxShown   = 5               // times that the same is wrong, the others being counted
 	histogram  = 200_000         // times that are told apart, of 0.1 ms
@@ -45,22 +45,22 @@ func deviceNumber(n int) azuresim.Device {
 	}
 }
 
-// aKind is a kind of request: how many of a thousand are of it, what it is, and what it may be answered in health.
+// aKind is a kind of request: its share in a thousand, its content, and its permitted responses in health.
 type aKind struct {
 	name    string
 	share   int
 	make    func(l *load, random *rand.Rand) (body string, h http.Header)
 	healthy []string
-	// evidence that fits no key of the vault, which is read for it
+	// evidence with an unknown key, which causes a fetch
 	stranger bool
-	// the same delivery comes again as soon as it has been answered
+	// the same delivery repeats as soon as its response has arrived
 	twice bool
 }
 
-// listLength is how many devices a list names.
+// listLength is the number of devices in a list.
 const listLength = 20
 
-// kinds returns the kinds of requests. Their shares make a thousand.
+// kinds returns the kinds of requests. Their shares add up to a thousand.
 func kinds() []aKind {
 	acted := func(random *rand.Rand) azuresim.Device { return deviceNumber(random.IntN(actedOn)) }
 	alone := func(random *rand.Rand) azuresim.Device { return deviceNumber(actedOn + random.IntN(leftAlone)) }
@@ -142,7 +142,7 @@ func kinds() []aKind {
 	}
 }
 
-// load asks a program at a rate, whatever becomes of what was asked before, and judges each answer.
+// load sends requests at a rate, independent of earlier responses, and judges each response.
 type load struct {
 	*testing.T
 	program *program
@@ -166,26 +166,26 @@ type load struct {
 	devices  map[string]int      // likewise, of devices in lists
 	took     [histogram + 1]int  // answers to which nothing was in the way, by how many 0.1 ms they took
 	slowest  time.Duration       // of all answers while the program did not stand still
-	wrong    map[string]int      // what is wrong, by what it is
+	wrong    map[string]int      // number of faults, by kind
 	records  int
 	replayed int
 }
 
-// window is a time in which something is in the way, from the beginning of what causes it to the end of what may come of it.
+// window is the time of a disturbance, from its start to the end of its effects.
 type window struct {
 	name             string
 	from, until      time.Time // until is zero while it lasts
-	extra, strangers []string  // what requests may be answered beside what they are in health; that of strangers beside that
+	extra, strangers []string  // permitted responses beside the healthy ones; further ones for strangers
 	frozen           bool      // the program stands still
 	seen             map[string]bool
 }
 
-// audited is what is known of a request on one of two ways: by its answer and by the log.
+// audited is the knowledge about a request from one of two sources: its response and the log.
 type audited struct {
 	kind         string
 	want         int // records; 0 before the answer
 	seen         int
-	status       int // of the answer, if it is that of the records too; 0 else
+	status       int // of the response, if the records agree; otherwise 0
 	recorded     int
 	recordedCode string
 }
@@ -211,7 +211,7 @@ func (l *load) signingKey() []byte {
 	return decoded
 }
 
-// evidence returns the headers of a request with that body from somebody who may call.
+// evidence returns the headers of a request with that body from a valid caller.
 func (l *load) evidence(body string, random *rand.Rand, sign bool) http.Header {
 	h := http.Header{}
 	if sign {
@@ -223,7 +223,7 @@ func (l *load) evidence(body string, random *rand.Rand, sign bool) http.Header {
 	return h
 }
 
-// run asks until ctx ends.
+// run sends requests until ctx ends.
 func (l *load) run(ctx context.Context) {
 	next := time.Now()
 	for n := uint64(0); ctx.Err() == nil; {
@@ -241,7 +241,7 @@ func (l *load) run(ctx context.Context) {
 	}
 }
 
-// ask makes the request of that number, and of some one more.
+// ask makes the request of that number, and repeats it for some kinds.
 func (l *load) ask(n uint64) {
 	random := rand.New(rand.NewPCG(l.seed, n))
 	share, at := random.IntN(1000), 0
@@ -258,7 +258,7 @@ func (l *load) ask(n uint64) {
 	}
 }
 
-// anAnswer is the body of an answer, or of one for a device in a list.
+// anAnswer is the body of a response, or of one for a device in a list.
 type anAnswer struct {
 	Code      string
 	Error     struct{ Code string }
@@ -269,7 +269,7 @@ type anAnswer struct {
 	Results   []anAnswer
 }
 
-// exchange sends a request and judges what comes of it. It reports whether it was done.
+// exchange sends a request and judges the response. It reports whether the change was made.
 func (l *load) exchange(kind aKind, id, body string, h http.Header, again bool) bool {
 	l.sent.Add(1)
 	l.inFlight.Add(1)
@@ -304,7 +304,7 @@ func (l *load) exchange(kind aKind, id, body string, h http.Header, again bool) 
 
 const clock = "15:04:05.000"
 
-// complain notes what is wrong, and tells of the first.
+// complain counts faults and prints the first.
 func (l *load) complain(what, format string, args ...any) {
 	l.wrong[what]++
 	if l.wrong[what] <= maxShown {
@@ -312,7 +312,7 @@ func (l *load) complain(what, format string, args ...any) {
 	}
 }
 
-// retried are the statuses after which README says to ask again.
+// retried are the statuses that docs/api.md marks for a retry.
 var retried = []int{408, 429, 500, 502, 503, 504}
 
 func (l *load) judge(kind aKind, id string, begun time.Time, resp *http.Response, text []byte, again bool) {
@@ -404,7 +404,7 @@ func (l *load) judge(kind aKind, id string, begun time.Time, resp *http.Response
 	l.settle(id, entry)
 }
 
-// listOutcome returns the status and code of an answer about a list with those results, by README.
+// listOutcome returns the status and code of a response about a list with those results, by docs/api.md.
 func listOutcome(results []anAnswer) string {
 	statuses, codes := map[int]bool{}, map[string]bool{}
 	failed := false
@@ -426,7 +426,7 @@ func listOutcome(results []anAnswer) string {
 	return fmt.Sprint(results[0].Status, " ", results[0].Error.Code)
 }
 
-// settle ends the wait for a request whose answer and records have come.
+// settle ends the wait for a request whose response and records have arrived.
 func (l *load) settle(id string, entry *audited) {
 	if entry.want == 0 || entry.seen < entry.want {
 		return
@@ -468,7 +468,7 @@ func (l *load) audit(line []byte) bool {
 	return true
 }
 
-// length returns how long w was, or is by now.
+// length returns the duration of w, up to now if it is open.
 func (w *window) length(now time.Time) time.Duration {
 	if w.until.IsZero() {
 		return now.Sub(w.from)
@@ -503,14 +503,14 @@ func (l *load) shut(w *window, lingers time.Duration) {
 	w.until = time.Now().Add(lingers)
 }
 
-// saw reports whether a request in w was answered like that, or a device in a list.
+// saw reports whether a request in w, or a device in a list, received such a response.
 func (l *load) saw(w *window, outcome string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return w.seen[outcome]
 }
 
-// finish waits until everything has been answered and recorded, and says what has not.
+// finish waits until every request has its response and its record, and reports the missing ones.
 func (l *load) finish() {
 	l.asking.Wait()
 	for wait := time.Now(); time.Since(wait) < 10*time.Second; time.Sleep(50 * time.Millisecond) {
@@ -529,10 +529,10 @@ func (l *load) finish() {
 	l.client.CloseIdleConnections()
 }
 
-// resolution is how exactly the times of answers are kept.
+// resolution is the precision of the recorded durations.
 const resolution = 100 * time.Microsecond
 
-// percentile returns the time within which that share of the answers came to which nothing was in the way.
+// percentile returns the duration that a share of the undisturbed responses did not exceed.
 func (l *load) percentile(share float64) time.Duration {
 	all, so := 0, 0
 	for _, n := range &l.took {

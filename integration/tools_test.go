@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// tools is where make integration has put what the tests run.
+// tools is the folder into which make integration installs the tools of the tests.
 const tools = "../.tools"
 
 // tool returns the path of a file that make integration installs.
@@ -29,7 +29,7 @@ func tool(t *testing.T, elements ...string) string {
 	return path
 }
 
-// node returns a command that runs a script of ours in the folder node, with the packages that it imports.
+// node returns a command that runs a script in the folder node, with the packages that it imports.
 func node(t *testing.T, script string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("node", append([]string{tool(t, "node", script)}, args...)...)

@@ -26,8 +26,8 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// fakeVault is Microsoft's own fake of Key Vault, over TLS. It makes the challenge and writes the answers; what is in the
-// vault is here. It looks at no token.
+// fakeVault is Microsoft's own fake of Key Vault, over TLS. The fake makes the challenge and writes the responses;
+// this type holds the content of the vault. It ignores tokens.
 type fakeVault struct {
 	url string
 	ca  []byte
@@ -92,14 +92,14 @@ func (v *fakeVault) put(name, version, value string) {
 	})
 }
 
-// refuse makes the vault answer with a status for a secret.
+// refuse makes the vault respond with a status for a secret.
 func (v *fakeVault) refuse(name string, status int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.refused[name] = status
 }
 
-// startOn starts the program on a cloud whose vault is v.
+// startOn starts the program on a cloud with the vault v.
 func startOn(t *testing.T, v *fakeVault, settings ...string) (*azuresim.Cloud, *program) {
 	t.Helper()
 	c, served := newCloud(t)
@@ -121,7 +121,7 @@ func TestVault(t *testing.T) {
 	}
 }
 
-// A new version of the client secret and of a key is used without a restart, in the call that finds out.
+// A new version of the client secret and of a key is used without a restart, in the call that notices it.
 func TestVaultRotation(t *testing.T) {
 	v := newVault(t)
 	c, p := startOn(t, v)
@@ -143,7 +143,7 @@ func TestVaultRotation(t *testing.T) {
 	}
 }
 
-// What the vault does not hand out is a fault of ours, with its own code.
+// A secret that the vault does not return is a permanent fault, with its own code.
 func TestVaultRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
 		prepare func(*fakeVault)
@@ -151,7 +151,7 @@ func TestVaultRefuses(t *testing.T) {
 		code    string
 	}{
 		"deleted": {func(v *fakeVault) { delete(v.secrets, "graph-client-secret") }, http.StatusFailedDependency, "secret_not_found"},
-		// The fake has no inner code, which tells a disabled secret from a role that is missing.
+		// The fake has no inner code, which distinguishes a disabled secret from a missing role.
 		"disabled, or forbidden": {func(v *fakeVault) { v.refuse("graph-client-secret", http.StatusForbidden) }, http.StatusFailedDependency, "vault_forbidden"},
 		"throttled":              {func(v *fakeVault) { v.refuse("graph-client-secret", http.StatusTooManyRequests) }, http.StatusServiceUnavailable, "vault_unavailable"},
 		"no value":               {func(v *fakeVault) { v.put("graph-client-secret", "2", "") }, http.StatusFailedDependency, "secret_invalid"},
@@ -166,7 +166,7 @@ func TestVaultRefuses(t *testing.T) {
 	}
 }
 
-// A certificate that another library has written is good to sign in with, in each of the forms that Key Vault may use.
+// A certificate written by another library is valid for signing in, in each of the forms that Key Vault may use.
 func TestVaultCertificate(t *testing.T) {
 	dir := t.TempDir()
 	if text, err := node(t, "certificate.mjs", dir).CombinedOutput(); err != nil {

@@ -22,7 +22,7 @@ writeFileSync(join(folder, 'certificate.pem'), pem);
 writeFileSync(join(folder, 'pkcs1.secret'), pki.privateKeyToPem(privateKey) + pem);
 writeFileSync(join(folder, 'pkcs8.secret'), pem + pkcs8);
 
-// Key Vault hands a PKCS#12 file out in base64 and without a password. What it is encrypted with is not documented.
+// Key Vault hands a PKCS#12 file out in base64 and without a password. The cipher is not documented.
 for (const algorithm of ['3des', 'aes128', 'aes256']) {
   const file = asn1.toDer(pkcs12.toPkcs12Asn1(privateKey, [certificate], '', { algorithm, friendlyName: 'autopilot-unassign' }));
   writeFileSync(join(folder, `${algorithm}.secret`), util.encode64(file.getBytes()));

@@ -1,11 +1,11 @@
 // Runs oauth2-mock-server as the identity provider of one tenant. It is told by the environment: ISSUER is the address that
 // it is reached at from outside, TENANT the tenant, SECRET the client secret that it accepts. It listens on a free port of
-// loopback and prints it. Claims in the form of a request for a token, as JSON, replace those of the token.
+// loopback and prints it. Claims in the form of a request for a token, as JSON, replace the claims of the token.
 import { OAuth2Server } from 'oauth2-mock-server';
 
 const { ISSUER, TENANT, SECRET } = process.env;
 const server = new OAuth2Server();
-// Entra ID says what its keys are for.
+// Entra ID states the use of its keys.
 Object.assign(await server.issuer.keys.generate('RS256'), { use: 'sig' });
 server.issuer.url = ISSUER;
 
