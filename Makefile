@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || cat VERSION 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
 SOAKTIME ?= 30m
 SOAKSEED ?= 0
@@ -210,9 +210,9 @@ package-lambda: ## make dist/lambda.zip, for Lambda on arm64
 	@GOOS=linux GOARCH=arm64 $(BUILD) -o dist/lambda/bootstrap ./function
 	@$(GO) run ./internal/cmd/pack dist/lambda.zip bootstrap=dist/lambda/bootstrap
 
-# What sam build calls for the resource Function (BuildMethod: makefile).
-.PHONY: build-Function
-build-Function:
+# sam build calls these for the resources of the same names (BuildMethod: makefile).
+.PHONY: build-Function build-QueueFunction
+build-Function build-QueueFunction:
 	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap ./function
 
 # What belongs to a release beside the packages: what is in them, for machines, and the licences that come with it.

@@ -291,6 +291,13 @@ func TestBicepAsksLikeTheTemplate(t *testing.T) {
 		"VaultClientId": "likewise",
 		"RoleName":      "likewise",
 		"AlarmTopicArn": "alertEmail and actionGroupId",
+
+		"ReservedConcurrency": "maximumInstanceCount",
+		"AllowedAddresses":    "the authorizer of API Gateway",
+		"WebAclArn":           "CloudFront",
+		"AlarmDevicesPerHour": "the threshold of an alarm of CloudWatch",
+		"AlarmRefusals":       "likewise",
+		"GraphCredential":     "each template says what its cloud does best",
 	}
 	differs := map[string]string{"sweepSchedule": "0 0 2 * * *", "logLevel": "info"} // in the words of the host, and of the program
 	params := bicepParams(t)
