@@ -152,12 +152,17 @@ reproducible: ## build the packages twice, compare them bit for bit, and look at
 		test $$size -lt $(LIMIT) || { echo "$$f is larger than $(LIMIT) bytes" >&2; exit 1; }; done
 	@echo "two builds are alike"
 
-# What a maker imports into Power Automate: the files of the connector, and a package for each flow. node reads the connector
-# with a library that nobody here has written; its packages go into a folder of their own.
-FLOWS := approval list-row nightly
-
+# The connector and the flows, as a maker imports them. The connector's definition is generated from handler/openapi.yaml. node reads
+# it with an independent library.
 .PHONY: power-automate
-power-automate: infra/power-automate/check/node_modules/.package-lock.json ## make dist/power-automate: the connector and the flows (needs node 20.19 and npm)
+power-automate: infra/power-automate/check/node_modules/.package-lock.json ## make dist/power-automate: the connector, the flows and the solution (needs node 20.19 and npm)
+	@npm --prefix infra/power-automate/check --silent run check
+	@rm -rf dist/power-automate && mkdir -p dist/power-automate
+	@cd infra/power-automate/connector && cp apiDefinition.swagger.json apiProperties.json icon.png $(CURDIR)/dist/power-automate/
+	@$(GO) run ./internal/cmd/flows dist/power-automate
+	@ls dist/power-automate
+
+infra/power-automate/check/node_modules/.package-lock.json ## make dist/power-automate: the connector and the flows (needs node 20.19 and npm)
 	@npm --prefix infra/power-automate/check --silent run check
 	@rm -rf dist/power-automate && mkdir -p dist/power-automate
 	@cd infra/power-automate/connector && cp apiDefinition.swagger.json apiProperties.json icon.png $(CURDIR)/dist/power-automate/
@@ -168,7 +173,7 @@ infra/power-automate/check/node_modules/.package-lock.json: infra/power-automate
 	npm --prefix infra/power-automate/check ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-# For whoever changes the drawing (needs rsvg-convert).
+# Run it after a change of the drawing (needs rsvg-convert).
 infra/power-automate/connector/icon.png: infra/power-automate/connector/icon.svg
 	rsvg-convert --width 230 --height 230 $< --output $@
 

@@ -1,9 +1,9 @@
 package infra_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,85 +13,24 @@ import (
 	"autopilot-unassign/internal/hosttest/flow"
 )
 
-// flows returns the packages of the flows, by name.
+// flows returns the sources of the flows, by name.
 func flows(t *testing.T) map[string]*flow.Flow {
 	t.Helper()
-	dirs, err := filepath.Glob("power-automate/flows/*")
-	if err != nil || len(dirs) != 3 {
-		t.Fatalf("%v, flows %v", err, dirs)
+	paths, err := filepath.Glob("power-automate/flows/*.json")
+	if err != nil || len(paths) != 3 {
+		t.Fatalf("%v, flows %v", err, paths)
 	}
 	all := map[string]*flow.Flow{}
-	for _, dir := range dirs {
-		flow, err := flow.Open(os.DirFS(dir))
-		if err != nil {
-			t.Fatalf("%s: %v", dir, err)
+	for _, path := range paths {
+		if all[strings.TrimSuffix(filepath.Base(path), ".json")], err = flow.Read(path); err != nil {
+			t.Fatal(err)
 		}
-		all[filepath.Base(dir)] = flow
 	}
 	return all
 }
 
-// TestFlowPackages holds the packages to the form that the platform exports and imports, as public repositories have it.
-func TestFlowPackages(t *testing.T) {
-	guid := regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	makefile := read(t, "../Makefile")
-	ids := map[string]bool{}
-	for name, f := range flows(t) {
-		used := map[string]bool{}
-		flow.All(f.Definition.Actions, func(_ string, a flow.Action, _ []string) {
-			inputs, _ := a.Inputs.(map[string]any)
-			if host, ok := inputs["host"].(map[string]any); ok {
-				used[host["connectionName"].(string)] = true
-				if host["apiId"] != "/providers/Microsoft.PowerApps/apis/"+host["connectionName"].(string) || inputs["authentication"] != "@parameters('$authentication')" {
-					t.Errorf("%s: %v", name, inputs)
-				}
-			}
-		})
-		apis := slices.Sorted(maps.Keys(used))
-		for what, keys := range map[string][]string{"connectionReferences": slices.Sorted(maps.Keys(f.References)), "apisMap": slices.Sorted(maps.Keys(f.APIs)), "connectionsMap": slices.Sorted(maps.Keys(f.Connections))} {
-			if !slices.Equal(keys, apis) {
-				t.Errorf("%s: %s has %v, the actions use %v", name, what, keys, apis)
-			}
-		}
-		resources := f.Manifest.Resources
-		root := resources[f.ID]
-		if root.Type != "Microsoft.Flow/flows" || root.Hierarchy != "Root" || root.SuggestedCreationType != "New" || root.ConfigurableBy != "User" || root.Details.DisplayName != f.Manifest.Details.DisplayName {
-			t.Errorf("%s: the flow is %+v", name, root)
-		}
-		var dependsOn []string
-		for _, api := range apis {
-			ref, of, connection := f.References[api], resources[f.APIs[api]], resources[f.Connections[api]]
-			if ref.ID != "/providers/Microsoft.PowerApps/apis/"+api || ref.APIName != strings.TrimPrefix(api, "shared_") || ref.ConnectionName != "" || ref.Source != "Invoker" {
-				t.Errorf("%s: the reference is %+v", name, ref)
-			}
-			if of.ID != ref.ID || of.Name != api || of.Type != "Microsoft.PowerApps/apis" || of.SuggestedCreationType != "Existing" || of.ConfigurableBy != "System" || len(of.DependsOn) > 0 {
-				t.Errorf("%s: the connector is %+v", name, of)
-			}
-			if connection.Type != "Microsoft.PowerApps/apis/connections" || connection.SuggestedCreationType != "Existing" || connection.ConfigurableBy != "User" || !slices.Equal(connection.DependsOn, []string{f.APIs[api]}) {
-				t.Errorf("%s: the connection is %+v", name, connection)
-			}
-			dependsOn = append(dependsOn, f.APIs[api], f.Connections[api])
-		}
-		if !slices.Equal(sorted(root.DependsOn), sorted(dependsOn)) || len(resources) != len(dependsOn)+1 {
-			t.Errorf("%s: %d resources, depends on %v, want %v", name, len(resources), root.DependsOn, dependsOn)
-		}
-		for id := range resources {
-			if !guid.MatchString(id) || ids[id] {
-				t.Errorf("%s: resource %s", name, id)
-			}
-			ids[id] = true
-		}
-		if f.Manifest.Schema != "1.0" || f.Manifest.Details.Description == "" || !guid.MatchString(f.Manifest.Details.PackageTelemetryID) {
-			t.Errorf("%s: the manifest is %+v", name, f.Manifest.Details)
-		}
-		if !regexp.MustCompile(`\b` + name + `\b`).MatchString(makefile) {
-			t.Errorf("the Makefile does not pack %s", name)
-		}
-	}
-}
-
-// TestFlowDefinitions holds the flows to the rules of the workflow definition language that its published schema and
-// Microsoft's reference have, for what is in them.
+// TestFlowDefinitions holds the flows to the rules of the workflow definition language, as its published schema and Microsoft's
+// reference state them.
 func TestFlowDefinitions(t *testing.T) {
 	for name, f := range flows(t) {
 		d := f.Definition
@@ -118,7 +57,7 @@ func TestFlowDefinitions(t *testing.T) {
 				t.Errorf("%s: a second or an ill-named action %s", name, action)
 			}
 			seen[action] = true
-			shape(t, name+": "+action, a)
+			checkShape(t, name+": "+action, a)
 			if a.Type == "InitializeVariable" {
 				variables[action] = true
 				if len(around) > 0 {
@@ -126,12 +65,12 @@ func TestFlowDefinitions(t *testing.T) {
 				}
 			}
 		})
-		order(t, name, d.Actions, nil, nil, variables)
+		checkOrder(t, name, d.Actions, nil, nil, variables)
 	}
 }
 
-// shape finds fault with what an action of its type has, or has not.
-func shape(t *testing.T, where string, a flow.Action) {
+// checkShape holds the members of an action to its type.
+func checkShape(t *testing.T, where string, a flow.Action) {
 	t.Helper()
 	inputs, _ := a.Inputs.(map[string]any)
 	has := func(keys ...string) bool {
@@ -142,7 +81,10 @@ func shape(t *testing.T, where string, a flow.Action) {
 	case "Scope":
 		right = len(a.Actions) > 0 && a.Inputs == nil
 	case "If":
-		right = len(a.Expression) == 1 && a.Inputs == nil
+		condition, _ := a.Expression.(map[string]any)
+		right = len(condition) == 1 && a.Inputs == nil
+	case "Until":
+		right = a.Expression != nil && a.Limit["count"] != nil && a.Limit["timeout"] != nil && a.Inputs == nil
 	case "Foreach":
 		right = len(a.Actions) > 0 && a.Foreach != "" && a.Inputs == nil && a.OperationOptions == "Sequential" // variables, and Graph's limits
 	case "Compose":
@@ -162,16 +104,16 @@ func shape(t *testing.T, where string, a flow.Action) {
 	case "OpenApiConnection", "OpenApiConnectionWebhook":
 		right = has("host", "parameters", "authentication")
 	case "Http":
-		right = has("method", "uri", "headers", "body", "retryPolicy") && inputs["method"] == "POST" && policy(inputs["retryPolicy"].(map[string]any))
+		right = has("method", "uri", "headers", "body", "retryPolicy") && inputs["method"] == "POST" && validPolicy(inputs["retryPolicy"].(map[string]any))
 	}
 	nested := len(a.Actions) > 0 || a.Else != nil
-	if !right || nested && a.Type != "Scope" && a.Type != "If" && a.Type != "Foreach" {
+	if !right || nested && a.Type != "Scope" && a.Type != "If" && a.Type != "Foreach" && a.Type != "Until" {
 		t.Errorf("%s is %+v", where, a)
 	}
 }
 
-// policy reports whether a retry policy is one: 1 to 90 times, after 5 seconds to a day.
-func policy(p map[string]any) bool {
+// validPolicy reports whether a retry policy is within the limits: 1 to 90 retries, delays of 5 seconds to a day.
+func validPolicy(p map[string]any) bool {
 	duration := regexp.MustCompile(`^PT([5-9]S|[1-9]\d+S|[1-9]\d*[MH])$`)
 	for key, value := range p {
 		switch key {
@@ -194,10 +136,9 @@ func policy(p map[string]any) bool {
 	return false
 }
 
-// order holds actions, and those inside them, to what has happened when they begin: they run after actions beside them, and
-// their expressions look at actions that have been, at the loops around them, and at variables that there are. earlier has been
-// before all of them.
-func order(t *testing.T, name string, actions map[string]flow.Action, loops, earlier []string, variables map[string]bool) {
+// checkOrder holds actions, and the actions inside them, to the order of a run: they run after actions beside them, and their
+// expressions read actions that ran before, loops around them and declared variables. earlier ran before all of them.
+func checkOrder(t *testing.T, name string, actions map[string]flow.Action, loops, earlier []string, variables map[string]bool) {
 	t.Helper()
 	var before func(action string, seen map[string]bool)
 	before = func(action string, seen map[string]bool) {
@@ -230,11 +171,10 @@ func order(t *testing.T, name string, actions map[string]flow.Action, loops, ear
 				flow.All(side.Actions, func(inside string, _ flow.Action, _ []string) { been = append(been, inside) })
 			}
 		}
-		condition := []any{}
-		for _, sides := range a.Expression {
-			condition = append(condition, sides...)
+		calls, err := flow.Calls([]any{a.Inputs, a.Foreach})
+		if condition, untilErr := flow.Calls(a.Expression); a.Type == "If" {
+			calls, err = append(calls, condition...), errors.Join(err, untilErr)
 		}
-		calls, err := flow.Calls([]any{a.Inputs, a.Foreach, condition})
 		if err != nil {
 			t.Errorf("%s: %s: %v", name, action, err)
 		}
@@ -251,7 +191,7 @@ func order(t *testing.T, name string, actions map[string]flow.Action, loops, ear
 				known = call.Literals[0] == "$authentication"
 			}
 			if !known {
-				t.Errorf("%s: %s looks at %s('%s')", name, action, call.Function, call.Literals[0])
+				t.Errorf("%s: %s reads %s('%s')", name, action, call.Function, call.Literals[0])
 			}
 		}
 		nested := slices.Clone(loops)
@@ -261,19 +201,19 @@ func order(t *testing.T, name string, actions map[string]flow.Action, loops, ear
 		if a.Type == "Terminate" && len(loops) > 0 {
 			t.Errorf("%s: %s ends the flow inside a loop", name, action)
 		}
-		order(t, name, a.Actions, nested, been, variables)
+		checkOrder(t, name, a.Actions, nested, been, variables)
 		if a.Else != nil {
-			order(t, name, a.Else.Actions, nested, been, variables)
+			checkOrder(t, name, a.Else.Actions, nested, been, variables)
 		}
 	}
 }
 
-// TestFlowRequests holds what the flows send to what this project asks of callers.
+// TestFlowRequests holds the requests of the flows to the contract.
 func TestFlowRequests(t *testing.T) {
 	request := readContract(t).Components.Schemas["Request"].Value
 	const run = "@{workflow()?['run']?['name']}"
 	for name, f := range flows(t) {
-		text := string(f.DefinitionJSON)
+		text := string(f.JSON)
 		requests := 0
 		flow.All(f.Definition.Actions, func(action string, a flow.Action, around []string) {
 			if a.Type != "Http" {
@@ -296,17 +236,22 @@ func TestFlowRequests(t *testing.T) {
 			if body["reference"] != run {
 				t.Errorf("%s: %s has the reference %v", name, action, body["reference"])
 			}
-			if devices := strings.Contains(text, `"expected": {`); body["dryRun"] != true && (body["expected"] == nil && (body["devices"] == nil || !devices) || headers["Idempotency-Key"] == nil) {
+			if devices := strings.Contains(text, `"expected": "@if(contains(`); body["dryRun"] != true && (body["expected"] == nil && (body["devices"] == nil || !devices) || headers["Idempotency-Key"] == nil) {
 				t.Errorf("%s: %s may act on another account than was meant, or more than once", name, action)
 			}
-			// What goes wrong is looked after, in the function's own words.
+			// The response is read whatever it is, in one place, and counts only with X-Request-Id.
 			scope := around[len(around)-1]
 			after := false
-			flow.All(f.Definition.Actions, func(_ string, b flow.Action, _ []string) {
-				after = after || slices.Contains(b.RunAfter[scope], flow.Failed) && slices.Contains(b.RunAfter[scope], flow.TimedOut) && strings.Contains(fmt.Sprint(b.Inputs), "body('"+action+"')?['error']")
+			flow.All(f.Definition.Actions, func(reader string, b flow.Action, _ []string) {
+				text := fmt.Sprint(b.Inputs)
+				reads := strings.Contains(text, "body('"+action+"')")
+				good := slices.Equal(b.RunAfter[scope], []string{flow.Succeeded, flow.Failed, flow.TimedOut}) && strings.Contains(text, `"x-request-id":`)
+				if after = after || reads && good; reads && !good && reader != action {
+					t.Errorf("%s: %s reads the body of %s", name, reader, action)
+				}
 			})
 			if !after {
-				t.Errorf("%s: nobody looks after a failure of %s in %s", name, action, scope)
+				t.Errorf("%s: no action reads a failure of %s in %s", name, action, scope)
 			}
 		})
 		if requests == 0 {
@@ -320,7 +265,7 @@ func TestFlowRequests(t *testing.T) {
 	}
 }
 
-// The page for makers has every status, every action of the connector, every package, and its pictures.
+// The page has every status, every package, every kind of connection, and its pictures.
 func TestFlowPage(t *testing.T) {
 	page := read(t, "../docs/power-automate.md")
 	table := page[strings.Index(page, "## What a status means there"):strings.Index(page, "## What is repeated")]

@@ -3,18 +3,21 @@ package flow
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
-// Call is a call of a function in an expression, with those of its arguments that are literal texts; others are "".
+// Call is a function call in an expression. Literals holds its literal strings, and "" for other arguments.
 type Call struct {
 	Function string
 	Literals []string
 }
 
-// node is a part of an expression that has a value.
+// node is a part of an expression.
 type node interface {
 	value(e *environment) (any, error)
 	calls(found []Call) []Call
@@ -28,7 +31,7 @@ type (
 	}
 	member struct {
 		of, key node
-		absent  bool // ?[…], which is null where there is nothing
+		absent  bool // ?[…]: null where the member is missing
 	}
 	text []node // "a @{b} c"
 )
@@ -73,9 +76,14 @@ func (m member) value(e *environment) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if object, ok := of.(map[string]any); ok {
-		if v, ok := object[fmt.Sprint(key)]; ok || m.absent {
+	switch of := of.(type) {
+	case map[string]any:
+		if v, ok := of[fmt.Sprint(key)]; ok || m.absent {
 			return v, nil
+		}
+	case []any:
+		if i, ok := key.(float64); ok && i >= 0 && int(i) < len(of) {
+			return of[int(i)], nil
 		}
 	}
 	if of == nil && m.absent {
@@ -103,7 +111,7 @@ func (t text) value(e *environment) (any, error) {
 	return b.String(), nil
 }
 
-// asText returns v as it stands in a text: nothing for null, JSON for what is no text.
+// asText returns v as a string: empty for null, JSON for other values.
 func asText(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -115,8 +123,21 @@ func asText(v any) string {
 	return string(encoded)
 }
 
-// parse reads a text of a definition, which is an expression, a text with expressions in it, or just a text.
+// parse reads a string of a definition: an expression, a text with expressions in it, or plain text.
 func parse(s string) (node, error) {
+	if known, ok := parsed.Load(s); ok {
+		return known.(node), nil
+	}
+	n, err := parseText(s)
+	if err == nil {
+		parsed.Store(s, n)
+	}
+	return n, err
+}
+
+var parsed sync.Map //nolint:gochecknoglobals // a cache
+
+func parseText(s string) (node, error) {
 	if strings.HasPrefix(s, "@@") {
 		return literal{s[1:]}, nil
 	}
@@ -244,21 +265,85 @@ func (p *parser) operand() (node, error) {
 	return c, nil
 }
 
-// contextual are the functions that look at the run, with how many arguments they take, one more than it is.
-var contextual = map[string]int{ //nolint:gochecknoglobals // it does not change
+// contextual holds the functions that look at the run, with the number of their arguments plus one.
+var contextual = map[string]int{ //nolint:gochecknoglobals // a table
 	"body": 2, "outputs": 2, "items": 2, "variables": 2, "parameters": 2, "item": 1, "triggerBody": 1, "workflow": 1, "guid": 1,
 }
 
-// functions are those of the language that flows of ours use.
-var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglobals // it does not change
-	"trim":        func(a []any) (any, error) { return strings.TrimSpace(asText(a[0])), nil },
+// functions holds the other functions that the flows use.
+var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglobals // a table
 	"string":      func(a []any) (any, error) { return asText(a[0]), nil },
 	"empty":       func(a []any) (any, error) { n, err := size(a[0]); return n == 0, err },
 	"length":      func(a []any) (any, error) { n, err := size(a[0]); return float64(n), err },
 	"equals":      func(a []any) (any, error) { return reflect.DeepEqual(a[0], a[1]), nil },
 	"not":         func(a []any) (any, error) { return a[0] != true, nil },
-	"or":          func(a []any) (any, error) { return a[0] == true || a[1] == true, nil },
+	"or":          func(a []any) (any, error) { return slices.Contains(a, any(true)), nil },
+	"and":         func(a []any) (any, error) { return !slices.ContainsFunc(a, func(v any) bool { return v != true }), nil },
 	"createArray": func(a []any) (any, error) { return a, nil },
+	"concat": func(a []any) (any, error) {
+		joined := ""
+		for _, v := range a {
+			joined += asText(v)
+		}
+		return joined, nil
+	},
+	"trim":       onText(func(a []string) any { return strings.TrimSpace(a[0]) }),
+	"toLower":    onText(func(a []string) any { return strings.ToLower(a[0]) }),
+	"startsWith": onText(func(a []string) any { return strings.HasPrefix(strings.ToLower(a[0]), strings.ToLower(a[1])) }),
+	"replace":    onText(func(a []string) any { return strings.ReplaceAll(a[0], a[1], a[2]) }),
+	"uriComponent": onText(func(a []string) any {
+		return strings.ReplaceAll(url.QueryEscape(a[0]), "+", "%20")
+	}),
+	"decodeUriComponent": func(a []any) (any, error) { return url.PathUnescape(asText(a[0])) },
+	"contains": func(a []any) (any, error) {
+		switch of := a[0].(type) {
+		case string:
+			return strings.Contains(of, asText(a[1])), nil
+		case []any:
+			return slices.Contains(of, a[1]), nil
+		}
+		return nil, fmt.Errorf("%T contains nothing", a[0])
+	},
+	"take": func(a []any) (any, error) {
+		n, _ := a[1].(float64)
+		switch of := a[0].(type) {
+		case string:
+			return string([]rune(of)[:min(int(n), len([]rune(of)))]), nil
+		case []any:
+			return of[:min(int(n), len(of))], nil
+		}
+		return nil, fmt.Errorf("%T has no first elements", a[0])
+	},
+	"last": func(a []any) (any, error) {
+		list, ok := a[0].([]any)
+		if !ok {
+			return nil, fmt.Errorf("%T has no last element", a[0])
+		}
+		if len(list) == 0 {
+			return nil, nil //nolint:nilnil // null is the value
+		}
+		return list[len(list)-1], nil
+	},
+	"range": func(a []any) (any, error) {
+		from, isFrom := a[0].(float64)
+		n, isNumber := a[1].(float64)
+		if !isFrom || !isNumber || n < 1 {
+			return nil, fmt.Errorf("no range of %v from %v", a[1], a[0])
+		}
+		list := make([]any, int(n))
+		for i := range list {
+			list[i] = from + float64(i)
+		}
+		return list, nil
+	},
+	"lessOrEquals": func(a []any) (any, error) {
+		x, isX := a[0].(float64)
+		y, isY := a[1].(float64)
+		if !isX || !isY {
+			return nil, fmt.Errorf("%T and %T are no numbers", a[0], a[1])
+		}
+		return x <= y, nil
+	},
 	"coalesce": func(a []any) (any, error) {
 		for _, v := range a {
 			if v != nil {
@@ -330,6 +415,21 @@ var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglob
 		}
 		return united, nil
 	},
+}
+
+// onText returns a function of strings. Null is an error, as it is there.
+func onText(f func(args []string) any) func([]any) (any, error) {
+	return func(args []any) (any, error) {
+		texts := make([]string, len(args))
+		for i, arg := range args {
+			text, ok := arg.(string)
+			if !ok {
+				return nil, fmt.Errorf("%T is no string", arg)
+			}
+			texts[i] = text
+		}
+		return f(texts), nil
+	}
 }
 
 func size(v any) (int, error) {

@@ -27,32 +27,33 @@ const (
 
 // Host runs flows.
 type Host struct {
-	// Client sends what HTTP actions send.
+	// Client sends the requests of HTTP actions.
 	Client *http.Client
-	// Connect does what an operation of a connector does, and returns the body of its answer.
+	// Connect carries out an operation of a connector, and returns the body of its response.
 	Connect func(operation string, parameters map[string]any) (any, error)
-	// Wait is called with the time between two tries of an action, in the place of waiting.
+	// Wait is called with the delay before a retry, instead of waiting.
 	Wait func(time.Duration)
-	// Policy is in the place of the retry policies of the flow, if it is set.
+	// Policy replaces the retry policies of the flow, if it is set.
 	Policy map[string]any
-	// Plain leaves out the retry policies of the flow and of Policy, which leaves that of the platform.
+	// Plain ignores the flow's retry policies and Policy: the platform's default policy applies.
 	Plain bool
-	// Twice has every request of an HTTP action sent a second time at once, which the platform is known to do even where
-	// nothing is to be repeated. Whichever answer comes first is the action's.
+	// Twice sends every request of an HTTP action two times at once, as the platform sometimes does without any retry. The
+	// first response is the action's.
 	Twice bool
 }
 
-// Run is what became of a flow.
+// Run is the history of one run of a flow.
 type Run struct {
 	ID            string
 	Status        string
-	Code, Message string            // of a flow that ended itself as failed
-	Ends          map[string]string // of its actions, by name; in a loop, the last
+	Code, Message string            // of the Terminate action, if it ended the run
+	Ends          map[string]string // how its actions ended, by name; in a loop, the last time
+	Faults        []string          // errors in expressions; each failed its action
 	Sent          []*http.Request   // by HTTP actions, without their bodies
 	Bodies        []string          // those
 }
 
-// environment is what expressions look at.
+// environment holds the values that expressions read.
 type environment struct {
 	host      *Host
 	run       *Run
@@ -63,11 +64,10 @@ type environment struct {
 	item      any
 }
 
-// errEnded is the end of a flow by itself.
+// errEnded reports that a Terminate action ended the run.
 var errEnded = errors.New("the flow ended itself")
 
-// Run runs a flow, started with the body of a trigger. The error is one of the flow's text or of the host, such as an expression
-// that has no value.
+// Run runs a flow with the body of its trigger. An error reports a definition that the double does not know.
 func (h *Host) Run(ctx context.Context, f *Flow, trigger map[string]any) (*Run, error) {
 	id := "085" + strings.ReplaceAll(guid.New().String(), "-", "")[:25] + "CU01"
 	e := &environment{
@@ -82,8 +82,7 @@ func (h *Host) Run(ctx context.Context, f *Flow, trigger map[string]any) (*Run, 
 	return e.run, err
 }
 
-// all runs actions, each after those that it runs after, and returns the end of them all: that of those nobody runs after and,
-// where such a one was skipped, of the one before it.
+// all runs actions in the order of runAfter. It returns how the last ones ended; for a skipped one, how the action before it did.
 func (e *environment) all(ctx context.Context, actions map[string]Action) (string, error) {
 	ends := map[string]string{}
 	for len(ends) < len(actions) {
@@ -145,18 +144,21 @@ func (e *environment) one(ctx context.Context, name string, a Action) (string, e
 	case "Scope":
 		return e.all(ctx, a.Actions)
 	case "If":
-		return e.condition(ctx, a)
+		return e.condition(ctx, name, a)
 	case "Foreach":
 		return e.foreach(ctx, name, a)
 	case "Select", "Query", "Table":
 		inputs, _ := a.Inputs.(map[string]any)
 		body, err := e.data(a.Type, inputs)
 		e.outputs[name] = map[string]any{"body": body}
-		return Succeeded, wrap(name, err)
+		return e.ended(name, err)
+	case "Until":
+		return e.until(ctx, name, a)
 	}
 	value, err := e.value(a.Inputs)
 	if err != nil {
-		return Failed, wrap(name, err)
+		e.outputs[name] = nil
+		return e.ended(name, err)
 	}
 	inputs, _ := value.(map[string]any)
 	switch a.Type {
@@ -187,21 +189,24 @@ func (e *environment) one(ctx context.Context, name string, a Action) (string, e
 	return Succeeded, nil
 }
 
-func wrap(name string, err error) error {
+// ended returns how an action ended whose expressions gave err. The run goes on.
+func (e *environment) ended(name string, err error) (string, error) {
 	if err == nil {
-		return nil
+		return Succeeded, nil
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	e.run.Faults = append(e.run.Faults, fmt.Sprintf("%s: %v", name, err))
+	return Failed, nil
 }
 
-func (e *environment) condition(ctx context.Context, a Action) (string, error) {
-	sides, ok := a.Expression["equals"]
+func (e *environment) condition(ctx context.Context, name string, a Action) (string, error) {
+	condition, _ := a.Expression.(map[string]any)
+	sides, ok := condition["equals"].([]any)
 	if !ok || len(sides) != 2 {
-		return Failed, fmt.Errorf("there is no condition %v here", a.Expression)
+		return Failed, fmt.Errorf("%s: there is no condition %v here", name, a.Expression)
 	}
 	value, err := e.value(sides)
 	if err != nil {
-		return Failed, err
+		return e.ended(name, err)
 	}
 	branch, other := a.Actions, map[string]Action{}
 	if a.Else != nil {
@@ -216,14 +221,32 @@ func (e *environment) condition(ctx context.Context, a Action) (string, error) {
 	return e.all(ctx, branch)
 }
 
+func (e *environment) until(ctx context.Context, name string, a Action) (string, error) {
+	count, _ := a.Limit["count"].(float64)
+	for range int(count) {
+		end, err := e.all(ctx, a.Actions)
+		if err != nil {
+			return Failed, err
+		}
+		over, err := e.value(a.Expression)
+		if err != nil {
+			return e.ended(name, err)
+		}
+		if over == true {
+			return end, nil
+		}
+	}
+	return Succeeded, nil
+}
+
 func (e *environment) foreach(ctx context.Context, name string, a Action) (string, error) {
 	value, err := e.value(a.Foreach)
-	if err != nil {
-		return Failed, wrap(name, err)
-	}
 	list, ok := value.([]any)
-	if !ok {
-		return Failed, fmt.Errorf("%s: %T is no list", name, value)
+	if err == nil && !ok {
+		err = fmt.Errorf("%T is no list", value)
+	}
+	if err != nil {
+		return e.ended(name, err)
 	}
 	status := Succeeded
 	for _, item := range list {
@@ -240,7 +263,7 @@ func (e *environment) foreach(ctx context.Context, name string, a Action) (strin
 	return status, nil
 }
 
-// data does what the data operations do with a list.
+// data carries out a data operation on a list.
 func (e *environment) data(kind string, inputs map[string]any) (any, error) {
 	value, err := e.value(inputs["from"])
 	if err != nil {
@@ -286,7 +309,7 @@ func (e *environment) data(kind string, inputs map[string]any) (any, error) {
 	return result, nil
 }
 
-// http sends the request of an HTTP action, as often as its policy says, and returns how the action ended.
+// http sends the request of an HTTP action, retries it by its policy, and returns how the action ended.
 func (e *environment) http(ctx context.Context, name string, inputs map[string]any) (string, error) {
 	policy, _ := inputs["retryPolicy"].(map[string]any)
 	if e.host.Policy != nil {
@@ -297,7 +320,7 @@ func (e *environment) http(ctx context.Context, name string, inputs map[string]a
 	}
 	waits, err := intervals(policy)
 	if err != nil {
-		return Failed, wrap(name, err)
+		return Failed, fmt.Errorf("%s: %w", name, err)
 	}
 	action := guid.New().String()
 	for try := 0; ; try++ {
@@ -317,7 +340,7 @@ func (e *environment) http(ctx context.Context, name string, inputs map[string]a
 	}
 }
 
-// send sends a request once, or twice at once, with the headers that arrive from the platform.
+// send sends a request once, or twice at once, with the headers that the platform adds.
 func (e *environment) send(ctx context.Context, name, action string, inputs map[string]any) (map[string]any, error) {
 	body, err := json.Marshal(inputs["body"])
 	if err != nil {
@@ -375,7 +398,7 @@ func dropped(key string) bool {
 	return content || strings.HasPrefix(key, "accept-") || slices.Contains([]string{"allow", "cookie", "expires", "host", "last-modified", "origin", "set-cookie", "transfer-encoding"}, key)
 }
 
-// receive returns the outputs of an action that sends r. They are none where no answer came.
+// receive sends r and returns the outputs of its action, or nil without a response.
 func receive(client *http.Client, r *http.Request) (map[string]any, error) {
 	resp, err := client.Do(r)
 	if err != nil {
@@ -386,23 +409,29 @@ func receive(client *http.Client, r *http.Request) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	outputs := map[string]any{"statusCode": float64(resp.StatusCode)}
+	headers := map[string]any{}
+	for name := range resp.Header {
+		headers[name] = resp.Header.Get(name)
+	}
+	outputs := map[string]any{"statusCode": float64(resp.StatusCode), "headers": headers}
 	var body any
 	switch kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); {
 	case len(text) == 0:
-	case kind != "application/json":
-		body = map[string]any{"$content-type": kind, "$content": text}
-	default:
+	case kind == "application/json":
 		if err := json.Unmarshal(text, &body); err != nil {
 			return nil, err
 		}
+	case strings.HasPrefix(kind, "text/"):
+		body = string(text)
+	default:
+		body = map[string]any{"$content-type": kind, "$content": text}
 	}
 	outputs["body"] = body
 	return outputs, nil
 }
 
-// intervals are the times between the tries that a retry policy allows. Without one they are those of the plan on which the
-// platform repeats least and latest.
+// intervals returns the delays before the retries of a policy. Without a policy: those of the plan with the fewest and latest
+// retries.
 func intervals(policy map[string]any) ([]time.Duration, error) {
 	if policy == nil {
 		return []time.Duration{5 * time.Minute, 10 * time.Minute}, nil
@@ -434,7 +463,7 @@ func intervals(policy map[string]any) ([]time.Duration, error) {
 	return waits, nil
 }
 
-// value returns a part of a definition with the values of its expressions.
+// value evaluates the expressions in a part of a definition.
 func (e *environment) value(v any) (any, error) {
 	switch v := v.(type) {
 	case string:
@@ -466,7 +495,7 @@ func (e *environment) value(v any) (any, error) {
 	return v, nil
 }
 
-// call returns the value of a function.
+// call evaluates a function.
 func (e *environment) call(function string, args []any) (any, error) {
 	if f := functions[function]; f != nil {
 		return f(args)
