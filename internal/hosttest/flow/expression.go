@@ -281,11 +281,11 @@ var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglob
 	"and":         func(a []any) (any, error) { return !slices.ContainsFunc(a, func(v any) bool { return v != true }), nil },
 	"createArray": func(a []any) (any, error) { return a, nil },
 	"concat": func(a []any) (any, error) {
-		joined := ""
+		var b strings.Builder
 		for _, v := range a {
-			joined += asText(v)
+			b.WriteString(asText(v))
 		}
-		return joined, nil
+		return b.String(), nil
 	},
 	"trim":       onText(func(a []string) any { return strings.TrimSpace(a[0]) }),
 	"toLower":    onText(func(a []string) any { return strings.ToLower(a[0]) }),

@@ -12,7 +12,7 @@ func TestExpressions(t *testing.T) {
 		run:     &Run{ID: "0858"},
 		trigger: map[string]any{"text": " a "},
 		outputs: map[string]map[string]any{
-			"Send": {"statusCode": 404.0, "body": map[string]any{"error": map[string]any{"message": "It's gone."}, "list": []any{1.0, 2.0, 3.0}}}, "Nothing": nil, "Made": {"": "x"},
+			"Send": {"statusCode": 404.0, "body": map[string]any{"error": map[string]any{"message": "It's gone."}, "list": []any{1.0, 2.0, 3.0}}}, "Nothing": nil, "Made": {"": "x"}, "Page": {"statusCode": 503.0, "body": "<html>", "headers": map[string]any{"X-Request-Id": "r"}},
 		},
 		variables: map[string]any{"v": []any{}},
 		items:     map[string]any{"Loop": map[string]any{"Id": 7.0}},
@@ -34,13 +34,23 @@ func TestExpressions(t *testing.T) {
 		"@if(empty(variables('v')), true, false)":                true,
 		"@not(or(equals(1, 2), equals('a', null)))":              true,
 		"@setProperty(json('{\"a\":1}'), 'b', sub(length(body('Send')?['list']), 1))": map[string]any{"a": 1.0, "b": 2.0},
-		"@string(json('{\"a\":\"\\\"\"}'))":                                           `{"a":"\""}`,
+		"@range(0, 2)":              []any{0.0, 1.0},
+		"@body('Send')?['list'][1]": 2.0,
+		"@last(createArray())":      nil,
+		"@take('abc', 2)":           "ab",
+		"@take(createArray(1), 2)":  []any{1.0},
+		"@uriComponent('a Å')":      "a%20%C3%85",
+		"@contains(toLower(string(outputs('Page')?['headers'])), '\"x-request-id\":')": true,
+		"@contains(createArray(0, 429), 429)":                                          true,
+		"@and(startsWith('Ab', 'ab'), lessOrEquals(1, 1))":                             true,
+		"@replace(concat('a', 'b'), decodeUriComponent('b'), '')":                      "a",
+		"@string(json('{\"a\":\"\\\"\"}'))":                                            `{"a":"\""}`,
 	} {
 		if got, err := e.value(text); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %v (%v), want %v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"@", "@body('Send'", "@body('Send')?", "@body('Send').x", "@nosuch(1)", "@{body('Send')", "@'open", "@body('Send')['none']", "@body()", "@chunk('a', 2)", "@json('{')", "@1x"} {
+	for _, text := range []string{"@", "@body('Send'", "@body('Send')?", "@body('Send').x", "@nosuch(1)", "@{body('Send')", "@'open", "@body('Send')['none']", "@body()", "@chunk('a', 2)", "@json('{')", "@1x", "@body('Page')?['error']", "@trim(null)", "@empty(1)", "@range(0, 0)", "@body('Send')?['list'][3]"} {
 		if got, err := e.value(text); err == nil {
 			t.Errorf("%s is %v", text, got)
 		}
@@ -71,8 +81,8 @@ func TestIntervals(t *testing.T) {
 	}
 }
 
-// A branch that was not taken ends as what it would have run after: the platform calls such a flow failed, and switches flows
-// off that fail for two weeks.
+// A skipped branch ends as the action before it. The platform counts such a flow as failed, and switches flows off that fail for
+// two weeks.
 func TestEnds(t *testing.T) {
 	fails := Action{Type: "OpenApiConnection", Inputs: map[string]any{"host": map[string]any{"operationId": "x"}, "parameters": map[string]any{}}}
 	after := func(name string, statuses ...string) Action {
