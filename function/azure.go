@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/config"
 )
 
 // listenAzure opens the port of this machine on which the Azure Functions host wants to find the process.
@@ -34,9 +35,9 @@ func serveAzure(ctx context.Context, listener net.Listener, s *server, timeout t
 	if err != nil {
 		return err
 	}
-	log.InfoContext(ctx, "listening", slog.String("host", hostAzure), slog.String("port", port), slog.String("version", version))
+	log.InfoContext(ctx, "listening", slog.String("host", config.Azure), slog.String("port", port), slog.String("version", version))
 	go s.warmUp.run(context.WithoutCancel(ctx)) // requests that have joined it are brought to their end
-	worker := invoked(&azureWorker{s.Handler, address, ctx.Done(), log}, hostAzure, azureInvocationID)
+	worker := invoked(&azureWorker{s.Handler, address, ctx.Done(), log}, config.Azure, azureInvocationID)
 	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	event, err := readInvocation(r)
 	if err != nil {
 		// The host counts it as failed, and brings a queue's message to the poison queue in the end.
-		a.log.ErrorContext(ctx, "event refused", slog.String("host", hostAzure),
+		a.log.ErrorContext(ctx, "event refused", slog.String("host", config.Azure),
 			slog.String("invocation_id", lastValue(r.Header, azureInvocationID)), slog.String("reason", err.Error()))
 		w.WriteHeader(http.StatusBadRequest)
 		return

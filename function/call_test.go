@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"autopilot-unassign/internal/client"
+	"autopilot-unassign/internal/config"
 )
 
 func noEnv(string) string { return "" }
@@ -80,7 +81,7 @@ func TestCall(t *testing.T) {
 // A deployment examines itself for whoever may have it so. The exit status is that of the command that examines.
 func TestCallDoctor(t *testing.T) {
 	s, err := newSimulation(func(name string) string {
-		return map[string]string{"DOCTOR_CALLERS": simulatedAPIKey}[name]
+		return map[string]string{"OPERATOR_CALLERS": simulatedAPIKey, "RATE_LIMIT": "0"}[name]
 	}, &lockedBuffer{})
 	if err != nil {
 		t.Fatal(err)
@@ -287,7 +288,7 @@ func TestOnlyTheLocalHostSimulates(t *testing.T) {
 		err := run(t.Context(), []string{"unassign"}, func(name string) string {
 			return map[string]string{variable: "8080"}[name]
 		}, nil, &out, &out)
-		if _, ok := errors.AsType[configError](err); !ok || !strings.Contains(err.Error(), "KEY_VAULT_URL") || out.Len() > 0 {
+		if _, ok := errors.AsType[config.Error](err); !ok || !strings.Contains(err.Error(), "KEY_VAULT_URL") || out.Len() > 0 {
 			t.Errorf("%s with no settings: %v, %q", variable, err, out.String())
 		}
 	}

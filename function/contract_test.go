@@ -20,6 +20,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 var base64Std = base64.StdEncoding
@@ -192,8 +193,8 @@ func TestContract(t *testing.T) {
 				answers[host] = comparableAnswer(answer)
 			}
 			for host, answer := range answers {
-				if answer != answers[hostLocal] {
-					t.Errorf("%s: %s\n%s: %s", hostLocal, answers[hostLocal], host, answer)
+				if answer != answers[config.Local] {
+					t.Errorf("%s: %s\n%s: %s", config.Local, answers[config.Local], host, answer)
 				}
 			}
 		})
@@ -305,7 +306,7 @@ func checkAudit(t *testing.T, host string, lines []string, ends []end) {
 		if r["request_id"] != "request-1" || r["host"] != host || r["code"] != code || r["status"] != float64(status) || r["timestamp"] == nil || r["level"] == nil {
 			t.Errorf("%s: the audit record is %v, want %s and %d", host, r, code, status)
 		}
-		if host != hostLocal && r["invocation_id"] == nil {
+		if host != config.Local && r["invocation_id"] == nil {
 			t.Errorf("%s: the audit record has no invocation_id: %v", host, r)
 		}
 		if status < 300 && (r["caller_id"] == nil || r["device_id"] == nil || r["attempts"] == float64(0)) {

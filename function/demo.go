@@ -18,6 +18,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
 )
 
@@ -35,7 +36,9 @@ func demo(ctx context.Context, getenv func(string) string, stdout io.Writer) err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- serveHTTP(ctx, listener, invoked(s.handler, hostLocal, ""), s.config.timeout, s.log) }()
+	go func() {
+		ended <- serveHTTP(ctx, listener, invoked(s.handler, config.Local, ""), s.config.Timeout, s.log)
+	}()
 
 	p := &play{
 		simulation: s,
@@ -148,12 +151,12 @@ func (p *play) sweeps(ctx context.Context) error {
 		{"The next night, with SWEEP_APPLY=true", true},
 	} {
 		p.title(night.title)
-		p.config.sweepApply = night.apply
+		p.config.SweepApply = night.apply
 		h, err := wire(p.config, p.cloud, p.log)
 		if err != nil {
 			return err
 		}
-		invocation := handler.WithInvocation(ctx, handler.Invocation{Host: hostLocal})
+		invocation := handler.WithInvocation(ctx, handler.Invocation{Host: config.Local})
 		_, err = h.Run(invocation, handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand)})
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -235,15 +236,15 @@ func examine(ctx context.Context, probes []*probe, show func(finding)) report {
 // diagnose examines the deployment that the settings describe, for host, and shows each finding. transport is between it and
 // the cloud. It changes nothing anywhere, and is at its end when ctx is.
 func diagnose(ctx context.Context, getenv func(string) string, host string, transport policy.Transporter, show func(finding)) (report, error) {
-	c, wrong := loadConfig(getenv, host)
+	c, wrong := config.Load(getenv, host)
 	limit := doctorLimit
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(end))
 	}
 	// What the steps of a check take their shares of (see vault.Options): of 28 seconds 20, so that all of them fit in, as a rule.
-	c.timeout = limit * 5 / 7
+	c.Timeout = limit * 5 / 7
 	watched := &dates{next: transport, seen: map[string]time.Duration{}}
-	d := &diagnosis{config: c, dates: watched, log: slog.New(slog.DiscardHandler)}
+	d := &diagnosis{Config: c, dates: watched, log: slog.New(slog.DiscardHandler)}
 	if wrong == nil {
 		var err error
 		if d.connections, err = connect(c, watched, d.log); err != nil {
@@ -254,8 +255,8 @@ func diagnose(ctx context.Context, getenv func(string) string, host string, tran
 }
 
 // examine examines the deployment that serves with c, whose settings are read anew.
-func (c config) examine(ctx context.Context, transport policy.Transporter) (report, error) {
-	return diagnose(ctx, c.getenv, c.host, transport, func(finding) {})
+func examineDeployment(ctx context.Context, c config.Config, transport policy.Transporter) (report, error) {
+	return diagnose(ctx, c.Getenv, c.Host, transport, func(finding) {})
 }
 
 // doctor is the command of that name.
@@ -269,11 +270,11 @@ func doctor(ctx context.Context, args []string, getenv func(string) string, tran
 	if flags.NArg() > 0 {
 		return usageError("doctor takes no arguments: it reads the settings that serve reads")
 	}
-	host, err := recognise(getenv)
+	host, err := config.DetectHost(getenv)
 	if err != nil {
 		return err
 	}
-	if host == hostLocal && unset(getenv) {
+	if host == config.Local && !config.HasDeployment(getenv) {
 		return usageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
 			"Set those that it runs with (README, Settings), and VAULT_CREDENTIAL=azure-cli to read the vault as who is signed in with az.\n" +
 			"Without settings the program simulates a cloud, which is always well")

@@ -29,6 +29,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/lambda"
 )
 
@@ -118,7 +119,7 @@ func sicknesses() map[string]sickness {
 	noCertificate := []string{"not_tried graph_token graph-certificate", "not_tried graph_role", "not_tried graph_other_roles", "not_tried graph_devices"}
 	return map[string]sickness{
 		"a setting is missing":          {nil, []string{"GRAPH_CLIENT_ID", ""}, []string{"failed settings", "not_tried vault*"}, []string{"GRAPH_CLIENT_ID is not set", "because the settings are not complete"}, "appsettings set"},
-		"three settings are wrong":      {nil, []string{"GRAPH_CLIENT_ID", "x", "RATE_LIMIT", "0", "API_KEY_SECRET_NAMES", "a/b"}, []string{"failed settings", "failed settings", "failed settings", "not_tried vault*"}, []string{"GRAPH_CLIENT_ID is not a GUID", "RATE_LIMIT must be", "API_KEY_SECRET_NAMES must be"}, "README"},
+		"three settings are wrong":      {nil, []string{"GRAPH_CLIENT_ID", "x", "RATE_LIMIT", "-1", "API_KEY_SECRET_NAMES", "a/b"}, []string{"failed settings", "failed settings", "failed settings", "not_tried vault*"}, []string{"GRAPH_CLIENT_ID is not a GUID", "RATE_LIMIT must be", "API_KEY_SECRET_NAMES must be"}, "README"},
 		"the vault of another cloud":    {nil, []string{"KEY_VAULT_URL", "https://contoso.vault.azure.cn"}, []string{"failed settings", "not_tried vault*"}, []string{"KEY_VAULT_URL must end in .vault.azure.net"}, "README"},
 		"a secret that nobody uses":     {nil, []string{"AZURE_CLIENT_SECRET", canarySecret}, []string{"warning settings"}, []string{"AZURE_CLIENT_SECRET is set and not used"}, "remove AZURE_CLIENT_SECRET"},
 		"the vault's name is not known": {fail(azuresim.StepChallenge, azuresim.NoHost()), nil, behind("failed vault", nothingKnown...), []string{"is not known to the DNS", "because Key Vault was not reached"}, "KEY_VAULT_URL"},
@@ -277,8 +278,8 @@ func diagnosed(t *testing.T, c *azuresim.Cloud, getenv func(string) string) (r r
 	if !slices.Equal(before, c.Devices()) {
 		t.Error("a device has changed")
 	}
-	if config, err := loadConfig(getenv, hostLocal); err == nil {
-		if got, want := notWell(config.served(t, c)), notWell(r); !slices.Equal(got, want) {
+	if deployed, err := config.Load(getenv, config.Local); err == nil {
+		if got, want := notWell(served(t, c, deployed)), notWell(r); !slices.Equal(got, want) {
 			t.Errorf("over HTTP found %q, want %q", got, want)
 		}
 	}
@@ -291,18 +292,18 @@ func diagnosed(t *testing.T, c *azuresim.Cloud, getenv func(string) string) (r r
 }
 
 // served asks for the report over HTTP, which must come in time and leak nothing.
-func (c config) served(t *testing.T, cloud *azuresim.Cloud) (r report) {
+func served(t *testing.T, cloud *azuresim.Cloud, c config.Config) (r report) {
 	t.Helper()
-	c.webhookSecretNames, c.apiKeySecretNames, c.entraAudiences, c.platformAuth, c.doctorCallers = nil, nil, nil, true, []string{caller.PlatformID}
+	c.WebhookSecretNames, c.APIKeySecretNames, c.EntraAudiences, c.PlatformAuth, c.OperatorCallers = nil, nil, nil, true, []string{caller.PlatformID}
 	var log bytes.Buffer
-	h, err := wire(c, cloud, newLog(&log, c.logLevel))
+	h, err := wire(c, cloud, newLog(&log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}
 	start, w := time.Now(), httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/doctor", nil))
-	if took := time.Since(start); took > c.timeout {
-		t.Errorf("over HTTP it took %v of %v", took, c.timeout)
+	if took := time.Since(start); took > c.Timeout {
+		t.Errorf("over HTTP it took %v of %v", took, c.Timeout)
 	}
 	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != http.StatusOK {
 		t.Fatalf("%d %v: %s", w.Code, err, w.Body)
@@ -386,7 +387,7 @@ func TestDoctorIsSilent(t *testing.T) {
 		"certificate":  {withCertificate(until(400*24*time.Hour + time.Hour)), byCertificate, []string{"an RSA key and its certificate, which ends in 400 days, on 2001-02-04"}},
 		"tokens":       {nil, []string{"WEBHOOK_SECRET_NAMES", "", "API_KEY_SECRET_NAMES", "", "ENTRA_AUDIENCE", clientID + ",api://unassign"}, []string{"with the role Device.Unassign, for 2 audiences, of 1 tenant\n", "tenant 1 of ENTRA_TENANT_ID: they could be read"}},
 		"two keys":     {stored("webhook-next", encodeKey([]byte("next-signing-key-0123456789abc"))), []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next"}, []string{"who signs with 2 keys"}},
-		"all tags":     {nil, []string{"ALLOWED_GROUP_TAGS", "", "RATE_LIMIT", ""}, []string{"all devices, whatever their group tag; as often as they like", "> a hint: ALLOWED_GROUP_TAGS="}},
+		"all tags":     {nil, []string{"ALLOWED_GROUP_TAGS", "", "RATE_LIMIT", "0"}, []string{"all devices, whatever their group tag; as often as they like", "> a hint: ALLOWED_GROUP_TAGS="}},
 		"a dry sweep":  {nil, []string{"SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_MAX_DEVICES", "5000"}, []string{"it is a dry run, and looks at the devices with the group tag MTR-Oslo"}},
 		"a sweep":      {nil, []string{"SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_APPLY", "true"}, []string{"it ACTS on the devices with the group tag MTR-Oslo, none if there are more than 10 to clean or fewer than 1 in Intune"}},
 		"a late clock": {ahead(30 * time.Second), nil, []string{"30s behind Graph, Key Vault, Entra ID"}},
@@ -469,7 +470,7 @@ func TestDoctorWithoutASecret(t *testing.T) {
 		"a role, and a vault":                {true, nil, sickness{settings: withoutASecret, says: []string{"by VAULT_CREDENTIAL=aws-federation: it was given one", byRole}}},
 		"a role, and a secret for Graph":     {true, nil, sickness{says: []string{"by VAULT_CREDENTIAL=aws-federation: it was given one", "get a token for Graph from Entra ID: it was given one"}}},
 		"a setting is missing":               {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "GRAPH_TENANT_ID", ""), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_TENANT_ID is not set"}, mend: "README"}},
-		"somebody who has signed in with az": {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "VAULT_CREDENTIAL", "azure-cli"), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_CREDENTIAL=identity is only for"}, mend: "README"}},
+		"somebody who has signed in with az": {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "VAULT_CREDENTIAL", "azure-cli"), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_CREDENTIAL=identity needs VAULT_CREDENTIAL"}, mend: "README"}},
 		"a secret that nobody uses":          {true, nil, sickness{settings: append(slices.Clone(keepingNothing), "AZURE_CLIENT_SECRET", canarySecret), want: []string{"warning settings"}, says: []string{"not used: VAULT_CREDENTIAL is aws-federation"}, mend: "remove AZURE_CLIENT_SECRET"}},
 
 		"the identity lacks the permission": {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetIdentityRoles() }, sickness{settings: asItself, want: []string{"failed graph_role", "not_tried graph_devices"}, says: []string{"is missing: the managed identity was never given it", "because the managed identity does not have the permission", "$PRINCIPAL_ID is the object id"}, mend: "grant.sh --identity $PRINCIPAL_ID --yes"}},
@@ -702,7 +703,7 @@ func TestDoctorRoute(t *testing.T) {
 			}
 			defer served.Close()
 			operator := "user:" + someUser + ",app:" + powerAutomate
-			d := hosts[host](t, environment(t, c, served, audiences, "DOCTOR_CALLERS=api-key-flow,"+operator))
+			d := hosts[host](t, environment(t, c, served, audiences, "OPERATOR_CALLERS=api-key-flow,"+operator))
 			defer d.stop()
 			byKey, before := header("X-Api-Key", canaryAPIKey), c.Devices()
 			var log []map[string]string // what the records must say, in order
@@ -718,8 +719,8 @@ func TestDoctorRoute(t *testing.T) {
 				{"a key", nil, []func(*sent){unsigned, byKey}, 200, "examined", "api-key-flow", nil, `"check":"graph_devices","mark":"ok"`, "Content-Type: application/json"},
 				{"a user", nil, []func(*sent){unsigned, bearer(c, fromPowerAutomate)}, 200, "examined", operator, nil, "this report may be asked for by 2 callers", ""},
 				{"HEAD", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }}, 200, "examined", "api-key-flow", nil, "", "Content-Type: application/json"},
-				{"a key for devices", nil, nil, 403, "doctor_denied", "webhook-servicenow", nil, "DOCTOR_CALLERS", ""},
-				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "doctor_denied", "app:" + serviceNow, nil, "DOCTOR_CALLERS", ""},
+				{"a key for devices", nil, nil, 403, "doctor_denied", "webhook-servicenow", nil, "OPERATOR_CALLERS", ""},
+				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "doctor_denied", "app:" + serviceNow, nil, "OPERATOR_CALLERS", ""},
 				{"a stranger", nil, []func(*sent){unsigned}, 401, "unauthenticated", "", nil, "", `WWW-Authenticate: Webhook-Signature realm="unassign", Bearer realm="unassign"`},
 				{"a wrong key", nil, []func(*sent){unsigned, header("X-Api-Key", canaryAPIKey+"x")}, 401, "unauthenticated", "", nil, "", ""},
 				{"POST", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method, s.body = http.MethodPost, validBody }}, 405, "method_not_allowed", "", nil, "", "Allow: GET, HEAD"},
@@ -788,11 +789,11 @@ func TestDoctorRouteWithLittleTime(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cloud := newCloud()
 				cloud.Fail(step, -1, azuresim.Hang())
-				c, err := loadConfig(healthy(cloud, "REQUEST_TIMEOUT", "2s", "ENTRA_AUDIENCE", clientID, "WEBHOOK_SECRET_NAMES", ""), hostLocal)
+				c, err := config.Load(healthy(cloud, "REQUEST_TIMEOUT", "2s", "ENTRA_AUDIENCE", clientID, "WEBHOOK_SECRET_NAMES", ""), config.Local)
 				if err != nil {
 					t.Fatal(err)
 				}
-				r := c.served(t, cloud)
+				r := served(t, cloud, c)
 				got := slices.DeleteFunc(notWell(r), func(f string) bool { return strings.HasPrefix(f, string(markNotTried)) })
 				if want := append([]string{want}, map[azuresim.Step][]string{azuresim.StepSecret: {"failed secret api-key-flow"}}[step]...); !slices.Equal(got, want) {
 					t.Errorf("found %q, want %q", got, want)

@@ -19,6 +19,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -58,7 +59,7 @@ const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 
 // diagnosis is what the checks of one examination know.
 type diagnosis struct {
-	config
+	config.Config
 	connections
 	dates *dates
 	log   *slog.Logger
@@ -80,10 +81,10 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 	assertion := d.assertion(settings)
 	identity := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
-		findings: []finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.vaultCredential, asked: d.reader()}},
+		findings: []finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential, asked: d.reader()}},
 		run:      d.askIdentity,
 	}
-	if d.vaultCredential == awsFederation {
+	if d.VaultCredential == config.AWSFederation {
 		identity.needs = append(identity.needs, assertion)
 	}
 	if d.withoutVault() {
@@ -94,16 +95,16 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 	}
 	reading := []*probe{inVault, identity}
 	credential := d.appCredential(reading)
-	if d.graphDirect {
+	if d.GraphDirect {
 		credential = assertion
 	}
 	all := []*probe{settings, inVault, assertion, identity}
-	if !d.graphDirect {
+	if !d.GraphDirect {
 		all = append(all, credential)
 	}
 	all = append(all,
-		d.keys(checkWebhookKey, "key of signatures", d.webhookSecretNames, caller.DecodeSignatureKey, reading),
-		d.keys(checkAPIKey, "API key", d.apiKeySecretNames, caller.DecodeAPIKey, reading))
+		d.keys(checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey, reading),
+		d.keys(checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey, reading))
 	token := &probe{
 		needs: []*probe{credential}, otherwise: "there is no token for Graph",
 		findings: []finding{d.graphToken()},
@@ -136,15 +137,15 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 
 // withoutVault reports whether nothing is kept in a vault, and there is none.
 func (d *diagnosis) withoutVault() bool {
-	return d.vaultURL == "" && d.graphDirect && len(d.webhookSecretNames)+len(d.apiKeySecretNames) == 0
+	return d.VaultURL == "" && d.GraphDirect && len(d.WebhookSecretNames)+len(d.APIKeySecretNames) == 0
 }
 
 // reader returns who gives the token for the vault.
 func (d *diagnosis) reader() party {
 	switch {
-	case d.vaultCredential == awsFederation:
+	case d.VaultCredential == config.AWSFederation:
 		return entraTrusting
-	case d.vaultCredential == managedIdentity && d.graphDirect: // so that nobody can stand in for it
+	case d.VaultCredential == config.ManagedIdentity && d.GraphDirect: // so that nobody can stand in for it
 		return hostIdentity
 	}
 	return vaultReader
@@ -160,12 +161,12 @@ func (d *diagnosis) holder() string {
 
 // graphToken is the finding about the token for Graph, before it is tried.
 func (d *diagnosis) graphToken() finding {
-	f := finding{Check: checkToken, Subject: d.secretName + d.certificateName, Tried: "get a token for Graph from Entra ID"}
+	f := finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID"}
 	switch {
-	case !d.graphDirect:
-	case d.vaultCredential == awsFederation:
+	case !d.GraphDirect:
+	case d.VaultCredential == config.AWSFederation:
 		f.Tried, f.asked = f.Tried+", by the app that trusts the function's role", entraTrusting
-	case d.clientID != "":
+	case d.ClientID != "":
 		f.Tried, f.asked = f.Tried+", by the app that trusts the managed identity", entraTrusting
 	default:
 		f.Tried, f.asked = "get a token for Graph by the managed identity itself", hostIdentity
@@ -179,12 +180,12 @@ func (d *diagnosis) assertion(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that says who this is"}
 	var ask vault.Assertion
 	switch {
-	case d.vaultCredential == awsFederation:
+	case d.VaultCredential == config.AWSFederation:
 		c.findings = []finding{{Check: checkAssertion, Tried: "get a token from AWS STS that says which role the function has", asked: awsSTS}}
-		ask = roleAssertion(d.role, d.dates, d.cloud.exchange)
-	case d.graphDirect && d.clientID != "":
+		ask = roleAssertion(d.Role, d.dates, d.Cloud.Exchange)
+	case d.GraphDirect && d.ClientID != "":
 		c.findings = []finding{{Check: checkAssertion, Tried: "get a token that says which managed identity this is", asked: hostIdentity}}
-		ask = vault.Asserted(d.identity, d.cloud.exchange)
+		ask = vault.Asserted(d.identity, d.Cloud.Exchange)
 	}
 	c.run = func(ctx context.Context, f []finding) {
 		if len(f) == 0 {
@@ -204,8 +205,8 @@ func (d *diagnosis) assertion(settings *probe) *probe {
 // settings is the check of the settings themselves: a finding for each fault.
 func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 	c := &probe{otherwise: "the settings are not complete"}
-	tried := "read the settings, for the host " + d.host
-	faults, _ := errors.AsType[configError](wrong)
+	tried := "read the settings, for the host " + d.Host
+	faults, _ := errors.AsType[config.Error](wrong)
 	for _, fault := range faults {
 		c.findings = append(c.findings, finding{Check: checkSettings, Tried: tried, Mark: markFailed, Found: fault})
 	}
@@ -217,8 +218,8 @@ func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 		switch {
 		case len(faults) > 0:
 			last.Mend = []string{"README, Settings, says what each of them means; set them where the deployment has its settings:", setSetting, "on AWS: the parameters of template.yaml, by sam deploy --guided"}
-		case (d.vaultCredential == managedIdentity || d.vaultCredential == awsFederation) && getenv("AZURE_CLIENT_SECRET") != "":
-			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is %s", d.vaultCredential)
+		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) && getenv("AZURE_CLIENT_SECRET") != "":
+			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is %s", d.VaultCredential)
 		default:
 			last.ok("complete")
 		}
@@ -227,11 +228,11 @@ func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 }
 
 func (d *diagnosis) askVault(ctx context.Context, f []finding) {
-	scope, err := vault.Scope(ctx, d.vaultURL, vaultOptions(d.config, d.dates, d.log))
+	scope, err := vault.Scope(ctx, d.VaultURL, vaultOptions(d.Config, d.dates, d.log))
 	if err != nil {
 		f[0].failWith(err, nil)
-		if d.cloud.vaultSuffix != "" { // so that the identity can be tried all the same
-			d.scope = "https://" + strings.TrimPrefix(d.cloud.vaultSuffix, ".") + "/.default"
+		if d.Cloud.VaultSuffix != "" { // so that the identity can be tried all the same
+			d.scope = "https://" + strings.TrimPrefix(d.Cloud.VaultSuffix, ".") + "/.default"
 		}
 		return
 	}
@@ -245,7 +246,7 @@ func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
 		return
 	}
 	if _, err := d.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
-		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.cloud.exchange)) // for an app that trusts; others do without
+		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.Cloud.Exchange)) // for an app that trusts; others do without
 		return
 	}
 	f[0].ok("it was given one")
@@ -254,9 +255,9 @@ func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
 // appCredential is the check of the client secret or the certificate of the app that may call Graph.
 func (d *diagnosis) appCredential(needs []*probe) *probe {
 	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
-	name := d.secretName + d.certificateName // of which one is ""
+	name := d.SecretName + d.CertificateName // of which one is ""
 	c.findings = []finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()}}
-	if d.certificateName == "" {
+	if d.CertificateName == "" {
 		c.run = func(ctx context.Context, f []finding) {
 			if s, err := d.store.Secret(ctx, name); err != nil {
 				f[0].failWith(err, newAppSecret(name))
@@ -374,11 +375,11 @@ func (d *diagnosis) key(ctx context.Context, f []finding, name, kind string, dec
 }
 
 func (d *diagnosis) askEntra(ctx context.Context, f []finding) {
-	token, err := d.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.cloud.graph + "/.default"}, EnableCAE: true})
+	token, err := d.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.Cloud.Graph + "/.default"}, EnableCAE: true})
 	if err != nil {
 		trust := trustIdentity()
-		if d.vaultCredential == awsFederation {
-			trust = trustRole("$APP_ID", d.cloud.exchange)
+		if d.VaultCredential == config.AWSFederation {
+			trust = trustRole("$APP_ID", d.Cloud.Exchange)
 		}
 		f[0].failWith(err, trust) // for an app that trusts; others do without
 		return
@@ -418,7 +419,7 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []finding) {
 	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
 	grant, remove, self := grantRole(), removeRoles(), d.holder() != "app"
 	if self {
-		grant, remove = grantIdentity(), removeFromIdentity(d.cloud.graph)
+		grant, remove = grantIdentity(), removeFromIdentity(d.Cloud.Graph)
 	}
 	switch {
 	case len(others) < len(d.roles):
@@ -501,8 +502,8 @@ func (d *dates) ahead(address string) (time.Duration, bool) {
 func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
 	var worst time.Duration
 	var asked []string
-	sts := cmp.Or(d.role.endpoint, "https://sts."+d.role.region+".amazonaws.com")
-	for _, service := range []struct{ name, address string }{{"Graph", d.cloud.graph}, {"Key Vault", d.vaultURL}, {"Entra ID", d.cloud.authority}, {"AWS STS", sts}} {
+	sts := cmp.Or(d.Role.Endpoint, "https://sts."+d.Role.Region+".amazonaws.com")
+	for _, service := range []struct{ name, address string }{{"Graph", d.Cloud.Graph}, {"Key Vault", d.VaultURL}, {"Entra ID", d.Cloud.Authority}, {"AWS STS", sts}} {
 		if by, ok := d.dates.ahead(service.address); ok {
 			asked = append(asked, service.name)
 			if by.Abs() > worst.Abs() {
@@ -519,10 +520,10 @@ func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
 	switch {
 	case len(asked) == 0:
 		f[0].skip("no service has answered")
-	case off > skewFault, off > d.tolerance && len(d.webhookSecretNames) > 0:
+	case off > skewFault, off > d.Tolerance && len(d.WebhookSecretNames) > 0:
 		f[0].fail(setClock(), "this machine is %v %s what %s say: signatures are taken for too old or too early, and tokens and certificates for not yet or no longer good", off, direction, from)
 	case off > skewWarning:
-		f[0].warn(setClock(), "this machine is %v %s what %s say; from %v on signatures are refused", off, direction, from, d.tolerance)
+		f[0].warn(setClock(), "this machine is %v %s what %s say; from %v on signatures are refused", off, direction, from, d.Tolerance)
 	case off <= time.Second:
 		f[0].ok("within a second of %s", from)
 	default:
@@ -533,42 +534,42 @@ func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
 func (d *diagnosis) readPolicy(_ context.Context, f []finding) {
 	callers, policy, sweep := &f[0], &f[1], &f[2]
 	var kinds []string
-	if n := len(d.webhookSecretNames); n > 0 {
-		kinds = append(kinds, fmt.Sprintf("who signs with %s, within %v", count(n, "key"), d.tolerance))
+	if n := len(d.WebhookSecretNames); n > 0 {
+		kinds = append(kinds, fmt.Sprintf("who signs with %s, within %v", count(n, "key"), d.Tolerance))
 	}
-	if n := len(d.apiKeySecretNames); n > 0 {
+	if n := len(d.APIKeySecretNames); n > 0 {
 		kinds = append(kinds, "who sends "+count(n, "API key"))
 	}
-	if n := len(d.entraAudiences); n > 0 {
-		kinds = append(kinds, fmt.Sprintf("who has a token of Entra ID with the role %s, for %s, of %s", d.entraRole, count(n, "audience"), count(len(d.entraTenants), "tenant")))
+	if n := len(d.EntraAudiences); n > 0 {
+		kinds = append(kinds, fmt.Sprintf("who has a token of Entra ID with the role %s, for %s, of %s", d.EntraRole, count(n, "audience"), count(len(d.EntraTenants), "tenant")))
 	}
-	if n := len(d.doctorCallers); n > 0 {
+	if n := len(d.OperatorCallers); n > 0 {
 		kinds = append(kinds, "this report may be asked for by "+count(n, "caller"))
 	}
 	callers.ok("%s", strings.Join(kinds, "; "))
-	if d.platformAuth {
+	if d.PlatformAuth {
 		callers.warn([]string{"see that the host asks for a function key or IAM at every way in, or set WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
 			"%s", strings.Join(append([]string{"whoever the host lets in: AUTH=platform, nothing is checked here"}, kinds...), "; "))
 	}
 
 	rate := "as often as they like"
-	if d.rateLimit > 0 {
-		rate = fmt.Sprintf("at most %d devices in a minute each, on each instance", d.rateLimit)
+	if d.RateLimit > 0 {
+		rate = fmt.Sprintf("at most %d devices in a minute each, on each instance", d.RateLimit)
 	}
-	if len(d.groupTags) > 0 {
-		policy.ok("devices with the group tags %s; %s", quoted(d.groupTags), rate)
+	if len(d.GroupTags) > 0 {
+		policy.ok("devices with the group tags %s; %s", quoted(d.GroupTags), rate)
 	} else {
 		policy.ok("all devices, whatever their group tag; %s", rate)
 		policy.Mend = []string{"a hint: ALLOWED_GROUP_TAGS=MTR-*,Retired, say, leaves all others alone"}
 	}
 
-	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d in Intune", quoted([]string{d.sweepGroupTag}), d.sweepMaxDevices, d.sweepMinInventory)
+	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d in Intune", quoted([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
 	switch {
-	case d.sweepGroupTag == "":
+	case d.SweepGroupTag == "":
 		sweep.ok("nothing: SWEEP_GROUP_TAG is not set")
-	case !d.sweepApply:
+	case !d.SweepApply:
 		sweep.ok("it is a dry run, and looks at %s", limits)
-	case d.sweepMaxDevices > manyDevices:
+	case d.SweepMaxDevices > manyDevices:
 		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)}, "it ACTS on %s: a wrong group tag would cost as many accounts", limits)
 	default:
 		sweep.ok("it ACTS on %s", limits)
@@ -585,18 +586,18 @@ func count(n int, what string) string {
 // signing is the check of the keys that tokens of callers are signed with, of which each tenant has its own list.
 func (d *diagnosis) signing(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}}
-	if len(d.entraAudiences) == 0 {
+	if len(d.EntraAudiences) == 0 {
 		c.run = func(context.Context, []finding) {}
 		return c
 	}
-	for i := range d.entraTenants {
+	for i := range d.EntraTenants {
 		which := fmt.Sprintf("tenant %d", i+1) // its id is in no report
 		c.findings = append(c.findings, finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID"})
 	}
 	c.run = func(ctx context.Context, f []finding) {
-		source := signingKeys(d.config, d.dates, d.log)
-		together(len(d.entraTenants), func(i int) {
-			if _, err := source.Keys(ctx, d.entraTenants[i], "any"); err != nil {
+		source := signingKeys(d.Config, d.dates, d.log)
+		together(len(d.EntraTenants), func(i int) {
+			if _, err := source.Keys(ctx, d.EntraTenants[i], "any"); err != nil {
 				f[i].failWith(err, nil)
 				return
 			}

@@ -24,6 +24,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/upstream"
@@ -678,7 +679,7 @@ func TestForgedInvocations(t *testing.T) {
 func TestLocalHostTakesNoInvocations(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := deploy(t, c, hostLocal, "SWEEP_GROUP_TAG=MTR-Oslo", "SWEEP_APPLY=true").(*localDeployment)
+	d := deploy(t, c, config.Local, "SWEEP_GROUP_TAG=MTR-Oslo", "SWEEP_APPLY=true").(*localDeployment)
 	address := strings.TrimPrefix(d.url, "http://")
 	for _, path := range []string{"/sweep", "/queue"} {
 		status, _, answer := said(t, address, invocationText(path, address, fixture(t, "azure-timer.json")))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 // faults are the ways in which each step can go wrong, for ever, by the names that testdata/faults.txt has for them.
@@ -98,12 +99,12 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	} else { // nothing but the credential is read from the vault
 		settings = append(settings, "WEBHOOK_SECRET_NAMES", "", "AUTH", "platform")
 	}
-	c, err := loadConfig(complete(settings...), hostLocal)
+	c, err := config.Load(complete(settings...), config.Local)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	h, err := wire(c, cloud, newLog(&log, c.logLevel))
+	h, err := wire(c, cloud, newLog(&log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,15 +114,15 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 		}
 	}
 	cloud.Fail(at, -1, fault)
-	defer time.Sleep(c.timeout) // which ends what nobody waits for any more
+	defer time.Sleep(c.Timeout) // which ends what nobody waits for any more
 	s := valid()
 	r := httptest.NewRequestWithContext(t.Context(), s.method, s.target, strings.NewReader(s.body))
 	r.Header = s.header
 	w := httptest.NewRecorder()
 	start := time.Now()
 	h.ServeHTTP(w, r)
-	if took := time.Since(start); took > c.timeout {
-		t.Errorf("the answer took %v of %v", took, c.timeout)
+	if took := time.Since(start); took > c.Timeout {
+		t.Errorf("the answer took %v of %v", took, c.Timeout)
 	}
 	if graph := cloud.Count(azuresim.StepGraph); w.Code >= 300 && step != "graph" && graph > 0 {
 		t.Errorf("Graph was asked %d times", graph)

@@ -17,6 +17,7 @@ import (
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 // program is the whole program in this process, on a cloud of its own.
@@ -62,12 +63,12 @@ func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*server,
 		name, value, _ := strings.Cut(setting, "=")
 		values = append(values, name, value)
 	}
-	c, err := loadConfig(complete(values...), hostLocal)
+	c, err := config.Load(complete(values...), config.Local)
 	if err != nil {
 		return nil, 0, err
 	}
-	h, err := wire(c, cloud, newLog(log, c.logLevel))
-	return h, c.timeout, err
+	h, err := wire(c, cloud, newLog(log, c.LogLevel))
+	return h, c.Timeout, err
 }
 
 // listAnswer is an answer to a request about a list of devices.

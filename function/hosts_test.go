@@ -17,6 +17,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/hosttest/lambda"
@@ -135,15 +136,15 @@ func environment(tb testing.TB, c *azuresim.Cloud, served *azuresim.Served, chan
 		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
 		"VAULT_CREDENTIAL=managed-identity", "IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "SSL_CERT_FILE=" + ca,
 		"AZURE_CLIENT_ID=" + c.IdentityClientID, "GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
-		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=5s", // which a busy machine must not miss
+		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "RATE_LIMIT=0", "REQUEST_TIMEOUT=5s", // which a busy machine must not miss
 	}, changes...)
 }
 
 // hosts start the program under each of the hosts.
 var hosts = map[string]func(t *testing.T, env []string) deployment{
-	hostAzure:  startAzure,
-	hostLambda: startLambda,
-	hostLocal:  startLocal,
+	config.Azure:  startAzure,
+	config.Lambda: startLambda,
+	config.Local:  startLocal,
 }
 
 // azureDeployment is the package for Azure under the double of the Functions host.
@@ -297,4 +298,25 @@ func encodeKey(key []byte) string {
 	b.WriteString("whsec_")
 	b.WriteString(base64Std.EncodeToString(key))
 	return b.String()
+}
+
+const (
+	tenantID = "11111111-2222-4333-8444-555555555555"
+	clientID = "66666666-7777-4888-8999-aaaaaaaaaaaa"
+)
+
+// complete returns the least settings of a deployment, changed as given by pairs of a name and a value.
+func complete(changes ...string) func(string) string {
+	values := map[string]string{
+		"KEY_VAULT_URL":        "https://contoso.vault.azure.net",
+		"GRAPH_TENANT_ID":      tenantID,
+		"GRAPH_CLIENT_ID":      clientID,
+		"GRAPH_SECRET_NAME":    "graph-client-secret",
+		"WEBHOOK_SECRET_NAMES": "webhook-servicenow",
+		"RATE_LIMIT":           "0",
+	}
+	for i := 0; i < len(changes); i += 2 {
+		values[changes[i]] = changes[i+1]
+	}
+	return func(name string) string { return values[name] }
 }

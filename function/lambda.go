@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/config"
 )
 
 // answerMargin is kept back of the time that Lambda gives an invocation, so that the answer is ours and not Lambda's.
@@ -41,7 +42,7 @@ func serveLambda(ctx context.Context, s *server, examine func(context.Context) (
 	start, cancel := context.WithTimeout(ctx, warmUpLimit)
 	s.warmUp.run(start)
 	cancel()
-	log.InfoContext(ctx, "listening", slog.String("host", hostLambda), slog.String("version", version))
+	log.InfoContext(ctx, "listening", slog.String("host", config.Lambda), slog.String("version", version))
 	lambda.StartWithOptions(&lambdaHost{http: s, run: s.Run, examine: examine, log: log}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
@@ -83,7 +84,7 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
 		defer cancel()
 	}
-	ctx = handler.WithInvocation(ctx, handler.Invocation{Host: hostLambda, ID: invocationID(ctx)})
+	ctx = handler.WithInvocation(ctx, handler.Invocation{Host: config.Lambda, ID: invocationID(ctx)})
 	kinds := map[string]bool{
 		"records": e.Records != nil, "request": e.Version == "2.0" && e.RequestContext.HTTP.Method != "",
 		"schedule": e.Source != nil && e.DetailType != nil, "command": e.Command != nil,
@@ -146,7 +147,7 @@ func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	l.log.InfoContext(ctx, "doctor", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)), slog.Any("", r))
+	l.log.InfoContext(ctx, "doctor", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.Any("", r))
 	return json.Marshal(r)
 }
 
@@ -183,7 +184,7 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 			failed, ok := errors.AsType[*handler.EventError](err)
 			back, throttled = err != nil, ok && failed.Throttled
 		} else {
-			l.log.WarnContext(ctx, "handed back", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)),
+			l.log.WarnContext(ctx, "handed back", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
 				slog.String("message_id", m.MessageId), slog.String("receive_count", m.Attributes["ApproximateReceiveCount"]), slog.Bool("throttled", throttled))
 		}
 		if back {
@@ -194,7 +195,7 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 }
 
 func (l *lambdaHost) refuse(ctx context.Context, why string) error {
-	l.log.ErrorContext(ctx, "event refused", slog.String("host", hostLambda), slog.String("invocation_id", invocationID(ctx)), slog.String("reason", why))
+	l.log.ErrorContext(ctx, "event refused", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.String("reason", why))
 	return errors.New(why)
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/lambda"
 	"autopilot-unassign/internal/upstream"
 )
@@ -370,13 +371,13 @@ var _ upstream.Doer = panicking{}
 func TestEventThatPanics(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	config, err := loadConfig(complete("KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID, "SWEEP_GROUP_TAG", "MTR-Oslo"), hostLocal)
+	deployed, err := config.Load(complete("KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID, "SWEEP_GROUP_TAG", "MTR-Oslo"), config.Local)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var log lockedBuffer
-	logger := newLog(&log, config.logLevel)
-	h, err := wire(config, panicking{c}, logger)
+	logger := newLog(&log, deployed.LogLevel)
+	h, err := wire(deployed, panicking{c}, logger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/config"
 )
 
 // serveLocal answers plain HTTP on this machine until ctx ends.
 func serveLocal(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
-	log.InfoContext(ctx, "listening", slog.String("host", hostLocal), slog.String("address", listener.Addr().String()), slog.String("version", version))
+	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address", listener.Addr().String()), slog.String("version", version))
 	go s.warmUp.run(context.WithoutCancel(ctx))
-	return serveHTTP(ctx, listener, invoked(s, hostLocal, ""), timeout, log)
+	return serveHTTP(ctx, listener, invoked(s, config.Local, ""), timeout, log)
 }
 
 // invoked hands requests on to h with the host's name, and the id that the host gives each in idHeader.
@@ -81,5 +82,5 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 		return err
 	}
 	s.banner(stdout, program, "http://"+listener.Addr().String())
-	return serveHTTP(ctx, listener, invoked(s.handler, hostLocal, ""), s.config.timeout, s.log)
+	return serveHTTP(ctx, listener, invoked(s.handler, config.Local, ""), s.config.Timeout, s.log)
 }

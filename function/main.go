@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"autopilot-unassign/internal/client"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -121,22 +122,22 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if err := flags.Parse(args); err != nil {
 		return errors.Join(usageError("serve"), err)
 	}
-	host, err := recognise(getenv)
+	host, err := config.DetectHost(getenv)
 	if err != nil {
 		return err
 	}
-	if host == hostLocal && unset(getenv) {
+	if host == config.Local && !config.HasDeployment(getenv) {
 		return simulate(ctx, program, *listen, getenv, stdout)
 	}
-	c, err := loadConfig(getenv, host)
+	c, err := config.Load(getenv, host)
 	if err != nil {
 		return err
 	}
-	log := newLog(stdout, c.logLevel)
-	if c.vaultCredential == managedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
+	log := newLog(stdout, c.LogLevel)
+	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
 		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
 	}
-	if c.platformAuth {
+	if c.PlatformAuth {
 		log.WarnContext(ctx, "AUTH=platform: every request that the host lets through is carried out")
 	}
 	// Before the rooms are put together: a request that comes meanwhile waits in the port for less time than it would take to come again.
@@ -150,22 +151,22 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 		return err
 	}
 	switch host {
-	case hostAzure:
-		return serveAzure(ctx, listener, s, c.timeout, log)
-	case hostLambda:
-		examine := func(ctx context.Context) (report, error) { return c.examine(ctx, transport) }
+	case config.Azure:
+		return serveAzure(ctx, listener, s, c.Timeout, log)
+	case config.Lambda:
+		examine := func(ctx context.Context) (report, error) { return examineDeployment(ctx, c, transport) }
 		return serveLambda(ctx, s, examine, log)
 	}
-	return serveLocal(ctx, listener, s, c.timeout, log)
+	return serveLocal(ctx, listener, s, c.Timeout, log)
 }
 
 // open returns the port on which host is to find the process, which is one of its own or an address. A host that is asked for its
 // requests has none.
 func open(ctx context.Context, host, port, address string) (net.Listener, error) {
 	switch host {
-	case hostAzure:
+	case config.Azure:
 		return listenAzure(ctx, port)
-	case hostLambda:
+	case config.Lambda:
 		return nil, nil //nolint:nilnil // there is none to find
 	}
 	return new(net.ListenConfig).Listen(ctx, "tcp", address)

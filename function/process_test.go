@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/functions"
 )
 
@@ -59,7 +61,7 @@ func TestStartWaitsForNobody(t *testing.T) {
 				}
 			}
 			// By that time nothing has been given up, but on Lambda.
-			if spent := time.Since(begun); host == hostLambda != strings.Contains(strings.Join(d.lines(), "\n"), "warm-up failed") {
+			if spent := time.Since(begun); host == config.Lambda != strings.Contains(strings.Join(d.lines(), "\n"), "warm-up failed") {
 				t.Errorf("after %v the log is %s", spent, d.lines())
 			}
 		})
@@ -116,7 +118,7 @@ func TestWarm(t *testing.T) {
 // A body that comes too slowly is given up. Lambda has the body before it invokes.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
-	for _, host := range []string{hostAzure, hostLocal} {
+	for _, host := range []string{config.Azure, config.Local} {
 		d := deploy(t, newCloud(), host)
 		url := ""
 		switch d := d.(type) {
@@ -176,7 +178,7 @@ func TestForwardingHost(t *testing.T) {
 func TestBrokenConnectionToTheWorker(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := deploy(t, c, hostAzure).(azureDeployment)
+	d := deploy(t, c, config.Azure).(azureDeployment)
 	d.DropNext(1)
 	answer, err := d.send(t.Context(), valid())
 	if err != nil || answer.status != http.StatusInternalServerError || answer.body != "" {
@@ -191,7 +193,7 @@ func TestBrokenConnectionToTheWorker(t *testing.T) {
 // The Functions host starts a worker again that has ended with an error, and never one that has ended without.
 func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
 	t.Parallel()
-	d := deploy(t, newCloud(), hostAzure).(azureDeployment)
+	d := deploy(t, newCloud(), config.Azure).(azureDeployment)
 	if code := d.Terminate(); code != 1 {
 		t.Errorf("after SIGTERM the worker's exit code is %d, want 1", code)
 	}
@@ -232,7 +234,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 	for _, step := range []azuresim.Step{azuresim.StepToken, azuresim.StepGraph} {
 		c := newCloud()
 		c.Fail(step, 1, azuresim.Delay(500*time.Millisecond))
-		d := deploy(t, c, hostLocal).(*localDeployment)
+		d := deploy(t, c, config.Local).(*localDeployment)
 		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(d.url, "http://"))
 		if err != nil {
 			t.Fatal(err)
@@ -255,6 +257,39 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 		d.stop()
 		if code := d.process.ProcessState.ExitCode(); code != 0 {
 			t.Errorf("%s: the exit code is %d", step, code)
+		}
+	}
+}
+
+// A client secret that has been left in the environment is not what signs in, and whoever looks at the log learns of it.
+func TestUnusedSecretIsReported(t *testing.T) {
+	for _, test := range []struct {
+		getenv   func(string) string
+		reported bool
+	}{
+		{complete("AZURE_CLIENT_SECRET", canarySecret), true},
+		{complete(), false},
+		{complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret, "AZURE_CLIENT_ID", clientID, "AZURE_TENANT_ID", tenantID), false},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		out := &lockedBuffer{}
+		ended := make(chan error, 1)
+		go func() {
+			ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, test.getenv, nil, out, out)
+		}()
+		for !strings.Contains(out.String(), `"listening"`) {
+			select {
+			case err := <-ended:
+				t.Fatal(err)
+			case <-time.After(time.Millisecond):
+			}
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if reported := strings.Contains(out.String(), "AZURE_CLIENT_SECRET is set and not used"); reported != test.reported || strings.Contains(out.String(), canarySecret) {
+			t.Errorf("the log is %s", out.String())
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 // patient is the setting of a process that is not to fail because this machine is busy.
@@ -39,7 +40,7 @@ func byKey(s *sent) {
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	unknown := strings.Replace(validBody, someDevice, unknownDevice, 1)
-	for _, host := range []string{hostAzure, hostLambda, hostLocal} {
+	for _, host := range []string{config.Azure, config.Lambda, config.Local} {
 		t.Run(host, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
@@ -104,7 +105,7 @@ func TestReplay(t *testing.T) {
 func TestReplayAfterALostAnswer(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := deploy(t, c, hostAzure, patient).(azureDeployment)
+	d := deploy(t, c, config.Azure, patient).(azureDeployment)
 	d.DropNext(1)
 	if answer, err := d.send(t.Context(), post(validBody, delivery("msg_1"))); err != nil || answer.status != http.StatusInternalServerError {
 		t.Fatalf("%d %s, %v", answer.status, answer.body, err)
@@ -119,7 +120,7 @@ func TestReplayAfterALostAnswer(t *testing.T) {
 func TestReplayWithinARefusal(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
-	d := deploy(t, c, hostLocal, patient, "ALLOWED_GROUP_TAGS=MTR-*")
+	d := deploy(t, c, config.Local, patient, "ALLOWED_GROUP_TAGS=MTR-*")
 	expecting := `{"deviceId":"` + someDevice + `","expected":{"userPrincipalName":"room.skog@contoso.com"}}`
 	for _, test := range []struct {
 		id     string
@@ -180,13 +181,13 @@ func TestManyAtOnce(t *testing.T) {
 // wired returns the whole program in this process, on cloud, with settings changed as for complete.
 func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) *server {
 	t.Helper()
-	c, err := loadConfig(complete(append([]string{
+	c, err := config.Load(complete(append([]string{
 		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
-	}, changes...)...), hostLocal)
+	}, changes...)...), config.Local)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := wire(c, cloud, newLog(log, c.logLevel))
+	h, err := wire(c, cloud, newLog(log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

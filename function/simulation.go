@@ -10,6 +10,7 @@ import (
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 // The names of the secrets in the simulated vault.
@@ -23,7 +24,7 @@ const (
 // that they make are answered in this process.
 type simulation struct {
 	cloud      *azuresim.Cloud
-	config     config
+	config     config.Config
 	handler    *server
 	log        *slog.Logger
 	webhookKey string // as Key Vault has it: whsec_…
@@ -61,12 +62,12 @@ func newSimulation(getenv func(string) string, logs io.Writer) (*simulation, err
 	} {
 		s.cloud.PutDevice(d)
 	}
-	c, err := loadConfig(s.settings(getenv), hostLocal)
+	c, err := config.Load(s.settings(getenv), config.Local)
 	if err != nil {
 		return nil, err
 	}
 	s.config = c
-	s.log = newLog(logs, c.logLevel)
+	s.log = newLog(logs, c.LogLevel)
 	s.handler, err = wire(c, s.cloud, s.log)
 	return s, err
 }
@@ -83,7 +84,7 @@ func (s *simulation) settings(getenv func(string) string) func(string) string {
 		"API_KEY_SECRET_NAMES": simulatedAPIKey,
 		"SWEEP_GROUP_TAG":      "Retired",
 	}
-	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT", "DOCTOR_CALLERS"} {
+	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT", "OPERATOR_CALLERS"} {
 		values[name] = getenv(name)
 	}
 	return func(name string) string { return values[name] }

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -27,19 +28,19 @@ const assertionLife = 300
 // roleAssertion returns what asks AWS for a token of the function's role, for an audience of Entra ID's: a JWT that names the
 // role's ARN as its subject (https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_outbound.html). Entra ID accepts
 // RS256 alone.
-func roleAssertion(role awsRole, transport upstream.Doer, audience string) vault.Assertion {
+func roleAssertion(role config.AWSRole, transport upstream.Doer, audience string) vault.Assertion {
 	options := sts.Options{
-		Region:     role.region,
+		Region:     role.Region,
 		HTTPClient: upstream.Capped(transport, 64<<10),
 		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts, o.MaxBackoff = 2, 200*time.Millisecond
 		}),
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: role.keyID, SecretAccessKey: role.secret, SessionToken: role.session}, nil
+			return aws.Credentials{AccessKeyID: role.KeyID, SecretAccessKey: role.Secret, SessionToken: role.Session}, nil
 		}),
 	}
-	if role.endpoint != "" {
-		options.BaseEndpoint = &role.endpoint
+	if role.Endpoint != "" {
+		options.BaseEndpoint = &role.Endpoint
 	}
 	client := sts.New(options)
 	return func(ctx context.Context) (string, error) {

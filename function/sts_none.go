@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -13,7 +14,7 @@ import (
 const withAWS = false
 
 // roleAssertion is for a package that runs on Azure alone, where there is no role of AWS. Its size is better spent.
-func roleAssertion(awsRole, upstream.Doer, string) vault.Assertion {
+func roleAssertion(config.AWSRole, upstream.Doer, string) vault.Assertion {
 	return func(context.Context) (string, error) {
 		return "", &upstream.Error{Service: upstream.Identity, Reason: upstream.CredentialRejected, Cause: "this build knows no AWS"}
 	}

@@ -27,6 +27,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 // listeners starts the program on the two hosts where it listens itself, with no host in front of it.
@@ -58,7 +59,7 @@ func listeners(t *testing.T, env []string) map[string]*localDeployment {
 	for _, d := range []*localDeployment{worker, local} {
 		t.Cleanup(d.stop)
 	}
-	return map[string]*localDeployment{hostAzure: worker, hostLocal: local}
+	return map[string]*localDeployment{config.Azure: worker, config.Local: local}
 }
 
 // dial connects to a deployment.
@@ -208,7 +209,7 @@ func TestSlowHeader(t *testing.T) {
 // can. It is in neither the answer nor the log.
 func TestHeadersAreNotReflected(t *testing.T) {
 	t.Parallel()
-	d := deploy(t, newCloud(), hostLambda, patient)
+	d := deploy(t, newCloud(), config.Lambda, patient)
 	for _, id := range []string{"a\r\nX-Injected: b", "a\nX-Injected: b", "a\u2028njected", "\u202enjected"} {
 		answer, err := d.send(t.Context(), post(validBody, header("X-Request-Id", id)))
 		if err != nil || answer.status != http.StatusNoContent || strings.Contains(fmt.Sprint(answer), "njected") || len(answer.header.Get("X-Request-Id")) != 36 {
@@ -428,7 +429,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	var serving sync.WaitGroup
 	address := listener.Addr().String()
 	serving.Go(func() {
-		if err := serveHTTP(ctx, listener, invoked(&azureWorker{h, address, ctx.Done(), log}, hostAzure, "X-Azure-Functions-Invocationid"), time.Second, log); err != nil {
+		if err := serveHTTP(ctx, listener, invoked(&azureWorker{h, address, ctx.Done(), log}, config.Azure, "X-Azure-Functions-Invocationid"), time.Second, log); err != nil {
 			t.Error(err)
 		}
 	})
@@ -531,8 +532,8 @@ func TestCanariesPassThrough(t *testing.T) {
 	t.Setenv("IDENTITY_HEADER", "simulated-identity-header")
 	cloud := newCloud()
 	p := &tap{cloud: cloud}
-	c, err := loadConfig(complete("KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
-		"GRAPH_CLIENT_ID", cloud.ClientID, "API_KEY_SECRET_NAMES", "api-key-flow", "REQUEST_TIMEOUT", "1s"), hostLocal)
+	c, err := config.Load(complete("KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
+		"GRAPH_CLIENT_ID", cloud.ClientID, "API_KEY_SECRET_NAMES", "api-key-flow", "REQUEST_TIMEOUT", "1s"), config.Local)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -548,7 +549,7 @@ func TestCanariesPassThrough(t *testing.T) {
 		{azuresim.StepSecret, azuresim.Status(403)},
 		{azuresim.StepIdentity, azuresim.Reset()},
 	} {
-		h, err := wire(c, p, newLog(&log, c.logLevel))
+		h, err := wire(c, p, newLog(&log, c.LogLevel))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -561,7 +562,7 @@ func TestCanariesPassThrough(t *testing.T) {
 	}
 	cloud.Heal()
 	cloud.SetAppSecrets("another")
-	h, err := wire(c, p, newLog(&log, c.logLevel))
+	h, err := wire(c, p, newLog(&log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

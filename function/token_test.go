@@ -15,6 +15,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 const (
@@ -187,14 +188,14 @@ type tokens struct {
 func newTokens(t *testing.T, settings ...string) *tokens {
 	t.Helper()
 	p := &tokens{t: t, cloud: newCloud()}
-	c, err := loadConfig(complete(append([]string{
+	c, err := config.Load(complete(append([]string{
 		"KEY_VAULT_URL", p.cloud.VaultURL, "AZURE_CLIENT_ID", p.cloud.IdentityClientID, "GRAPH_TENANT_ID", p.cloud.TenantID, "GRAPH_CLIENT_ID", p.cloud.ClientID,
 		"WEBHOOK_SECRET_NAMES", "", "ENTRA_AUDIENCE", audienceURI + "," + audienceID,
-	}, settings...)...), hostLocal)
+	}, settings...)...), config.Local)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.handler, err = wire(c, p.cloud, newLog(&p.log, c.logLevel)); err != nil {
+	if p.handler, err = wire(c, p.cloud, newLog(&p.log, c.LogLevel)); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -407,7 +408,7 @@ func TestNoAddressIsTakenFromAToken(t *testing.T) {
 	})
 	trap := "http://" + listener.Addr().String()
 	c := newCloud()
-	d := deploy(t, c, hostLocal, audiences)
+	d := deploy(t, c, config.Local, audiences)
 	send := func(claims azuresim.Claims, head map[string]any) int {
 		answer, err := d.send(t.Context(), post(validBody, unsigned, header("Authorization", "Bearer "+c.Token(claims, head))))
 		if err != nil {
@@ -428,7 +429,7 @@ func TestNoAddressIsTakenFromAToken(t *testing.T) {
 			t.Errorf("%s: %d", name, status)
 		}
 	}
-	d = deploy(t, c, hostLocal, audiences)
+	d = deploy(t, c, config.Local, audiences)
 	c.Fail(azuresim.StepKeys, 1, azuresim.Redirect(trap+"/keys"))
 	if status := send(fromServiceNow(c), nil); status != http.StatusServiceUnavailable {
 		t.Errorf("a redirect: %d", status)

@@ -13,6 +13,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
 )
 
@@ -30,14 +31,14 @@ func (a acting) Do(req *http.Request) (*http.Response, error) {
 func warmCall(tb testing.TB) func() {
 	tb.Helper()
 	cloud := newCloud()
-	c, err := loadConfig(complete(
+	c, err := config.Load(complete(
 		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
 		"RATE_LIMIT", "",
-	), hostLocal)
+	), config.Local)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := wire(c, acting{cloud}, newLog(io.Discard, c.logLevel))
+	s, err := wire(c, acting{cloud}, newLog(io.Discard, c.LogLevel))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
 )
 
 // allSteps are the steps of the cloud that a request can wait for.
@@ -148,14 +149,14 @@ func TestWarmUpThatPanics(t *testing.T) {
 		append([]string{"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey}, withoutVault...),
 	} {
 		for _, but := range []string{"no address", "openid-configuration", "/secrets/", "sts."} {
-			config, err := loadConfig(complete(append([]string{
+			deployed, err := config.Load(complete(append([]string{
 				"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID,
-			}, settings...)...), hostLocal)
+			}, settings...)...), config.Local)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var log bytes.Buffer
-			s, err := wire(config, stumbling{c, but}, newLog(&log, config.logLevel))
+			s, err := wire(deployed, stumbling{c, but}, newLog(&log, deployed.LogLevel))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/jwks"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
@@ -55,15 +56,15 @@ type connections struct {
 }
 
 // connect makes what speaks to the cloud as c says, with transport between. It makes no request.
-func connect(c config, transport policy.Transporter, log *slog.Logger) (connections, error) {
+func connect(c config.Config, transport policy.Transporter, log *slog.Logger) (connections, error) {
 	options := vaultOptions(c, transport, log)
 	identity, err := vaultIdentity(c, transport, options)
 	if err != nil {
 		return connections{}, err
 	}
 	var store *vault.Vault
-	if c.vaultURL != "" {
-		if store, err = vault.New(c.vaultURL, identity, options); err != nil {
+	if c.VaultURL != "" {
+		if store, err = vault.New(c.VaultURL, identity, options); err != nil {
 			return connections{}, err
 		}
 	}
@@ -71,24 +72,24 @@ func connect(c config, transport policy.Transporter, log *slog.Logger) (connecti
 	if err != nil {
 		return connections{}, err
 	}
-	client, err := graph.New(c.cloud.graph, credential, graph.Options{Transport: transport, Version: version})
+	client, err := graph.New(c.Cloud.Graph, credential, graph.Options{Transport: transport, Version: version})
 	return connections{identity, store, credential, client}, err
 }
 
-func vaultOptions(c config, transport policy.Transporter, log *slog.Logger) vault.Options {
+func vaultOptions(c config.Config, transport policy.Transporter, log *slog.Logger) vault.Options {
 	scope := "" // of a cloud of one's own nobody knows it, and az is asked once, with the tenant that the vault names
-	if c.cloud.vaultSuffix != "" && c.vaultCredential != azureCLI {
-		scope = "https://" + strings.TrimPrefix(c.cloud.vaultSuffix, ".") + "/.default"
+	if c.Cloud.VaultSuffix != "" && c.VaultCredential != config.AzureCLI {
+		scope = "https://" + strings.TrimPrefix(c.Cloud.VaultSuffix, ".") + "/.default"
 	}
 	return vault.Options{
 		ClientOptions: azcore.ClientOptions{
 			Transport: vault.Remember(transport),
-			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.cloud.authority},
+			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: c.Cloud.Authority},
 			Telemetry: policy.TelemetryOptions{Disabled: true},
 		},
-		Timeout: c.timeout,
+		Timeout: c.Timeout,
 		Scope:   scope,
-		Custom:  c.cloud.custom,
+		Custom:  c.Cloud.Custom,
 		Log:     log,
 	}
 }
@@ -100,13 +101,13 @@ type server struct {
 }
 
 // wire puts the rooms together as c says, with transport between them and the cloud. It makes no request.
-func wire(c config, transport policy.Transporter, log *slog.Logger) (*server, error) {
+func wire(c config.Config, transport policy.Transporter, log *slog.Logger) (*server, error) {
 	to, err := connect(c, transport, log)
 	if err != nil {
 		return nil, err
 	}
 	examine := func(ctx context.Context) (slog.LogValuer, error) {
-		r, err := c.examine(ctx, transport)
+		r, err := examineDeployment(ctx, c, transport)
 		if err != nil {
 			return nil, err
 		}
@@ -116,19 +117,19 @@ func wire(c config, transport policy.Transporter, log *slog.Logger) (*server, er
 	return &server{handler.New(handler.Options{
 		Devices:  to.client,
 		Verifier: verifier,
-		Policy:   handler.Policy{GroupTags: c.groupTags, PerMinute: c.rateLimit},
-		Sweep:    handler.Sweep{GroupTag: c.sweepGroupTag, MaxDevices: c.sweepMaxDevices, MinInventory: c.sweepMinInventory, Apply: c.sweepApply},
-		Doctor:   handler.Doctor{Callers: c.doctorCallers, Examine: examine},
+		Policy:   handler.Policy{GroupTags: c.GroupTags, PerMinute: c.RateLimit},
+		Sweep:    handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices, MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
+		Doctor:   handler.Doctor{Callers: c.OperatorCallers, Examine: examine},
 		Log:      log,
-		Timeout:  c.timeout,
-		Window:   2 * c.tolerance,
+		Timeout:  c.Timeout,
+		Window:   2 * c.Tolerance,
 		Version:  version,
 	}), warmUp{append(steps, to.client.Warm), log}}, nil
 }
 
 // verifier returns who tells whether a caller may call, and what reads the keys for it.
-func verifier(c config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) (caller.Verifier, []func(context.Context) error) {
-	if c.platformAuth {
+func verifier(c config.Config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) (caller.Verifier, []func(context.Context) error) {
+	if c.PlatformAuth {
 		return caller.Platform{}, nil
 	}
 	var (
@@ -143,31 +144,31 @@ func verifier(c config, store *vault.Vault, transport policy.Transporter, log *s
 		})
 		return keys{k}
 	}
-	if len(c.webhookSecretNames) > 0 {
-		verifiers = append(verifiers, &caller.Signature{Keys: keysIn(caller.DecodeSignatureKey, c.webhookSecretNames), Tolerance: c.tolerance})
+	if len(c.WebhookSecretNames) > 0 {
+		verifiers = append(verifiers, &caller.Signature{Keys: keysIn(caller.DecodeSignatureKey, c.WebhookSecretNames), Tolerance: c.Tolerance})
 	}
-	if len(c.apiKeySecretNames) > 0 {
-		verifiers = append(verifiers, &caller.APIKey{Keys: keysIn(caller.DecodeAPIKey, c.apiKeySecretNames)})
+	if len(c.APIKeySecretNames) > 0 {
+		verifiers = append(verifiers, &caller.APIKey{Keys: keysIn(caller.DecodeAPIKey, c.APIKeySecretNames)})
 	}
-	if len(c.entraAudiences) > 0 {
+	if len(c.EntraAudiences) > 0 {
 		source := signingKeys(c, transport, log)
 		read = append(read, source.Warm)
 		verifiers = append(verifiers, &caller.Token{
 			Keys:      source,
-			Tenants:   c.entraTenants,
-			Audiences: c.entraAudiences,
-			Role:      c.entraRole,
-			Scope:     c.entraScope,
-			IssuerV1:  c.cloud.issuerV1,
-			IssuerV2:  c.cloud.issuerV2,
+			Tenants:   c.EntraTenants,
+			Audiences: c.EntraAudiences,
+			Role:      c.EntraRole,
+			Scope:     c.EntraScope,
+			IssuerV1:  c.Cloud.IssuerV1,
+			IssuerV2:  c.Cloud.IssuerV2,
 		})
 	}
 	return caller.Any(verifiers...), read
 }
 
 // signingKeys returns the keys that tokens of callers are signed with.
-func signingKeys(c config, transport policy.Transporter, log *slog.Logger) *jwks.Source {
-	return jwks.New(transport, c.cloud.authority, c.cloud.issuerV2, log, c.entraTenants...)
+func signingKeys(c config.Config, transport policy.Transporter, log *slog.Logger) *jwks.Source {
+	return jwks.New(transport, c.Cloud.Authority, c.Cloud.IssuerV2, log, c.EntraTenants...)
 }
 
 // keys are callers' keys in the vault as the verifiers want them.

@@ -123,7 +123,7 @@ var rows = map[Code]row{ //nolint:gochecknoglobals // a table that nothing write
 
 	forbidden:    {403, "Not allowed to call", "The token is genuine, but its app or user may not call this function. Assign the app role Device.Unassign (or what ENTRA_ROLE says), and for a user also consent to the scope.", 0},
 	policyDenied: {403, "Outside the policy", "The group tag of the device is not one that this function may act on. Its setting ALLOWED_GROUP_TAGS lists those.", 0},
-	doctorDenied: {403, "Not allowed to examine", "The caller is authentic, and may not have this function examined. Its setting DOCTOR_CALLERS lists those who may, and nobody where it is not set.", 0},
+	doctorDenied: {403, "Not allowed to examine", "The caller is authentic, and may not have this function examined. Its setting OPERATOR_CALLERS lists those who may, and nobody where it is not set.", 0},
 
 	deviceNotFound: {404, "Device not found", "No Autopilot device has this id or serial number. Check that an id is that of the Autopilot device, not of the Entra or Intune device.", 0},
 	routeNotFound:  {404, "Route not found", "There is nothing at this address. The routes are POST /api/unassign, GET /api/doctor and GET /api/health.", 0},

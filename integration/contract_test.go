@@ -112,7 +112,7 @@ var tested = regexp.MustCompile(`(\d+) generated, (?:\d+) passed`)
 func schemathesis(t *testing.T, contract string, withKey bool, section, more string, options ...string) string {
 	t.Helper()
 	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
-	p.process.Env = []string{"HOME=" + t.TempDir(), "DOCTOR_CALLERS=api-key-flow"} // the name of the one key
+	p.process.Env = []string{"HOME=" + t.TempDir(), "OPERATOR_CALLERS=api-key-flow"} // the name of the one key
 	p.run(t)
 	m := await(t, &p.out, banner)
 	settings, err := os.ReadFile("schemathesis.toml")

@@ -134,7 +134,7 @@ func prepare(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certifica
 		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
 		"IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "AZURE_CLIENT_ID=" + c.IdentityClientID,
 		"GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
-		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "REQUEST_TIMEOUT=5s",
+		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "RATE_LIMIT=0", "REQUEST_TIMEOUT=5s",
 	}, settings...)
 	return p
 }

@@ -222,7 +222,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	t.Cleanup(served.Close)
 	s.served = served
 	s.program = prepare(t, s.cloud, served, nil,
-		"WEBHOOK_SECRET_NAMES=webhook-0,webhook-1,webhook-2", "API_KEY_SECRET_NAMES=api-key-0,api-key-1,api-key-2", "REQUEST_TIMEOUT="+timeLimit.String())
+		"WEBHOOK_SECRET_NAMES=webhook-0,webhook-1,webhook-2", "API_KEY_SECRET_NAMES=api-key-0,api-key-1,api-key-2", "RATE_LIMIT=0", "REQUEST_TIMEOUT="+timeLimit.String())
 	s.program.out.take = s.audit
 	s.program.listen(t)
 	return s

@@ -428,7 +428,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
         { name: 'ENTRA_SCOPE', value: entraScope }
         { name: 'ALLOWED_GROUP_TAGS', value: allowedGroupTags }
         { name: 'RATE_LIMIT', value: rateLimit }
-        { name: 'DOCTOR_CALLERS', value: doctorCallers }
+        { name: 'OPERATOR_CALLERS', value: doctorCallers }
         { name: 'SWEEP_GROUP_TAG', value: sweepGroupTag }
         { name: 'SWEEP_MAX_DEVICES', value: string(sweepMaxDevices) }
         { name: 'SWEEP_MIN_INVENTORY', value: string(sweepMinInventory) }

@@ -1,0 +1,50 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+)
+
+// CallerPolicy limits one caller beyond the limits for all.
+type CallerPolicy struct {
+	GroupTags       []string `json:"groupTags"`       // as ALLOWED_GROUP_TAGS
+	RequireExpected bool     `json:"requireExpected"` // each device must come with the expected account
+	DevicesPerHour  int      `json:"devicesPerHour"`  // 0 for no limit
+}
+
+// checkPolicies parses CALLER_POLICY.
+func (s *settings) checkPolicies(c *Config) {
+	if s.policies == "" {
+		return
+	}
+	d := json.NewDecoder(strings.NewReader(s.policies))
+	d.DisallowUnknownFields()
+	var policies map[string]CallerPolicy
+	if err := d.Decode(&policies); err != nil || !errors.Is(d.Decode(&struct{}{}), io.EOF) {
+		s.addf(`CALLER_POLICY must be JSON such as {"webhook-servicenow":{"groupTags":["MTR-*"],"requireExpected":true,"devicesPerHour":50}}`)
+		return
+	}
+	c.CallerPolicies = map[string]CallerPolicy{}
+	for name, policy := range policies {
+		members := splitList(name)
+		id, n := "", 0
+		if len(members) > 0 {
+			id, n = c.callerID(members)
+		}
+		_, twice := c.CallerPolicies[id]
+		switch {
+		case n == 0 || n != len(members):
+			s.addf("CALLER_POLICY names a caller that is not configured: use %s", c.callerForms())
+		case twice:
+			s.addf("CALLER_POLICY names a caller twice")
+		case policy.DevicesPerHour < 0:
+			s.addf("CALLER_POLICY has a negative devicesPerHour")
+		case slices.ContainsFunc(policy.GroupTags, func(tag string) bool { _, err := parseGroupTag(tag); return err != nil }):
+			s.addf("CALLER_POLICY has a group tag with a * that is not at its end")
+		}
+		c.CallerPolicies[id] = policy
+	}
+}

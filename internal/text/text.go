@@ -1,0 +1,14 @@
+// Package text cleans text that people and their tools have stored: settings, secrets, key files.
+package text
+
+import (
+	"strings"
+	"unicode"
+)
+
+// Trim removes invisible characters from both ends of s: white space of every script, control characters (NUL and CR
+// among them), byte order marks and zero-width characters. Editors, shells and scripts add them unasked.
+func Trim(s string) string { return strings.TrimFunc(s, Invisible) }
+
+// Invisible reports whether r prints nothing.
+func Invisible(r rune) bool { return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Z) }
