@@ -23,10 +23,10 @@ func TestAWSPage(t *testing.T) {
 			t.Errorf("the page says nothing of %s, which must be given", required[1])
 		}
 	}
-	config := read(t, "../function/config.go")
+	config := read(t, "../internal/config/cloud.go")
 	for _, audience := range regexp.MustCompile("`(api://[A-Za-z]+)`").FindAllStringSubmatch(page, -1) {
 		if !strings.Contains(template, "Audience: "+audience[1]+" }") || !strings.Contains(config, `"`+audience[1]+`"`) {
-			t.Errorf("%s is not in the template or in config.go", audience[1])
+			t.Errorf("%s is not in the template or in cloud.go", audience[1])
 		}
 	}
 	log := read(t, "../function/sts.go")

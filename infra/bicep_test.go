@@ -386,7 +386,7 @@ func TestAzd(t *testing.T) {
 	if hook := api.Hooks["prepackage"]; hook.Shell != "sh" || hook.Run != `make package-azure WITH="$WITH"` {
 		t.Errorf("prepackage is %+v", hook)
 	}
-	if recipe := regexp.MustCompile(`(?m)^package-azure:.*\n(?:\t.*\n)*\t@\$\(GO\) run \./internal/pack (\S+) `).FindStringSubmatch(read(t, "../Makefile")); len(recipe) != 2 || recipe[1] != api.Dist {
+	if recipe := regexp.MustCompile(`(?m)^package-azure:.*\n(?:\t.*\n)*\t@\$\(GO\) run \./internal/cmd/pack (\S+) `).FindStringSubmatch(read(t, "../Makefile")); len(recipe) != 2 || recipe[1] != api.Dist {
 		t.Errorf("the Makefile makes %v, azd takes %s", recipe, api.Dist)
 	}
 	// What a hook shows is an output of main.bicep.

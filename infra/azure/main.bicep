@@ -83,7 +83,7 @@ param rateLimit string = ''
 
 @description('Who may ask for the report of the doctor (GET /api/doctor), by the names of the audit record, with commas between them. Empty means nobody.')
 @maxLength(4096)
-param doctorCallers string = ''
+param operatorCallers string = ''
 
 @description('The group tag whose devices the sweep cleans. Empty means no sweep.')
 @maxLength(512)
@@ -428,7 +428,7 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
         { name: 'ENTRA_SCOPE', value: entraScope }
         { name: 'ALLOWED_GROUP_TAGS', value: allowedGroupTags }
         { name: 'RATE_LIMIT', value: rateLimit }
-        { name: 'OPERATOR_CALLERS', value: doctorCallers }
+        { name: 'OPERATOR_CALLERS', value: operatorCallers }
         { name: 'SWEEP_GROUP_TAG', value: sweepGroupTag }
         { name: 'SWEEP_MAX_DEVICES', value: string(sweepMaxDevices) }
         { name: 'SWEEP_MIN_INVENTORY', value: string(sweepMinInventory) }

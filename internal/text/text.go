@@ -11,4 +11,6 @@ import (
 func Trim(s string) string { return strings.TrimFunc(s, Invisible) }
 
 // Invisible reports whether r prints nothing.
-func Invisible(r rune) bool { return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Z) }
+func Invisible(r rune) bool {
+	return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Z)
+}
