@@ -74,7 +74,7 @@ func checkShape(t *testing.T, where string, a flow.Action) {
 	t.Helper()
 	inputs, _ := a.Inputs.(map[string]any)
 	has := func(keys ...string) bool {
-		return slices.Equal(slices.Sorted(maps.Keys(inputs)), sorted(keys))
+		return slices.Equal(slices.Sorted(maps.Keys(inputs)), slices.Sorted(slices.Values(keys)))
 	}
 	right := false
 	switch a.Type {
@@ -284,7 +284,7 @@ func TestFlowPage(t *testing.T) {
 			t.Errorf("%s: the settings are %v", name, settings)
 		}
 	}
-	if definition, _ := readConnector(t); !strings.Contains(page, "`"+definition.Host+"`") {
+	if definition := readConnector(t); !strings.Contains(page, "`"+definition.Host+"`") {
 		t.Errorf("the page does not say that %s is to be replaced", definition.Host)
 	}
 	for _, set := range readProperties(t).Properties.ConnectionParameterSets.Values {

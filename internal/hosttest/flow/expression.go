@@ -397,19 +397,19 @@ var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglob
 		return chunks, nil
 	},
 	"union": func(a []any) (any, error) {
-		united := []any{}
+		united, known := []any{}, map[string]bool{}
 		for _, arg := range a {
 			list, ok := arg.([]any)
 			if !ok {
 				return nil, fmt.Errorf("%T is no list", arg)
 			}
 			for _, v := range list {
-				known := false
-				for _, other := range united {
-					known = known || reflect.DeepEqual(v, other)
+				encoded, err := json.Marshal(v)
+				if err != nil {
+					return nil, err
 				}
-				if !known {
-					united = append(united, v)
+				if !known[string(encoded)] {
+					known[string(encoded)], united = true, append(united, v)
 				}
 			}
 		}
