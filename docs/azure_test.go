@@ -67,7 +67,7 @@ func TestAzureCommandsExist(t *testing.T) {
 	page := file(t, "docs/azure.md")
 	bicep, program := file(t, "infra/azure/main.bicep"), file(t, "function/main.go")
 	targets := matches(`(?m)^([a-z][a-z-]*):`, file(t, "Makefile"))
-	flags := matches(`\.\w+\((?:&\w+\.\w+, )?"([a-z-]+)", `, file(t, "internal/client/call.go"))
+	flags := matches(`\.\w+\((?:&\w+\.\w+, )?"([a-z-]+)", `, file(t, "internal/client/call.go")+file(t, "internal/client/command.go"))
 	options := matches(`(--[a-z]+)`, file(t, "infra/azure/grant.sh"))
 	parameters, outputs := matches(`(?m)^param (\w+) `, bicep), matches(`(?m)^output (\w+) `, bicep)
 	settings := matches(`\$\{([A-Z_]+)[=}]`, file(t, "infra/azure/main.parameters.json"))

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,7 +16,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
+	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
 )
@@ -42,44 +46,102 @@ func serveSimulation(t *testing.T) (*simulation, string) {
 }
 
 func TestCall(t *testing.T) {
+	t.Parallel()
 	s, url := serveSimulation(t)
 	device := s.cloud.Devices()[0].ID
-	keyFile := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(keyFile, []byte(s.webhookKey+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-
-	stdout, stderr, err := runCommand(t, "", "call", "-url", url, "-secret-file", keyFile, "-device", device, "-reference", "RITM1")
-	if err != nil || stderr != "200 OK\n" || !strings.Contains(stdout, `"code": "unassigned"`) || !strings.Contains(stdout, `"reference": "RITM1"`) {
-		t.Errorf("signed: %v\n%s%s", err, stderr, stdout)
+	keyFile := writeFile(t, "key", s.webhookKey)
+	for _, test := range []struct {
+		name, stdin string
+		args        []string
+		out         []string // of standard output
+		err         string   // "" for success
+	}{
+		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device + ": 200 unassigned. "}, ""},
+		{"with an API key", s.apiKey, []string{"-api-key-file", "-", "-device", device}, []string{": 200 "}, ""},
+		{"a dry run by serial number", s.webhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: kiosk.lobby@contoso.com. "}, ""},
+		{"another account", s.webhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 refused: 1 state_changed"},
+		{"two devices", s.webhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device, "-serial", "PF3-0123-4567", "-verify"}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
+		{"an unknown device", s.webhookKey, []string{"-secret-file", "-", "-device", unknownDevice}, []string{unknownDevice + ": 404 device_not_found. "}, "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
+		{"a device that is none", s.webhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x", "-dry-run"}, []string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."}, "call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
+		{"as JSON", s.webhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice, "-dry-run", "-json"}, []string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`}, "call: 2 devices: "},
+	} {
+		stdout, stderr, err := runCommand(t, test.stdin, slices.Concat([]string{"call", "-url", url}, test.args)...)
+		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) || !containsAll(stdout, test.out...) {
+			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
+		}
 	}
 	if d, _ := s.cloud.Device(device); d.UserPrincipalName != "" {
 		t.Errorf("the device still has %s", d.UserPrincipalName)
 	}
-	stdout, stderr, err = runCommand(t, s.apiKey, "call", "-url", url+"/api/unassign/", "-api-key-file", "-", "-device", device)
-	if err != nil || stderr != "200 OK\n" {
-		t.Errorf("with an API key: %v\n%s%s", err, stderr, stdout)
+	stdout, stderr, err := runCommand(t, "", "call", "-url", url+"/", "-api-key-file", writeFile(t, "key", s.apiKey), "-json", "-serial", "R90D4E5F")
+	var document struct {
+		Version string
+		OK      bool
+		Summary struct{ Total, Succeeded int }
+		Results []struct{ SerialNumber, AccountBefore, Code string }
 	}
-	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run")
-	if err != nil || stderr != "200 OK\n" || !strings.Contains(stdout, `"code": "would_unassign"`) {
-		t.Errorf("a dry run by serial number: %v\n%s%s", err, stderr, stdout)
-	}
-	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar")
-	if err == nil || stderr != "409 Conflict\n" || !strings.Contains(stdout, `"code": "state_changed"`) {
-		t.Errorf("another account: %v\n%s%s", err, stderr, stdout)
-	}
-	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device, "-verify")
-	if err != nil || stderr != "200 OK\n" || !strings.Contains(stdout, `"succeeded": 2`) || strings.Count(stdout, `"verification": "cleared"`) != 2 {
-		t.Errorf("two devices: %v\n%s%s", err, stderr, stdout)
-	}
-	stdout, stderr, err = runCommand(t, s.webhookKey, "call", "-url", url, "-secret-file", "-", "-device", "6f1a9c0e-5b1d-4c55-9d3a-000000000000")
-	if err == nil || stderr != "404 Not Found\n" || !strings.Contains(stdout, `"code": "device_not_found"`) {
-		t.Errorf("an unknown device: %v\n%s%s", err, stderr, stdout)
+	if json.Unmarshal([]byte(stdout), &document) != nil || err != nil || stderr != "" || !document.OK || document.Summary.Succeeded != 1 {
+		t.Errorf("%v\n%s%s", err, stderr, stdout)
 	}
 }
 
-// A deployment examines itself for whoever may have it so. The exit status is that of the command that examines.
+// containsAll reports whether a text has all of parts.
+func containsAll(text string, parts ...string) bool {
+	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(text, part) })
+}
+
+// The environment has the settings that the scripts of the documentation use. Flags come first.
+func TestCallSettings(t *testing.T) {
+	t.Parallel()
+	s, url := serveSimulation(t)
+	key, secret, wrong := writeFile(t, "key", s.apiKey), writeFile(t, "secret", s.webhookKey), writeFile(t, "wrong", strings.Repeat("k", 24))
+	for name, test := range map[string]struct {
+		env  map[string]string
+		args []string
+		err  string
+	}{
+		"files":             {map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret}, nil, ""},
+		"a value":           {map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.apiKey + "\r\n"}, nil, ""},
+		"a signing key":     {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.webhookKey}, nil, ""},
+		"the flag counts":   {map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong}, []string{"-url", url, "-api-key-file", key}, ""},
+		"the flag's kind":   {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong}, []string{"-secret-file", secret}, ""},
+		"two settings":      {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"}, nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE"},
+		"no setting":        {map[string]string{"UNASSIGN_URL": url}, nil, "the key or token is missing"},
+		"a key that is not": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": "canary!"}, nil, "call: UNASSIGN_SECRET: UNASSIGN_SECRET: "},
+	} {
+		var out, errs bytes.Buffer
+		getenv := func(name string) string { return test.env[name] }
+		err := run(t.Context(), slices.Concat([]string{"unassign", "call", "-device", fjord, "-dry-run"}, test.args), getenv, strings.NewReader(""), &out, &errs)
+		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "canary")) {
+			t.Errorf("%s: %v\n%s", name, err, errs.String())
+		}
+	}
+}
+
+// A host in front may ask for a key of its own.
+func TestCallFunctionKey(t *testing.T) {
+	t.Parallel()
+	s, err := newSimulation(noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &loopback{handler: s.handler}
+	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key", "a-function-key")}} {
+		p := client.Program{HTTP: w, Stdin: strings.NewReader(s.apiKey), Stdout: io.Discard, Stderr: io.Discard}
+		if err := p.Call(t.Context(), slices.Concat([]string{"-url", "https://contoso.example", "-api-key-file", "-", "-device", fjord}, args)); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, h := range w.headers {
+		if h.Get("X-Functions-Key") != "a-function-key" {
+			t.Errorf("it sent %v", h)
+		}
+	}
+}
+
+// A deployment examines itself for those who may have it so. The exit status is that of the command that examines.
 func TestCallDoctor(t *testing.T) {
+	t.Parallel()
 	s, err := newSimulation(func(name string) string {
 		return map[string]string{"OPERATOR_CALLERS": simulatedAPIKey, "RATE_LIMIT": "0"}[name]
 	}, &lockedBuffer{})
@@ -92,29 +154,33 @@ func TestCallDoctor(t *testing.T) {
 		s.handler.ServeHTTP(w, r)
 	}))
 	defer server.Close()
-	strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<h1>hello</h1>") }))
+	strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Request-Id", "x")
+		_, _ = io.WriteString(w, "<h1>hello</h1>")
+	}))
 	defer strange.Close()
 	byKey := []string{"-api-key-file", "-"}
 	for _, test := range []struct {
 		name, key, url string
 		prepare        func()
 		args           []string
-		status, out    string
+		out            string
 		err            string // what the error has, "" for none
 	}{
-		{"well", s.apiKey, server.URL, nil, byKey, "200 OK\n", `"ok": true`, ""},
-		{"the route", s.apiKey, server.URL + "/api/doctor", nil, byKey, "200 OK\n", `"ok": true`, ""},
-		{"the other route", s.apiKey, server.URL + "/api/unassign", nil, byKey, "200 OK\n", `"ok": true`, ""},
-		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "403 Forbidden\n", `"code": "doctor_denied"`, "call: the answer is 403 Forbidden"},
-		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "401 Unauthorized\n", `"code": "unauthenticated"`, "call: the answer is 401 Unauthorized"},
-		{"not well", s.apiKey, server.URL, func() { s.cloud.SetGraphRoles("Mail.Read") }, byKey, "200 OK\n", `"mark": "failed"`, " checks failed"},
-		{"somebody else", s.apiKey, strange.URL, nil, byKey, "200 OK\n", "<h1>hello</h1>", "call: the response is no report"},
+		{"well", s.apiKey, server.URL, nil, byKey, "ok         ", ""},
+		{"as JSON", s.apiKey, server.URL, nil, append([]string{"-json"}, byKey...), `"ok": true`, ""},
+		{"the route", s.apiKey, server.URL + "/api/doctor", nil, byKey, "ok         ", ""},
+		{"the other route", s.apiKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
+		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden doctor_denied: "},
+		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "", "call: 401 Unauthorized unauthenticated: "},
+		{"not well", s.apiKey, server.URL, func() { s.cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ", " checks failed"},
+		{"somebody else", s.apiKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},
 	} {
 		if test.prepare != nil {
 			test.prepare()
 		}
 		stdout, stderr, err := runCommand(t, test.key, slices.Concat([]string{"call", "-doctor", "-url", test.url}, test.args)...)
-		if stderr != test.status || !strings.Contains(stdout, test.out) || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+		if stderr != "" || !strings.Contains(stdout, test.out) || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
 		}
 	}
@@ -126,71 +192,179 @@ func TestCallDoctor(t *testing.T) {
 }
 
 func TestCallRefusesToBeMisused(t *testing.T) {
+	t.Parallel()
+	at := []string{"-url", "https://contoso.example"}
 	for name, test := range map[string]struct {
 		args []string
 		want string
 	}{
 		"no address":          {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
-		"a key in the clear":  {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"}, "-url must be https"},
-		"no address at all":   {[]string{"-url", "contoso", "-secret-file", "-", "-device", "x"}, "-url is not an address"},
-		"no key":              {[]string{"-url", "https://contoso.example", "-device", "x"}, "name one of -secret-file, -api-key-file and -token-file"},
-		"two keys":            {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-device", "x"}, "name one of -secret-file, -api-key-file and -token-file"},
-		"no device":           {[]string{"-url", "https://contoso.example", "-secret-file", "-"}, "-device, -serial, -csv or -doctor is missing"},
-		"expected of two":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-serial", "y", "-expect", "z"}, "-expect is for one device"},
-		"a dry run verified":  {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-dry-run", "-verify"}, "nothing to -verify"},
-		"three keys":          {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-api-key-file", "-", "-token-file", "-", "-device", "x"}, "name one of"},
-		"a file and a device": {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-csv", "y"}, "the file names the devices"},
-		"a file and expected": {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-expect", "x", "-csv", "y"}, "the file names the devices"},
-		"no file and -out":    {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-out", "y"}, "are for -csv"},
-		"by something else":   {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-csv", "x", "-by", "name"}, "-by is id or serial"},
-		"a doctor's device":   {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-doctor", "-device", "x"}, "-doctor changes nothing"},
-		"a doctor's list":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-doctor", "-csv", "x"}, "-doctor changes nothing"},
-		"a doctor's dry run":  {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-doctor", "-dry-run"}, "-doctor changes nothing"},
-		"fewer than none":     {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "-retries", "-1"}, "must not be negative"},
-		"something more":      {[]string{"-url", "https://contoso.example", "-secret-file", "-", "-device", "x", "y"}, `"y" is not a flag`},
-		"a flag nobody knows": {[]string{"-force"}, "flag provided but not defined: -force"},
+		"a key in the clear":  {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"}, "-url must begin with https://"},
+		"no scheme":           {[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"}, `-url "contoso.example" lacks https://; use https://contoso.example`},
+		"no address at all":   {[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"}, "-url is not an https:// address"},
+		"no key":              {slices.Concat(at, []string{"-device", "x"}), "use one of -secret-file, -api-key-file and -token-file"},
+		"two keys":            {slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}), "use one of -secret-file, -api-key-file"},
+		"no device":           {slices.Concat(at, []string{"-secret-file", "-"}), "the device is missing: use -device, -serial or -csv"},
+		"expected of two":     {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-serial", "y", "-expect", "z"}), "-expect is for one device"},
+		"a dry run verified":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}), "nothing to -verify"},
+		"a file and a device": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}), "the file names the devices"},
+		"a file and expected": {slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}), "the file names the devices"},
+		"both from stdin":     {slices.Concat(at, []string{"-secret-file", "-", "-csv", "-"}), "standard input holds the list"},
+		"no file and -again":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-again"}), "are for -csv"},
+		"by something else":   {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}), "-by is id or serial"},
+		"a column of what":    {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}), `"tag" is not id, serial, expected or reference`},
+		"a column without":    {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}), "must be purpose=NAME"},
+		"a doctor's device":   {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}), "-doctor changes nothing"},
+		"a doctor's list":     {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}), "-doctor changes nothing"},
+		"fewer than none":     {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}), "must not be negative"},
+		"something more":      {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "y"}), `"y" is not a flag`},
+		"an unknown flag":     {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
-		stdout, _, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
-		if _, ok := errors.AsType[client.UsageError](err); !ok || !strings.Contains(err.Error(), test.want) || stdout != "" {
-			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout, test.want)
-		}
-	}
-	for flag, weak := range map[string]string{"-secret-file": "weak", "-api-key-file": "weak", "-token-file": "two words"} {
-		_, _, err := runCommand(t, weak, "call", "-url", "https://contoso.example", flag, "-", "-device", "x")
-		if err == nil || !strings.Contains(err.Error(), flag) || strings.Contains(err.Error(), weak) {
-			t.Errorf("%s %q: %v", flag, weak, err)
+		stdout, stderr, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
+		_, usage := errors.AsType[client.UsageError](err)
+		if !usage || !strings.Contains(err.Error(), test.want) || stdout+stderr != "" || strings.Count(err.Error(), "\n") != 1 || !strings.HasSuffix(err.Error(), "\nsee unassign call -h") {
+			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout+stderr, test.want)
 		}
 	}
 }
 
-func TestCallReportsNoAnswer(t *testing.T) {
+// A file with a key is read as any system writes it. Whatever no header can carry is refused before a request.
+func TestCallKeyFiles(t *testing.T) {
+	t.Parallel()
+	s, url := serveSimulation(t)
+	utf16 := func(text string, bom ...byte) string {
+		for _, c := range []byte(text) {
+			bom = append(bom, c, 0)
+		}
+		return string(bom)
+	}
+	for name, test := range map[string]struct{ flag, text, err string }{
+		"PowerShell 5.1 >":                {"-api-key-file", utf16(s.apiKey+"\r\n", 0xff, 0xfe), ""},
+		"UTF-16 without a mark":           {"-api-key-file", utf16(s.apiKey + "\r\n"), ""},
+		"PowerShell 5.1 -Encoding utf8":   {"-api-key-file", "\ufeff" + s.apiKey + "\r\n", ""},
+		"a signing key of PowerShell 5.1": {"-secret-file", utf16(s.webhookKey+"\r\n", 0xff, 0xfe), ""},
+		"line ends":                       {"-secret-file", s.webhookKey + "\r\n\r\n", ""},
+		"two lines":                       {"-api-key-file", s.apiKey + "\n" + s.apiKey, "has more than one line"},
+		"two lines of a signing key":      {"-secret-file", s.webhookKey + "\n" + s.webhookKey, "has more than one line"},
+		"two lines of a token":            {"-token-file", "canary.a.b\ncanary.a.b", "has more than one line"},
+		"two words of a token":            {"-token-file", "canary.a.b canary.a.b", "not an access token"},
+		"a NUL":                           {"-api-key-file", "canary-canary\x00canary-canary", "characters that no HTTP header can carry"},
+		"not ASCII":                       {"-api-key-file", "canary-canary-canary-canary-\u00f8", "characters that no HTTP header can carry"},
+		"empty":                           {"-api-key-file", "\ufeff\r\n", "is empty"},
+		"very long":                       {"-token-file", strings.Repeat("canary", 1<<15), "is larger than"},
+		"weak":                            {"-secret-file", "canary", "key"},
+	} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := s.cloud.Count(azuresim.StepGraph)
+		_, stderr, err := runCommand(t, "", "call", "-url", url, test.flag, path, "-device", fjord, "-dry-run")
+		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "\n") || s.cloud.Count(azuresim.StepGraph) != before) {
+			t.Errorf("%s: %v\n%s", name, err, stderr)
+		}
+		if strings.Contains(fmt.Sprint(stderr, err), "canary") {
+			t.Errorf("%s: the key is told: %v", name, err)
+		}
+	}
+}
+
+// A request that no connection took is not done, at once and in one line. Without a response the outcome is unknown.
+func TestCallReportsNoResponse(t *testing.T) {
+	t.Parallel()
 	lost := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 	defer lost.Close()
+	lost.Config.ErrorLog = log.New(io.Discard, "", 0)
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
 	defer untrusted.Close()
 	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	reset, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reset.Close() }()
+	go func() {
+		for {
+			conn, err := reset.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	}()
 	file := writeFile(t, "devices.csv", "id", someDevice)
-	for name, address := range map[string]string{"a lost connection": lost.URL, "no connection": gone.URL, "nobody to be trusted": untrusted.URL} {
-		for _, device := range [][]string{{"-device", "x"}, {"-csv", file, "-out", filepath.Join(t.TempDir(), "out.csv")}} {
-			args := slices.Concat([]string{"call", "-url", address + "?code=c2VjcmV0", "-api-key-file", "-", "-retries", "0"}, device)
-			_, stderr, err := runCommand(t, strings.Repeat("k", 24), args...)
-			if err == nil || !strings.Contains(err.Error(), "not known what was done") {
-				t.Errorf("%s: %v", name, err)
-			}
-			if told := fmt.Sprint(stderr, err); strings.Contains(told, "code=") || strings.Contains(told, "c2VjcmV0") {
-				t.Errorf("%s: the key in the address is told: %s", name, told)
-			}
+	for name, test := range map[string]struct{ address, want, result string }{
+		"a lost connection":     {lost.URL, "the outcome is unknown", "no_response,There was no response, so the outcome is unknown. A retry is safe.,unknown"},
+		"connection refused":    {gone.URL, "(connection refused): nothing was sent", "not_sent"},
+		"an unknown host":       {"https://no-such-host.invalid", "nothing was sent", "not_sent"},
+		"an untrusted host":     {untrusted.URL, "(certificate not trusted): nothing was sent", "not_sent"},
+		"a handshake that ends": {"https://" + reset.Addr().String(), "nothing was sent", "not_sent"},
+	} {
+		retries := "3"
+		if name == "a lost connection" {
+			retries = "0"
+		}
+		out := filepath.Join(t.TempDir(), "out.csv")
+		_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", test.address+"?code=c2VjcmV0", "-api-key-file", "-", "-retries", retries, "-csv", file, "-out", out)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") || strings.Contains(stderr, "retrying") {
+			t.Errorf("%s: %v\n%s", name, err, stderr)
+		}
+		if told := fmt.Sprint(stderr, err); strings.Contains(told, "code=") || strings.Contains(told, "c2VjcmV0") {
+			t.Errorf("%s: the key in the address is told: %s", name, told)
+		}
+		text, err := os.ReadFile(out)
+		outcome := map[bool]string{true: ",not_done,", false: ",unknown,"}[test.result == "not_sent"]
+		if err != nil || !containsAll(string(text), strings.Split(test.result, ",")[0], outcome) {
+			t.Errorf("%s: the results are\n%s", name, text)
 		}
 	}
 }
 
-// Who answers does no more to a terminal than to print on it.
-func TestCallPrintsAnyAnswer(t *testing.T) {
+// The platform in front of a function has responses of its own, most of them without a body.
+func TestCallKnowsThePlatform(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		status   int
+		id, body string
+		want     string
+		requests int
+	}{
+		"the homepage":    {200, "", "<h1>Your Azure Function App is up and running.</h1>", "200 OK, but not from the function", 1},
+		"no homepage":     {204, "", "", "204 No Content, but not from the function", 1},
+		"results":         {200, "", `{"results":[{"status":200,"code":"unassigned"}]}`, "200 OK, but not from the function", 1},
+		"too many":        {429, "", "", "429 Too Many Requests without a body of the function", 2},
+		"a broken worker": {500, "", "", "500 Internal Server Error without a body of the function", 2},
+		"a long line":     {414, "", "", "414 Request URI Too Long without a body of the function, so the platform in front of it refused the request; check -url", 1},
+		"many headers":    {431, "", "", "431 Request Header Fields Too Large without a body", 1},
+		"an odd header":   {400, "", "", "400 Bad Request without a body", 1},
+		"another address": {404, "", "", "404 Not Found without a body", 1},
+		"by the function": {400, "x", `{"error":{"code":"invalid_json","message":"Bad."}}`, "400 Bad Request invalid_json: Bad.", 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &loopback{before: func(int) *http.Response {
+				resp := says(test.status, "")
+				resp.Header.Set("X-Request-Id", test.id)
+				resp.Body = io.NopCloser(strings.NewReader(test.body))
+				return resp
+			}}
+			var stdout, stderr bytes.Buffer
+			p := client.Program{HTTP: w, Stdin: strings.NewReader(strings.Repeat("k", 24)), Stdout: &stdout, Stderr: &stderr}
+			err := p.Call(t.Context(), []string{"-url", "https://contoso.example", "-api-key-file", "-", "-device", someDevice, "-retries", "1"})
+			if err == nil || !strings.Contains(err.Error(), test.want) || len(w.bodies) != test.requests || strings.Contains(stdout.String(), "unassigned") {
+				t.Errorf("%s: %v after %d requests\n%s%s", name, err, len(w.bodies), stdout.String(), stderr.String())
+			}
+		})
+	}
+}
+
+// A response does no more to a terminal than to print on it.
+func TestCallPrintsAnyResponse(t *testing.T) {
+	t.Parallel()
 	for body, want := range map[string]string{
-		"<h1>\x1b]0;x\a\x1b[2JB\u00e4d\u202e</h1>\r\n\there\xff\x9b\x00": "<h1>]0;x[2JB\u00e4d</h1>\n\there\ufffd\ufffd\n",
-		`{"a":"\u001b[2J` + "\u009b" + `"}`:                              "{\n  \"a\": \"\\u001b[2J\"\n}\n",
+		`{"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007B\u00e4d\u202e\u009b"}}`: "call: 403 Forbidden [2J: ]0;xB\u00e4d",
+		"<h1>\x1b]0;x\a\x1b[2JB\u00e4d\u202e</h1>\r\n\there\xff\x9b\x00":                  "call: 403 Forbidden without a body of the function, so the platform in front of it refused the request; check -url",
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
@@ -198,35 +372,26 @@ func TestCallPrintsAnyAnswer(t *testing.T) {
 		}))
 		stdout, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
 		server.Close()
-		if err == nil || stdout != want {
-			t.Errorf("%v\n%q, want\n%q", err, stdout, want)
+		if err == nil || err.Error() != want || stdout != "" {
+			t.Errorf("%q\n%q, want\n%q", err, stdout, want)
 		}
 	}
 }
 
-// Who has a token sends it as it is in the file, without the line's end.
+// A token is sent as it is in the file, without the line's end.
 func TestCallWithAToken(t *testing.T) {
+	t.Parallel()
 	var got http.Header
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header
-		w.WriteHeader(http.StatusNoContent)
+		w.Header().Set("X-Request-Id", "x")
+		_, _ = io.WriteString(w, `{"results":[{"status":200,"code":"unassigned","deviceId":"`+someDevice+`"}]}`)
 	}))
 	token := strings.Repeat("eyJ.", 3000) // longer than a key ever is
-	_, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device", someDevice)
+	stdout, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device", someDevice)
 	server.Close()
-	if err != nil || stderr != "204 No Content\n" || got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" || got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
-		t.Errorf("%v\n%s%.300v", err, stderr, got)
-	}
-}
-
-// A certificate that is not trusted will not be at the next attempt.
-func TestCallDoesNotRepeatWhatIsNotTrusted(t *testing.T) {
-	server := httptest.NewTLSServer(http.NotFoundHandler())
-	defer server.Close()
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
-	if err == nil || strings.Contains(stderr, "asking again") {
-		t.Errorf("%v, %s", err, stderr)
+	if err != nil || stderr != "" || stdout != someDevice+": 200 unassigned.\n" || got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" || got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
+		t.Errorf("%v\n%s%s%.300v", err, stdout, stderr, got)
 	}
 }
 
@@ -236,6 +401,17 @@ func TestRun(t *testing.T) {
 	}
 	if stdout, _, err := runCommand(t, "", "help"); err != nil || stdout != usage {
 		t.Errorf("help: %q, %v", stdout, err)
+	}
+	for _, args := range [][]string{{"--version"}, {"-v"}} {
+		if stdout, _, err := runCommand(t, "", args...); err != nil || stdout != version+"\n" {
+			t.Errorf("%v: %q, %v", args, stdout, err)
+		}
+	}
+	for _, args := range [][]string{{"call", "-h"}, {"call", "--help"}, {"help", "call"}, {"list", "-h"}, {"help", "list"}} {
+		stdout, stderr, err := runCommand(t, "", args...)
+		if err != nil || stderr != "" || !containsAll(stdout, "usage: unassign ", "  unassign call -csv devices.csv", "UNASSIGN_SECRET_FILE", "-url") {
+			t.Errorf("%v: %v\n%s%s", args, err, stderr, stdout)
+		}
 	}
 	for _, args := range [][]string{{"sing"}, {"demo", "-fast"}, {"serve", "-port", "1"}} {
 		if _, _, err := runCommand(t, "", args...); err == nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/csv"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -123,9 +122,9 @@ func readResults(t *testing.T, path string) map[string]string {
 			name = row[2]
 		}
 		if before, twice := found[name]; twice {
-			t.Errorf("%s has two results, %s and %s", name, before, row[4])
+			t.Errorf("%s has two results, %s and %s", name, before, row[5])
 		}
-		found[name] = row[3] + " " + row[4]
+		found[name] = row[4] + " " + row[5]
 	}
 	return found
 }
@@ -166,11 +165,11 @@ func TestCallCSV(t *testing.T) {
 			}
 			return nil
 		}
-		out, err := callList(ctx, t, s, w, file)
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "43 devices: 38 succeeded, 2 refused, 3 not sent; the same command") {
+		out, err := callList(ctx, t, s, w, file, "-placeholders")
+		if exitCode(err) != 130 || !strings.Contains(out, "43 devices: 38 succeeded; 2 refused: 1 device_not_found, 1 serial_number_ambiguous; 3 not sent. Results: "+results+". The same command goes on from there") {
 			t.Errorf("interrupted: %v", err)
 		}
-		for _, want := range []string{"line 45 names the device of line 2 again", "line 46 names the device of line 44 again", "to be asked for again: 3 of 20; asking again in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
+		for _, want := range []string{"line 45 repeats the device of line 2", "line 46 repeats the device of line 44", "3 of 20 to retry; retrying in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("there is no %q in\n%s", want, out)
 			}
@@ -183,8 +182,8 @@ func TestCallCSV(t *testing.T) {
 		}
 
 		again := &loopback{}
-		out, err = callList(t.Context(), t, s, again, file)
-		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (38 in a run before), 2 refused (2 in a run before); see ") {
+		out, err = callList(t.Context(), t, s, again, file, "-placeholders")
+		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (38 in an earlier run); 2 refused (2 in an earlier run): 1 device_not_found, 1 serial_number_ambiguous. Results: ") {
 			t.Errorf("the second run: %v\n%s", err, out)
 		}
 		if len(again.bodies) != 1 || strings.Count(again.bodies[0], "deviceId") != 3 {
@@ -214,10 +213,10 @@ func TestCallCSV(t *testing.T) {
 			t.Fatal(err)
 		}
 		none := &loopback{}
-		if _, err = callList(t.Context(), t, s, none, edited, "-out", results); err == nil || len(none.bodies) != 0 {
+		if _, err = callList(t.Context(), t, s, none, edited, "-placeholders", "-out", results); err == nil || len(none.bodies) != 0 {
 			t.Errorf("the rows in another order: %v, %d requests", err, len(none.bodies))
 		}
-		if _, err = callList(t.Context(), t, s, none, edited, "-out", results, "-again"); err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (41 in a run before), 2 refused; see ") || len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0], ids[18]) {
+		if _, err = callList(t.Context(), t, s, none, edited, "-placeholders", "-out", results, "-again"); err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (41 in an earlier run); 2 refused: ") || len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0], ids[18]) {
 			t.Errorf("-again: %v, %q", err, none.bodies)
 		}
 	})
@@ -232,19 +231,19 @@ func TestCallCSVStops(t *testing.T) {
 		results  string // of the first row; "" if it has none
 		took     time.Duration
 	}{
-		"nobody answers":      {func(*simulation) *http.Response { return says(0, "") }, "no answer, so it is not known what was done", 4, " no_answer", 14 * time.Second},
-		"a gateway is down":   {func(*simulation) *http.Response { return says(503, "7") }, "the answer is 503", 4, "503 ", 21 * time.Second},
-		"down for very long":  {func(*simulation) *http.Response { return says(503, "86400") }, "the answer is 503", 1, "503 ", 0},
-		"the key is not ours": {func(*simulation) *http.Response { return says(401, "") }, "the answer is 401", 1, "", 0},
-		"not the function":    {func(*simulation) *http.Response { return says(200, "") }, "is this the address of the function?", 1, " bad_answer", 0},
+		"nobody answers":      {func(*simulation) *http.Response { return says(0, "") }, "no response from contoso.example (connection lost before the answer was whole): the outcome is unknown", 4, " no_response", 14 * time.Second},
+		"a gateway is down":   {func(*simulation) *http.Response { return says(503, "7") }, "503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
+		"down for very long":  {func(*simulation) *http.Response { return says(503, "86400") }, "503 Service Unavailable without a body", 1, "503 ", 0},
+		"the key is not ours": {func(*simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a body", 1, "", 0},
+		"not the function":    {func(*simulation) *http.Response { return says(200, "") }, "but not from the function", 1, " bad_response", 0},
 		"no permission": {func(s *simulation) *http.Response {
 			s.cloud.SetGraphRoles()
 			return nil
-		}, "before this is mended: graph_permission_missing", 1, "424 graph_permission_missing", 0},
+		}, "before this is fixed: graph_permission_missing", 1, "424 graph_permission_missing", 0},
 		"Graph is down": {func(s *simulation) *http.Response {
 			s.cloud.Fail(azuresim.StepGraph, 1, azuresim.GraphError(503, azuresim.Nested, 60))
 			return nil
-		}, "nothing gets done for now", 4, "503 graph_unavailable", 180 * time.Second},
+		}, "no device can be changed at present", 4, "503 graph_unavailable", 180 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -257,7 +256,7 @@ func TestCallCSVStops(t *testing.T) {
 				start := time.Now()
 				w := &loopback{before: func(int) *http.Response { return test.answer(s) }}
 				out, err := callList(t.Context(), t, s, w, file)
-				if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "45 devices: 0 succeeded, 0 refused") {
+				if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(out, "45 devices: 0 succeeded; ") {
 					t.Errorf("%v\n%s", err, out)
 				}
 				if len(w.bodies) != test.requests || time.Since(start).Truncate(time.Second) != test.took {
@@ -277,67 +276,6 @@ func TestCallCSVStops(t *testing.T) {
 			})
 		})
 	}
-}
-
-// All attempts of a request have its id; those that are signed are signed anew.
-func TestCallRepeats(t *testing.T) {
-	for name, evidence := range map[string]func(*simulation) client.Evidence{
-		"signed":  func(*simulation) client.Evidence { return client.Signature(canaryKey) },
-		"API key": func(s *simulation) client.Evidence { return client.APIKey(s.apiKey) },
-		"token":   func(*simulation) client.Evidence { return client.Token("eyJ.e30.x") },
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			statuses := []int{429, 408, 500, 502, 503, 504, 0, 204}
-			w := &loopback{before: func(n int) *http.Response { return says(statuses[n-1], map[int]string{1: "9"}[n]) }}
-			var notes []string
-			s, err := newSimulation(noEnv, io.Discard)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := client.Client{
-				URL: "https://contoso.example", Evidence: evidence(s), HTTP: w, Agent: "test", Retries: 7, Timeout: time.Second, Note: func(text string) { notes = append(notes, text) },
-			}
-			answer, err := c.Send(t.Context(), client.Order{Target: client.Target{DeviceID: someDevice}})
-			if err != nil || answer.Status != 204 || len(w.bodies) != 8 {
-				t.Fatalf("%s: %d, %v, %d requests", name, answer.Status, err, len(w.bodies))
-			}
-			if !slices.Equal(notes, []string{
-				"429 Too Many Requests; asking again in 9s (1 of 7)", "408 Request Timeout; asking again in 4s (2 of 7)", "500 Internal Server Error; asking again in 8s (3 of 7)",
-				"502 Bad Gateway; asking again in 16s (4 of 7)", "503 Service Unavailable; asking again in 30s (5 of 7)", "504 Gateway Timeout; asking again in 30s (6 of 7)", "no answer; asking again in 30s (7 of 7)",
-			}) {
-				t.Errorf("%s: notes %q", name, notes)
-			}
-			first, last := w.headers[0], w.headers[7]
-			same := map[string][]string{"signed": {"Webhook-Id"}, "API key": {"X-Api-Key", "Idempotency-Key"}, "token": {"Authorization", "Idempotency-Key"}}[name]
-			for _, h := range same {
-				if first.Get(h) == "" || first.Get(h) != last.Get(h) {
-					t.Errorf("%s: %s was %q and became %q", name, h, first.Get(h), last.Get(h))
-				}
-			}
-			if name == "signed" && (first.Get("Webhook-Timestamp") == last.Get("Webhook-Timestamp") || first.Get("Webhook-Signature") == last.Get("Webhook-Signature")) {
-				t.Errorf("the last attempt was signed like the first: %v", last)
-			}
-			statuses = append(statuses, 404)
-			if answer, err := c.Send(t.Context(), client.Order{}); err != nil || answer.Status != 404 || w.headers[8].Get(same[len(same)-1]) == first.Get(same[len(same)-1]) {
-				t.Errorf("%s: another request ends with %d, %v, and has the id %s", name, answer.Status, err, w.headers[8].Get(same[len(same)-1]))
-			}
-		})
-	}
-}
-
-// Who stops it while it waits does not wait for the end of that, and is told what was answered.
-func TestCallStoppedWhileItWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := &loopback{before: func(int) *http.Response { return says(503, "600") }}
-		c := client.Client{URL: "https://contoso.example", Evidence: client.APIKey("k"), HTTP: w, Agent: "test", Retries: 3, Timeout: time.Second, Note: func(string) {}}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		start := time.Now()
-		answer, err := c.Send(ctx, client.Order{Target: client.Target{DeviceID: someDevice}})
-		if !errors.Is(err, context.DeadlineExceeded) || answer.Status != 503 || len(w.bodies) != 1 || time.Since(start) != 5*time.Second {
-			t.Errorf("%d, %v, %d requests in %s", answer.Status, err, len(w.bodies), time.Since(start))
-		}
-	})
 }
 
 // The rule for callers stands in docs/api.md.
@@ -363,14 +301,14 @@ func TestCallCSVDryRun(t *testing.T) {
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1", "5CG5678DEF;room.skog;RITM2")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
-	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr, "2 devices: 2 succeeded") || len(acted(s.cloud)) > 0 {
+	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr, "2 devices: 2 succeeded: 2 would_unassign. Results: ") || len(acted(s.cloud)) > 0 {
 		t.Errorf("dry: %v\n%s", err, stderr)
 	}
 	dry := strings.TrimSuffix(file, ".csv") + ".dry-run.csv"
 	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";would_unassign;") != 2 || strings.Count(string(text), ";dry_run;") != 2 {
 		t.Errorf("%v\n%s", err, text)
 	}
-	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(), "another kind of run") {
+	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(), "holds the results of a dry run; use another -out file") {
 		t.Errorf("results of a dry run are taken for those of another: %v", err)
 	}
 	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", file)...); err == nil || !strings.Contains(err.Error(), "-out is the file with the devices") {
@@ -412,7 +350,7 @@ func TestCallCSVOfSomethingElse(t *testing.T) {
 		t.Errorf("the results keep a key: %v\n%s", err, before)
 	}
 	other, otherURL := serveSimulation(t)
-	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), "its results are of another deployment, "+url+"/api/unassign; name another file") || len(acted(other.cloud)) > 0 {
+	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), " holds the results of another deployment, "+url+"/api/unassign; use another -out file") || len(acted(other.cloud)) > 0 {
 		t.Errorf("another deployment: %v", err)
 	}
 	if after, _ := os.ReadFile(results); !bytes.Equal(after, before) {
@@ -430,11 +368,11 @@ func TestCallCSVInvalidRows(t *testing.T) {
 		t.Errorf("%v\n%s", err, stderr)
 	}
 	one := writeFile(t, "devices.csv", "serialNumber", "5CG1234ABC", "1.2E+11")
-	if _, _, err := runCommand(t, s.apiKey, append(slices.Clone(args[:6]), one)...); err == nil || !strings.Contains(err.Error(), ": 1 row is not valid, so nothing was sent") {
+	if _, _, err := runCommand(t, s.apiKey, append(slices.Clone(args[:6]), one)...); err == nil || !strings.Contains(err.Error(), "call: 1 row is not valid, so nothing was sent; correct ") {
 		t.Errorf("one row: %v", err)
 	}
 	_, stderr, err = runCommand(t, s.apiKey, append(args, "-skip-invalid")...)
-	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded, 0 refused; see ") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.cloud)) != 1 {
+	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded; 2 rows are not valid. Results: ") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.cloud)) != 1 {
 		t.Errorf("-skip-invalid: %v\n%s", err, stderr)
 	}
 }
@@ -443,8 +381,8 @@ func TestCallCSVInvalidRows(t *testing.T) {
 func TestCallCSVRefused(t *testing.T) {
 	_, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "id", someDevice)
-	_, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", url, "-api-key-file", "-", "-csv", file)
-	if err == nil || !strings.HasPrefix(err.Error(), "call: the answer is 401 Unauthorized, unauthenticated: ") || !strings.Contains(err.Error(), "\n1 device: 0 succeeded, 0 refused, 1 not sent; the same command goes on from here; see ") {
+	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", url, "-api-key-file", "-", "-csv", file)
+	if err == nil || !strings.HasPrefix(err.Error(), "call: 401 Unauthorized unauthenticated: ") || !strings.Contains(stderr, "1 device: 0 succeeded; 1 not sent. Results: ") {
 		t.Error(err)
 	}
 }
@@ -455,7 +393,7 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 	for _, serial := range []string{
 		"5CG1234ABC", "PF3 0123", "-1", "#", "---", "a\u00e9", "a\tb", "a\x7f", "~a!", strings.Repeat("x", 128), strings.Repeat("x", 129), "\u0661", "a,b;c", `a"b`,
 	} {
-		table, err := client.ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"), "")
+		table, err := client.ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"), client.ReadOptions{Placeholders: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -517,7 +455,7 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 		mu.Unlock()
 		if n == 2 {
 			_ = p.Process.Signal(os.Interrupt)
-			for !strings.Contains(printed.String(), "stopping as soon as") {
+			for !strings.Contains(printed.String(), "stopping after the request under way") {
 				time.Sleep(time.Millisecond)
 			}
 		}
@@ -539,10 +477,10 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 		_ = process.Wait()
 		return process.ProcessState.ExitCode()
 	}
-	if code := start(); code != 1 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded, 0 refused, 5 not sent;") {
+	if code := start(); code != 130 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded; 5 not sent. Results: ") {
 		t.Errorf("stopped: exit code %d\n%s", code, stderr.String())
 	}
-	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in a run before), 0 refused; see ") {
+	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in an earlier run). Results: ") {
 		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
 	}
 	counts := acted(s.cloud)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -20,6 +21,16 @@ func serveLocal(ctx context.Context, listener net.Listener, s *server, timeout t
 	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address", listener.Addr().String()), slog.String("version", version))
 	go s.warmUp.run(context.WithoutCancel(ctx))
 	return serveHTTP(ctx, listener, invoked(s, config.Local, ""), timeout, log)
+}
+
+// listenAt listens at an address of this machine.
+func listenAt(ctx context.Context, address string) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	const windowsInUse = syscall.Errno(10048) // WSAEADDRINUSE
+	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, windowsInUse) {
+		return nil, fmt.Errorf("another program uses %s; choose another port, such as -listen 127.0.0.1:8081", address)
+	}
+	return listener, err
 }
 
 // invoked hands requests on to h with the host's name, and the id that the host gives each in idHeader.
@@ -77,7 +88,7 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 	if err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	listener, err := listenAt(ctx, address)
 	if err != nil {
 		return err
 	}

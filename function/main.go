@@ -54,10 +54,10 @@ func exitCode(err error) int {
 		ExitCode() int
 	}
 	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
 	case errors.As(err, &coded):
 		return coded.ExitCode()
-	case errors.Is(err, flag.ErrHelp):
-		return 2
 	}
 	return 1
 }
@@ -72,15 +72,16 @@ func (usageError) ExitCode() int { return 2 }
 
 const usage = `usage: unassign [command]
 
-  serve     answer requests, as the host that started it wants (the default
-            where there are no arguments); on this machine -listen ADDRESS
-            (default 127.0.0.1:8080), on a simulated cloud unless the
-            settings name a vault, an app or callers
+  serve     serve requests (default); detects Azure Functions and Lambda. On this
+            machine: -listen ADDRESS (127.0.0.1:8080), on a simulated cloud unless
+            the settings name a vault, an app or callers
   demo      play the main job on a simulated cloud
-  doctor    examine the deployment that the settings describe, and change
-            nothing; -json for programs
-  call      send a request, or a list of devices, to a deployment; call -help has the flags
+  doctor    examine the deployment that the settings describe; changes nothing
+  list      list the devices of a deployment that carry a resource account
+  call      remove the resource account from devices, one or a list
   version   print the version
+
+unassign help COMMAND has the flags and examples of a command.
 `
 
 // run is the program. It returns when its work is done, when ctx ends, or when it cannot go on.
@@ -88,6 +89,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	command, rest := "serve", args[1:]
 	if len(rest) > 0 {
 		command, rest = rest[0], rest[1:]
+	}
+	caller := client.Program{
+		Version: version, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },
 	}
 	switch command {
 	case "serve":
@@ -100,14 +105,16 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "doctor":
 		return doctor(ctx, rest, getenv, upstream.NewClient(), stdout, stderr)
 	case "call":
-		return client.Program{
-			Version: version, Stdin: stdin, Stdout: stdout, Stderr: stderr,
-			ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },
-		}.Call(ctx, rest)
-	case "version":
+		return caller.Call(ctx, rest)
+	case "list":
+		return caller.List(ctx, rest)
+	case "version", "-v", "-version", "--version":
 		fmt.Fprintln(stdout, version)
 		return nil
 	case "help", "-h", "-help", "--help":
+		if len(rest) > 0 && rest[0] != "help" {
+			return run(ctx, []string{args[0], rest[0], "-h"}, getenv, stdin, stdout, stderr)
+		}
 		fmt.Fprint(stdout, usage)
 		return nil
 	}
@@ -169,5 +176,5 @@ func open(ctx context.Context, host, port, address string) (net.Listener, error)
 	case config.Lambda:
 		return nil, nil //nolint:nilnil // there is none to find
 	}
-	return new(net.ListenConfig).Listen(ctx, "tcp", address)
+	return listenAt(ctx, address)
 }

@@ -1,315 +1,421 @@
 package client
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
-	"time"
-	"unicode"
-
-	"autopilot-unassign/handler/caller"
-	"autopilot-unassign/internal/upstream"
 )
 
-// The most of a file with a key or a token that call reads, in bytes.
-const maxKeyFile = 64 << 10
+// largeRun is the number of devices above which a real run needs a confirmation.
+const largeRun = 50
 
-// The routes of the function.
-const (
-	routeUnassign = "/api/unassign"
-	routeDoctor   = "/api/doctor"
-)
+const callHelp = `usage: unassign call [flags]
 
-// UsageError is an error in the command line.
-type UsageError string
+Removes the resource account from devices: from those of -device and -serial, or from those in a file.
 
-func (e UsageError) Error() string { return string(e) }
+  unassign call -url https://contoso.azurewebsites.net -secret-file key.txt -serial 5CG1234ABC -dry-run
+  unassign call -url https://contoso.azurewebsites.net -api-key-file key.txt -device 6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01
+  unassign call -csv devices.csv -dry-run      with the settings below in the environment
+  unassign call -csv devices.csv -max 500      writes devices.results.csv, and goes on from there
+  unassign call -doctor                        has the deployment examine itself
 
-// ExitCode returns the exit status of the process.
-func (UsageError) ExitCode() int { return 2 }
-
-// Program is the command line that runs the commands of this package.
-type Program struct {
-	Version        string
-	HTTP           upstream.Doer // nil means upstream.NewClient
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	// ResetSignals makes the next signal end the process. Call calls it when its context ends; nil does nothing.
-	ResetSignals func()
-}
+Exit status: 0 if all is done, 1 if not, 2 if the flags are wrong, 130 after Ctrl-C.
+`
 
 // callFlags are the flags of call.
 type callFlags struct {
-	*flag.FlagSet
-	address, secretFile, apiKeyFile, tokenFile string
-	devices                                    []Target
-	expect, reference                          string
-	dryRun, verify, doctor                     bool
-	csv, by, out                               string
-	again, skipInvalid                         bool
-	retries                                    int
-	timeout                                    time.Duration
+	*connection
+	rows                        []Row
+	expect, reference           string
+	dryRun, verify, doctor      bool
+	csv, by, out                string
+	columns                     map[string]string
+	noExpect, placeholders      bool
+	again, skipInvalid, confirm bool
+	most                        int
 }
 
-func newCallFlags(stderr io.Writer) *callFlags {
-	f := &callFlags{FlagSet: flag.NewFlagSet("call", flag.ContinueOnError)}
-	f.SetOutput(stderr)
-	f.StringVar(&f.address, "url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
-	f.StringVar(&f.secretFile, "secret-file", "", "`file` with the signing key (whsec_… or base64); - reads standard input")
-	f.StringVar(&f.apiKeyFile, "api-key-file", "", "`file` with the API key, instead of a signing key; - reads standard input")
-	f.StringVar(&f.tokenFile, "token-file", "", "`file` with an access token of Entra ID, instead of a key; - reads standard input")
+func newCallFlags() *callFlags {
+	f := &callFlags{connection: newConnection("call", callHelp), columns: map[string]string{}}
 	f.Func("device", "`id` of an Autopilot device; may be repeated", func(id string) error {
-		f.devices = append(f.devices, Target{DeviceID: id})
+		f.rows = append(f.rows, Row{ID: id})
 		return nil
 	})
-	f.Func("serial", "`serial` number of a device, instead of its id; may be repeated", func(serial string) error {
-		f.devices = append(f.devices, Target{SerialNumber: serial})
+	f.Func("serial", "`number`: the serial number of a device, instead of its id; may be repeated", func(serial string) error {
+		f.rows = append(f.rows, Row{Serial: serial})
 		return nil
 	})
 	f.StringVar(&f.expect, "expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
-	f.BoolVar(&f.dryRun, "dry-run", false, "say what would happen, and change nothing")
-	f.BoolVar(&f.verify, "verify", false, "read the device again after acting on it")
-	f.BoolVar(&f.doctor, "doctor", false, "ask the deployment to examine itself, instead of asking for a device")
-	f.StringVar(&f.reference, "reference", "", "`ticket` that the audit record shall name")
-	f.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for an answer, each time it is asked")
-	f.IntVar(&f.retries, "retries", 3, "how `often` to ask again after 408, 429, 500, 502, 503, 504 or no answer")
-	f.StringVar(&f.csv, "csv", "", "`file` with many devices, one a row; its header names the columns deviceId or serialNumber and, if you like, expected and reference")
-	f.StringVar(&f.by, "by", "", "`column` that counts in the file where it has both: id or serial")
-	f.StringVar(&f.out, "out", "", "`file` for the results, and to go on from; without it devices.results.csv for devices.csv, devices.dry-run.csv for a dry run")
-	f.BoolVar(&f.again, "again", false, "send the rows again that the results show as refused")
-	f.BoolVar(&f.skipInvalid, "skip-invalid", false, "send the valid rows of the file although others are not")
-	f.Usage = func() {
-		fmt.Fprint(stderr, "usage: unassign call -url ADDRESS (-secret-file | -api-key-file | -token-file) FILE (-device ID | -serial SERIAL | -csv FILE | -doctor) [flags]\n\n")
-		f.PrintDefaults()
-	}
+	f.BoolVar(&f.dryRun, "dry-run", false, "report the changes, and make none")
+	f.BoolVar(&f.verify, "verify", false, "read the device again after the change")
+	f.BoolVar(&f.doctor, "doctor", false, "have the deployment examine itself, and print the report")
+	f.StringVar(&f.reference, "reference", "", "`ticket` for the audit record")
+	f.StringVar(&f.csv, "csv", "", "`file` with a list: CSV with a header, or one serial number on each line; - reads standard input")
+	f.StringVar(&f.by, "by", "", "`id or serial`: the column that counts where a list has both (the id)")
+	f.Func("column", "`purpose=NAME`: the column for the id, serial, expected or reference of a list; may be repeated", f.setColumn)
+	f.Func("expect-column", "`NAME` of the column with the accounts that the devices must still carry", func(name string) error {
+		return f.setColumn("expected=" + name)
+	})
+	f.BoolVar(&f.noExpect, "no-expect", false, "ignore the accounts in the list")
+	f.BoolVar(&f.placeholders, "placeholders", false, `send serial numbers such as "Default string", that many devices share`)
+	f.BoolVar(&f.skipInvalid, "skip-invalid", false, "send the valid rows of a list although others are not valid")
+	f.StringVar(&f.out, "out", "", "`file` for the results, from which the same command goes on (devices.results.csv or devices.dry-run.csv for devices.csv)")
+	f.BoolVar(&f.again, "again", false, "send the devices too that the results show as refused")
+	f.BoolVar(&f.confirm, "yes", false, fmt.Sprintf("do not ask before a real run with more than %d devices", largeRun))
+	f.IntVar(&f.most, "max", 0, "`number`: refuse a real run with more devices, and do not ask before one with fewer")
 	return f
+}
+
+// setColumn takes purpose=NAME.
+func (f *callFlags) setColumn(text string) error {
+	purpose, name, ok := strings.Cut(text, "=")
+	switch {
+	case !ok || strings.TrimSpace(name) == "":
+		return errors.New("must be purpose=NAME, such as serial=Tag")
+	case purpose != "id" && purpose != "serial" && purpose != "expected" && purpose != "reference":
+		return fmt.Errorf("%q is not id, serial, expected or reference", purpose)
+	}
+	f.columns[purpose] = strings.TrimSpace(name)
+	return nil
 }
 
 // check returns a UsageError if the flags do not fit together.
 func (f *callFlags) check() error {
-	evidence := 0
-	for _, file := range []string{f.secretFile, f.apiKeyFile, f.tokenFile} {
-		if file != "" {
-			evidence++
-		}
-	}
+	forList := len(f.columns) > 0 || f.by != "" || f.noExpect || f.placeholders || f.skipInvalid
 	switch {
-	case f.NArg() > 0:
-		return UsageError(fmt.Sprintf("call: %q is not a flag", f.Arg(0)))
-	case evidence != 1:
-		return UsageError("call: name one of -secret-file, -api-key-file and -token-file")
 	case f.dryRun && f.verify:
-		return UsageError("call: after -dry-run there is nothing to -verify")
-	case f.retries < 0 || f.timeout <= 0:
-		return UsageError("call: -retries must not be negative, and -timeout must be positive")
-	case f.doctor && (f.csv != "" || len(f.devices) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" || f.by != "" || f.out != "" || f.again || f.skipInvalid):
-		return UsageError("call: -doctor changes nothing, and takes no device and nothing that is said of one")
+		return UsageError("-dry-run changes nothing, so there is nothing to -verify")
+	case f.most < 0:
+		return UsageError("-max must be positive")
+	case f.doctor && (f.csv != "" || len(f.rows) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" || f.out != "" || f.again || forList):
+		return UsageError("-doctor changes nothing, and takes no device and no flag about devices")
 	case f.doctor:
 		return nil
-	case f.csv != "" && (len(f.devices) > 0 || f.expect != ""):
-		return UsageError("call: with -csv the file names the devices and what is expected of them")
+	case f.csv != "" && (len(f.rows) > 0 || f.expect != ""):
+		return UsageError("with -csv, the file names the devices and the accounts they must carry")
 	case f.by != "" && f.by != "id" && f.by != "serial":
-		return UsageError("call: -by is id or serial")
+		return UsageError("-by is id or serial")
+	case f.noExpect && f.columns["expected"] != "":
+		return UsageError("use one of -no-expect and -expect-column")
+	case f.csv == "-" && (f.secretFile == "-" || f.apiKeyFile == "-" || f.tokenFile == "-" || f.functionKeyFile == "-"):
+		return UsageError("standard input holds the list, so the key must be in a file")
 	case f.csv != "":
 		return nil
-	case f.by != "" || f.out != "" || f.again || f.skipInvalid:
-		return UsageError("call: -by, -out, -again and -skip-invalid are for -csv")
-	case len(f.devices) == 0:
-		return UsageError("call: -device, -serial, -csv or -doctor is missing")
-	case f.expect != "" && len(f.devices) > 1:
-		return UsageError("call: -expect is for one device")
+	case forList || f.again:
+		return UsageError("-by, -column, -expect-column, -no-expect, -placeholders, -again and -skip-invalid are for -csv")
+	case len(f.rows) == 0:
+		return UsageError("the device is missing: use -device, -serial or -csv")
+	case f.expect != "" && len(f.rows) > 1:
+		return UsageError("-expect is for one device; name the accounts of several in a -csv file")
 	}
 	return nil
 }
 
-// evidence reads what shows who is asking.
-func (f *callFlags) evidence(stdin io.Reader) (Evidence, error) {
-	switch {
-	case f.secretFile != "":
-		key, err := readKey(f.secretFile, stdin, caller.DecodeSignatureKey)
-		if err != nil {
-			return nil, fmt.Errorf("call: -secret-file: %w", err)
-		}
-		return Signature(key), nil
-	case f.apiKeyFile != "":
-		key, err := readKey(f.apiKeyFile, stdin, caller.DecodeAPIKey)
-		if err != nil {
-			return nil, fmt.Errorf("call: -api-key-file: %w", err)
-		}
-		return APIKey(string(key)), nil
-	}
-	token, err := readKey(f.tokenFile, stdin, DecodeToken)
-	if err != nil {
-		return nil, fmt.Errorf("call: -token-file: %w", err)
-	}
-	return Token(token), nil
-}
-
-// Call sends one request, or a list of devices, to a deployment and prints the responses. It returns an error unless every
-// device succeeded.
+// Call removes the resource account from the devices that the arguments name, and prints the results. It returns an error unless
+// all of them succeeded.
 func (p Program) Call(ctx context.Context, args []string) error {
-	flags := newCallFlags(p.Stderr)
-	if err := flags.Parse(args); err != nil {
-		return errors.Join(UsageError("call"), err)
-	}
-	route := routeUnassign
-	if flags.doctor {
-		route = routeDoctor
-	}
-	endpoint, err := callURL(flags.address, route)
-	if err != nil {
-		return err
-	}
-	if err := flags.check(); err != nil {
-		return err
-	}
-	evidence, err := flags.evidence(p.Stdin)
-	if err != nil {
-		return err
-	}
-	c := &Client{
-		URL: endpoint, Evidence: evidence, HTTP: p.http(), Agent: "unassign/" + p.Version, Retries: flags.retries, Timeout: flags.timeout,
-		Note: func(text string) { fmt.Fprintln(p.Stderr, text) },
-	}
-	// A request that was sent gets its response. The second signal ends the process at once.
-	defer context.AfterFunc(ctx, func() {
-		if p.ResetSignals != nil {
-			p.ResetSignals()
+	f := newCallFlags()
+	return p.run(ctx, f.connection, args, func() error {
+		if err := f.check(); err != nil {
+			return err
 		}
-		fmt.Fprintln(p.Stderr, "stopping as soon as a request under way is answered; stop again to end at once")
-	})()
-	if flags.doctor {
-		return callDoctor(ctx, c, p.Stdout, p.Stderr)
-	}
-	if flags.csv != "" {
-		return callCSV(ctx, flags, c, p.Stderr, isTerminal(p.Stderr))
-	}
-	return callOnce(ctx, flags, c, p.Stdout, p.Stderr)
+		route := routeUnassign
+		if f.doctor {
+			route = routeDoctor
+		}
+		c, err := f.client(p, route)
+		if err != nil {
+			return err
+		}
+		if f.doctor {
+			return p.callDoctor(ctx, f, c)
+		}
+		return p.callList(ctx, f, c)
+	})
 }
 
-// http returns the HTTP client of the commands.
-func (p Program) http() upstream.Doer {
-	if p.HTTP == nil {
-		return upstream.NewClient()
-	}
-	return p.HTTP
-}
-
-// callOnce sends the one request that the flags describe, and prints the answer.
-func callOnce(ctx context.Context, flags *callFlags, c *Client, stdout, stderr io.Writer) error {
-	order := Order{DryRun: flags.dryRun, Verify: flags.verify, Reference: flags.reference}
-	flags.devices[0].Expected = Expect(flags.expect)
-	if len(flags.devices) == 1 {
-		order.Target = flags.devices[0]
-	} else {
-		order.Devices = flags.devices
-	}
-	answer, err := c.Send(ctx, order)
-	return printAnswer(answer, err, stdout, stderr)
-}
-
-// callDoctor asks for the report on a deployment, and prints it. Its error is nil if all is well there.
-func callDoctor(ctx context.Context, c *Client, stdout, stderr io.Writer) error {
-	answer, err := c.Report(ctx)
-	if err := printAnswer(answer, err, stdout, stderr); err != nil {
+// callList sends the devices and prints the results.
+func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
+	table, err := f.table(p)
+	if err != nil {
 		return err
+	}
+	printLines(p.Stderr, table.Notes)
+	printLines(p.Stderr, table.Invalid)
+	invalid := counted(len(table.Invalid), "row is", "rows are")
+	switch {
+	case len(table.Invalid) > 0 && !f.skipInvalid:
+		return fmt.Errorf("%s not valid, so nothing was sent; correct %s, or send the other rows with -skip-invalid", invalid, f.csv)
+	case len(table.Rows) == 0:
+		return fmt.Errorf("%s has no device to send", f.csv)
+	}
+	results, err := f.results(table.Format, DeploymentOf(c.URL))
+	if err != nil {
+		return err
+	}
+	show := &progress{w: p.Stderr, terminal: isTerminal(p.Stderr) && !f.json && len(table.Rows) > batchDevices}
+	c.Note = show.note
+	list := List{
+		Client: c, Results: results, Reference: f.reference, DryRun: f.dryRun, Verify: f.verify, Again: f.again, Progress: show.counts,
+		Confirm: func(rows []Row) error { return p.confirm(f, c, rows) },
+	}
+	counts, stopped := list.Work(ctx, table.Rows)
+	show.end()
+	stopped = errors.Join(stopped, results.Close())
+	if _, refused := errors.AsType[unconfirmedError](stopped); refused {
+		return stopped
+	}
+	end := p.summarise(f, counts, results.path, len(table.Invalid), stopped)
+	if f.json {
+		return errors.Join(p.printResults(table, results, counts, end), end)
+	}
+	if f.csv == "" {
+		for _, row := range table.Rows {
+			if result, ok := results.Of(row); ok {
+				fmt.Fprintln(p.Stdout, result)
+			}
+		}
+	}
+	return end
+}
+
+// table returns the devices that the flags name.
+func (f *callFlags) table(p Program) (*Table, error) {
+	if f.csv == "" {
+		table := &Table{}
+		known := map[string]bool{}
+		for i, row := range f.rows {
+			if row.Line = i + 1; !known[row.key()] {
+				known[row.key()] = true
+				row.Expected = expect(f.expect)
+				table.Rows = append(table.Rows, row)
+			}
+		}
+		return table, nil
+	}
+	source := p.Stdin
+	if f.csv != "-" {
+		file, err := os.Open(f.csv)
+		if err != nil {
+			return nil, fmt.Errorf("-csv: %w", err)
+		}
+		defer func() { _ = file.Close() }()
+		source = file
+	}
+	table, err := ReadRows(source, ReadOptions{By: f.by, Columns: f.columns, NoExpect: f.noExpect, Placeholders: f.placeholders})
+	if err != nil {
+		return nil, fmt.Errorf("-csv %s: %w", f.csv, err)
+	}
+	return table, nil
+}
+
+// results opens the results of the run: a file for a list, else memory unless -out names a file.
+func (f *callFlags) results(format Format, deployment string) (*Results, error) {
+	path := f.out
+	if path == "" && f.csv == "" {
+		return NewResults(deployment), nil
+	}
+	if path == "" {
+		kind := ".results.csv"
+		if f.dryRun {
+			kind = ".dry-run.csv"
+		}
+		base := strings.TrimSuffix(f.csv, filepath.Ext(f.csv))
+		if f.csv == "-" {
+			base = "devices"
+		}
+		path = base + kind
+	}
+	if f.csv != "" && sameFile(f.csv, path) {
+		return nil, UsageError("-out is the file with the devices")
+	}
+	if format.Comma == 0 {
+		format.Comma = ','
+	}
+	return OpenResults(path, format, deployment, f.dryRun)
+}
+
+// sameFile reports whether two names are of one file that exists.
+func sameFile(a, b string) bool {
+	first, errFirst := os.Stat(a)
+	second, errSecond := os.Stat(b)
+	return errFirst == nil && errSecond == nil && os.SameFile(first, second)
+}
+
+// unconfirmedError is the end of a run before its first request.
+type unconfirmedError string
+
+func (e unconfirmedError) Error() string { return string(e) }
+
+// confirm asks before a large real run. Without a terminal it refuses one.
+func (p Program) confirm(f *callFlags, c *Client, rows []Row) error {
+	switch {
+	case f.dryRun:
+		return nil
+	case f.most > 0 && len(rows) > f.most:
+		return unconfirmedError(fmt.Sprintf("nothing was sent: %s, and -max is %s", counted(len(rows), "device", "devices"), grouped(f.most)))
+	case f.confirm || f.most > 0 || len(rows) <= largeRun:
+		return nil
+	}
+	unconfirmed := unconfirmedError(fmt.Sprintf("nothing was sent: a run with more than %d devices needs -yes or -max, and this one has %s", largeRun, grouped(len(rows))))
+	if !p.interactive && !isTerminal(p.Stdin) {
+		return unconfirmed
+	}
+	fmt.Fprintf(p.Stderr, "This removes the resource account from %s at %s:\n", counted(len(rows), "device", "devices"), DeploymentOf(c.URL))
+	for _, row := range rows[:3] {
+		name := row.ID + row.Serial
+		if account := row.Expected.String(); account != "" {
+			name += ", expected to carry " + account
+		}
+		fmt.Fprintln(p.Stderr, "  "+plainText(name))
+	}
+	fmt.Fprintf(p.Stderr, "  and %s more\nType yes to go on: ", grouped(len(rows)-3))
+	text, err := bufio.NewReader(p.Stdin).ReadString('\n')
+	if errors.Is(err, io.EOF) && text == "" {
+		fmt.Fprintln(p.Stderr)
+		return unconfirmed
+	}
+	if word := strings.ToLower(strings.TrimSpace(text)); word != "yes" && word != "y" {
+		return unconfirmedError("nothing was sent: the run was not confirmed")
+	}
+	return nil
+}
+
+// summarise prints the summary of a run unless it is the error, and returns the error of the run.
+func (p Program) summarise(f *callFlags, counts Counts, path string, invalid int, stopped error) error {
+	summary := counts.summary()
+	if invalid > 0 {
+		summary += "; " + counted(invalid, "row is", "rows are") + " not valid"
+	}
+	if path != "" {
+		summary += ". Results: " + path
+		if counts.Open+counts.Unsent > 0 {
+			summary += ". The same command goes on from there"
+		}
+	}
+	switch {
+	case stopped != nil:
+		fmt.Fprintln(p.Stderr, summary)
+		return stopped
+	case counts.Succeeded < counts.Total || invalid > 0:
+		return errors.New(summary)
+	case f.csv != "" || counts.Total > 1:
+		fmt.Fprintln(p.Stderr, summary)
+	}
+	return nil
+}
+
+// String returns the result for a person, in one line.
+func (r Result) String() string {
+	name := r.SerialNumber
+	if name == "" {
+		name = r.DeviceID
+	}
+	text := plainText(name) + ": "
+	if r.Status != 0 {
+		text += fmt.Sprint(r.Status, " ")
+	}
+	text += r.Code + "."
+	if r.AccountBefore != "" {
+		text += " Account: " + r.AccountBefore + "."
+	}
+	if r.Message != "" {
+		text += " " + r.Message
+	}
+	if r.Verification != "" {
+		text += " Verification: " + r.Verification + "."
+	}
+	if r.standing() != succeeded && r.RequestID != "" {
+		text += " Request: " + r.RequestID + "."
+	}
+	return text
+}
+
+// resultJSON is a result in a JSON document.
+type resultJSON struct {
+	Line           int    `json:"line,omitempty"`
+	DeviceID       string `json:"deviceId,omitempty"`
+	SerialNumber   string `json:"serialNumber,omitempty"`
+	AccountBefore  string `json:"accountBefore,omitempty"`
+	Status         int    `json:"status,omitempty"`
+	Code           string `json:"code"`
+	Message        string `json:"message,omitempty"`
+	Outcome        string `json:"outcome"`
+	Verification   string `json:"verification,omitempty"`
+	RequestID      string `json:"requestId,omitempty"`
+	GraphRequestID string `json:"graphRequestId,omitempty"`
+}
+
+// printResults prints the results of the rows as a JSON document.
+func (p Program) printResults(table *Table, results *Results, counts Counts, end error) error {
+	type summary struct {
+		Total     int            `json:"total"`
+		Succeeded int            `json:"succeeded"`
+		Refused   int            `json:"refused"`
+		Open      int            `json:"open"`
+		Unsent    int            `json:"unsent"`
+		Reasons   map[string]int `json:"refusedReasons,omitempty"`
+	}
+	document := struct {
+		jsonHead
+		Summary summary      `json:"summary"`
+		File    string       `json:"resultsFile,omitempty"`
+		Results []resultJSON `json:"results"`
+	}{p.head(end), summary{counts.Total, counts.Succeeded, counts.Refused, counts.Open, counts.Unsent, counts.Reasons[refused]}, results.path, []resultJSON{}}
+	for _, row := range table.Rows {
+		if r, ok := results.Of(row); ok {
+			document.Results = append(document.Results, resultJSON{
+				row.Line, r.DeviceID, r.SerialNumber, r.AccountBefore, r.Status, r.Code, r.Message, r.Outcome, r.Verification, r.RequestID, r.GraphRequestID,
+			})
+		}
+	}
+	return printJSON(p.Stdout, document)
+}
+
+// callDoctor fetches the report on a deployment and prints it. It returns an error if a check failed.
+func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error {
+	response, err := c.get(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if !response.Succeeded() {
+		return errors.New(describe(response, itemOf(response)))
 	}
 	var report struct {
-		OK       bool              `json:"ok"`
-		Failed   int               `json:"failed"`
-		Findings []json.RawMessage `json:"findings"`
+		OK       bool `json:"ok"`
+		Failed   int  `json:"failed"`
+		Findings []struct {
+			Mark  string   `json:"mark"`
+			Tried string   `json:"tried"`
+			Found string   `json:"found"`
+			Mend  []string `json:"mend"`
+			Fix   []string `json:"fix"`
+		} `json:"findings"`
 	}
-	if err := json.Unmarshal(answer.Body, &report); err != nil {
-		return errors.New("call: the response is no report")
+	var whole json.RawMessage
+	if json.Unmarshal(response.Body, &whole) != nil || json.Unmarshal(whole, &report) != nil || report.Findings == nil {
+		return errors.New("the response is not a report of the doctor")
+	}
+	if f.json {
+		if err := printJSON(p.Stdout, whole); err != nil {
+			return err
+		}
+	} else {
+		for _, finding := range report.Findings {
+			fmt.Fprintln(p.Stdout, plainText(fmt.Sprintf("%-9s  %s: %s", strings.ReplaceAll(finding.Mark, "_", " "), finding.Tried, finding.Found)))
+			for _, step := range append(finding.Fix, finding.Mend...) {
+				fmt.Fprintln(p.Stdout, "             > "+plainText(step))
+			}
+		}
 	}
 	if !report.OK {
 		return fmt.Errorf("%d of %d checks failed", report.Failed, len(report.Findings))
 	}
 	return nil
-}
-
-// printAnswer prints a response. It returns an error unless the response is a success.
-func printAnswer(answer Answer, err error, stdout, stderr io.Writer) error {
-	if answer.Status != 0 {
-		fmt.Fprintln(stderr, answer.StatusText)
-		printJSON(stdout, answer.Body)
-	}
-	if err != nil {
-		return fmt.Errorf("call: %w", err)
-	}
-	if !answer.Succeeded() {
-		return fmt.Errorf("call: the answer is %s", answer.StatusText)
-	}
-	return nil
-}
-
-// callURL returns the address of a route, given that of the deployment or of one of its routes. A key must not
-// travel in the clear, so that plain http is for this machine alone.
-func callURL(target, route string) (string, error) {
-	u, err := url.Parse(target)
-	switch {
-	case target == "":
-		return "", UsageError("call: -url is missing")
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "", UsageError("call: -url is not an address of the web")
-	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
-		return "", UsageError("call: -url must be https, since a key travels with the request")
-	}
-	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == routeUnassign || path == routeDoctor {
-		u.Path = route
-	}
-	return u.String(), nil
-}
-
-// readKey reads and decodes the key in a file.
-func readKey[Key any](name string, stdin io.Reader, decode func(string) (Key, error)) (key Key, err error) {
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return key, err
-		}
-		defer func() { _ = f.Close() }()
-		stdin = f
-	}
-	text, err := io.ReadAll(upstream.Cap(io.NopCloser(stdin), maxKeyFile))
-	if err != nil {
-		return key, err
-	}
-	return decode(string(text))
-}
-
-// printJSON prints an answer with one member a line, or as it is if it is no JSON. What a terminal would not only print is
-// left out: the answer may be of anybody.
-func printJSON(w io.Writer, answer []byte) {
-	var pretty bytes.Buffer
-	if json.Indent(&pretty, answer, "", "  ") == nil {
-		answer = pretty.Bytes()
-	}
-	answer = bytes.Map(func(c rune) rune {
-		if !unicode.IsPrint(c) && c != '\t' && c != '\n' {
-			return -1
-		}
-		return c
-	}, answer)
-	if answer = bytes.TrimSpace(answer); len(answer) > 0 {
-		fmt.Fprintf(w, "%s\n", answer)
-	}
-}
-
-// isTerminal reports whether w is a terminal.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"flag"
-	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -23,7 +22,7 @@ func TestProgress(t *testing.T) {
 		return b.String()
 	}
 	half := "[###############...............] 20 of 40: 20 succeeded, 0 refused"
-	full := "[#############################.] 40 of 40: 38 succeeded, 1 refused, 1 to be asked for again"
+	full := "[#############################.] 40 of 40: 38 succeeded, 1 refused, 1 to retry"
 	if got, want := show(true), "first\n"+clearLine+half+clearLine+"waiting\n"+half+clearLine+full+"\n"; got != want {
 		t.Errorf("on a terminal:\n%q\n%q", got, want)
 	}
@@ -37,7 +36,7 @@ func TestProgress(t *testing.T) {
 
 // The flags that the documentation names are flags.
 func TestCallFlagsAreDocumented(t *testing.T) {
-	flags := newCallFlags(io.Discard)
+	flags := newCallFlags()
 	named := regexp.MustCompile("(?:^|[\\s`(])-([a-z]+(?:-[a-z]+)*)")
 	for _, file := range []string{"../../docs/api.md", "../../docs/callers.md"} {
 		text, err := os.ReadFile(file)

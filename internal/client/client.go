@@ -1,21 +1,22 @@
-// Package client is a caller of the function: it sends what a person at a terminal asks for, as one request or as a list
-// in a file, and asks again by the rule that README gives all callers.
-//
-// It knows the contract from the caller's side, and no more of the function than that.
+// Package client calls the function from the caller's side: single devices, or a list in a file, with retries by the rule of the
+// README for all callers. It is the commands call and list.
 package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"autopilot-unassign/handler/caller"
@@ -25,22 +26,21 @@ import (
 
 // The limits of waiting and reading.
 const (
-	maxAnswer  = 1 << 20          // bytes of an answer that are read
-	firstWait  = 2 * time.Second  // where the answer does not say how long; doubled each time
-	longestOwn = 30 * time.Second // up to this
-	// longestWait is the longest Retry-After that is waited for. Who is asked to wait longer is told so, and comes back.
-	longestWait = 15 * time.Minute
+	maxResponse  = 4 << 20          // bytes of a response
+	firstWait    = 2 * time.Second  // without a Retry-After; doubled for each retry
+	longestOwn   = 30 * time.Second // up to this
+	longestRetry = 15 * time.Minute // the longest Retry-After that is waited for
 )
 
-// Evidence puts into a header what shows who is asking, for a request of that id and body at the present time.
+// Evidence sets the headers that prove the caller of a request with this id and body, at the present time.
 type Evidence func(h http.Header, id string, body []byte)
 
-// Signature returns the Evidence of who signs with key. The id is that of the delivery, under the signature.
+// Signature returns the Evidence of a signing key. It signs the id of the delivery.
 func Signature(key []byte) Evidence {
 	return func(h http.Header, id string, body []byte) { caller.Sign(h, key, "msg_"+id, time.Now(), body) }
 }
 
-// APIKey returns the Evidence of who has an API key.
+// APIKey returns the Evidence of an API key.
 func APIKey(key string) Evidence {
 	return func(h http.Header, id string, _ []byte) {
 		h.Set("X-Api-Key", key)
@@ -48,7 +48,7 @@ func APIKey(key string) Evidence {
 	}
 }
 
-// Token returns the Evidence of who has an access token of Entra ID.
+// Token returns the Evidence of an access token of Entra ID.
 func Token(token string) Evidence {
 	return func(h http.Header, id string, _ []byte) {
 		h.Set("Authorization", "Bearer "+token)
@@ -56,29 +56,30 @@ func Token(token string) Evidence {
 	}
 }
 
-// DecodeToken reads an access token: one word, without the white space around it.
-func DecodeToken(text string) (string, error) {
-	token := strings.TrimSpace(text)
-	if token == "" || strings.IndexFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) >= 0 {
-		return "", errors.New("not an access token: it must be one word")
+// decodeToken reads an access token: one word.
+func decodeToken(text string) (string, error) {
+	if strings.ContainsAny(text, " \t") {
+		return "", errors.New("not an access token: it has more than one word")
 	}
-	return token, nil
+	return text, nil
 }
 
-// Client sends requests to a deployment. All its fields are needed.
+// Client sends requests to a deployment. The fields without a note are needed.
 type Client struct {
-	URL      string // of the route
-	Evidence Evidence
-	HTTP     upstream.Doer
-	Agent    string
-	Retries  int           // how often it asks again
-	Timeout  time.Duration // for each attempt
-	Note     func(string)  // told what is being waited for
+	URL         string // of the route
+	Evidence    Evidence
+	FunctionKey string // of a function app whose host asks for one; may be empty
+	HTTP        upstream.Doer
+	Agent       string
+	Retries     int           // the most retries of a request
+	Timeout     time.Duration // of each attempt
+	Note        func(string)  // receives the reason of each wait
+
+	reached bool // a response has come
 }
 
 // Order is the body of a request.
 type Order struct {
-	Target
 	Devices   []Target `json:"devices,omitempty"`
 	DryRun    bool     `json:"dryRun,omitempty"`
 	Verify    bool     `json:"verify,omitempty"`
@@ -98,30 +99,38 @@ type Expected struct {
 	ResourceName      string `json:"resourceName,omitempty"`
 }
 
-// Expect returns what name says of an account: with an @ it is a user principal name, without one a resource name, and
-// nothing is nil.
-func Expect(name string) *Expected {
-	switch {
-	case name == "":
-		return nil
-	case strings.Contains(name, "@"):
-		return &Expected{UserPrincipalName: name}
+// String returns the name of the account.
+func (e Expected) String() string { return cmp.Or(e.UserPrincipalName, e.ResourceName) }
+
+// expect returns the account called name: a user principal name if it has an @, else a resource name.
+func expect(name string) Expected {
+	if strings.Contains(name, "@") {
+		return Expected{UserPrincipalName: name}
 	}
-	return &Expected{ResourceName: name}
+	return Expected{ResourceName: name}
 }
 
-// Answer is what came back.
-type Answer struct {
+// orNil returns the account as a member of a request, nil if there is none.
+func (e Expected) orNil() *Expected {
+	if e == (Expected{}) {
+		return nil
+	}
+	return &e
+}
+
+// Response is a response to a request.
+type Response struct {
 	Status     int
 	StatusText string // such as 200 OK
+	RequestID  string // "" if the function did not send the response
 	Body       []byte
 	retryAfter time.Duration // 0 if it does not say
 }
 
-// Succeeded reports whether the answer is a 2xx.
-func (a Answer) Succeeded() bool { return a.Status/100 == 2 }
+// Succeeded reports whether the function answered 2xx. The platform in front of it has 2xx responses of its own.
+func (r Response) Succeeded() bool { return r.Status/100 == 2 && r.RequestID != "" }
 
-// Retryable is the rule for callers: whether asking again may help after an answer of that status.
+// Retryable is the rule for callers: whether a retry may help after a response of this status.
 func Retryable(status int) bool {
 	return slices.Contains([]int{
 		http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
@@ -129,71 +138,65 @@ func Retryable(status int) bool {
 	}, status)
 }
 
-// ErrNoAnswer is in the error of a request that was sent and not answered, so that it is not known what was done.
-var ErrNoAnswer = errors.New("no answer, so it is not known what was done")
+// The errors of a request without a response.
+var (
+	ErrNotSent    = errors.New("nothing was sent")
+	ErrNoResponse = errors.New("the outcome is unknown")
+)
 
-// Send sends o until it is answered with something else than a status that asks for a repetition, or until that was asked
-// for too often or for too late. All attempts have one id. The error is nil where there is an answer, whatever its status.
-//
-// When ctx ends, an attempt under way comes to its end, within its time, and nothing more is sent.
-func (c *Client) Send(ctx context.Context, o Order) (Answer, error) {
-	return c.send(ctx, o, func(Answer) bool { return false })
+// get sends a GET request with a query, and retries by the rule.
+func (c *Client) get(ctx context.Context, query url.Values) (Response, error) {
+	return c.repeat(ctx, http.MethodGet, query, nil, func(Response) bool { return false })
 }
 
-// Report asks for the doctor's report as Send sends an order, with evidence over no body.
-func (c *Client) Report(ctx context.Context) (Answer, error) {
-	return c.repeat(ctx, http.MethodGet, nil, func(Answer) bool { return false })
-}
-
-// send is Send with the answers that enough reports true for not asked for again.
-func (c *Client) send(ctx context.Context, o Order, enough func(Answer) bool) (Answer, error) {
+// post sends an order, and retries by the rule until final reports true for the response.
+func (c *Client) post(ctx context.Context, o Order, final func(Response) bool) (Response, error) {
 	body, err := encode(o)
 	if err != nil {
-		return Answer{}, err
+		return Response{}, err
 	}
-	return c.repeat(ctx, http.MethodPost, body, enough)
+	return c.repeat(ctx, http.MethodPost, nil, body, final)
 }
 
-// repeat sends a request, and again by the rule, until enough reports true for the answer.
-func (c *Client) repeat(ctx context.Context, method string, body []byte, enough func(Answer) bool) (Answer, error) {
+// repeat sends a request, and retries by the rule until final reports true for the response. All attempts have one id. The error
+// is nil where there is a response, whatever its status. When ctx ends, an attempt under way still runs to its end.
+func (c *Client) repeat(ctx context.Context, method string, query url.Values, body []byte, final func(Response) bool) (Response, error) {
 	id := guid.New().String()
 	for tried := 0; ; tried++ {
-		answer, err := c.attempt(ctx, method, id, body)
-		why := answer.StatusText
-		if err != nil {
-			why = "no answer"
+		response, err := c.attempt(ctx, method, query, id, body)
+		why := response.StatusText
+		switch {
+		case err == nil && (!Retryable(response.Status) || final(response)):
+			return response, nil
+		case errors.Is(err, ErrNotSent) && !c.reached: // a wrong address, more likely than a failure that passes
+			return response, err
+		case err != nil:
+			why = "no response"
 		}
-		switch _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); {
-		case err == nil && (!Retryable(answer.Status) || enough(answer)), untrusted:
-			return answer, err
-		}
-		if waited, stop := c.wait(ctx, why, answer.retryAfter, tried); !waited {
+		if waited, stop := c.wait(ctx, why, response.retryAfter, tried); !waited {
 			if stop != nil && err == nil {
 				err = stop
 			}
-			return answer, err
+			return response, err
 		}
 	}
 }
 
-// wait waits before an attempt that follows on tried repetitions, as long as was said or, if nothing was, a while of its
-// own. It returns whether that attempt is to be made, and the end of ctx where that is why not.
-func (c *Client) wait(ctx context.Context, why string, said time.Duration, tried int) (bool, error) {
+// wait waits before the retry that follows tried retries: for retryAfter, or a backoff if it is 0. It reports whether to retry; its
+// error is the end of ctx.
+func (c *Client) wait(ctx context.Context, why string, retryAfter time.Duration, tried int) (bool, error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	if tried >= c.Retries {
 		return false, nil
 	}
-	wait := min(firstWait<<min(tried, 10), longestOwn)
-	if said > 0 {
-		wait = said
-	}
-	if wait > longestWait {
-		c.Note(fmt.Sprintf("%s; it asks to be left alone for %s, which is longer than this waits", why, wait))
+	wait := cmp.Or(retryAfter, min(firstWait<<min(tried, 10), longestOwn))
+	if wait > longestRetry {
+		c.Note(fmt.Sprintf("%s; Retry-After is %s; giving up (limit %s)", why, wait, longestRetry))
 		return false, nil
 	}
-	c.Note(fmt.Sprintf("%s; asking again in %s (%d of %d)", why, wait, tried+1, c.Retries))
+	c.Note(fmt.Sprintf("%s; retrying in %s (%d of %d)", why, wait, tried+1, c.Retries))
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -204,42 +207,70 @@ func (c *Client) wait(ctx context.Context, why string, said time.Duration, tried
 	}
 }
 
-// attempt sends a request once, with its evidence made anew.
-func (c *Client) attempt(ctx context.Context, method, id string, body []byte) (Answer, error) {
+// attempt sends a request once, with fresh evidence.
+func (c *Client) attempt(ctx context.Context, method string, query url.Values, id string, body []byte) (Response, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
+	var dialled, connected bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { dialled = true },
+		GotConn: func(httptrace.GotConnInfo) { connected = true },
+	})
 	req, err := http.NewRequestWithContext(ctx, method, c.URL, bytes.NewReader(body))
 	if err != nil {
-		return Answer{}, err
+		return Response{}, err
+	}
+	if len(query) > 0 {
+		own := req.URL.Query()
+		maps.Copy(own, query)
+		req.URL.RawQuery = own.Encode()
 	}
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Prefer", "return=representation")
 	}
+	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", c.Agent)
+	if c.FunctionKey != "" {
+		req.Header.Set("X-Functions-Key", c.FunctionKey)
+	}
 	c.Evidence(req.Header, id, body)
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
-		if address, ok := errors.AsType[*url.Error](err); ok {
-			err = address.Err // without the address, in which there may be a key
-		}
-		return Answer{}, fmt.Errorf("%w: %w", ErrNoAnswer, err)
+		return Response{}, connectionError(req.URL.Host, err, dialled && !connected)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer := Answer{Status: resp.StatusCode, StatusText: statusText(resp.StatusCode), retryAfter: upstream.RetryAfter(resp.Header, time.Now())}
-	if answer.Body, err = io.ReadAll(upstream.Cap(resp.Body, maxAnswer)); err != nil {
-		return Answer{}, fmt.Errorf("%w: it began with %s and broke off: %w", ErrNoAnswer, statusText(resp.StatusCode), err)
+	c.reached = true
+	response := Response{
+		Status: resp.StatusCode, StatusText: statusText(resp.StatusCode), RequestID: plainText(resp.Header.Get("X-Request-ID")),
+		retryAfter: upstream.RetryAfter(resp.Header, time.Now()),
 	}
-	return answer, nil
+	if response.Body, err = io.ReadAll(upstream.Cap(resp.Body, maxResponse)); err != nil {
+		return Response{}, fmt.Errorf("the response began with %s and broke off: %w", response.StatusText, ErrNoResponse)
+	}
+	return response, nil
 }
 
-// statusText returns a status with its name, which is not taken from the answer: what comes from there may do anything to a
-// terminal.
+// connectionError returns an error without the address of the request, which may hold a key. unsent reports that no connection
+// was there.
+func connectionError(host string, err error, unsent bool) error {
+	failed := upstream.Transport("", err)
+	cause := failed.Cause
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		cause = "connection refused"
+	}
+	if unsent || !failed.MaybeDone {
+		return fmt.Errorf("no connection to %s (%s): %w", host, cause, ErrNotSent)
+	}
+	return fmt.Errorf("no response from %s (%s): %w", host, cause, ErrNoResponse)
+}
+
+// statusText returns a status with its name from our own table: a name from the wire may do anything to a terminal.
 func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprint(status, " ", http.StatusText(status)))
 }
 
-// encode writes o as it is signed and sent. What HTML would need escaped stays short.
+// encode writes o as it is signed and sent, without escapes for HTML.
 func encode(o Order) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -6,61 +6,72 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 )
 
-// The limits of a request with a list.
+// The limits of a request.
 const (
-	batchDevices = 20       // what one may name
+	batchDevices = 20
 	batchBytes   = 15 << 10 // of the 16 KiB that a body may have
 )
 
-// List works off the rows of a file. All its fields but the flags are needed.
+// List sends the rows of a list. The fields without a note are needed.
 type List struct {
 	Client    *Client
 	Results   *Results
-	Reference string // of the rows that have none of their own; may be empty
+	Reference string // of the rows without one of their own; may be empty
 	DryRun    bool
 	Verify    bool
-	Again     bool         // send what was refused before too
-	Progress  func(Counts) // told after each answer
+	Again     bool              // send the rows too that were refused in an earlier run
+	Confirm   func([]Row) error // called once with the rows to be sent, before the first request; nil confirms
+	Progress  func(Counts)      // called after each response
 }
 
-// Counts are how the rows of a list stand.
+// Counts counts the rows of a list by their standing.
 type Counts struct {
-	Total           int
-	Succeeded       int
-	SucceededBefore int // of those: in a run before
-	Refused         int // for good
-	RefusedBefore   int // of those: in a run before
-	Open            int // to be asked for again
-	Unsent          int // in this run and before it
+	Total            int
+	Succeeded        int
+	SucceededEarlier int // of those: in an earlier run
+	Refused          int // for good
+	RefusedEarlier   int // of those: in an earlier run
+	Open             int // to be sent again
+	Unsent           int // in this run and earlier ones
+	Reasons          map[standing]map[string]int
 }
 
-// Settled returns how many rows need no further request.
+// Settled returns the number of rows that need no further request.
 func (c Counts) Settled() int { return c.Succeeded + c.Refused }
 
-// Work sends the rows that the results do not show as done or refused, up to 20 at a time and one request after another,
-// and puts every answer into the results before it sends the next. Its error says why it stopped before the end.
+// Work sends the rows that the results do not show as done or refused, up to 20 at a time and one request after another. It stores
+// each response before it sends the next request. Its error is the reason why it stopped before the end.
 //
-// Where the function itself is what fails, for all the devices of a request, Work stops: the others would fare no better.
+// Work stops where the function itself fails for all the devices of a request: the other devices would fare no better.
 func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 	var pending []Row
-	c := Counts{Total: len(rows)}
+	c := Counts{Total: len(rows), Reasons: map[standing]map[string]int{succeeded: {}, refused: {}, open: {}}}
 	for _, row := range rows {
-		before, ok := l.Results.Of(row)
-		switch s := before.standing(); {
+		earlier, ok := l.Results.Of(row)
+		switch s := earlier.standing(); {
 		case ok && s == succeeded:
-			c.SucceededBefore++
+			c.SucceededEarlier++
 		case ok && s == refused && !l.Again:
-			c.RefusedBefore++
+			c.RefusedEarlier++
 		default:
 			pending = append(pending, row)
 		}
 	}
 	l.count(&c, rows, 1)
+	if l.Confirm != nil && len(pending) > 0 {
+		if err := l.Confirm(pending); err != nil {
+			return c, err
+		}
+	}
 	for len(pending) > 0 {
 		if err := ctx.Err(); err != nil {
 			return c, err
@@ -78,19 +89,18 @@ func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 	return c, nil
 }
 
-// count adds n to c for each of the rows, as it stands.
+// count adds n to c for each of the rows.
 func (l *List) count(c *Counts, rows []Row, n int) {
 	for _, row := range rows {
 		result, ok := l.Results.Of(row)
-		switch s := result.standing(); {
-		case !ok:
+		if !ok {
 			c.Unsent += n
-		case s == succeeded:
-			c.Succeeded += n
-		case s == refused:
-			c.Refused += n
-		default:
-			c.Open += n
+			continue
+		}
+		s := result.standing()
+		*map[standing]*int{succeeded: &c.Succeeded, refused: &c.Refused, open: &c.Open}[s] += n
+		if c.Reasons[s][result.Code] += n; c.Reasons[s][result.Code] == 0 {
+			maps.DeleteFunc(c.Reasons[s], func(_ string, n int) bool { return n == 0 })
 		}
 	}
 }
@@ -98,7 +108,7 @@ func (l *List) count(c *Counts, rows []Row, n int) {
 // reference returns the reference of a row.
 func (l *List) reference(row Row) string { return cmp.Or(row.Reference, l.Reference) }
 
-// batch returns how many of the first rows go into one request, which has one reference.
+// batch returns the number of rows that go into the next request. A request has one reference.
 func (l *List) batch(rows []Row) int {
 	size := 256
 	for n, row := range rows {
@@ -112,11 +122,11 @@ func (l *List) batch(rows []Row) int {
 }
 
 func target(row Row) Target {
-	return Target{DeviceID: row.ID, SerialNumber: row.Serial, Expected: Expect(row.Expected)}
+	return Target{DeviceID: row.ID, SerialNumber: row.Serial, Expected: row.Expected.orNil()}
 }
 
-// sendBatch has rows done by one request, and by others for those of them that are to be asked for again. Its error is nil
-// if it makes sense to go on with more rows.
+// sendBatch sends one request for rows, and others for those of them that a retry may help. Its error is nil if it makes sense to
+// go on with more rows.
 func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 	all := len(rows)
 	for tried := 0; ; tried++ {
@@ -124,16 +134,25 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 		for _, row := range rows {
 			order.Devices = append(order.Devices, target(row))
 		}
-		answer, failed := l.Client.send(ctx, order, hasResults)
-		results, ended := l.results(rows, answer, failed)
-		if err := l.Results.Add(results...); err != nil {
-			return fmt.Errorf("the results cannot be written: %w", err)
+		response, failed := l.Client.post(ctx, order, hasResults)
+		if at, ok := refusedRow(response, len(rows)); ok {
+			if err := l.store(l.resultOf(rows[at], itemOf(response), response)); err != nil {
+				return err
+			}
+			if rows = append(rows[:at:at], rows[at+1:]...); len(rows) == 0 {
+				return nil
+			}
+			continue
+		}
+		results, ended := l.results(rows, response, failed)
+		if err := l.store(results...); err != nil {
+			return err
 		}
 		if ended != nil {
 			return ended
 		}
 		var again []Row
-		var lasting []Result // of what is behind the function
+		var lasting []Result // failures behind the function
 		for i, result := range results {
 			switch {
 			case Retryable(result.Status):
@@ -143,15 +162,15 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 			}
 		}
 		if len(lasting) > 0 && len(lasting)+len(again) == all {
-			return fmt.Errorf("nothing can be done before this is mended: %s: %s", plainText(lasting[0].Code), plainText(lasting[0].Message))
+			return fmt.Errorf("no device can be changed before this is fixed: %s: %s", lasting[0].Code, lasting[0].Message)
 		}
 		if len(again) == 0 {
 			return nil
 		}
-		why := fmt.Sprintf("to be asked for again: %d of %d", len(again), len(rows))
-		if goOn, err := l.Client.wait(ctx, why, answer.retryAfter, tried); !goOn {
+		why := fmt.Sprintf("%d of %d to retry", len(again), len(rows))
+		if goOn, err := l.Client.wait(ctx, why, response.retryAfter, tried); !goOn {
 			if err == nil && len(again) == all {
-				err = errors.New("nothing gets done for now; run it again later")
+				err = errors.New("no device can be changed at present; run the same command later")
 			}
 			return err
 		}
@@ -159,7 +178,15 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 	}
 }
 
-// item is what an answer says of one device, or of all of them.
+// store adds results to those of the list.
+func (l *List) store(results ...Result) error {
+	if err := l.Results.Add(results...); err != nil {
+		return fmt.Errorf("the results cannot be written: %w", err)
+	}
+	return nil
+}
+
+// item is the part of a response about one device, or about all of them.
 type item struct {
 	Code           string `json:"code"`
 	Message        string `json:"message"`
@@ -167,9 +194,14 @@ type item struct {
 	Outcome        string `json:"outcome"`
 	DeviceID       string `json:"deviceId"`
 	Field          string `json:"field"`
+	Verification   string `json:"verification"`
 	RequestID      string `json:"requestId"`
 	GraphRequestID string `json:"graphRequestId"`
-	Error          struct {
+	Account        struct {
+		UserPrincipalName string `json:"userPrincipalName"`
+		ResourceName      string `json:"resourceName"`
+	} `json:"account"`
+	Error struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	} `json:"error"`
@@ -180,39 +212,57 @@ type item struct {
 	Results   []item   `json:"results"`
 }
 
-// itemOf reads an answer. Whatever is not ours is the zero item.
-func itemOf(answer Answer) item {
+// itemOf reads the body of a response. A body of another origin is the zero item.
+func itemOf(r Response) item {
 	var whole item
-	if json.Unmarshal(answer.Body, &whole) != nil {
+	if json.Unmarshal(r.Body, &whole) != nil {
 		return item{}
 	}
 	return whole
 }
 
-func hasResults(answer Answer) bool { return len(itemOf(answer).Results) > 0 }
+func hasResults(r Response) bool { return len(itemOf(r).Results) > 0 }
 
-// results returns what became of rows, given the answer to them or that there was none. Its error says that it is the
-// request that failed, and not the devices; where it is lasting, nothing became of the rows that would be worth keeping.
-func (l *List) results(rows []Row, answer Answer, failed error) ([]Result, error) {
-	whole := itemOf(answer)
-	now := time.Now().UTC().Format(time.RFC3339)
+// deviceField is the field of a refused device in a request.
+var deviceField = regexp.MustCompile(`^devices\[(\d{1,2})\]`)
+
+// refusedRow returns the index of the device for which the function refused a whole request.
+func refusedRow(r Response, n int) (int, bool) {
+	if r.Status != http.StatusBadRequest {
+		return 0, false
+	}
+	m := deviceField.FindStringSubmatch(itemOf(r).Field)
+	if m == nil {
+		return 0, false
+	}
+	at, err := strconv.Atoi(m[1])
+	return at, err == nil && at < n
+}
+
+// results returns the results of rows, given the response or that there was none. Its error says that the request failed, and not
+// the devices; where the failure is lasting, there are no results worth keeping.
+func (l *List) results(rows []Row, r Response, failed error) ([]Result, error) {
+	whole := itemOf(r)
 	items := whole.Results
 	var ended error
 	switch {
-	case answer.Status == 0:
+	case r.Status == 0 && errors.Is(failed, ErrNotSent):
 		ended = failed
-		whole = item{Code: "no_answer", Message: "There was no answer, so it is not known what was done. Asking again is safe.", Outcome: "unknown"}
+		whole = item{Code: "not_sent", Message: "There was no connection, so nothing was sent.", Outcome: outcomeNotDone}
+	case r.Status == 0:
+		ended = failed
+		whole = item{Code: "no_response", Message: "There was no response, so the outcome is unknown. A retry is safe.", Outcome: outcomeUnknown}
+	case r.Status/100 == 2 && (r.RequestID == "" || len(items) != len(rows)):
+		ended = fmt.Errorf("%s, but not from the function: it has no X-Request-ID or no result for each device; check -url", r.StatusText)
+		whole = item{Code: "bad_response", Message: "The response is not from the function, so the outcome is unknown.", Outcome: outcomeUnknown}
 	case len(items) == len(rows):
-	case Retryable(answer.Status):
-		ended = cmp.Or(failed, fmt.Errorf("the answer is %s; run it again later", answer.StatusText))
+	case Retryable(r.Status):
+		ended = cmp.Or(failed, fmt.Errorf("%s; run the same command later", describe(r, whole)))
 		whole = item{
-			Status: answer.Status, Code: whole.Error.Code, Message: whole.Error.Message, Outcome: cmp.Or(whole.Outcome, "unknown"), RequestID: whole.RequestID,
+			Status: r.Status, Code: whole.Error.Code, Message: whole.Error.Message, Outcome: cmp.Or(whole.Outcome, outcomeUnknown), RequestID: whole.RequestID,
 		}
-	case answer.Succeeded():
-		ended = fmt.Errorf("the answer is %s and has %d results for %d devices; is this the address of the function?", answer.StatusText, len(items), len(rows))
-		whole = item{Code: "bad_answer", Message: "The answer is not one of the function, so it is not known what was done.", Outcome: "unknown"}
 	default:
-		return nil, fmt.Errorf("the answer is %s%s", answer.StatusText, told(whole))
+		return nil, errors.New(describe(r, whole))
 	}
 	results := make([]Result, len(rows))
 	for i, row := range rows {
@@ -221,38 +271,52 @@ func (l *List) results(rows []Row, answer Answer, failed error) ([]Result, error
 			one = items[i]
 			one.RequestID = whole.RequestID
 		}
-		results[i] = Result{
-			Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: row.Serial, Status: one.Status,
-			Code: plainText(cmp.Or(one.Code, one.Error.Code)), Message: plainText(cmp.Or(one.Message, one.Error.Message)),
-			Outcome: plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID),
-			GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: now, Expected: row.Expected,
-		}
-		if n := min(len(one.DeviceIDs), batchDevices); n > 0 {
-			results[i].Message += " They are: " + plainText(strings.Join(one.DeviceIDs[:n], " "))
-			if more := len(one.DeviceIDs) - n; more > 0 {
-				results[i].Message += fmt.Sprintf(" and %d more", more)
-			}
-		}
-		if l.DryRun {
-			results[i].Outcome = outcomeDryRun
-		}
+		results[i] = l.resultOf(row, one, r)
 	}
 	return results, ended
 }
 
-// told returns what a failure says, for a person.
-func told(whole item) string {
-	if whole.Error.Code == "" {
-		return ""
+// resultOf returns the result of a row from its part of a response.
+func (l *List) resultOf(row Row, one item, r Response) Result {
+	if one.Status == 0 && one.Error.Code != "" {
+		one.Status = r.Status
 	}
-	text := ", " + whole.Error.Code + ": " + whole.Error.Message
+	result := Result{
+		Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: row.Serial, Status: one.Status,
+		AccountBefore: plainText(cmp.Or(one.Account.UserPrincipalName, one.Account.ResourceName)),
+		Code:          plainText(cmp.Or(one.Code, one.Error.Code)), Message: plainText(cmp.Or(one.Message, one.Error.Message)),
+		Outcome: plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID), Verification: plainText(one.Verification),
+		GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: time.Now().UTC().Format(time.RFC3339), Expected: row.Expected.String(),
+	}
+	if n := min(len(one.DeviceIDs), batchDevices); n > 0 {
+		result.Message += " They are: " + plainText(strings.Join(one.DeviceIDs[:n], " "))
+		if more := len(one.DeviceIDs) - n; more > 0 {
+			result.Message += fmt.Sprintf(" and %d more", more)
+		}
+	}
+	if l.DryRun {
+		result.Outcome = outcomeDryRun
+	}
+	return result
+}
+
+// describe returns a failed response for a person.
+func describe(r Response, whole item) string {
+	if whole.Error.Code == "" {
+		text := r.StatusText + " without a body of the function, so the platform in front of it refused the request"
+		if !Retryable(r.Status) {
+			text += "; check -url"
+		}
+		return text
+	}
+	text := r.StatusText + " " + whole.Error.Code + ": " + whole.Error.Message
 	if whole.Field != "" {
 		text += " (" + whole.Field + ")"
 	}
 	return plainText(text)
 }
 
-// plainText returns what of a text a terminal only prints.
+// plainText returns the characters of a text that a terminal only prints.
 func plainText(text string) string {
 	return strings.Map(func(c rune) rune {
 		if !unicode.IsPrint(c) {

@@ -16,63 +16,62 @@ import (
 	"strings"
 )
 
-// Result is what became of a row. It is found again by the row's selector and what it expects, wherever the row stands by
-// then.
+// Result is the result of a row. The row's selector and expected account find it again, wherever the row stands by then.
 type Result struct {
 	Line           int
 	DeviceID       string
 	SerialNumber   string // of a row that names its device so; else empty
-	Status         int    // 0 if no answer came
+	AccountBefore  string // the account that the device carried when it was read: its user principal name, else its resource name
+	Status         int    // 0 if there was no response
 	Code           string
 	Message        string
 	Outcome        string // done, not_done, unknown, or dry_run
 	RequestID      string
 	GraphRequestID string
 	Time           string
-	Deployment     string // that answered, as DeploymentOf names it; "" in a file that was written before there was such a column
-	Expected       string // of the row that was answered
+	Deployment     string // as DeploymentOf names it; "" in a file of an older version
+	Expected       string // of the row
+	Verification   string // cleared, pending or unknown after -verify; not in the file
 }
 
-// The outcomes that are not words of the function.
+// The outcomes.
 const (
-	outcomeDone   = "done"
-	outcomeDryRun = "dry_run"
+	outcomeDone    = "done"
+	outcomeNotDone = "not_done"
+	outcomeUnknown = "unknown"
+	outcomeDryRun  = "dry_run" // not a word of the function
 )
 
 func (r Result) key() string { return key(r.DeviceID, r.SerialNumber) }
 
-// standing is what a Result says of its row.
+// standing tells whether a row needs another request.
 type standing int
 
 // The standings.
 const (
-	open      standing = iota // it was not answered for good, and is asked for again
-	succeeded                 // it is done
-	refused                   // it was refused for good, and needs a person
+	open      standing = iota // without a final response: it is sent again
+	succeeded                 // done
+	refused                   // refused for good: it needs a person
 )
 
-// standing returns what r says of its row. 401 and 424 are no refusals of the device: once somebody has mended what is
-// behind them, the row may go on.
+// standing returns the standing of the row of r. 401 and 424 do not refuse the device: the row goes on once their cause is fixed.
 func (r Result) standing() standing {
 	switch {
-	case r.Status/100 == 2:
+	case r.Status/100 == 2 && r.Outcome != outcomeUnknown:
 		return succeeded
-	case r.Status/100 != 4, Retryable(r.Status), r.Outcome == "unknown", r.Status == http.StatusUnauthorized, r.Status == http.StatusFailedDependency:
+	case r.Status/100 != 4, Retryable(r.Status), r.Outcome == outcomeUnknown, r.Status == http.StatusUnauthorized, r.Status == http.StatusFailedDependency:
 		return open
 	}
 	return refused
 }
 
-// resultColumns are the columns of a file of results, in order. The last one may be cut off where a process was killed: a
-// device of which something else was expected is only asked for again.
+// resultColumns are the columns of a results file, in order. The last one may be cut off where a process was killed: the row is
+// then sent again if it expects an account.
 var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"line", "deviceId", "serialNumber", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "expected",
+	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "expected",
 }
 
-// firstColumns is how many of them a file has that was written before there were the others.
-const firstColumns = 10
-
-// DeploymentOf returns the name by which results know the deployment at an address: the address, without what may be a key.
+// DeploymentOf returns the name of the deployment at an address: the address without any part that may be a key.
 func DeploymentOf(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -86,26 +85,28 @@ func (r Result) cells() []string {
 	if r.Status != 0 {
 		status = strconv.Itoa(r.Status)
 	}
-	cells := []string{strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID, r.Time, r.Deployment, r.Expected}
+	cells := []string{
+		strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, r.AccountBefore, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID,
+		r.Time, r.Deployment, r.Expected,
+	}
 	for i, cell := range cells {
 		cells[i] = guarded(strings.ToValidUTF8(cell, "\ufffd"))
 	}
 	return cells
 }
 
-// resultOf reads what cells wrote.
-func resultOf(cells []string) (Result, error) {
-	for i, cell := range cells {
-		cells[i] = unguarded(cell)
+// resultOf reads the cells of a results file whose columns are called names.
+func resultOf(names, cells []string) (Result, error) {
+	of := make(map[string]string, len(names))
+	for i, name := range names {
+		of[name] = unguarded(cells[i])
 	}
-	line, errLine := strconv.Atoi(cells[0])
-	status, errStatus := strconv.Atoi(cmp.Or(cells[3], "0"))
+	line, errLine := strconv.Atoi(of["line"])
+	status, errStatus := strconv.Atoi(cmp.Or(of["status"], "0"))
 	r := Result{
-		Line: line, DeviceID: cells[1], SerialNumber: cells[2], Status: status, Code: cells[4], Message: cells[5],
-		Outcome: cells[6], RequestID: cells[7], GraphRequestID: cells[8], Time: cells[9],
-	}
-	if len(cells) > firstColumns {
-		r.Deployment, r.Expected = cells[10], cells[11]
+		Line: line, DeviceID: of["deviceId"], SerialNumber: of["serialNumber"], AccountBefore: of["account_before"], Status: status,
+		Code: of["code"], Message: of["message"], Outcome: of["outcome"], RequestID: of["requestId"], GraphRequestID: of["graphRequestId"],
+		Time: of["time"], Deployment: of["deployment"], Expected: of["expected"],
 	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")
@@ -113,21 +114,26 @@ func resultOf(cells []string) (Result, error) {
 	return r, errors.Join(errLine, errStatus)
 }
 
-// Results is a file of results. While a list is worked off, rows are put at its end, and are on the disk when Add returns;
-// of several rows about one device the last counts. OpenResults and Close leave one for each.
+// Results are the results of a list, in a file or in memory. While the list is sent, results are appended to the file, and are on
+// the disk when Add returns; of several rows about one device the last counts. OpenResults and Close leave one for each.
 type Results struct {
-	path       string
+	path       string // "" for results in memory
 	format     Format
 	deployment string
 	file       *os.File
 	rows       map[string]Result
 }
 
-// OpenResults opens the file of results of a deployment at path, or makes one in format. Results of dry runs do not stand
-// beside others: a dry run begins anew, and neither takes a file of the other. Nor does a deployment take a file of
-// another, where nothing may have been done yet; a file that does not say whose it is counts as its own.
+// NewResults returns results in memory.
+func NewResults(deployment string) *Results {
+	return &Results{deployment: deployment, rows: map[string]Result{}}
+}
+
+// OpenResults opens the results file of a deployment at path, or makes one in format. A dry run begins anew. It refuses the
+// results of another deployment, and results of a dry run for a real one and the other way round.
 func OpenResults(path string, format Format, deployment string, dryRun bool) (*Results, error) {
-	r := &Results{path: path, format: format, deployment: deployment, rows: map[string]Result{}}
+	r := NewResults(deployment)
+	r.path, r.format = path, format
 	f, err := os.Open(path)
 	if err == nil {
 		err = r.read(f)
@@ -138,10 +144,11 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	}
 	for _, row := range r.rows {
 		if row.Deployment != "" && row.Deployment != deployment {
-			return nil, fmt.Errorf("%s: its results are of another deployment, %s; name another file", path, shown(plainText(row.Deployment)))
+			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path, shown(plainText(row.Deployment)))
 		}
-		if (row.Outcome == outcomeDryRun) != dryRun {
-			return nil, fmt.Errorf("%s: its results are of another kind of run, a dry one or not; name another file", path)
+		if dry := row.Outcome == outcomeDryRun; dry != dryRun {
+			kind := map[bool]string{true: "a dry run", false: "a real run"}[dry]
+			return nil, fmt.Errorf("%s holds the results of %s; use another -out file", path, kind)
 		}
 	}
 	if dryRun {
@@ -153,60 +160,62 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	return r, nil
 }
 
-// read takes in what the file has. A last row that was not written to its end does not count.
+// read reads the file. A last row that was not written to its end does not count.
 func (r *Results) read(f io.Reader) error {
-	limited := &recordReader{r: f}
-	records, _, err := new(Table).open(limited)
+	l, err := openLayout(f)
+	if errors.Is(err, errEmpty) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	names, err := records.Read()
-	width := len(names)
-	if err != nil && !errors.Is(err, io.EOF) || err == nil && !slices.Equal(names, resultColumns) && !slices.Equal(names, resultColumns[:firstColumns]) {
-		return errors.New("it is there and is no file of results; move it away or name another")
+	if !slices.Contains(l.header, "line") || !slices.Contains(l.header, "deployment") && len(l.header) != 10 ||
+		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultColumns, name) }) {
+		return errors.New("it exists and is not a results file; move it away or use another -out file")
 	}
 	for {
-		limited.read = 0
-		cells, err := records.Read()
+		cells, line, err := l.next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		_, torn := errors.AsType[*csv.ParseError](err)
-		if torn || err == nil && len(cells) != width {
-			if _, err := records.Read(); errors.Is(err, io.EOF) {
+		var row Result
+		if _, torn := errors.AsType[rowError](err); torn || err == nil && len(cells) != len(l.header) {
+			if _, _, err := l.next(); errors.Is(err, io.EOF) {
 				return nil
 			}
 			err = errors.New("it has too few or too many cells")
 		}
-		var row Result
 		if err == nil {
-			row, err = resultOf(cells)
+			row, err = resultOf(l.header, cells)
 		}
 		if err != nil {
-			line, _ := records.FieldPos(0)
-			return fmt.Errorf("line %d is no result: %w", line, err)
+			return fmt.Errorf("line %d is not a result: %w", line, err)
 		}
 		r.rows[row.key()] = row
 	}
 }
 
-// Of returns the result of a row, if there is one. What was answered for a device while another account was expected of it
-// is none: the row asks for something else.
+// Of returns the result of a row, if there is one. A result counts for the account that was expected then: a row that expects
+// another one has none.
 func (r *Results) Of(row Row) (Result, bool) {
 	result, ok := r.rows[row.key()]
-	if !ok || !strings.EqualFold(result.Expected, row.Expected) {
+	if !ok || !strings.EqualFold(result.Expected, row.Expected.String()) {
 		return Result{}, false
 	}
 	return result, true
 }
 
-// Add puts results at the end of the file.
+// Add appends results. An account that was read earlier stays where a later attempt finds the device without one.
 func (r *Results) Add(results ...Result) error {
 	var rows [][]string
 	for _, result := range results {
 		result.Deployment = r.deployment
+		result.AccountBefore = cmp.Or(result.AccountBefore, r.rows[result.key()].AccountBefore)
 		r.rows[result.key()] = result
 		rows = append(rows, result.cells())
+	}
+	if r.path == "" {
+		return nil
 	}
 	if err := r.write(r.file, rows); err != nil {
 		return err
@@ -216,41 +225,51 @@ func (r *Results) Add(results ...Result) error {
 
 // Close leaves the file with one row for each device, in the order of the list.
 func (r *Results) Close() error {
+	if r.path == "" {
+		return nil
+	}
 	if err := r.rewrite(); err != nil {
 		return err
 	}
 	return r.file.Close()
 }
 
-// rewrite puts a file with one row for each device in the place of the present one, and opens it at its end.
+// rewrite replaces the file by one with one row for each device, and opens it at its end.
 func (r *Results) rewrite() error {
-	fresh, err := os.CreateTemp(filepath.Dir(r.path), filepath.Base(r.path)+".*")
+	if r.file != nil {
+		_ = r.file.Close() // it was synced, and Windows does not replace an open file
+	}
+	if err := replaceFile(r.path, r.writeAll); err != nil {
+		return err
+	}
+	var err error
+	r.file, err = os.OpenFile(r.path, os.O_WRONLY|os.O_APPEND, 0o600)
+	return err
+}
+
+// replaceFile puts the text that write writes at path, as a whole or not at all.
+func replaceFile(path string, write func(io.Writer) error) error {
+	fresh, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	err = r.writeAll(fresh)
+	err = write(fresh)
 	if err == nil {
 		err = fresh.Sync()
 	}
-	err = errors.Join(err, fresh.Close())
-	if r.file != nil {
-		_ = r.file.Close() // which was synced, and which Windows would not let be replaced
-	}
-	if err == nil {
-		err = os.Rename(fresh.Name(), r.path)
+	if err = errors.Join(err, fresh.Close()); err == nil {
+		err = os.Rename(fresh.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(fresh.Name())
-		return err
 	}
-	r.file, err = os.OpenFile(r.path, os.O_WRONLY|os.O_APPEND, 0o600)
 	return err
 }
 
 // writeAll writes the header and all rows.
 func (r *Results) writeAll(w io.Writer) error {
 	if r.format.BOM {
-		if _, err := io.WriteString(w, "\ufeff"); err != nil {
+		if _, err := io.WriteString(w, utf8BOM); err != nil {
 			return err
 		}
 	}

@@ -8,29 +8,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/graph"
 )
 
 // The limits of a file.
 const (
 	maxRows   = 100_000
-	maxRecord = 1 << 20  // bytes of one row, so that a quote that is not closed does not take in the whole file
-	maxHeader = 64 << 10 // bytes of a line in which the separator is looked for
+	maxRecord = 1 << 20 // bytes of a row, so that a quote that is not closed does not take in the whole file
+	maxShown  = 50      // columns that an error lists
 )
 
-// Row is one device in a file, named by ID or, if that is "", by Serial.
+// Row is a device in a file, named by ID or, if that is "", by Serial.
 type Row struct {
 	Line      int
 	ID        string // in lower case
 	Serial    string
-	Expected  string // the account that it must still carry; may be empty
-	Reference string // may be empty
+	Expected  Expected // the account that the device must still carry; may be zero
+	Reference string   // may be empty
 }
 
 // key is the same for two rows that name a device in the same way, wherever they stand.
@@ -43,11 +44,11 @@ func key(id, serial string) string {
 	return "id " + strings.ToLower(id)
 }
 
-// Table is what a file says.
+// Table is the content of a file.
 type Table struct {
 	Rows    []Row
-	Invalid []string // what is wrong with the rows that are not in Rows, each with its line
-	Notes   []string // what a person should know and nobody need mend
+	Invalid []string // why other rows are not in Rows, each with its line
+	Notes   []string // how the file was read, as far as a person may not expect it
 	Format  Format
 }
 
@@ -57,237 +58,208 @@ type Format struct {
 	BOM   bool
 }
 
-// columns are the names of the columns that count, reduced by plainName, and what each is for.
-var columns = map[string]string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"deviceid": "id", "id": "id",
-	"serialnumber": "serial", "serial": "serial", "deviceserialnumber": "serial",
-	"expected": "expected", "expectedaccount": "expected", "userprincipalname": "expected",
-	"reference": "reference",
+// ReadOptions say how to read a file.
+type ReadOptions struct {
+	By           string            // id or serial: which column counts where a file has both; "" prefers the id
+	Columns      map[string]string // purpose (id, serial, expected, reference) → name of the column
+	NoExpect     bool              // ignore the accounts that rows expect
+	Placeholders bool              // accept serial numbers such as "Default string"
 }
 
-// plainName reduces the name of a column to its letters and digits in lower case, so that serial_number is "Serial number".
-func plainName(name string) string {
-	return strings.Map(func(c rune) rune {
-		if !unicode.IsLetter(c) && !unicode.IsDigit(c) {
-			return -1
-		}
-		return unicode.ToLower(c)
-	}, name)
-}
+// rewritten is a long number as spreadsheets, pandas and Java write it: 1.23457E+11, 1.23457e+11, 1.23457E11, 123456789012.0.
+var rewritten = regexp.MustCompile(`^(?i:\d([.,]\d+)?E\+\d+|\d[.,]\d+E\d+|\d+\.0)$`)
 
-// rewritten is what a spreadsheet makes of a long number that it takes for one.
-var rewritten = regexp.MustCompile(`^\d([.,]\d+)?E\+\d+$`)
+// tableRule is a line that separates the header of a formatted table from its rows.
+var tableRule = regexp.MustCompile(`^[\s|+:=-]*[-=]{2,}[\s|+:=-]*$`)
 
-// ReadRows reads a file with a header row, as administrators export it: with any columns beside those that count, in any
-// order, with or without a BOM, with commas, semicolons or tabs. by, which is id, serial or "", says which of the two
-// counts where the file has both. Of a file only the rows are kept, and of them only what counts.
+// listProperty is a line of a formatted list: one property, not one device.
+var listProperty = regexp.MustCompile(`^[A-Za-z][\w ]* : `)
+
+// ReadRows reads a list of devices as administrators export it: a header row and rows with any columns, separated by commas,
+// semicolons, tabs or |; a table as PowerShell prints it; or one serial number or id on each line, without a header. Of a file
+// only the rows are kept, and of them only the columns that count.
 //
-// Its error is about the file as a whole. What is wrong with a row is in the Table.
-func ReadRows(r io.Reader, by string) (*Table, error) {
-	t := &Table{}
-	limited := &recordReader{r: r}
-	records, skipped, err := t.open(limited)
+// Its error is about the file as a whole. Faults of single rows are in the Table.
+func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
+	l, err := openLayout(r)
 	if err != nil {
 		return nil, err
 	}
-	at, width, err := header(records, by)
+	c, err := l.columns(o)
 	if err != nil {
 		return nil, err
 	}
-	first := map[string]int{} // where in t.Rows a device is
+	t := &tableReader{Table: Table{Format: l.format, Notes: l.notes}, columns: c, options: o, first: map[string]int{}, leftOut: map[string]int{}}
 	for {
-		limited.read = 0
-		cells, err := records.Read()
-		if errors.Is(err, io.EOF) {
-			return t, nil
+		if len(t.Invalid) > maxRows {
+			return nil, fmt.Errorf("more than %d of its rows are not valid; the first: %s", maxRows, t.Invalid[0])
 		}
-		if parse, ok := errors.AsType[*csv.ParseError](err); ok {
-			t.Invalid = append(t.Invalid, fmt.Sprintf("line %d: %v; the rows behind it cannot be read", parse.StartLine+skipped, parse.Err))
-			return t, nil
-		}
-		if err != nil {
+		cells, number, err := l.next()
+		switch _, invalid := errors.AsType[rowError](err); {
+		case errors.Is(err, io.EOF):
+			t.finish()
+			return &t.Table, nil
+		case invalid:
+			t.addInvalid(number, err.Error())
+			continue
+		case err != nil:
 			return nil, err
 		}
-		line, _ := records.FieldPos(0)
-		row, problem := readRow(cells, at, width)
-		row.Line = line + skipped
-		var before Row
-		index, again := first[row.key()]
-		if again {
-			before = t.Rows[index]
+		if err := t.add(cells, number); err != nil {
+			return nil, err
 		}
-		switch {
-		case row == (Row{Line: row.Line}) && problem == "":
-			continue // a row of empty cells
-		case problem == "" && again && before.Expected != "" && row.Expected != "" && !strings.EqualFold(before.Expected, row.Expected):
-			problem = fmt.Sprintf("it names the device of line %d and expects another account", before.Line)
-		case problem == "" && again:
-			note := fmt.Sprintf("line %d names the device of line %d again; it is asked for once", row.Line, before.Line)
-			if (before.Expected == "") != (row.Expected == "") {
-				t.Rows[index].Expected = cmp.Or(before.Expected, row.Expected)
-				note += ", with the account that one of them expects"
-			}
-			t.Notes = append(t.Notes, note)
-			continue
-		}
-		if problem != "" {
-			t.Invalid = append(t.Invalid, fmt.Sprintf("line %d: %s", row.Line, problem))
-			continue
-		}
-		if len(t.Rows) == maxRows {
-			return nil, fmt.Errorf("it has more than %d devices", maxRows)
-		}
-		first[row.key()] = len(t.Rows)
-		t.Rows = append(t.Rows, row)
 	}
 }
 
-// open finds out how the file is written. It returns what reads the rows from the header on, and the number of lines that
-// stand before it: PowerShell writes #TYPE there, Excel sep=;.
-func (t *Table) open(r io.Reader) (records *csv.Reader, skipped int, err error) {
-	text := bufio.NewReaderSize(r, maxHeader)
-	start, err := text.Peek(3)
+// tableReader collects the rows of a file.
+type tableReader struct {
+	Table
+	columns columns
+	options ReadOptions
+	first   map[string]int // row key → index in Rows
+	// Counts of rows: with both names of a device; with an expected account; left out, by the code of a dry run.
+	both, expecting int
+	leftOut         map[string]int
+}
+
+func (t *tableReader) addInvalid(number int, problem string) {
+	t.Invalid = append(t.Invalid, fmt.Sprintf("line %d: %s", number, problem))
+}
+
+// add adds a row, or the reason why it is not valid.
+func (t *tableReader) add(cells []string, number int) error {
+	if !slices.ContainsFunc(cells, func(cell string) bool { return strings.TrimSpace(cell) != "" }) {
+		return nil
+	}
+	if t.columns.cell(cells, "outcome") == outcomeDryRun && t.columns.cell(cells, "code") != "would_unassign" {
+		t.leftOut[t.columns.cell(cells, "code")]++
+		return nil
+	}
+	row := t.columns.row(cells)
+	row.Line = number
+	if t.options.NoExpect {
+		row.Expected = Expected{}
+	}
+	if row.ID != "" && row.Serial != "" {
+		t.both++
+		row.Serial = ""
+	}
+	if problem := t.problem(row, cells); problem != "" {
+		t.addInvalid(number, problem)
+		return nil
+	}
+	if index, again := t.first[row.key()]; again {
+		t.repeat(&t.Rows[index], row)
+		return nil
+	}
+	if len(t.Rows) == maxRows {
+		return fmt.Errorf("it has more than %d devices", maxRows)
+	}
+	if row.Expected != (Expected{}) {
+		t.expecting++
+	}
+	t.first[row.key()] = len(t.Rows)
+	t.Rows = append(t.Rows, row)
+	return nil
+}
+
+// repeat takes in a row that names the device of an earlier row.
+func (t *tableReader) repeat(earlier *Row, row Row) {
+	before, now := earlier.Expected.String(), row.Expected.String()
+	if before != "" && now != "" && !strings.EqualFold(before, now) {
+		t.addInvalid(row.Line, fmt.Sprintf("it names the device of line %d and expects another account", earlier.Line))
+		return
+	}
+	note := fmt.Sprintf("line %d repeats the device of line %d; the device is sent once", row.Line, earlier.Line)
+	if (before == "") != (now == "") {
+		earlier.Expected = cmp.Or(earlier.Expected, row.Expected)
+		note += ", with the account that one of the rows expects"
+	}
+	t.Notes = append(t.Notes, note)
+}
+
+// problem returns the reason why a row is not valid, "" if it is.
+func (t *tableReader) problem(row Row, cells []string) string {
+	extra := cells[min(len(cells), t.columns.width):]
+	_, err := graph.ParseDeviceID(row.ID)
 	switch {
-	case bytes.HasPrefix(start, []byte{0xff, 0xfe}), bytes.HasPrefix(start, []byte{0xfe, 0xff}):
-		return nil, 0, errors.New("it is UTF-16; save it as CSV UTF-8")
-	case bytes.Equal(start, []byte("\xef\xbb\xbf")):
-		t.Format.BOM = true
-		_, _ = text.Discard(len(start))
-	case err != nil && !errors.Is(err, io.EOF):
-		return nil, 0, err
-	}
-	for {
-		line, err := text.ReadSlice('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, 0, fmt.Errorf("its first line is no header: %w", err)
-		}
-		trimmed := strings.TrimSpace(string(line))
-		separator, declared := strings.CutPrefix(strings.TrimRight(string(line), "\r\n"), "sep=")
-		switch {
-		case strings.HasPrefix(trimmed, "#TYPE"):
-		case declared && (separator == "," || separator == ";" || separator == "\t"):
-			t.Format.Comma = rune(separator[0])
-		case trimmed == "" && len(line) > 0:
-		default:
-			if t.Format.Comma == 0 {
-				t.Format.Comma = separatorOf(string(line))
-			}
-			records = csv.NewReader(io.MultiReader(strings.NewReader(string(line)), text))
-			records.Comma, records.FieldsPerRecord, records.ReuseRecord = t.Format.Comma, -1, true
-			return records, skipped, nil
-		}
-		skipped++
-	}
-}
-
-// separatorOf returns the separator of which a header has most, outside of quotes.
-func separatorOf(line string) rune {
-	counts := map[rune]int{}
-	quoted := false
-	for _, c := range line {
-		if c == '"' {
-			quoted = !quoted
-		}
-		if !quoted {
-			counts[c]++
-		}
-	}
-	most := ','
-	for _, c := range ";\t" {
-		if counts[c] > counts[most] {
-			most = c
-		}
-	}
-	return most
-}
-
-// header reads the header row. It returns where each column that counts is, and how many columns there are.
-func header(records *csv.Reader, by string) (at map[string]int, width int, err error) {
-	cells, err := records.Read()
-	if errors.Is(err, io.EOF) {
-		return nil, 0, errors.New("it is empty; its first row must name the columns")
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("its first row is no header: %w", err)
-	}
-	at = map[string]int{}
-	names := slices.Clone(cells)
-	for i, name := range names {
-		purpose, known := columns[plainName(name)]
-		if !known {
-			continue
-		}
-		if other, twice := at[purpose]; twice {
-			return nil, 0, fmt.Errorf("its columns %q and %q mean the same; keep one", shown(names[other]), shown(name))
-		}
-		at[purpose] = i
-	}
-	switch by {
-	case "id":
-		delete(at, "serial")
-	case "serial":
-		delete(at, "id")
-	}
-	_, id := at["id"]
-	_, serial := at["serial"]
-	if !id && !serial {
-		wanted := map[string]string{"": "deviceId or serialNumber", "id": "deviceId", "serial": "serialNumber"}[by]
-		for i, name := range names {
-			names[i] = fmt.Sprintf("%q", shown(name))
-		}
-		more := ""
-		if len(names) > 50 {
-			more = fmt.Sprintf(" and %d more", len(names)-50)
-			names = names[:50]
-		}
-		return nil, 0, fmt.Errorf("no column names a device; one must be called %s. Its columns are %s%s", wanted, strings.Join(names, ", "), more)
-	}
-	return at, len(cells), nil
-}
-
-// readRow returns what a row says, or what is wrong with it. A row of empty cells is the zero Row.
-func readRow(cells []string, at map[string]int, width int) (row Row, problem string) {
-	cell := func(purpose string) string {
-		i, ok := at[purpose]
-		if !ok || i >= len(cells) {
-			return ""
-		}
-		return strings.Clone(unguarded(strings.TrimSpace(cells[i]))) // the rest of the row is not kept
-	}
-	row = Row{ID: strings.ToLower(cell("id")), Serial: cell("serial"), Expected: cell("expected"), Reference: cell("reference")}
-	switch {
-	case !slices.ContainsFunc(cells, func(cell string) bool { return strings.TrimSpace(cell) != "" }):
-		return Row{}, ""
-	case len(cells) > width:
-		return row, fmt.Sprintf("it has %d cells and the header %d", len(cells), width)
+	case slices.ContainsFunc(extra, func(cell string) bool { return strings.TrimSpace(cell) != "" }):
+		return fmt.Sprintf("it has %d cells and the header %d", len(cells), t.columns.width)
 	case row.ID == "" && row.Serial == "":
-		return row, "it names no device"
-	case row.ID != "" && row.Serial != "":
-		return row, "it has an id and a serial number; -by id or -by serial says which counts"
-	case row.ID != "" && !isGUID(row.ID):
-		return row, fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shown(row.ID))
+		return "it names no device"
+	case row.ID != "" && err != nil:
+		return fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shown(row.ID))
 	case rewritten.MatchString(row.Serial):
-		return row, fmt.Sprintf("%q is what a spreadsheet makes of a long number; export it as text", shown(row.Serial))
+		return fmt.Sprintf("%q is a long number that a spreadsheet or a script has rounded; export the column as text", shown(row.Serial))
+	case strings.HasSuffix(row.Serial, "…") || strings.HasSuffix(row.Serial, "..."):
+		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shown(row.Serial))
 	case row.Serial != "" && !isSerialNumber(row.Serial):
-		return row, fmt.Sprintf("%q is no serial number: at most 128 printable ASCII characters, a letter or digit among them", shown(row.Serial))
-	case !printable(row.Expected, 256):
-		return row, fmt.Sprintf("%q is no account: at most 256 printable characters", shown(row.Expected))
+		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shown(row.Serial))
+	case row.Serial != "" && !t.options.Placeholders && isPlaceholder(row.Serial):
+		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it", shown(row.Serial))
+	case !printable(row.Expected.String(), 256):
+		return fmt.Sprintf("%q is not an account: at most 256 printable characters", shown(row.Expected.String()))
 	case !printable(row.Reference, 128):
-		return row, fmt.Sprintf("%q is no reference: at most 128 printable characters", shown(row.Reference))
+		return fmt.Sprintf("%q is not a reference: at most 128 printable characters", shown(row.Reference))
 	}
-	return row, ""
+	return ""
 }
 
-func isGUID(s string) bool {
-	_, err := guid.Parse(s)
-	return err == nil
+// finish adds the notes that count rows.
+func (t *tableReader) finish() {
+	var notes []string
+	if t.both > 0 {
+		notes = append(notes, fmt.Sprintf("%s both an id and a serial number: the id in column %q counts. "+
+			"If it is not the id of the Autopilot device, use -by serial",
+			counted(t.both, "row has", "rows have"), shown(t.columns.names[t.columns.at["id"]])))
+	}
+	if t.expecting > 0 && t.columns.implied != "" {
+		notes = append(notes, fmt.Sprintf("%s to carry the account in column %q, and any other account is refused. "+
+			"-no-expect ignores the column", counted(t.expecting, "device is expected", "devices are expected"), shown(t.columns.implied)))
+	}
+	if len(t.leftOut) > 0 {
+		total := 0
+		for _, n := range t.leftOut {
+			total += n
+		}
+		notes = append(notes, fmt.Sprintf("%s left out, since the dry run did not report would_unassign: %s",
+			counted(total, "row is", "rows are"), countReasons(t.leftOut)))
+	}
+	t.Notes = append(notes, t.Notes...)
 }
 
-// isSerialNumber is the rule of the function for a serial number, without that for spaces at the ends.
+// countReasons lists reasons with their counts, the most frequent first.
+func countReasons(counts map[string]int) string {
+	reasons := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+	for i, reason := range reasons {
+		reasons[i] = fmt.Sprintf("%s %s", grouped(counts[reason]), plainText(cmp.Or(reason, "no_code")))
+	}
+	return strings.Join(reasons, ", ")
+}
+
+// isSerialNumber is the rule of the function for a serial number without spaces at the ends.
 func isSerialNumber(s string) bool {
 	ascii := strings.IndexFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) < 0
 	named := strings.ContainsFunc(s, func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) })
 	return ascii && named && len(s) <= 128
+}
+
+// placeholders are serial numbers, reduced by plainName, that firmware and inventories give to devices without one.
+var placeholders = map[string]bool{ //nolint:gochecknoglobals // a table that nothing writes to
+	"tobefilledbyoem": true, "tobefilled": true, "filledbyoem": true, "oem": true, "defaultstring": true, "default": true,
+	"systemserialnumber": true, "chassisserialnumber": true, "baseboardserialnumber": true, "serialnumber": true, "serial": true,
+	"notapplicable": true, "notavailable": true, "notspecified": true, "notdefined": true, "unspecified": true,
+	"na": true, "null": true, "none": true, "nil": true, "nan": true, "unknown": true, "undefined": true, "empty": true,
+	"invalid": true, "tbd": true, "ref": true, "name": true, "value": true,
+	"123456789": true, "0123456789": true, "1234567890": true, "12345678": true,
+}
+
+// isPlaceholder reports whether a serial number is one that devices without a serial number share.
+func isPlaceholder(serial string) bool {
+	plain := plainName(serial)
+	return placeholders[plain] || strings.Trim(plain, "0") == "" || len(plain) > 2 && strings.Trim(plain, plain[:1]) == ""
 }
 
 // printable is the rule of the function for a text of at most limit characters.
@@ -304,40 +276,251 @@ func shown(s string) string {
 	return s
 }
 
-// formulaStarts are the characters with which a spreadsheet takes a cell for a formula.
-const formulaStarts = "=+-@\t\r\n"
+// The characters with which a spreadsheet takes a cell for a formula, and those behind which it may begin a cell, whatever
+// separator it was told to use.
+const (
+	formulaStarts = "=+-@\t\r\n"
+	cellEnds      = ",;|\t\r\n"
+)
 
-// guarded returns a text as a cell that no spreadsheet takes for a formula: with an apostrophe before it where it could be
-// one, or where it begins with such an apostrophe itself. unguarded takes it off.
+// guarded returns a text as a cell that no spreadsheet takes for a formula: it puts an apostrophe before each character that
+// could start one, and before each apostrophe in such a place. unguarded undoes it.
 func guarded(s string) string {
-	if s != "" && strings.ContainsRune(formulaStarts+"'", rune(s[0])) {
-		return "'" + s
+	if !strings.ContainsAny(s, formulaStarts+"'") {
+		return s
 	}
-	return s
+	var b strings.Builder
+	start := true
+	for _, c := range s {
+		if start && strings.ContainsRune(formulaStarts+"'", c) {
+			b.WriteByte('\'')
+		}
+		b.WriteRune(c)
+		start = strings.ContainsRune(cellEnds, c)
+	}
+	return b.String()
 }
 
-// unguarded undoes guarded. It also unwraps ="text", which is how some exports keep a spreadsheet from reading numbers.
+// unguarded undoes guarded. It also unwraps ="text", as some exports keep a spreadsheet from reading numbers.
 func unguarded(s string) string {
-	if len(s) >= 2 && s[0] == '\'' && strings.ContainsRune(formulaStarts+"'", rune(s[1])) {
-		return s[1:]
-	}
 	if inner, ok := strings.CutPrefix(s, `="`); ok && strings.HasSuffix(inner, `"`) {
 		return strings.TrimSpace(strings.TrimSuffix(inner, `"`))
 	}
-	return s
-}
-
-// recordReader refuses to read more than maxRecord bytes between two records.
-type recordReader struct {
-	r    io.Reader
-	read int
-}
-
-func (r *recordReader) Read(p []byte) (int, error) {
-	if r.read > maxRecord {
-		return 0, fmt.Errorf("a row has more than %d bytes; is a quote not closed?", maxRecord)
+	if !strings.Contains(s, "'") {
+		return s
 	}
-	n, err := r.r.Read(p)
-	r.read += n
-	return n, err
+	var b strings.Builder
+	start := true
+	for i := 0; i < len(s); i++ {
+		if start && s[i] == '\'' && i+1 < len(s) && strings.IndexByte(formulaStarts+"'", s[i+1]) >= 0 {
+			i++
+		}
+		b.WriteByte(s[i])
+		start = strings.IndexByte(cellEnds, s[i]) >= 0
+	}
+	return b.String()
+}
+
+// errEmpty is the error of a file without a line.
+var errEmpty = errors.New("it is empty; its first row must name the columns")
+
+// rowError is a fault of one row.
+type rowError string
+
+func (e rowError) Error() string { return string(e) }
+
+// layout reads the rows of a file.
+type layout struct {
+	lines  *lineReader
+	format Format
+	header []string // its cells; nil in a list without a header
+	fixed  []int    // where the columns of a formatted table begin, in characters; nil for separated cells
+	ruled  bool     // the rows may have lines of dashes between them
+	notes  []string
+	text   bytes.Reader
+	buffer *bufio.Reader
+}
+
+// openLayout finds out how a file is written and reads its header.
+func openLayout(r io.Reader) (*layout, error) {
+	text, bom, err := decodeText(r)
+	if err != nil {
+		return nil, err
+	}
+	l := &layout{lines: &lineReader{r: bufio.NewReader(text)}, format: Format{Comma: ',', BOM: bom}, buffer: bufio.NewReader(nil)}
+	declared := false
+	for {
+		first, err := l.lines.next()
+		if errors.Is(err, io.EOF) {
+			return nil, errEmpty
+		}
+		if err != nil {
+			return nil, err
+		}
+		// PowerShell writes #TYPE before the header, Excel sep=;, and a database a line of dashes.
+		trimmed := strings.TrimSpace(first.text)
+		switch separator, ok := strings.CutPrefix(first.text, "sep="); {
+		case trimmed == "", strings.HasPrefix(trimmed, "#TYPE"):
+			continue
+		case ok && len(separator) == 1 && strings.IndexByte(",;\t|", separator[0]) >= 0:
+			l.format.Comma, declared = rune(separator[0]), true
+			continue
+		case tableRule.MatchString(first.text):
+			continue
+		case strings.HasPrefix(trimmed, "PK\x03\x04"):
+			return nil, errors.New("it is an Excel workbook; save it as CSV UTF-8")
+		case trimmed[0] == '[' || trimmed[0] == '{':
+			return nil, errors.New("it is JSON; write a CSV file instead")
+		case listProperty.MatchString(first.text):
+			return nil, errors.New("it is a list that PowerShell printed; write the objects with Export-Csv instead")
+		}
+		if !declared {
+			l.format.Comma = separatorOf(first.text)
+		}
+		if err := l.readHeader(first); err != nil {
+			return nil, err
+		}
+		return l, nil
+	}
+}
+
+// readHeader reads the header and the line of dashes below it, if there is one.
+func (l *layout) readHeader(first line) error {
+	second, err := l.lines.next()
+	ruled := err == nil && tableRule.MatchString(second.text)
+	if err == nil && !ruled {
+		l.lines.pushBack(second)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	separated := strings.ContainsRune(first.text, l.format.Comma)
+	if ruled {
+		l.ruled = l.format.Comma == '|'
+		l.notes = append(l.notes, "the file is a printed table; Export-Csv writes a list that nothing cuts off")
+	}
+	if ruled && !separated {
+		rule := []rune(second.text)
+		for i, c := range rule {
+			if c != ' ' && (i == 0 || rule[i-1] == ' ') {
+				l.fixed = append(l.fixed, i)
+			}
+		}
+		if l.header, err = l.cut(first.text); err != nil {
+			return fmt.Errorf("its first row is not a header: %w", err)
+		}
+		return nil
+	}
+	if !ruled && !separated && columnNames[plainName(first.text)].purpose == "" && strings.ContainsAny(first.text, "0123456789") {
+		l.lines.pushBack(first)
+		l.notes = append(l.notes, "the file has no header: each line is read as a serial number, or as an id where it is a GUID")
+		return nil
+	}
+	l.lines.pushBack(first)
+	if l.header, _, err = l.next(); err != nil {
+		return fmt.Errorf("its first row is not a header: %w", err)
+	}
+	l.header = slices.Clone(l.header)
+	return nil
+}
+
+// next returns the cells of the next row, and the line on which it begins. Its error is io.EOF after the last row, and a
+// rowError for a row that cannot be read, behind which others may follow.
+func (l *layout) next() ([]string, int, error) {
+	for {
+		first, err := l.lines.next()
+		if err != nil {
+			return nil, 0, err
+		}
+		switch {
+		case l.ruled && tableRule.MatchString(first.text):
+			continue
+		case l.fixed != nil:
+			cells, err := l.cut(first.text)
+			return cells, first.number, err
+		}
+		cells, err := l.record(first)
+		return cells, first.number, err
+	}
+}
+
+// cut returns the cells of a row of a formatted table.
+func (l *layout) cut(text string) ([]string, error) {
+	row := []rune(text)
+	var cells []string
+	for i, start := range l.fixed {
+		end := len(row)
+		if i+1 < len(l.fixed) {
+			end = min(end, l.fixed[i+1])
+		}
+		if start > 0 && start < len(row) && row[start-1] != ' ' {
+			return nil, rowError("its cells do not stand below their headers; use Export-Csv instead")
+		}
+		cells = append(cells, strings.TrimSpace(string(row[min(start, len(row)):max(min(start, len(row)), end)])))
+	}
+	return cells, nil
+}
+
+// record returns the cells of a row that begins with the line first. A quoted cell may go on over several lines; where its quote
+// is not closed, the row is that line alone.
+func (l *layout) record(first line) ([]string, error) {
+	if strings.TrimSpace(first.text) == "" {
+		return nil, nil
+	}
+	text := []byte(first.text)
+	cells, err := l.parse(text, false)
+	if errors.Is(err, csv.ErrBareQuote) { // such as ="5CG1", or 12" of a screen
+		cells, err = l.parse(text, true)
+	}
+	var more []line
+	for open := bytes.Count(text, []byte(`"`))%2 == 1; open && errors.Is(err, csv.ErrQuote); {
+		next, failed := l.lines.next()
+		if failed != nil {
+			break
+		}
+		more = append(more, next)
+		if len(text)+len(next.text) > maxRecord {
+			break
+		}
+		text = append(append(text, '\n'), next.text...)
+		if strings.Contains(next.text, `"`) {
+			cells, err = l.parse(text, false)
+			open = bytes.Count(text, []byte(`"`))%2 == 1
+		}
+	}
+	if err != nil {
+		l.lines.pushBack(more...)
+		return nil, rowError("a quote stands inside a cell, or is not closed")
+	}
+	return cells, nil
+}
+
+// parse splits the text of a row into cells. A lazy parse takes a quote inside a cell as it is.
+func (l *layout) parse(text []byte, lazy bool) ([]string, error) {
+	l.text.Reset(text)
+	l.buffer.Reset(&l.text)
+	records := csv.NewReader(l.buffer)
+	records.Comma, records.LazyQuotes = l.format.Comma, lazy
+	return records.Read()
+}
+
+// separatorOf returns the separator of which a header has most outside of quotes.
+func separatorOf(text string) rune {
+	counts := map[rune]int{}
+	quoted := false
+	for _, c := range text {
+		if c == '"' {
+			quoted = !quoted
+		}
+		if !quoted {
+			counts[c]++
+		}
+	}
+	most := ','
+	for _, c := range ";\t|" {
+		if counts[c] > counts[most] {
+			most = c
+		}
+	}
+	return most
 }

@@ -1,0 +1,282 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
+)
+
+// The routes of the function.
+const (
+	routeUnassign = "/api/unassign"
+	routeDoctor   = "/api/doctor"
+	routeDevices  = "/api/devices"
+)
+
+// Program is the command line that runs the commands of this package.
+type Program struct {
+	Version        string
+	HTTP           upstream.Doer       // nil means upstream.NewClient
+	Getenv         func(string) string // nil means no settings in the environment
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// ResetSignals makes the next signal end the process. It is called when the context of a command ends; nil does nothing.
+	ResetSignals func()
+
+	interactive bool // a person can answer a question, although Stdin is not a terminal
+}
+
+// UsageError is an error in the command line.
+type UsageError string
+
+func (e UsageError) Error() string { return string(e) }
+
+// ExitCode returns the exit status of the process.
+func (UsageError) ExitCode() int { return 2 }
+
+// stoppedError is the end of a command by a signal.
+type stoppedError struct{}
+
+func (stoppedError) Error() string { return "stopped by a signal" }
+
+// ExitCode returns the exit status of a process that Ctrl-C ended.
+func (stoppedError) ExitCode() int { return 130 }
+
+// connection holds the flags that say how to reach a deployment.
+type connection struct {
+	*flag.FlagSet
+	command, help                              string
+	address, secretFile, apiKeyFile, tokenFile string
+	functionKey, functionKeyFile               string
+	json                                       bool
+	retries                                    int
+	timeout                                    time.Duration
+}
+
+func newConnection(command, help string) *connection {
+	c := &connection{FlagSet: flag.NewFlagSet(command, flag.ContinueOnError), command: command, help: help}
+	c.SetOutput(io.Discard)
+	c.Usage = func() {}
+	c.StringVar(&c.address, "url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
+	c.StringVar(&c.secretFile, "secret-file", "", "`file` with the signing key (whsec_… or base64); - reads standard input")
+	c.StringVar(&c.apiKeyFile, "api-key-file", "", "`file` with the API key, instead of a signing key")
+	c.StringVar(&c.tokenFile, "token-file", "", "`file` with an access token of Entra ID, instead of a key")
+	c.StringVar(&c.functionKey, "function-key", "", "`key` of a function app whose host asks for one; other users of this machine can see it, so prefer a file")
+	c.StringVar(&c.functionKeyFile, "function-key-file", "", "`file` with that key")
+	c.BoolVar(&c.json, "json", false, "print one JSON document on standard output")
+	c.DurationVar(&c.timeout, "timeout", 30*time.Second, "`time` for each attempt of a request")
+	c.IntVar(&c.retries, "retries", 3, "most retries of a request, after 408, 429, 500, 502, 503, 504 or no response")
+	return c
+}
+
+// printHelp prints the help of the command.
+func (c *connection) printHelp(w io.Writer) {
+	fmt.Fprint(w, c.help, "\nFlags:\n")
+	c.SetOutput(w)
+	c.PrintDefaults()
+	fmt.Fprint(w, `
+Settings, used where no flag is given: UNASSIGN_URL, and one of UNASSIGN_SECRET_FILE,
+UNASSIGN_API_KEY_FILE, UNASSIGN_TOKEN_FILE (files) or UNASSIGN_SECRET, UNASSIGN_API_KEY,
+UNASSIGN_TOKEN (the values); UNASSIGN_FUNCTION_KEY_FILE or UNASSIGN_FUNCTION_KEY.
+`)
+}
+
+// run parses the arguments of a command and runs it, until ctx ends. It prints the help where that is asked for.
+func (p Program) run(ctx context.Context, c *connection, args []string, command func() error) error {
+	err := c.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		c.printHelp(p.Stdout)
+		return nil
+	}
+	switch {
+	case err != nil:
+		err = UsageError(err.Error())
+	case c.NArg() > 0:
+		err = UsageError(fmt.Sprintf("%q is not a flag", c.Arg(0)))
+	case c.retries < 0 || c.timeout <= 0:
+		err = UsageError("-retries must not be negative, and -timeout must be positive")
+	default:
+		// A request that was sent gets its response. The second signal ends the process at once.
+		defer context.AfterFunc(ctx, func() {
+			if p.ResetSignals != nil {
+				p.ResetSignals()
+			}
+			fmt.Fprintln(p.Stderr, "stopping after the request under way; stop again to end at once")
+		})()
+		err = command()
+	}
+	if errors.Is(err, context.Canceled) {
+		err = stoppedError{}
+	}
+	if _, usage := errors.AsType[UsageError](err); usage {
+		return fmt.Errorf("%s: %w\nsee unassign %s -h", c.command, err, c.command)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.command, err)
+	}
+	return nil
+}
+
+// client returns the Client for a route.
+func (c *connection) client(p Program, route string) (*Client, error) {
+	getenv := p.Getenv
+	if getenv == nil {
+		getenv = func(string) string { return "" }
+	}
+	endpoint, err := endpointOf(cmp.Or(c.address, strings.TrimSpace(getenv("UNASSIGN_URL"))), route)
+	if err != nil {
+		return nil, err
+	}
+	functionKey, err := c.readFunctionKey(p, getenv)
+	if err != nil {
+		return nil, err
+	}
+	evidence, err := c.evidence(p, getenv, functionKey != "")
+	if err != nil {
+		return nil, err
+	}
+	doer := p.HTTP
+	if doer == nil {
+		doer = upstream.NewClient()
+	}
+	return &Client{
+		URL: endpoint, Evidence: evidence, FunctionKey: functionKey, HTTP: doer, Agent: "unassign/" + p.Version, Retries: c.retries,
+		Timeout: c.timeout, Note: func(text string) { fmt.Fprintln(p.Stderr, text) },
+	}, nil
+}
+
+func (c *connection) readFunctionKey(p Program, getenv func(string) string) (string, error) {
+	asIs := func(key string) (string, error) { return key, nil }
+	switch {
+	case c.functionKey != "" && c.functionKeyFile != "":
+		return "", UsageError("use one of -function-key and -function-key-file")
+	case c.functionKey != "":
+		return decodeKey("-function-key", strings.NewReader(c.functionKey), asIs)
+	case c.functionKeyFile != "":
+		return readKey(c.functionKeyFile, p.Stdin, asIs)
+	case getenv("UNASSIGN_FUNCTION_KEY_FILE") != "":
+		return readKey(getenv("UNASSIGN_FUNCTION_KEY_FILE"), p.Stdin, asIs)
+	case getenv("UNASSIGN_FUNCTION_KEY") != "":
+		return decodeKey("UNASSIGN_FUNCTION_KEY", strings.NewReader(getenv("UNASSIGN_FUNCTION_KEY")), asIs)
+	}
+	return "", nil
+}
+
+// evidence reads the key or token of the caller, from a flag or else from the environment. With a function key there may be none.
+func (c *connection) evidence(p Program, getenv func(string) string, optional bool) (Evidence, error) {
+	kinds := []struct {
+		flag, file, setting string
+		decode              func(string) (Evidence, error)
+	}{
+		{"-secret-file", c.secretFile, "UNASSIGN_SECRET", decodeAs(caller.DecodeSignatureKey, Signature)},
+		{"-api-key-file", c.apiKeyFile, "UNASSIGN_API_KEY", decodeAs(caller.DecodeAPIKey, func(key []byte) Evidence { return APIKey(string(key)) })},
+		{"-token-file", c.tokenFile, "UNASSIGN_TOKEN", decodeAs(decodeToken, Token)},
+	}
+	var found []func() (Evidence, error)
+	var names []string
+	add := func(name string, read func() (Evidence, error)) {
+		names, found = append(names, name), append(found, read)
+	}
+	for _, kind := range kinds {
+		if kind.file != "" {
+			add(kind.flag, func() (Evidence, error) { return readKey(kind.file, p.Stdin, kind.decode) })
+		}
+	}
+	if len(found) == 0 {
+		for _, kind := range kinds {
+			if file := strings.TrimSpace(getenv(kind.setting + "_FILE")); file != "" {
+				add(kind.setting+"_FILE", func() (Evidence, error) { return readKey(file, p.Stdin, kind.decode) })
+			}
+			if value := getenv(kind.setting); strings.TrimSpace(value) != "" {
+				add(kind.setting, func() (Evidence, error) { return decodeKey(kind.setting, strings.NewReader(value), kind.decode) })
+			}
+		}
+	}
+	switch {
+	case len(found) > 1:
+		return nil, UsageError("use one of " + strings.Join(names, ", "))
+	case len(found) == 0 && optional:
+		return func(h http.Header, id string, _ []byte) { h.Set("Idempotency-Key", id) }, nil
+	case len(found) == 0:
+		return nil, UsageError("the key or token is missing: use one of -secret-file, -api-key-file and -token-file")
+	}
+	evidence, err := found[0]()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", names[0], err)
+	}
+	return evidence, nil
+}
+
+// decodeAs returns a decoder of the Evidence that a key stands for.
+func decodeAs[Key any](decode func(string) (Key, error), evidence func(Key) Evidence) func(string) (Evidence, error) {
+	return func(text string) (Evidence, error) {
+		key, err := decode(text)
+		if err != nil {
+			return nil, err
+		}
+		return evidence(key), nil
+	}
+}
+
+// endpointOf returns the address of a route, given that of the deployment or of one of its routes. A key must not travel in the
+// clear, so plain http is for this machine alone.
+func endpointOf(address, route string) (string, error) {
+	if address == "" {
+		return "", UsageError("-url is missing")
+	}
+	u, err := url.Parse(address)
+	if err == nil && !strings.Contains(address, "://") {
+		return "", UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shown(plainText(address)), shown(plainText(address))))
+	}
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return "", UsageError("-url is not an https:// address")
+	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
+		return "", UsageError("-url must begin with https://, since a key travels with the request; http:// is for this machine alone")
+	}
+	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == "/api" || path == routeUnassign || path == routeDoctor || path == routeDevices {
+		u.Path, u.RawPath = route, ""
+	}
+	return u.String(), nil
+}
+
+// jsonHead begins each JSON document of the commands.
+type jsonHead struct {
+	Version string     `json:"version"`
+	OK      bool       `json:"ok"`
+	Error   *jsonError `json:"error,omitempty"`
+}
+
+// jsonError is the reason why a command failed.
+type jsonError struct {
+	Message string `json:"message"`
+}
+
+// head returns the head of a document, given the end of the command.
+func (p Program) head(err error) jsonHead {
+	h := jsonHead{Version: p.Version, OK: err == nil}
+	if err != nil {
+		h.Error = &jsonError{err.Error()}
+	}
+	return h
+}
+
+// printJSON prints a document.
+func printJSON(w io.Writer, document any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(document)
+}
