@@ -18,6 +18,7 @@ TOOL    := $(GO) tool -modfile=internal/tools/go.mod
 # These two do not build beside the other tools.
 ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint/go.mod actionlint
 SBOM    := $(GO) tool -modfile=internal/tools/sbom/go.mod cyclonedx-gomod
+COMPONENTS := $(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)'
 LIMIT   := 10485760
 # What is linted of bench/: to look at the rest, Microsoft's library for Graph would have to be compiled.
 BENCHMARK := . ./floor ./webhook
@@ -162,13 +163,6 @@ power-automate: infra/power-automate/check/node_modules/.package-lock.json ## ma
 	@$(GO) run ./internal/cmd/flows dist/power-automate
 	@ls dist/power-automate
 
-infra/power-automate/check/node_modules/.package-lock.json ## make dist/power-automate: the connector and the flows (needs node 20.19 and npm)
-	@npm --prefix infra/power-automate/check --silent run check
-	@rm -rf dist/power-automate && mkdir -p dist/power-automate
-	@cd infra/power-automate/connector && cp apiDefinition.swagger.json apiProperties.json icon.png $(CURDIR)/dist/power-automate/
-	@for flow in $(FLOWS); do $(GO) run ./internal/cmd/pack dist/power-automate/$$flow.zip infra/power-automate/flows/$$flow || exit 1; done
-	@ls dist/power-automate
-
 infra/power-automate/check/node_modules/.package-lock.json: infra/power-automate/check/package-lock.json
 	npm --prefix infra/power-automate/check ci --ignore-scripts --no-audit --no-fund
 	@touch $@
@@ -210,27 +204,64 @@ package-azure: ## make dist/azure.zip, for an Azure function app on Linux (WITH=
 	@GOOS=linux GOARCH=amd64 $(BUILD),noaws -o dist/azure/worker ./function
 	@$(GO) run ./internal/cmd/pack dist/azure.zip $(if $(filter queue,$(WITH)),,host.json) worker=dist/azure/worker dist/azure/functions $(addprefix infra/azure/,$(WITH))
 
+# The program for Lambda, without the simulated cloud.
+LAMBDA := GOOS=linux GOARCH=arm64 $(BUILD),nosim
+
 .PHONY: package-lambda
 package-lambda: ## make dist/lambda.zip, for Lambda on arm64
-	@GOOS=linux GOARCH=arm64 $(BUILD) -o dist/lambda/bootstrap ./function
-	@$(GO) run ./internal/cmd/pack dist/lambda.zip bootstrap=dist/lambda/bootstrap
+	@$(LAMBDA) -o dist/lambda/bootstrap ./function
+	@$(PACK) dist/lambda.zip bootstrap=dist/lambda/bootstrap
 
 # sam build calls these for the resources of the same names (BuildMethod: makefile).
 .PHONY: build-Function build-QueueFunction
 build-Function build-QueueFunction:
-	GOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap ./function
+	$(LAMBDA) -o $(ARTIFACTS_DIR)/bootstrap ./function
 
-# What belongs to a release beside the packages: what is in them, for machines, and the licences that come with it.
+# Every file that a person downloads. release fails when one is missing, and when another one is there.
+PROGRAMS := darwin-amd64.tar.gz darwin-arm64.tar.gz linux-amd64.tar.gz linux-arm64.tar.gz windows-amd64.zip windows-arm64.zip
+DEPLOYED := azure-linux-amd64.zip azure-linux-amd64-events.zip azuredeploy.json lambda-linux-arm64.zip aws-sam.zip powershell.zip
+IMPORTED := power-automate.zip servicenow.zip
+SBOMS    := $(addsuffix .cdx.json,azure-linux-amd64 lambda-linux-arm64 $(addprefix unassign-,$(basename $(PROGRAMS:.tar.gz=.tar))))
+RELEASED := $(addprefix unassign-,$(PROGRAMS)) $(DEPLOYED) $(IMPORTED) $(SBOMS) licenses.txt
+
+PACK     := $(GO) run ./internal/cmd/pack
+OUT      := dist/release
+# Semantic, as the Serverless Application Repository wants it.
+SEMVER   := $(shell printf '%s\n' '$(VERSION)' | sed -nE 's/^v?([0-9]+\.[0-9]+\.[0-9]+([-+].*)?)$$/\1/p')
+
 .PHONY: release
-release: package-azure package-lambda ## make all that a release has, in dist/release
-	@rm -rf dist/release && mkdir -p dist/release
-	@cp dist/azure.zip dist/release/azure-linux-amd64.zip && cp dist/lambda.zip dist/release/lambda-linux-arm64.zip
-	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)' -output dist/release/azure-linux-amd64.cdx.json dist/azure/worker
-	$(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)' -output dist/release/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
+release: release-programs release-imports ## make every file of a release in dist/release (needs node 20.19 and npm)
+	@cd $(OUT) && rm -f SHA256SUMS && ls | sort > ../released.txt
+	@printf '%s\n' $(RELEASED) | sort | diff - dist/released.txt || { echo "dist/release has not the files of RELEASED" >&2; exit 1; }
+	@cd $(OUT) && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+# Programs, packages and templates: Go builds them alone, so that no package of npm or PyPI runs beside them.
+.PHONY: release-programs
+release-programs: package-lambda
+	@rm -rf $(OUT) && mkdir -p $(OUT)
+	@for target in $(PROGRAMS); do platform=$${target%%.*}; os=$${platform%-*}; arch=$${platform#*-}; exe=; test $$os = windows && exe=.exe; \
+		GOOS=$$os GOARCH=$$arch $(BUILD) -o dist/programs/$$platform/unassign$$exe ./function && \
+		$(PACK) $(OUT)/unassign-$$target unassign$$exe=dist/programs/$$platform/unassign$$exe LICENSE infra/release/README.txt && \
+		$(COMPONENTS) -output $(OUT)/unassign-$$platform.cdx.json dist/programs/$$platform/unassign$$exe || exit 1; done
+	@$(MAKE) --no-print-directory package-azure && cp dist/azure.zip $(OUT)/azure-linux-amd64.zip
+	@$(MAKE) --no-print-directory package-azure WITH='sweep queue' && cp dist/azure.zip $(OUT)/azure-linux-amd64-events.zip
+	@cp infra/azure/azuredeploy.json dist/lambda.zip $(OUT)/ && mv $(OUT)/lambda.zip $(OUT)/lambda-linux-arm64.zip
+	@rm -rf dist/sam && mkdir -p dist/sam && cp LICENSE samconfig.toml infra/aws/README.md $(OUT)/lambda-linux-arm64.zip dist/sam/
+	@sed -E -e 's|CodeUri: \.$$|CodeUri: lambda-linux-arm64.zip|' -e '/^    Metadata:$$/,/^      BuildMethod:/d' -e 's|infra/aws/README.md|README.md|' \
+		-e 's|^#   sam build && sam deploy|#   sam deploy|' -e 's|SemanticVersion: .*|SemanticVersion: $(or $(SEMVER),0.0.0-g$(VERSION))|' template.yaml > dist/sam/template.yaml
+	@$(PACK) $(OUT)/aws-sam.zip dist/sam
+	@$(PACK) $(OUT)/powershell.zip infra/powershell LICENSE
+	@$(COMPONENTS) -output $(OUT)/azure-linux-amd64.cdx.json dist/azure/worker
+	@$(COMPONENTS) -output $(OUT)/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
 	@$(GO) list -deps -tags lambda.norpc -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./function | sort -u | \
-		while read -r path version dir; do printf '%s %s\n\n' "$$path" "$$version"; cat "$$dir"/LICENSE*; printf '\n\n'; done > dist/release/licenses.txt
-	@cat "$$($(GO) env GOROOT)/LICENSE" >> dist/release/licenses.txt
-	@cd dist/release && sha256sum * > SHA256SUMS && cat SHA256SUMS
+		while read -r path version dir; do printf '%s %s\n\n' "$$path" "$$version"; cat "$$dir"/LICENSE*; printf '\n\n'; done > $(OUT)/licenses.txt
+	@cat "$$($(GO) env GOROOT)/LICENSE" >> $(OUT)/licenses.txt
+
+# What makers and administrators import. The tools that build these come from npm.
+.PHONY: release-imports
+release-imports: power-automate servicenow
+	@mkdir -p $(OUT)
+	@$(PACK) $(OUT)/power-automate.zip dist/power-automate LICENSE && $(PACK) $(OUT)/servicenow.zip dist/servicenow LICENSE
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME (1m)

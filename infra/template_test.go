@@ -52,7 +52,7 @@ func TestTemplateFunctions(t *testing.T) {
 		}
 	}
 	slices.Sort(functions)
-	target := strings.Join(functions, " ") + ":\n\tGOOS=linux GOARCH=arm64 $(BUILD) -o $(ARTIFACTS_DIR)/bootstrap ./function\n"
+	target := strings.Join(functions, " ") + ":\n\t$(LAMBDA) -o $(ARTIFACTS_DIR)/bootstrap ./function\n"
 	if len(functions) != 2 || !strings.Contains(read(t, "../Makefile"), target) {
 		t.Errorf("the Makefile does not build %v", functions)
 	}

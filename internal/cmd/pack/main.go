@@ -1,6 +1,6 @@
-// Pack makes the zip files that are deployed:
+// Pack makes the archives of a release:
 //
-//	pack OUT.zip FILE|NAME=FILE|DIRECTORY...
+//	pack OUT.zip|OUT.tar.gz FILE|NAME=FILE|DIRECTORY...
 //
 // A FILE is stored in the root under its own name, as data; NAME=FILE is stored there as an executable; the files of a
 // DIRECTORY are stored under their paths below it, as data. Equal input makes equal bytes: entries are sorted and have one
@@ -8,8 +8,10 @@
 package main
 
 import (
+	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,7 +41,7 @@ type entry struct {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return errors.New("usage: pack OUT.zip and FILE, NAME=FILE or DIRECTORY, as many as there are")
+		return errors.New("usage: pack OUT.zip|OUT.tar.gz FILE|NAME=FILE|DIRECTORY...")
 	}
 	var entries []entry
 	for _, arg := range args[1:] {
@@ -49,7 +51,17 @@ func run(args []string) error {
 		}
 		entries = append(entries, found...)
 	}
-	file, err := writeZip(entries)
+	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
+	for i := range entries[1:] {
+		if entries[i].name == entries[i+1].name {
+			return fmt.Errorf("two entries are called %s", entries[i].name)
+		}
+	}
+	write := writeZip
+	if strings.HasSuffix(args[0], ".tar.gz") {
+		write = writeTar
+	}
+	file, err := write(entries)
 	if err != nil {
 		return err
 	}
@@ -83,15 +95,11 @@ func collectEntries(arg string) ([]entry, error) {
 	return entries, err
 }
 
-// writeZip returns the zip file of entries. Two of one name are an error.
+// writeZip returns the zip file of entries.
 func writeZip(entries []entry) ([]byte, error) {
-	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 	var file bytes.Buffer
 	w := zip.NewWriter(&file)
-	for i, e := range entries {
-		if i > 0 && entries[i-1].name == e.name {
-			return nil, fmt.Errorf("two entries are called %s", e.name)
-		}
+	for _, e := range entries {
 		header := &zip.FileHeader{Name: e.name, Method: zip.Deflate, Modified: epoch}
 		header.SetMode(e.mode)
 		part, err := w.CreateHeader(header)
@@ -103,6 +111,26 @@ func writeZip(entries []entry) ([]byte, error) {
 		}
 	}
 	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return file.Bytes(), nil
+}
+
+// writeTar returns the compressed tar file of entries.
+func writeTar(entries []entry) ([]byte, error) {
+	var file bytes.Buffer
+	compressed := gzip.NewWriter(&file)
+	w := tar.NewWriter(compressed)
+	for _, e := range entries {
+		header := &tar.Header{Name: e.name, Mode: int64(e.mode), Size: int64(len(e.data)), ModTime: epoch, Typeflag: tar.TypeReg}
+		if err := w.WriteHeader(header); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(e.data); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(w.Close(), compressed.Close()); err != nil {
 		return nil, err
 	}
 	return file.Bytes(), nil

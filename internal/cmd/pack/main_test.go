@@ -1,8 +1,10 @@
 package main
 
 import (
+	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"compress/gzip"
 	"io"
 	"io/fs"
 	"os"
@@ -64,6 +66,44 @@ func TestAzurePackage(t *testing.T) {
 	}
 	if !bytes.Equal(file, pack(t, args[2], args[1], args[0])) {
 		t.Error("the same files in another order, and touched, make another package")
+	}
+}
+
+// An archive for macOS and Linux: the program keeps its mode, and equal input makes equal bytes.
+func TestTar(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out.tar.gz")
+	var files [][]byte
+	for range 2 {
+		if err := run([]string{out, "unassign=main.go", "../../../LICENSE"}); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	if !bytes.Equal(files[0], files[1]) {
+		t.Error("equal input makes different archives")
+	}
+	compressed, err := gzip.NewReader(bytes.NewReader(files[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := tar.NewReader(compressed)
+	for _, want := range []struct {
+		name string
+		mode int64
+	}{{"LICENSE", 0o644}, {"unassign", 0o755}} {
+		header, err := r.Next()
+		if err != nil || header.Name != want.name || header.Mode != want.mode || header.Uid != 0 || !header.ModTime.Equal(epoch) {
+			t.Fatalf("%+v, %v; want %v", header, err, want)
+		}
+		source := map[string]string{"LICENSE": "../../../LICENSE", "unassign": "main.go"}[want.name]
+		data, err := io.ReadAll(r)
+		if stored, _ := os.ReadFile(source); err != nil || !bytes.Equal(data, stored) {
+			t.Errorf("%s has %d bytes, %v", want.name, len(data), err)
+		}
 	}
 }
 
