@@ -120,13 +120,18 @@ func TestFunctions(t *testing.T) {
 
 // A package for a host that asks for a function key has it ask at every route that is not for everybody.
 func TestAuthLevel(t *testing.T) {
-	recipe := regexp.MustCompile(`(?m)^\t@for f in ([a-z ]+); do sed 's/"anonymous"/"\$\(AUTHLEVEL\)"/' infra/azure/functions/\$\$f/function\.json >`).FindStringSubmatch(read(t, "../Makefile"))
-	if recipe == nil {
+	if !strings.Contains(read(t, "../Makefile"), "@for f in $(filter-out health,$(notdir $(wildcard infra/azure/functions/*))); do") {
 		t.Fatal("the Makefile does not set AUTHLEVEL")
 	}
 	asked := map[string]bool{}
-	for name := range strings.FieldsSeq(recipe[1]) {
-		asked["/api/"+name] = true
+	folders, err := filepath.Glob("azure/functions/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range folders {
+		if name := filepath.Base(path); name != "health" {
+			asked["/api/"+name] = true
+		}
 	}
 	for path, item := range readContract(t).Paths.Map() {
 		for _, operation := range item.Operations() {

@@ -1,8 +1,7 @@
-"""Look over the templates of both clouds, without a network.
+"""Run checkov over the templates of both clouds, without a network.
 
-Every .bicep file of this folder must parse (Microsoft's own compiler is what knows the types: CI runs it as well), and
-checkov must find nothing in any template that is not argued beside it. checkov leaves out what it cannot read, and so its
-counts are looked at too.
+It must find nothing that is not argued: beside the resource in template.yaml, below for azuredeploy.json, which cannot hold comments.
+checkov skips what it cannot read, so that its counts are checked too.
 """
 
 import json
@@ -10,29 +9,28 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
-from lark.exceptions import LarkError
-from pycep import BicepParser
+# The least number of resources of each kind of template.
+LEAST = {"arm": 30, "cloudformation": 14}
 
-# What the parser does not know of the language yet, and what it is read as.
-UNKNOWN = {"fail(": "string("}
-
-# How many resources checkov must have read of each kind of template.
-LEAST = {"bicep": 30, "cloudformation": 14}
-
-
-def readable(path):
-    """Return the text of a Bicep file as the parser takes it."""
-    text = path.read_text(encoding="utf-8")
-    for word, known in UNKNOWN.items():
-        text = text.replace(word, known)
-    return text
+ARGUED = {
+    "CKV_AZURE_17": "callers authenticate by signature, key or token, not by client certificates",
+    "CKV_AZURE_35": "privateNetwork closes the accounts; without a network the plan has no fixed addresses",
+    "CKV_AZURE_43": "checkov cannot work out the name: lower case letters and digits, at most 23",
+    "CKV_AZURE_78": "Flex Consumption has no FTP, and newer regions refuse the property (error 51021)",
+    "CKV_AZURE_206": "a deployment recreates everything that outlives a message",
+    "CKV_AZURE_212": "the plan starts instances when requests arrive",
+    "CKV_AZURE_213": "the plan starts and replaces instances, and its host watches the function",
+    "CKV_AZURE_222": "a webhook: its callers are on the internet unless allowedAddresses or frontDoorId says otherwise",
+    "CKV_AZURE_225": "not every region has zones; a caller who meets an outage retries",
+}
 
 
-def scan(folder):
-    """Run the checkov that is installed beside this Python over folder, and return its reports by the kind of template."""
-    command = [sys.executable, pathlib.Path(sys.executable).with_name("checkov"), "--directory", folder, "--framework", *LEAST]
+def scan(paths):
+    """Run the checkov beside this Python over files, and return its reports by the kind of template."""
+    command = [sys.executable, pathlib.Path(sys.executable).with_name("checkov"), "--framework", *LEAST]
+    for path in paths:
+        command += ["--file", path]
     options = ["--skip-download", "--compact", "--output", "json", "--soft-fail"]
     environment = os.environ | {"BC_API_KEY": "", "PRISMA_API_URL": "", "LOG_LEVEL": "ERROR"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=True)
@@ -41,25 +39,20 @@ def scan(folder):
 
 
 def main():
-    faults = []
-    with tempfile.TemporaryDirectory() as folder:
-        for path in map(pathlib.Path, sys.argv[1:]):
-            text = readable(path) if path.suffix == ".bicep" else path.read_text(encoding="utf-8")
-            pathlib.Path(folder, path.name).write_text(text, encoding="utf-8")
-            if path.suffix == ".bicep":
-                try:
-                    BicepParser().parse(text=text)
-                except LarkError as fault:
-                    faults.append(f"{path}: {fault}")
-        reports = scan(folder)
+    faults, used = [], set()
+    reports = scan(sys.argv[1:])
     for kind, least in LEAST.items():
         report = reports.get(kind, {"summary": {"resource_count": 0, "parsing_errors": 0}, "results": {"failed_checks": []}})
         count, summary = report["summary"]["resource_count"], report["summary"]
         if count < least or summary["parsing_errors"]:
             faults.append(f"checkov has read {count} resources of {kind}, with {summary['parsing_errors']} errors")
         for check in report["results"]["failed_checks"]:
-            faults.append(f"{check['file_path'].lstrip('/')}: {check['resource']}: {check['check_id']} {check['check_name']}")
-        print(f"{kind}: {count} resources, {summary.get('passed', 0)} checks passed, {summary.get('skipped', 0)} argued away")
+            if kind == "arm" and check["check_id"] in ARGUED:
+                used.add(check["check_id"])
+            else:
+                faults.append(f"{check['file_path'].lstrip('/')}: {check['resource']}: {check['check_id']} {check['check_name']}")
+        print(f"{kind}: {count} resources, {summary.get('passed', 0)} checks passed")
+    faults += [f"{check} is argued and not found" for check in sorted(ARGUED.keys() - used)]
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     return 1 if faults else 0
 

@@ -1,95 +1,159 @@
-// Autopilot Unassign on Azure Functions, in one resource group. Build and deploy:
-//
-//   azd up
-//
-// or, without azd: az deployment group create --resource-group $GROUP --template-file infra/azure/main.bicep --parameters …
-// and then make package-azure. docs/azure.md goes through it. No secret is a parameter, and none is an output: the credential
-// of the app and the keys of the callers are put into the vault by hand.
+// Autopilot Unassign on Azure Functions, in one resource group. docs/azure.md has the commands. azuredeploy.json is this file, compiled.
+// No secret is a parameter or an output: callers' keys, and the Graph app's secret if it has one, are stored in the vault by hand.
 targetScope = 'resourceGroup'
 
-@description('What this deployment is called. azd finds its resources again by it.')
+@description('Name of this deployment. azd finds its resources by it.')
 @minLength(1)
 @maxLength(64)
 param environmentName string = 'unassign'
 
-@description('Where all of it is.')
-param location string = resourceGroup().location
+@description('Region. These regions offer the Flex Consumption plan.')
+@allowed([
+  'australiaeast'
+  'australiasoutheast'
+  'brazilsouth'
+  'canadacentral'
+  'centralindia'
+  'centralus'
+  'eastasia'
+  'eastus'
+  'eastus2'
+  'francecentral'
+  'germanywestcentral'
+  'italynorth'
+  'japaneast'
+  'koreacentral'
+  'northcentralus'
+  'northeurope'
+  'norwayeast'
+  'southafricanorth'
+  'southcentralus'
+  'southeastasia'
+  'southindia'
+  'spaincentral'
+  'swedencentral'
+  'uaenorth'
+  'uksouth'
+  'ukwest'
+  'westcentralus'
+  'westeurope'
+  'westus'
+  'westus2'
+  'westus3'
+])
+@metadata({ azd: { type: 'location' } })
+param location string = any(resourceGroup().location)
 
-@description('The functions of the package beside unassign, doctor and health, as make package-azure takes them in WITH.')
-@allowed(['', 'sweep', 'queue', 'sweep queue'])
-param optionalFunctions string = ''
+@description('Repository whose release holds the package.')
+@maxLength(256)
+param repository string = loadJsonContent('release.json').repository
 
-@description('The name of the vault that is made, which is unique in all of Azure. Empty means one that is made up.')
+@description('URL of the package. Empty: the zip of this version\'s release. "none": the template deploys no package.')
+@maxLength(2048)
+param packageUri string = ''
+
+@description('Deploy the queue, for more devices than a request takes.')
+@allowed(['true', 'false'])
+param enableQueue string = 'false'
+
+@description('Name of the vault, unique in all of Azure. Empty: a generated name.')
 @maxLength(24)
 param keyVaultName string = ''
 
-@description('The cloud of the tenant and the vault.')
+@description('Resource id of a vault that exists and uses roles (Azure RBAC). Empty: the template creates a vault.')
+@maxLength(512)
+param existingKeyVaultId string = ''
+
+@description('Purge protection of the vault: nobody can remove a deleted vault or secret for 90 days. It cannot be switched off later.')
+@allowed(['true', 'false'])
+param vaultPurgeProtection string = 'true'
+
+@description('Recover the vault of this name, which was deleted in the last 90 days, instead of creating it.')
+@allowed(['true', 'false'])
+param vaultRecover string = 'false'
+
+@description('Give the deploying user the role that stores secrets in the vault.')
+@allowed(['true', 'false'])
+param grantDeployer string = 'true'
+
+@description('Cloud of the tenant and the vault.')
 @allowed(['public', 'usgov', 'usgov-dod', 'china'])
 param azureCloud string = 'public'
 
-@description('The tenant whose devices are meant.')
-@minLength(36)
+@description('Tenant of the devices. Empty: the tenant of the subscription.')
 @maxLength(36)
-param graphTenantId string
+param graphTenantId string = ''
 
-@description('The app that may call Graph.')
-@minLength(36)
+@description('Client id of the app that may call Graph. Empty: the managed identity itself has the permission.')
 @maxLength(36)
-param graphClientId string
+param graphClientId string = ''
 
-@description('What the app that may call Graph signs in with: its secret or certificate in the vault, or the managed identity, which it then trusts (identity).')
-@allowed(['vault', 'identity'])
-param graphCredential string = 'vault'
+@description('Credential for Graph: identity (no secret; the default) or vault (the app\'s secret or certificate).')
+@allowed(['identity', 'vault'])
+param graphCredential string = 'identity'
 
-@description('The secret in the vault with that app\'s client secret. Leave it empty when there is a certificate.')
+@description('Name of the secret in the vault that holds the app\'s client secret.')
 @maxLength(127)
 param graphSecretName string = ''
 
-@description('The certificate in the vault that that app signs in with. Leave it empty when there is a secret.')
+@description('Name of the certificate in the vault that the app signs in with.')
 @maxLength(127)
 param graphCertificateName string = ''
 
-@description('Secrets in the vault with signing keys of callers, with commas between their names.')
+@description('Names of the secrets in the vault that hold callers\' signing keys, separated by commas.')
 @maxLength(2048)
 param webhookSecretNames string = ''
 
-@description('Secrets in the vault with API keys of callers, with commas between their names.')
+@description('Names of the secrets in the vault that hold callers\' API keys, separated by commas.')
 @maxLength(2048)
 param apiKeySecretNames string = ''
 
-@description('What names this function in Entra tokens of callers (App ID URI, client id or both), with commas between them.')
+@description('Audience of callers\' Entra tokens (App ID URI, client id or both), separated by commas.')
 @maxLength(1024)
 param entraAudience string = ''
 
-@description('The tenants whose tokens are accepted, with commas between them. Empty means that of graphTenantId.')
+@description('Tenants whose tokens are accepted, separated by commas. Empty: graphTenantId.')
 @maxLength(1024)
 param entraTenantId string = ''
 
-@description('The app role that callers with a token must have. Empty means Device.Unassign.')
+@description('App role that every caller with a token must have. Empty: Device.Unassign.')
 @maxLength(120)
 param entraRole string = ''
 
-@description('The scope that a token which acts for a user must have too. Empty means user_impersonation.')
+@description('Scope that a user\'s token must have as well. Empty: user_impersonation.')
 @maxLength(120)
 param entraScope string = ''
 
-@description('The group tags of the devices that may be acted on, with commas between them; one may end in *. Empty means all devices.')
+@description('Group tags of the devices that callers may change, separated by commas; a tag may end in *. Empty: all devices.')
 @maxLength(4096)
 param allowedGroupTags string = ''
 
-@description('For how many devices a caller may ask in a minute, on each instance. Empty means any number.')
+@description('Devices per caller and minute, on each instance.')
 @maxLength(5)
-param rateLimit string = ''
+param rateLimit string = '60'
 
-@description('Who may ask for the report of the doctor (GET /api/doctor), by the names of the audit record, with commas between them. Empty means nobody.')
+@description('Policy per caller: JSON, or the same with single quotes.')
+@maxLength(8192)
+param callerPolicy string = ''
+
+@description('Callers of the doctor and of the device list, by caller_id of the audit record, separated by commas. Empty: no caller.')
 @maxLength(4096)
 param operatorCallers string = ''
 
-@description('The group tag whose devices the sweep cleans. Empty means no sweep.')
+@description('true: every request is a dry run. The switch to pull in an incident.')
+@allowed(['true', 'false'])
+param dryRun string = 'false'
+
+@description('Age at which a queued message without "expected" is refused.')
+@minLength(2)
+@maxLength(8)
+param queueMaxAge string = '24h'
+
+@description('Group tag whose devices the sweep cleans. Empty: no sweep.')
 @maxLength(512)
 param sweepGroupTag string = ''
 
-@description('When the sweep runs, in the six fields of NCRONTAB, in UTC.')
+@description('Schedule of the sweep: six fields of NCRONTAB, in UTC.')
 @minLength(11)
 @maxLength(128)
 param sweepSchedule string = '0 0 2 * * *'
@@ -99,82 +163,129 @@ param sweepSchedule string = '0 0 2 * * *'
 @maxValue(10000)
 param sweepMaxDevices int = 10
 
-@description('A sweep that finds fewer devices in Intune in all does nothing.')
+@description('A sweep that finds fewer devices in Intune does nothing.')
 @minValue(1)
 @maxValue(1000000)
 param sweepMinInventory int = 1
 
-@description('Whether sweeps act. Until then they are dry runs.')
+@description('true: sweeps change devices. false: sweeps are dry runs.')
 @allowed(['true', 'false'])
 param sweepApply string = 'false'
 
-@description('How far the time of a signature may be off, from 60s to 15m.')
+@description('Accepted difference of a signature\'s time, from 60s to 15m.')
 @minLength(2)
 @maxLength(8)
 param signatureTolerance string = '300s'
 
-@description('The time for one request, from 1s to 200s.')
+@description('Time for one request, from 1s to 200s.')
 @minLength(2)
 @maxLength(8)
 param requestTimeout string = '25s'
 
-@description('The least level of what is logged. The audit record of a success is info.')
+@description('Lowest level that is logged.')
 @allowed(['info', 'warn', 'error'])
 param logLevel string = 'info'
 
-@description('For how many days the logs, and so the audit record, are kept.')
+@description('Days that the logs, and with them the audit record, are kept.')
 @minValue(30)
 @maxValue(730)
 param logRetentionDays int = 90
 
-@description('The memory of an instance, in MB. The function itself needs little of it; the host needs the rest.')
+@description('Log volume in GB a day at which ingestion stops until the next day. -1: no cap.')
+@minValue(-1)
+@maxValue(1000)
+param logDailyCapGb int = 5
+
+@description('Memory of an instance in MB.')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 512
 
-@description('How many instances there may be at the most.')
-@minValue(40)
+@description('Highest number of instances. Azure accepted 40 and more when this was written.')
+@minValue(1)
 @maxValue(1000)
 param maximumInstanceCount int = 40
 
-@description('Whom alerts are mailed to. Empty means nobody.')
+@description('Addresses that may call, as IPv4 or IPv6 ranges (203.0.113.0/24), separated by commas. Empty: all addresses.')
+@maxLength(4096)
+param allowedAddresses string = ''
+
+@description('Id (GUID) of an Azure Front Door profile. Set: only requests through it are accepted, beside allowedAddresses.')
+@maxLength(36)
+param frontDoorId string = ''
+
+@description('true: a virtual network with private endpoints, and no public access to vault and storage.')
+@allowed(['true', 'false'])
+param privateNetwork string = 'false'
+
+@description('Address that alerts are mailed to.')
 @maxLength(254)
 param alertEmail string = ''
 
-@description('The resource id of an action group that alerts are sent to, beside alertEmail. Without either they are raised and sent to nobody.')
+@description('Resource id of an action group for alerts. Without it and alertEmail, alerts notify nobody.')
 @maxLength(1024)
 param actionGroupId string = ''
 
-// What does not go together. Every name is made of this, so that nothing is deployed of it.
+@description('Devices per caller and hour above which an alert is raised.')
+@minValue(1)
+@maxValue(1000000)
+param alertDevicesPerHour int = 250
+
+// Combinations that cannot work. Each resource name depends on this chain, so that a fault stops the deployment before it begins.
+var hasSweep = !empty(sweepGroupTag)
+var hasQueue = enableQueue == 'true'
+var hasEvents = hasSweep || hasQueue
+var isPrivate = privateNetwork == 'true'
+var ownVault = !empty(existingKeyVaultId)
+var noSecret = empty(graphSecretName) && empty(graphCertificateName)
+var oneSecret = empty(graphSecretName) != empty(graphCertificateName)
 var someCaller = !empty(webhookSecretNames) || !empty(apiKeySecretNames) || !empty(entraAudience)
 var someAudience = !empty(entraAudience) || (empty(entraTenantId) && empty(entraRole) && empty(entraScope))
-var oneCredential = graphCredential == 'identity' ? empty(graphSecretName) && empty(graphCertificateName) : empty(graphSecretName) != empty(graphCertificateName)
-var suffix = uniqueString(resourceGroup().id, environmentName)
-var checkedCredential = oneCredential ? suffix : fail('Set either graphSecretName or graphCertificateName, or neither when graphCredential is identity.')
-var checkedCaller = someCaller ? checkedCredential : fail('Set webhookSecretNames, apiKeySecretNames or entraAudience, or nobody could call.')
-var checkedAudience = someAudience ? checkedCaller : fail('entraTenantId, entraRole and entraScope are of no use without entraAudience.')
-var checkedSweep = empty(sweepGroupTag) || hasSweep ? checkedAudience : fail('sweepGroupTag is set and the function sweep is not packed: put it into optionalFunctions.')
-var token = sweepApply == 'false' || !empty(sweepGroupTag) ? checkedSweep : fail('sweepApply is true and sweepGroupTag is not set: no device is meant.')
+var knownPackage = !empty(packageUri) || !contains(repository, 'OWNER')
+var vaultExclusive = !ownVault || (empty(keyVaultName) && vaultRecover == 'false')
 
-var hasSweep = contains(optionalFunctions, 'sweep')
-var hasQueue = contains(optionalFunctions, 'queue')
-var queueNames = ['unassign', 'unassign-poison'] // as infra/azure/queue has them
+var suffix = uniqueString(resourceGroup().id, environmentName)
+var checkedIdentity = graphCredential == 'vault' || noSecret ? suffix : fail('graphSecretName and graphCertificateName are for graphCredential=vault: remove them, or set graphCredential.')
+var checkedSecret = graphCredential == 'identity' || oneSecret ? checkedIdentity : fail('graphCredential=vault needs either graphSecretName or graphCertificateName.')
+var checkedApp = graphCredential == 'identity' || !empty(graphClientId) ? checkedSecret : fail('graphCredential=vault needs graphClientId.')
+var checkedTenant = !empty(graphClientId) || empty(graphTenantId) || graphTenantId == tenant().tenantId ? checkedApp : fail('graphTenantId is not the tenant of the subscription: a managed identity works in its own tenant alone. Set graphCredential=vault and graphClientId.')
+var checkedCaller = someCaller ? checkedTenant : fail('No caller could be authenticated: set webhookSecretNames, apiKeySecretNames or entraAudience.')
+var checkedAudience = someAudience ? checkedCaller : fail('entraTenantId, entraRole and entraScope need entraAudience.')
+var checkedSweep = sweepApply == 'false' || hasSweep ? checkedAudience : fail('sweepApply=true needs sweepGroupTag.')
+var checkedVault = vaultExclusive ? checkedSweep : fail('existingKeyVaultId excludes keyVaultName and vaultRecover.')
+var token = knownPackage ? checkedVault : fail('The template does not know its repository: set repository or packageUri (or packageUri=none to deploy a package by hand).')
+
+var package = packageUri == 'none' ? '' : (!empty(packageUri) ? packageUri : '${repository}/releases/download/${loadJsonContent('release.json').version}/azure-linux-amd64${hasEvents ? '-events' : ''}.zip')
+var queueNames = ['unassign', 'unassign-poison'] // as in infra/azure/queue
 var tags = { 'azd-env-name': environmentName }
+var vaultName = ownVault ? last(split(existingKeyVaultId, '/')) : (empty(keyVaultName) ? 'kv-${token}' : keyVaultName)
+var vaultAddress = 'https://${vaultName}${environment().suffixes.keyvaultDns}/'
 
 // https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
 var roles = {
+  keyVaultCertificatesOfficer: 'a4417e6f-fecd-4de8-b567-7b0420556985'
+  keyVaultSecretsOfficer: 'b86a8fe4-44ce-4948-aee5-eccb2c155cd7'
   keyVaultSecretsUser: '4633458b-17de-408a-b874-0445c86b69e6'
   monitoringMetricsPublisher: '3913510d-42f4-4e42-8a64-420c390055eb'
+  storageBlobDataContributor: 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
   storageBlobDataOwner: 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
   storageQueueDataContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88'
 }
 
+// The function's identity.
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
   name: 'id-unassign-${token}'
   location: location
   tags: tags
 }
 
-// The logs, and so the audit record.
+// The platform's identity for the package. Its id is in no setting of the function, and the function's identity has no right to the package.
+resource packageIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+  name: 'id-unassign-package-${token}'
+  location: location
+  tags: tags
+}
+
+// The logs, and with them the audit record.
 resource workspace 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
   name: 'log-unassign-${token}'
   location: location
@@ -182,6 +293,7 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
   properties: {
     sku: { name: 'PerGB2018' }
     retentionInDays: logRetentionDays
+    workspaceCapping: { dailyQuotaGb: logDailyCapGb }
     features: {
       disableLocalAuth: true
       enableLogAccessUsingOnlyResourcePermissions: true
@@ -212,12 +324,8 @@ resource metricsPublisher 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-// What the host keeps: the package, leases, the time of the last sweep, messages. Nobody gets in by a key.
+// The host's storage: leases, the time of the last sweep, messages.
 resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
-  // checkov:skip=CKV_AZURE_35:the plan has no fixed addresses without a virtual network (docs/azure.md, Private networking); Entra ID alone lets in
-  // checkov:skip=CKV_AZURE_59:likewise
-  // checkov:skip=CKV_AZURE_206:it is replicated within the region; what it holds for longer than a message takes is made again by a deployment
-  // checkov:skip=CKV_AZURE_43:the name is made of lower case letters and digits, 23 of them, which checkov cannot work out
   name: 'stunassign${token}'
   location: location
   tags: tags
@@ -230,11 +338,11 @@ resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
     allowSharedKeyAccess: false
     defaultToOAuthAuthentication: true
     minimumTlsVersion: 'TLS1_2'
-    publicNetworkAccess: 'Enabled'
+    publicNetworkAccess: isPrivate ? 'Disabled' : 'Enabled'
     supportsHttpsTrafficOnly: true
     networkAcls: {
       bypass: 'AzureServices'
-      defaultAction: 'Allow'
+      defaultAction: isPrivate ? 'Deny' : 'Allow'
     }
   }
 }
@@ -248,12 +356,6 @@ resource blobs 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
   }
 }
 
-resource packages 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
-  parent: blobs
-  name: 'packages'
-  properties: { publicAccess: 'None' }
-}
-
 resource blobOwner 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(storage.id, identity.id, roles.storageBlobDataOwner)
   scope: storage
@@ -264,7 +366,68 @@ resource blobOwner 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// For more devices than a request takes: each message is a body as the webhook takes it.
+// The package has an account of its own, so that the function cannot replace it.
+resource packageStorage 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: 'stpackage${token}'
+  location: location
+  tags: tags
+  kind: 'StorageV2'
+  sku: { name: 'Standard_LRS' }
+  properties: {
+    accessTier: 'Hot'
+    allowBlobPublicAccess: false
+    allowCrossTenantReplication: false
+    allowSharedKeyAccess: false
+    defaultToOAuthAuthentication: true
+    minimumTlsVersion: 'TLS1_2'
+    publicNetworkAccess: isPrivate ? 'Disabled' : 'Enabled'
+    supportsHttpsTrafficOnly: true
+    networkAcls: {
+      bypass: 'AzureServices'
+      defaultAction: isPrivate ? 'Deny' : 'Allow'
+    }
+  }
+}
+
+resource packageBlobs 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
+  parent: packageStorage
+  name: 'default'
+  properties: {
+    deleteRetentionPolicy: { enabled: true, days: 7 }
+    containerDeleteRetentionPolicy: { enabled: true, days: 7 }
+  }
+}
+
+resource packages 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+  parent: packageBlobs
+  name: 'packages'
+  properties: { publicAccess: 'None' }
+}
+
+resource packageContributor 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(packages.id, packageIdentity.id, roles.storageBlobDataContributor)
+  scope: packages
+  properties: {
+    principalId: packageIdentity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.storageBlobDataContributor)
+  }
+}
+
+// Every change of the package, for the alert "package".
+resource packageLogs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  name: 'changes'
+  scope: packageBlobs
+  properties: {
+    workspaceId: workspace.id
+    logs: [
+      { category: 'StorageWrite', enabled: true }
+      { category: 'StorageDelete', enabled: true }
+    ]
+  }
+}
+
+// Each message is a body as the webhook takes it.
 resource queueService 'Microsoft.Storage/storageAccounts/queueServices@2023-05-01' = if (hasQueue) {
   parent: storage
   name: 'default'
@@ -285,55 +448,59 @@ resource queueContributor 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-// The host itself puts a message aside that has failed five times, and no record of ours tells of that: the log of the queues does.
+// The host itself moves a message to the poison queue after five failures, without a record of ours; this log shows it, and the backlog.
 resource queueLogs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (hasQueue) {
-  name: 'writes'
+  name: 'changes'
   scope: queueService
   properties: {
     workspaceId: workspace.id
     logs: [
       { category: 'StorageWrite', enabled: true }
+      { category: 'StorageDelete', enabled: true }
     ]
   }
 }
 
-// The credential of the app and the keys of the callers. The identity may read secrets, and nothing else.
-resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
-  // checkov:skip=CKV_AZURE_109:the plan has no fixed addresses without a virtual network (docs/azure.md, Private networking); Entra ID alone lets in
-  // checkov:skip=CKV_AZURE_189:likewise
-  name: empty(keyVaultName) ? 'kv-${token}' : keyVaultName
+// Callers' keys, and the Graph app's secret or certificate if it has one.
+resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = if (!ownVault) {
+  name: vaultName
   location: location
   tags: tags
   properties: {
     tenantId: tenant().tenantId
+    createMode: vaultRecover == 'true' ? 'recover' : 'default'
     sku: { family: 'A', name: 'standard' }
     enableRbacAuthorization: true
     enableSoftDelete: true
     softDeleteRetentionInDays: 90
-    enablePurgeProtection: true
+    enablePurgeProtection: vaultPurgeProtection == 'true' ? true : null // Azure refuses false
     enabledForDeployment: false
     enabledForDiskEncryption: false
     enabledForTemplateDeployment: false
-    publicNetworkAccess: 'Enabled'
+    publicNetworkAccess: isPrivate ? 'Disabled' : 'Enabled'
     networkAcls: {
       bypass: 'None'
-      defaultAction: 'Allow'
+      defaultAction: isPrivate ? 'Deny' : 'Allow'
     }
   }
 }
 
-resource secretsUser 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(vault.id, identity.id, roles.keyVaultSecretsUser)
-  scope: vault
-  properties: {
-    principalId: identity.properties.principalId
-    principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
+// The function reads secrets and nothing else. The deployer stores them.
+module vaultRoles 'vaultroles.bicep' = {
+  name: 'unassign-vault-roles'
+  scope: resourceGroup(ownVault ? split(existingKeyVaultId, '/')[2] : subscription().subscriptionId, ownVault ? split(existingKeyVaultId, '/')[4] : resourceGroup().name)
+  params: {
+    vaultName: ownVault ? vaultName : vault.name
+    grants: concat(
+      [{ principalId: identity.properties.principalId, roleId: roles.keyVaultSecretsUser, service: true }],
+      grantDeployer == 'true' ? [{ principalId: deployer().objectId, roleId: roles.keyVaultSecretsOfficer, service: false }] : [],
+      grantDeployer == 'true' && !empty(graphCertificateName) ? [{ principalId: deployer().objectId, roleId: roles.keyVaultCertificatesOfficer, service: false }] : []
+    )
   }
 }
 
-// Who has read which secret, and who has tried.
-resource vaultLogs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+// Each read and each refused attempt, for the alert "vault".
+resource vaultLogs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (!ownVault) {
   name: 'audit'
   scope: vault
   properties: {
@@ -344,8 +511,24 @@ resource vaultLogs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = 
   }
 }
 
+module network 'network.bicep' = if (isPrivate) {
+  name: 'unassign-network'
+  params: {
+    token: token
+    location: location
+    tags: tags
+    targets: concat(
+      ownVault ? [] : [{ name: 'vault', id: vault.id, group: 'vault' }],
+      [
+        { name: 'host', id: storage.id, group: 'blob' }
+        { name: 'package', id: packageStorage.id, group: 'blob' }
+      ],
+      hasQueue ? [{ name: 'queue', id: storage.id, group: 'queue' }] : []
+    )
+  }
+}
+
 resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
-  // checkov:skip=CKV_AZURE_225:not every region has it; a caller who meets an outage asks again
   name: 'plan-unassign-${token}'
   location: location
   tags: tags
@@ -357,23 +540,41 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   properties: { reserved: true } // Linux
 }
 
+var addressRules = [for (range, i) in empty(allowedAddresses) ? [] : split(allowedAddresses, ','): {
+  name: 'address-${i}'
+  action: 'Allow'
+  priority: 200 + i
+  ipAddress: trim(range)
+}]
+var frontDoorRules = empty(frontDoorId) ? [] : [
+  {
+    name: 'front-door'
+    action: 'Allow'
+    priority: 100
+    tag: 'ServiceTag'
+    ipAddress: 'AzureFrontDoor.Backend'
+    headers: { 'x-azure-fdid': [frontDoorId] }
+  }
+]
+
 resource site 'Microsoft.Web/sites@2024-04-01' = {
-  // checkov:skip=CKV_AZURE_222:it is a webhook: its callers are on the internet, and the function itself asks who they are
-  // checkov:skip=CKV_AZURE_17:likewise; ServiceNow and Power Automate prove themselves by signature, key or token
-  // checkov:skip=CKV_AZURE_212:the plan starts instances when there are requests, and keeps none otherwise
-  // checkov:skip=CKV_AZURE_213:the plan starts and replaces instances by itself, and its host watches the function
   name: 'func-unassign-${token}'
   location: location
-  tags: union(tags, { 'azd-service-name': 'api' })
+  tags: tags
   kind: 'functionapp,linux'
   identity: {
     type: 'UserAssigned'
-    userAssignedIdentities: { '${identity.id}': {} }
+    userAssignedIdentities: {
+      '${identity.id}': {}
+      '${packageIdentity.id}': {}
+    }
   }
   properties: {
     serverFarmId: plan.id
     httpsOnly: true
     publicNetworkAccess: 'Enabled'
+    #disable-next-line BCP318 // the condition is the module's own
+    virtualNetworkSubnetId: isPrivate ? network.outputs.functionSubnetId : null
     functionAppConfig: {
       runtime: {
         name: 'custom'
@@ -382,26 +583,30 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
       deployment: {
         storage: {
           type: 'blobContainer'
-          value: '${storage.properties.primaryEndpoints.blob}${packages.name}'
+          value: '${packageStorage.properties.primaryEndpoints.blob}${packages.name}'
           authentication: {
             type: 'UserAssignedIdentity'
-            userAssignedIdentityResourceId: identity.id
+            userAssignedIdentityResourceId: packageIdentity.id
           }
         }
       }
       scaleAndConcurrency: {
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstanceCount
+        // As maxConcurrentRequests of host.json. The plan's own default is 4 at 512 MB: the fifth request would start another instance.
+        triggers: { http: { perInstanceConcurrency: 50 } }
       }
     }
     siteConfig: {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
-      ftpsState: 'Disabled'
       http20Enabled: true
       remoteDebuggingEnabled: false
-      // Names and addresses alone: what is secret is in the vault. AUTH is not among them, because the functions are anonymous to
-      // the host and AUTH=platform would let in everybody.
+      ipSecurityRestrictionsDefaultAction: empty(addressRules) && empty(frontDoorRules) ? 'Allow' : 'Deny'
+      ipSecurityRestrictions: concat(frontDoorRules, addressRules)
+      scmIpSecurityRestrictionsUseMain: false
+      // Names and addresses alone: secrets are in the vault. AUTH is not set: the functions are anonymous to the host, and
+      // AUTH=platform would accept every request.
       appSettings: [
         { name: 'AzureWebJobsStorage__blobServiceUri', value: storage.properties.primaryEndpoints.blob }
         { name: 'AzureWebJobsStorage__queueServiceUri', value: storage.properties.primaryEndpoints.queue }
@@ -409,13 +614,14 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
         { name: 'AzureWebJobsStorage__clientId', value: identity.properties.clientId }
         { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insights.properties.ConnectionString }
         { name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING', value: 'ClientId=${identity.properties.clientId};Authorization=AAD' }
-        { name: 'AzureWebJobs.sweep.Disabled', value: hasSweep && !empty(sweepGroupTag) ? 'false' : 'true' }
+        { name: 'AzureWebJobs.sweep.Disabled', value: hasSweep ? 'false' : 'true' }
+        { name: 'AzureWebJobs.queue.Disabled', value: hasQueue ? 'false' : 'true' }
         { name: 'SWEEP_SCHEDULE', value: sweepSchedule }
-        { name: 'KEY_VAULT_URL', value: vault.properties.vaultUri }
+        { name: 'KEY_VAULT_URL', value: vaultAddress }
         { name: 'VAULT_CREDENTIAL', value: 'managed-identity' }
         { name: 'AZURE_CLIENT_ID', value: identity.properties.clientId }
         { name: 'AZURE_CLOUD', value: azureCloud }
-        { name: 'GRAPH_TENANT_ID', value: graphTenantId }
+        { name: 'GRAPH_TENANT_ID', value: empty(graphTenantId) ? tenant().tenantId : graphTenantId }
         { name: 'GRAPH_CLIENT_ID', value: graphClientId }
         { name: 'GRAPH_CREDENTIAL', value: graphCredential }
         { name: 'GRAPH_SECRET_NAME', value: graphSecretName }
@@ -428,7 +634,10 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
         { name: 'ENTRA_SCOPE', value: entraScope }
         { name: 'ALLOWED_GROUP_TAGS', value: allowedGroupTags }
         { name: 'RATE_LIMIT', value: rateLimit }
+        { name: 'CALLER_POLICY', value: contains(callerPolicy, '"') ? callerPolicy : replace(callerPolicy, '\'', '"') }
         { name: 'OPERATOR_CALLERS', value: operatorCallers }
+        { name: 'DRY_RUN', value: dryRun }
+        { name: 'QUEUE_MAX_AGE', value: queueMaxAge }
         { name: 'SWEEP_GROUP_TAG', value: sweepGroupTag }
         { name: 'SWEEP_MAX_DEVICES', value: string(sweepMaxDevices) }
         { name: 'SWEEP_MIN_INVENTORY', value: string(sweepMinInventory) }
@@ -440,71 +649,149 @@ resource site 'Microsoft.Web/sites@2024-04-01' = {
     }
   }
   dependsOn: [
-    blobOwner // without which the host does not start
+    blobOwner // without this role the host does not start
     metricsPublisher
-    secretsUser
+    packageContributor
+    vaultRoles
   ]
 }
 
-// Packages are deployed by Entra ID alone.
+// Packages are deployed with Entra ID alone.
 resource scmCredentials 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
   parent: site
   name: 'scm'
+  #disable-next-line BCP187 // missing in the published type; some regions refuse the resource without it
+  location: location
   properties: { allow: false }
 }
 
 resource ftpCredentials 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
   parent: site
   name: 'ftp'
+  #disable-next-line BCP187 // likewise
+  location: location
   properties: { allow: false }
 }
 
-// The records as the function writes them, a line of JSON each.
+// A new role takes up to some minutes to apply, and the platform stores the package with packageIdentity: without this wait the first
+// deployment ends with 403. The chain runs while the app is created.
+@batchSize(1)
+module roleWait 'wait.bicep' = [for i in range(0, empty(package) ? 0 : 20): {
+  name: 'unassign-wait-${i}'
+  dependsOn: [packageContributor]
+}]
+
+resource deployment 'Microsoft.Web/sites/extensions@2022-09-01' = if (!empty(package)) {
+  parent: site
+  name: 'onedeploy'
+  #disable-next-line BCP187 // missing in the published type; Microsoft documents it for this plan
+  properties: {
+    packageUri: package
+    remoteBuild: false
+  }
+  dependsOn: [
+    roleWait
+    scmCredentials
+    ftpCredentials
+  ]
+}
+
+// The records as the function writes them, one line of JSON each. The host logs them all as Information: alerts go by r.level.
 var records = 'AppTraces | where Message startswith "{" | extend r = parse_json(Message)'
 
-// Each alert is raised by any row that its query finds.
+// Each alert is raised by any row of its query. Windows are twice the interval, because logs arrive minutes late.
 var recordAlerts = [
   {
     name: 'faults'
-    description: 'A request failed with 424 or 5xx, or a sweep or a message failed for good. The record has the code; docs/errors.md says what to do.'
+    description: 'A request ended with 424 or 5xx, or a sweep or a message failed permanently. The record has the code; docs/errors.md has the fix.'
     severity: 1
-    window: 'PT5M'
+    window: 'PT10M'
     every: 'PT5M'
     query: '${records} | where r.level == "ERROR" and r.message in ("unassign", "sweep", "event", "doctor", "event refused")'
   }
   {
     name: 'throttling'
-    description: 'Graph has asked to be left alone more than ten times within a quarter of an hour. Somebody uses up the limit of the tenant.'
+    description: 'Graph throttled more than twenty devices in half an hour. Some app uses up the limit of the tenant.'
     severity: 3
-    window: 'PT15M'
+    window: 'PT30M'
     every: 'PT15M'
-    query: '${records} | where r.code == "graph_throttled" | summarize devices = count() | where devices > 10'
+    query: '${records} | where r.code == "graph_throttled" | summarize devices = count() | where devices > 20'
   }
   {
     name: 'latency'
-    description: 'One request in twenty took longer than ten seconds. The record says where the time went.'
+    description: 'One request in twenty took longer than ten seconds. The record has the time of each step.'
     severity: 3
-    window: 'PT15M'
+    window: 'PT30M'
     every: 'PT15M'
-    query: '${records} | where r.message == "unassign" | summarize slow = percentile(todouble(r.total_ms), 95), devices = count() | where devices >= 5 and slow > 10000'
+    query: '${records} | where r.message == "unassign" and isnull(todouble(r.waited_ms)) | summarize slow = percentile(todouble(r.total_ms), 95), devices = count() | where devices >= 5 and slow > 10000'
   }
   {
     name: 'expiry'
-    description: 'A secret in the vault has less than two weeks left. docs/operations.md says how to replace it.'
+    description: 'A secret or certificate in the vault expires within two weeks. docs/operations.md has the replacement.'
     severity: 2
     window: 'P1D'
     every: 'PT6H'
     query: '${records} | where r.message == "a secret is about to expire or has expired"'
   }
+  {
+    name: 'devices'
+    description: 'A caller unassigned more than ${alertDevicesPerHour} devices in an hour. If that is not intended, set dryRun=true and disable the caller\'s key (docs/operations.md).'
+    severity: 1
+    window: 'PT1H'
+    every: 'PT15M'
+    query: '${records} | where r.message == "unassign" and r.code == "unassigned" | summarize devices = count() by caller_kind = tostring(r.caller_kind), caller_id = tostring(r.caller_id) | where devices > ${alertDevicesPerHour}'
+  }
+  {
+    name: 'refusals'
+    description: 'More than a hundred requests were refused with 401 or 403 in an hour: a caller with an old key, or a stranger who tries.'
+    severity: 2
+    window: 'PT1H'
+    every: 'PT15M'
+    query: '${records} | where toint(r.status) in (401, 403) | summarize refused = sum(coalesce(tolong(r.count), 1)) | where refused > 100'
+  }
+  {
+    name: 'package'
+    description: 'The package of the function was changed. Expected after a deployment alone.'
+    severity: 2
+    window: 'PT30M'
+    every: 'PT15M'
+    query: 'StorageBlobLogs | where Category in ("StorageWrite", "StorageDelete") and Uri has "/${packages.name}/" | project TimeGenerated, OperationName, CallerIpAddress, RequesterObjectId'
+  }
+  {
+    name: 'logs'
+    description: 'Half of the daily log volume is used up, or ingestion has stopped. Without ingestion there is no audit record.'
+    severity: 1
+    window: 'P1D'
+    every: 'PT1H'
+    query: 'union isfuzzy=true (_LogOperation | where Category =~ "Ingestion" and Detail has "OverQuota" | project gb = 1000000.0), (Usage | where IsBillable == true | summarize gb = sum(Quantity) / 1000.0) | where gb > ${logDailyCapGb < 0 ? 1000 : logDailyCapGb} / 2.0'
+  }
+]
+var vaultAlerts = [
+  {
+    name: 'vault'
+    description: 'A principal other than the function read a secret in the vault.'
+    severity: 1
+    window: 'PT30M'
+    every: 'PT15M'
+    query: 'union isfuzzy=true (AzureDiagnostics | where ResourceProvider == "MICROSOFT.KEYVAULT" | project TimeGenerated, OperationName, ResultType, reader = column_ifexists("identity_claim_oid_g", "")), (AZKVAuditLogs | project TimeGenerated, OperationName, ResultType, reader = tostring(Identity)) | where OperationName in ("SecretGet", "SecretBackup") and ResultType == "Success" and not(reader has "FUNCTION")'
+  }
 ]
 var queueAlerts = [
   {
     name: 'poison'
-    description: 'A message could not be done and needs a person. It is in the queue unassign-poison.'
+    description: 'A message failed permanently and is in the queue unassign-poison. It expires there after seven days.'
     severity: 2
-    window: 'PT15M'
+    window: 'PT30M'
     every: 'PT15M'
-    query: 'StorageQueueLogs | where OperationName == "PutMessage" and Uri contains "/${queueNames[1]}/"'
+    query: 'StorageQueueLogs | where OperationName == "PutMessage" and Uri has "/${queueNames[1]}/"'
+  }
+  {
+    name: 'backlog'
+    description: 'Messages wait in the queue, and none was finished for an hour. A backlog that drains raises no alert.'
+    severity: 2
+    window: 'P1D'
+    every: 'PT15M'
+    query: 'StorageQueueLogs | where Uri has "/${queueNames[0]}/" | summarize added = countif(OperationName == "PutMessage"), finished = countif(OperationName == "DeleteMessage"), newest = maxif(TimeGenerated, OperationName in ("PutMessage", "DeleteMessage")) | where added > finished and newest < ago(1h)'
   }
 ]
 
@@ -521,7 +808,9 @@ resource mail 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(alertEma
   }
 }
 
-resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for alert in concat(recordAlerts, hasQueue ? queueAlerts : []): {
+var actionGroups = concat(empty(alertEmail) ? [] : [mail.id], empty(actionGroupId) ? [] : [actionGroupId])
+
+resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for alert in concat(recordAlerts, ownVault ? [] : vaultAlerts, hasQueue ? queueAlerts : []): {
   name: 'unassign-${alert.name}-${token}'
   location: location
   tags: tags
@@ -535,11 +824,11 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for alert
     scopes: [workspace.id]
     windowSize: alert.window
     evaluationFrequency: alert.every
-    skipQueryValidation: true // a new workspace has no table of a kind that nothing has been written to
+    skipQueryValidation: true // a new workspace has no table before its first row
     criteria: {
       allOf: [
         {
-          query: alert.query
+          query: alert.name == 'vault' ? replace(alert.query, '"FUNCTION"', '"${identity.properties.principalId}"') : alert.query
           timeAggregation: 'Count'
           operator: 'GreaterThan'
           threshold: 0
@@ -547,11 +836,47 @@ resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for alert
         }
       ]
     }
-    actions: { actionGroups: concat(empty(alertEmail) ? [] : [mail.id], empty(actionGroupId) ? [] : [actionGroupId]) }
+    actions: { actionGroups: actionGroups }
   }
 }]
 
-// What one asks of the records, in the workspace under Queries.
+// The vault's own events. Entra ID does not know a version that the vault renews by itself: the alert leaves the time to upload it.
+var watchesVault = !ownVault && !empty(actionGroups)
+
+resource vaultEvents 'Microsoft.EventGrid/systemTopics@2025-02-15' = if (watchesVault) {
+  name: 'egst-unassign-${token}'
+  location: location
+  tags: tags
+  properties: {
+    source: vault.id
+    topicType: 'Microsoft.KeyVault.vaults'
+  }
+}
+
+resource vaultEventAlert 'Microsoft.EventGrid/systemTopics/eventSubscriptions@2025-02-15' = if (watchesVault) {
+  parent: vaultEvents
+  name: 'expiry'
+  properties: {
+    eventDeliverySchema: 'CloudEventSchemaV1_0'
+    filter: {
+      includedEventTypes: [
+        'Microsoft.KeyVault.CertificateNewVersionCreated'
+        'Microsoft.KeyVault.CertificateNearExpiry'
+        'Microsoft.KeyVault.SecretNearExpiry'
+      ]
+    }
+    destination: {
+      endpointType: 'MonitorAlert'
+      properties: {
+        severity: 'Sev1'
+        description: 'The vault has a new certificate version, or a secret or certificate expires soon. Upload the new version to the app in Entra ID now (docs/operations.md).'
+        actionGroups: actionGroups
+      }
+    }
+  }
+}
+
+// Queries in the workspace, under Queries.
 var searches = [
   {
     name: 'failures'
@@ -560,26 +885,33 @@ var searches = [
   }
   {
     name: 'refusals'
-    title: 'Who was refused, and why'
-    query: '${records} | where toint(r.status) in (401, 403) | project TimeGenerated, status = toint(r.status), code = tostring(r.code), kind = tostring(r.caller_kind), caller = tostring(r.caller_id), reason = tostring(r.error), request = tostring(r.request_id) | order by TimeGenerated desc'
+    title: 'Refused callers and the reasons'
+    query: '${records} | where toint(r.status) in (401, 403) | project TimeGenerated, status = toint(r.status), code = tostring(r.code), caller_kind = tostring(r.caller_kind), caller = tostring(r.caller_id), reason = tostring(r.error), request = tostring(r.request_id) | order by TimeGenerated desc'
   }
   {
     name: 'device'
-    title: 'What was done to a device: put its serial number in'
-    query: '${records} | where r.message == "unassign" and r.serial_number =~ "5CG1234ABC" | project TimeGenerated, code = tostring(r.code), outcome = tostring(r.outcome), dry = tobool(r.dry_run), caller = tostring(r.caller_id), reference = tostring(r.reference), device = tostring(r.device_id), request = tostring(r.request_id) | order by TimeGenerated desc'
+    title: 'History of a device: replace the serial number'
+    query: '${records} | where r.message == "unassign" and r.serial_number =~ "5CG1234ABC" | project TimeGenerated, code = tostring(r.code), outcome = tostring(r.outcome), dry = tobool(r.dry_run), account = tostring(r.account_user_principal_name), caller = tostring(r.caller_id), reference = tostring(r.reference), device = tostring(r.device_id), request = tostring(r.request_id) | order by TimeGenerated desc'
+  }
+  {
+    name: 'undo'
+    title: 'Accounts that were removed'
+    query: '${records} | where r.message == "unassign" and r.code == "unassigned" | project TimeGenerated, device = tostring(r.device_id), serial = tostring(r.serial_number), account = tostring(r.account_user_principal_name), resource = tostring(r.account_resource_name), caller = tostring(r.caller_id), reference = tostring(r.reference) | order by TimeGenerated desc'
   }
   {
     name: 'callers'
     title: 'Devices by caller'
-    query: '${records} | where r.message == "unassign" | summarize devices = count(), refused = countif(toint(r.status) >= 400) by kind = tostring(r.caller_kind), caller = tostring(r.caller_id)'
+    query: '${records} | where r.message == "unassign" | summarize devices = count(), refused = countif(toint(r.status) >= 400) by caller_kind = tostring(r.caller_kind), caller = tostring(r.caller_id)'
   }
   {
     name: 'sweeps'
     title: 'Sweeps'
-    query: '${records} | where r.message == "sweep" | project TimeGenerated, code = tostring(r.code), tag = tostring(r.group_tag), dry = tobool(r.dry_run), inventory = toint(r.inventory), matching = toint(r.matching), succeeded = toint(r.succeeded), failed = toint(r.failed), handedBack = toint(r.handed_back) | order by TimeGenerated desc'
+    query: '${records} | where r.message == "sweep" | project TimeGenerated, code = tostring(r.code), group_tag = tostring(r.group_tag), dry = tobool(r.dry_run), inventory = toint(r.inventory), matching = toint(r.matching), succeeded = toint(r.succeeded), failed = toint(r.failed), handed_back = toint(r.handed_back) | order by TimeGenerated desc'
   }
 ]
 
+// An existing saved search answers a PUT without an etag with 409, and several PUTs at once now and then too.
+@batchSize(1)
 resource savedSearches 'Microsoft.OperationalInsights/workspaces/savedSearches@2020-08-01' = [for search in searches: {
   parent: workspace
   name: 'unassign-${search.name}'
@@ -588,6 +920,8 @@ resource savedSearches 'Microsoft.OperationalInsights/workspaces/savedSearches@2
     displayName: search.title
     query: search.query
     version: 2
+    #disable-next-line BCP037 // the service takes it here, and refuses it where the published type has it
+    etag: '*'
   }
 }]
 
@@ -599,28 +933,23 @@ module workbook 'workbook.bicep' = {
   }
 }
 
-@description('Where to send requests.')
+@description('Address for requests.')
 output WEBHOOK_URL string = 'https://${site.properties.defaultHostName}/api/unassign'
 
-@description('The address for unassign call -url.')
+@description('Address for unassign call -url.')
 output APP_URL string = 'https://${site.properties.defaultHostName}'
 
-@description('The function app.')
+@description('Name of the function app.')
 output APP_NAME string = site.name
 
-@description('The vault that the secrets go into.')
-output KEY_VAULT_NAME string = vault.name
+@description('Name of the vault.')
+output VAULT_NAME string = vaultName
 
-@description('The managed identity, for infra/azure/grant.sh --identity and for roles.')
+@description('Object id of the managed identity, for the grant script.')
 output IDENTITY_PRINCIPAL_ID string = identity.properties.principalId
 
-@description('The Log Analytics workspace with the audit record.')
+@description('Log Analytics workspace with the audit record.')
 output WORKSPACE_ID string = workspace.id
 
-@description('What is left to do. docs/azure.md explains it.')
-output NEXT_COMMANDS array = [
-  'infra/azure/grant.sh --app ${graphClientId} --yes'
-  'az role assignment create --role "Key Vault Secrets Officer" --assignee "$(az ad signed-in-user show --query id --output tsv)" --scope ${vault.id}'
-  'az keyvault secret set --vault-name ${vault.name} --name NAME --file FILE --encoding utf-8 --output none'
-  'unassign call -url https://${site.properties.defaultHostName} -secret-file FILE -serial SERIAL -dry-run'
-]
+@description('Package that was deployed; empty if none was.')
+output PACKAGE_URI string = package

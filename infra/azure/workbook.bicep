@@ -1,11 +1,11 @@
-// The workbook over the audit records, in the resource group of the function's Log Analytics workspace:
+// Workbook of the audit record, in the Log Analytics workspace. main.bicep includes it; alone:
 //
 //   az deployment group create --resource-group $GROUP --template-file infra/azure/workbook.bicep --parameters workspaceId=$WORKSPACE_ID
 
-@description('The resource id of the Log Analytics workspace that the function logs to.')
+@description('Resource id of the Log Analytics workspace.')
 param workspaceId string
 
-@description('Where the workbook is kept.')
+@description('Region of the workbook.')
 param location string = resourceGroup().location
 
 resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {

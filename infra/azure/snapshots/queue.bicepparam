@@ -1,0 +1,5 @@
+using '../main.bicep'
+
+param repository = 'https://github.com/contoso/autopilot-unassign'
+param webhookSecretNames = 'webhook-a'
+param enableQueue = 'true'

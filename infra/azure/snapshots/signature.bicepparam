@@ -1,0 +1,4 @@
+using '../main.bicep'
+
+param repository = 'https://github.com/contoso/autopilot-unassign'
+param webhookSecretNames = 'webhook-a,webhook-b'
