@@ -1,4 +1,4 @@
-// The rule, the events, the button and the work note, as they were built, on a double of the platform.
+// The built rule, events, button and work note, on a double of the platform.
 import { after, before, test } from 'node:test'
 import assert from 'node:assert/strict'
 import { Platform } from './platform.mjs'
@@ -20,7 +20,7 @@ after(async () => {
     await wire.close()
 })
 
-// instance is one on which an administrator has activated the rule and let it act.
+// instance returns an instance on which an administrator has activated the rule and switched the dry run off.
 const instance = (properties = {}, options = {}) => {
     const platform = new Platform({ wire, all, properties: { url: f.url, secret: f.secret, alias: '', dry_run: 'false', ...properties }, ...options })
     platform.activate(rule)
@@ -35,9 +35,9 @@ const retire = (platform, id) => {
     platform.work()
 }
 
-// plainNote holds a note to the form that every note has.
+// plainNote holds a note to the form of all notes.
 const plainNote = (note) => {
-    assert.ok(note.length < 300, `${note.length} characters`)
+    assert.ok(note.length < 400, `${note.length} characters`)
     assert.match(note, /^Autopilot Unassign: [^\n\r<>[\]&]*$/)
 }
 
@@ -47,7 +47,13 @@ test('everything that would act by itself is shipped inactive, and as a dry run'
     assert.equal(filter_condition, 'install_status=7^install_statusVALCHANGES^EQ')
     assert.match(script, /start\(current, '7'\)/, 'the state of the script is that of the condition')
     assert.equal(one(all, 'sys_ui_action', 'name', 'Unassign resource account').active, 'false')
-    assert.equal(one(all, 'sys_hub_flow', 'name', 'Autopilot Unassign on retirement (sample)').active, 'false')
+    // now-sdk install activates each flow of a package, so the package has none.
+    assert.deepEqual(all.filter(({ table }) => /^sys_hub_flow/.test(table)), [])
+    // Neither do an upgrade's records switch anything on or reset a setting.
+    for (const { table, folder } of all) if (['sys_properties', 'sys_script', 'sys_ui_action'].includes(table)) assert.equal(folder, 'unload', table)
+    assert.equal(one(all, 'sysevent_register', 'suffix', 'unassign').caller_access, '2', 'no other application may queue the event')
+    const button = one(all, 'sys_ui_action', 'name', 'Unassign resource account')
+    assert.deepEqual([button.format_for_configurable_workspace, button.form_button_v2, button.condition], ['true', 'true', "current.serial_number != ''"])
     assert.equal(one(all, 'sys_properties', 'suffix', 'dry_run').value, 'true')
     const platform = new Platform({ wire, all, properties: { url: f.url, secret: f.secret, alias: '' } })
     platform.change('alm_hardware', hardware(platform, { serial_number: '5CG1234ABC' }), { install_status: '7' })
@@ -70,10 +76,10 @@ test('a retirement takes the account off and writes one line about it', async ()
     const notes = platform.notes('alm_hardware', id)
     assert.equal(notes.length, 1)
     plainNote(notes[0])
-    const m = /^Autopilot Unassign: done \(200 unassigned\)\. .+ Device 5CG1234ABC\. Request ([0-9a-f-]{36}), Graph ([0-9a-f-]{36})\. By anna\.asset, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.$/.exec(notes[0])
+    const m = /^Autopilot Unassign: done \(200 unassigned\)\. .+?( Account room\.fjord@contoso\.com\.)? Device 5CG1234ABC\. Request ([0-9a-f-]{36}), Graph ([0-9a-f-]{36})\. By anna\.asset, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.$/.exec(notes[0])
     assert.ok(m, notes[0])
-    const record = await f.record(m[1])
-    assert.deepEqual([record.status, record.reference, record.context.sys_id, record.context.table, record.graph_request_id], [200, 'P1000123', id, 'alm_hardware', m[2]])
+    const record = await f.record(m[2])
+    assert.deepEqual([record.status, record.reference, record.context.sys_id, record.context.table, record.graph_request_id], [200, 'P1000123', id, 'alm_hardware', m[3]])
     // The note is an update of the asset, and sets nothing off.
     assert.equal(platform.jobs.length, 0)
     assert.equal(platform.sent.length, 1)
@@ -172,7 +178,7 @@ test('the attempts have an end, and so has waiting', async () => {
     platform.wait()
     assert.equal(platform.jobs.length, 0)
     assert.equal(stub.requests().length, 3)
-    assert.match(platform.notes('alm_hardware', id)[0], /: unknown \(503 no_function_answer\)\. No answer of the function/)
+    assert.match(platform.notes('alm_hardware', id)[0], /: unknown \(503 no_function_answer\)\. Status 503 came from something in front/)
     await stub.close()
     const patient = await Stub.serve({ status: 429, headers: { 'Retry-After': '86400' } })
     const other = instance({ url: patient.url })
@@ -193,11 +199,11 @@ test('no 4xx but 408 and 429 is repeated, nor is what got no answer', async () =
         assert.match(platform.notes('alm_hardware', id)[0], new RegExp(`: not done \\(${status} x\\)`))
         await stub.close()
     }
-    const platform = instance({ url: 'http://127.0.0.1:1/' })
+    const platform = instance({ url: 'https://127.0.0.1:1/' })
     const id = hardware(platform, { serial_number: 'X1' })
     retire(platform, id)
     assert.equal(platform.jobs.length, 0)
-    assert.match(platform.notes('alm_hardware', id)[0], /: unknown \(no status no_answer\)\. No answer, outcome unknown/)
+    assert.match(platform.notes('alm_hardware', id)[0], /: unknown \(no status no_answer\)\. No response, so the outcome is unknown/)
 })
 
 test('the function itself throttles, and the second attempt succeeds', async () => {
@@ -255,8 +261,30 @@ test('an event of somebody else, and an asset that is gone, do nothing', () => {
     platform.tables.alm_hardware.delete(id)
     platform.work()
     assert.equal(platform.sent.length, 0)
-    assert.equal(platform.log.filter((line) => line.includes('not ours')).length, 6)
+    assert.equal(platform.log.filter((line) => line.includes('malformed parameters')).length, 6)
     assert.ok(platform.log.some((line) => line.includes('is gone')))
+})
+
+test('an asset that is inserted as retired counts, and one with invisible characters too', async () => {
+    const platform = instance()
+    const id = hardware(platform, { serial_number: '\u200b5CG1234ABC\u00a0', asset_tag: '\u3000P1\u200b\u00a0${x}', install_status: '7' })
+    platform.work()
+    const [note] = platform.notes('alm_hardware', id)
+    plainNote(note)
+    assert.match(note, /^Autopilot Unassign: done \(200 /)
+    assert.equal(JSON.parse(platform.sent[0].body).reference, 'P1 ${x}')
+})
+
+test('the account of the response is in the note and an output', async () => {
+    const stub = await Stub.serve({ status: 200, body: JSON.stringify({ code: 'unassigned', message: 'Done.', requestId: 'r-1', account: { resourceName: 'room.fjord' } }) })
+    const platform = instance({ url: stub.url })
+    const id = hardware(platform, { serial_number: 'X1' })
+    retire(platform, id)
+    assert.match(platform.notes('alm_hardware', id)[0], /Done\. Account room\.fjord\. Device X1\. Request r-1\./)
+    const outputs = {}
+    platform.run(actionScript(), { inputs: { serial_number: 'X1', dry_run: false }, outputs })
+    assert.equal(outputs.account, 'room.fjord')
+    await stub.close()
 })
 
 test('the button sends nothing itself', () => {
@@ -286,7 +314,7 @@ test('whatever an answer has in it, the note is one plain line', async () => {
 test('no secret is in a log, a note or an event', async () => {
     const stub = await Stub.serve(limited, { status: 401 })
     for (const [auth, secret] of [['signature', f.secret], ['api_key', f.apiKey], ['function_key', 'function-key-0123456789']]) {
-        for (const url of [f.url, stub.url, 'http://127.0.0.1:1/', '']) {
+        for (const url of [f.url, stub.url, 'https://127.0.0.1:1/', '']) {
             const platform = instance({ auth, secret, url })
             const id = hardware(platform, { serial_number: '5CG1234ABC' })
             retire(platform, id)
@@ -318,7 +346,7 @@ test('what the platform throws is not repeated: the key may be in it', () => {
         platform.run(one(all, 'sysauto_script', 'name', 'Autopilot Unassign: check the connection').script)
         const [note] = platform.notes('alm_hardware', id)
         plainNote(note)
-        assert.match(note, /: not done \(no status not_configured\)\. Nothing was sent: the platform could not make the request\. Check the key/, what)
+        assert.match(note, /: not done \(no status not_configured\)\. Nothing was sent: the platform refused to (sign the request|prepare the request|read the credential of the connection)\. Look at Module Access Policies/, what)
         const told = JSON.stringify([platform.notes('alm_hardware', id), platform.log, platform.messages, queued.map(([at, name, , ...parms]) => [at, name, ...parms])])
         assert.ok(platform.log.length >= 2, what)
         for (let i = 0; i + 6 <= key.length; i++) assert.ok(!told.includes(key.slice(i, i + 6)), `${what}: ${told}`)
@@ -357,7 +385,7 @@ test('the flow action gives what happened as outputs', () => {
     const other = run({ serial_number: 'R90D4E5F', expected_account: 'room.other', dry_run: false })
     assert.ok(other.status === 409 || other.code === 'already_unassigned', JSON.stringify(other))
     assert.equal(other.retryable, false)
-    assert.deepEqual(Object.keys(dry).sort(), ['code', 'message', 'note', 'outcome', 'request_id', 'retry_after', 'retryable', 'status'])
+    assert.deepEqual(Object.keys(dry).sort(), ['account', 'code', 'message', 'note', 'outcome', 'request_id', 'retry_after', 'retryable', 'status'])
 })
 
 // actionScript is the script of the action's step, as it was built.

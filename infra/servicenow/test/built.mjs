@@ -1,4 +1,4 @@
-// What the SDK has built: the records that an instance would get.
+// Reads the records that the SDK has built.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,11 +8,12 @@ export const root = fileURLToPath(new URL('..', import.meta.url))
 
 const parser = new XMLParser({ ignoreAttributes: false, parseTagValue: false, trimValues: false, processEntities: true, isArray: (_name, _path, _leaf, attribute) => !attribute })
 
-// records returns all records below a folder of dist/app as { table, fields }.
-export function records(folder = join(root, 'dist/app/update')) {
+// records returns all records of the build as { table, fields, file, folder }. Records in unload are for a first installation.
+export function records() {
     const found = []
-    for (const file of readdirSync(folder).filter((name) => name.endsWith('.xml')).sort()) {
-        const update = parser.parse(readFileSync(join(folder, file), 'utf8')).record_update[0]
+    for (const [folder, file] of ['update', 'unload'].flatMap((folder) => readdirSync(join(root, 'dist/app', folder)).sort().map((file) => [folder, file]))) {
+        if (!file.endsWith('.xml')) continue
+        const update = parser.parse(readFileSync(join(root, 'dist/app', folder, file), 'utf8')).record_update[0]
         for (const [table, rows] of Object.entries(update)) {
             if (table.startsWith('@_') || table === '#text') continue
             for (const row of rows) {
@@ -21,7 +22,7 @@ export function records(folder = join(root, 'dist/app/update')) {
                 for (const [name, values] of Object.entries(row)) {
                     if (!name.startsWith('@_') && name !== '#text') fields[name] = text(values[0])
                 }
-                found.push({ table, fields, file })
+                found.push({ table, fields, file, folder })
             }
         }
     }

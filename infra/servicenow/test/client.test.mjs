@@ -1,4 +1,4 @@
-// The script include AutopilotUnassign, as it was built, against the function itself and against servers that misbehave.
+// The built script include AutopilotUnassign, against the function and against servers that misbehave.
 import { after, before, test } from 'node:test'
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -22,7 +22,7 @@ after(async () => {
     await wire.close()
 })
 
-// instance is one whose settings fit the function.
+// instance returns an instance with the settings for the function.
 const instance = (properties = {}, options = {}) => new Platform({ wire, all, properties: { url: f.url, secret: f.secret, alias: '', ...properties }, ...options })
 
 const ask = (platform, request, id) => {
@@ -37,6 +37,7 @@ test('a signed request is done, and is on record under the reference', async () 
     assert.equal(answer.outcome, 'done')
     assert.equal(answer.retryable, false)
     assert.equal(answer.deviceId, fjord.id)
+    assert.ok(['', fjord.account].includes(answer.account), answer.account)
     assert.match(answer.graphRequestId, /^[0-9a-f-]{36}$/)
     const record = await f.record(answer.requestId)
     assert.equal(record.caller_kind, 'signature')
@@ -112,7 +113,7 @@ test('an OAuth profile and a function key go into their own headers', async () =
     assert.equal(key.headers['x-functions-key'], 'the-function-key')
     for (const request of [oauth, key]) {
         assert.ok(!('webhook-signature' in request.headers) && !('x-api-key' in request.headers))
-        // Nothing of the double's own is on the wire beside what was captured of the platform.
+        // No header is on the wire beside those of the script and the captured ones of the platform.
         assert.deepEqual(Object.keys(request.headers).filter((h) => !['authorization', 'x-functions-key'].includes(h)).sort(),
             ['accept', 'content-length', 'content-type', 'host', 'prefer', 'user-agent', 'x-snc-integration-source'])
     }
@@ -135,7 +136,7 @@ test('the function says no, and it is no', () => {
     }
 })
 
-test('answers that are none are called so', async () => {
+test('a response of something else is no success', async () => {
     const html = '<html>Sign in</html>'
     const failure = (code, outcome) => JSON.stringify({ error: { code, message: 'm' }, outcome })
     const cases = [
@@ -151,6 +152,12 @@ test('answers that are none are called so', async () => {
         [{ status: 502 }, 'no_function_answer', 'unknown', true, 0],
         [{ status: 503, headers: { 'Retry-After': '17' } }, 'no_function_answer', 'unknown', true, 17],
         [{ status: 408 }, 'no_function_answer', 'not_done', true, 0],
+        ...[400, 414, 431].map((status) => [{ status }, 'no_function_answer', 'not_done', false, 0]),
+        [{ status: 429 }, 'no_function_answer', 'not_done', true, 0],
+        // In front of the function, without its X-Request-Id.
+        [{ status: 204, headers: { 'X-Request-Id': '' } }, 'no_function_answer', 'unknown', false, 0],
+        [{ status: 200, headers: { 'X-Request-Id': '' }, body: '{"code":"unassigned","message":"m"}' }, 'no_function_answer', 'unknown', false, 0],
+        [{ status: 404, headers: { 'X-Request-Id': '' }, body: failure('device_not_found', 'not_done') }, 'no_function_answer', 'not_done', false, 0],
         [{ status: 429, headers: { 'Retry-After': '9' }, body: failure('graph_throttled', 'not_done') }, 'graph_throttled', 'not_done', true, 9],
         [{ status: 503, headers: { 'retry-after': '31' }, body: failure('device_locked', 'not_done') }, 'device_locked', 'not_done', true, 31],
         [{ status: 504, body: failure('graph_timeout', 'unknown') }, 'graph_timeout', 'unknown', true, 0],
@@ -193,7 +200,7 @@ test('no answer at all leaves open what happened, and names neither address nor 
 
 test('a setting that is missing or wrong is named, and nothing is sent', () => {
     for (const [properties, words] of [
-        [{ url: '' }, /URL/], [{ url: 'http://contoso.example/api/unassign' }, /https/], [{ url: 'https://contoso.example/api/unassign?code=x' }, /without a query/],
+        [{ url: '' }, /URL/], [{ url: 'http://contoso.example/api/unassign' }, /https/], [{ url: 'http://127.0.0.1/api/unassign' }, /https/], [{ url: 'https://contoso.example/api/unassign?code=x' }, /without a query/],
         [{ secret: '' }, /secret/], [{ secret: 'whsec_not base64!' }, /base64/], [{ secret: 'whsec_abc' }, /base64/], [{ auth: 'basic' }, /auth/], [{ auth: 'oauth' }, /oauth_profile/],
     ]) {
         const platform = instance(properties)
@@ -212,6 +219,26 @@ test('a user is not kept waiting', () => {
     assert.equal(platform.sent.length, 0)
     platform.set('allow_interactive', 'true')
     assert.equal(ask(platform, { deviceId: fjord.id, dryRun: true }).status, 200)
+})
+
+test('a reference with any characters is sent, and stops nothing', async () => {
+    const platform = instance()
+    for (const [reference, want] of [
+        ['P${secret}100$', 'P${secret}100$'], ['\u3000P\u00a01\u200b000\ufeff', 'P 1000'], ['a\r\n\tb\u2028c', 'a b c'], ['\u202eabc\u2066', 'abc'], ['\ud83d', undefined],
+        ['\u200b', undefined], ['x'.repeat(127) + '🚀', 'x'.repeat(127)], ['møterom 東京 🚀', 'møterom 東京 🚀'],
+    ]) {
+        const answer = ask(platform, { serialNumber: fjord.serial, dryRun: true, reference })
+        assert.equal(answer.status, 200, JSON.stringify([reference, answer]))
+        assert.equal((await f.record(answer.requestId)).reference, want, JSON.stringify(reference))
+    }
+})
+
+test('a body with ${...} reaches the function as it was signed, with and without the switch', () => {
+    for (const has of [true, false]) {
+        const platform = instance()
+        if (!has) delete platform.context.sn_ws.RESTMessageV2.prototype.disableForcedVariableSubstitution
+        assert.equal(ask(platform, { serialNumber: 'NOT${THERE}', dryRun: true }).code, 'device_not_found')
+    }
 })
 
 test('double and late delivery do no harm', () => {

@@ -1,11 +1,11 @@
-// The function itself: bin/unassign on its simulated cloud, on a port of its own.
+// bin/unassign on its simulated cloud, on a port of its own.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
 const binary = fileURLToPath(new URL('../../../bin/unassign', import.meta.url))
 
 export class Function {
-    // start returns it when it serves. env has settings of the program.
+    // start starts the program with the settings in env, and waits until it serves.
     static async start(env = {}) {
         const f = new Function()
         f.output = ''
@@ -20,7 +20,7 @@ export class Function {
             f.process.on('error', reject)
             f.process.on('exit', (code) => reject(new Error(`bin/unassign ended with ${code}: ${f.output}`)))
         })
-        f.url = /curl -i (http:\/\/\S+)/.exec(f.output)[1]
+        f.url = /curl -i (http:\/\/\S+)/.exec(f.output)[1].replace('http:', 'https:') // the wire speaks TLS
         f.apiKey = /x-api-key: (\S+?)'/.exec(f.output)[1]
         f.secret = /echo (whsec_\S+)/.exec(f.output)[1]
         return f

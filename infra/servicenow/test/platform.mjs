@@ -1,6 +1,5 @@
-// A double of the part of the platform that the application touches, which runs what the SDK has built: script includes by their
-// name, rules by their conditions, events at their time. It is strict: a method, table or field that the double does not know
-// throws, and so does every word of JavaScript that Rhino's ES5 has not.
+// A double of the parts of the platform that the application uses. It runs the built records: script includes by name, rules by
+// condition, events by time. It is strict: an unknown method, table or field throws, and so does a global that Rhino's ES5 lacks.
 import vm from 'node:vm'
 import { createHmac, randomBytes } from 'node:crypto'
 import { one, records } from './built.mjs'
@@ -10,7 +9,7 @@ const tooNew = ['AggregateError', 'ArrayBuffer', 'Atomics', 'BigInt', 'BigInt64A
     'globalThis', 'Int16Array', 'Int32Array', 'Int8Array', 'Intl', 'Iterator', 'Map', 'Promise', 'Proxy', 'Reflect', 'Set', 'SharedArrayBuffer', 'Symbol', 'Uint16Array',
     'Uint32Array', 'Uint8Array', 'Uint8ClampedArray', 'WeakMap', 'WeakRef', 'WeakSet', 'WebAssembly', 'console']
 
-// The tables, with what kind of field each has: '' for text, 'journal', or the table that is referred to.
+// The fields of the tables: '' for text, 'journal', or the name of the table that a reference points to.
 const tables = {
     alm_hardware: {
         asset_tag: '', display_name: '', serial_number: '', install_status: '', substatus: '', work_notes: 'journal', sys_updated_by: '', sys_mod_count: '',
@@ -27,7 +26,7 @@ const strict = (what, object) => new Proxy(object, {
 })
 
 export class Platform {
-    constructor({ wire, all = records(), properties = {}, connections = {}, tokens = {}, user = 'anna.asset' }) {
+    constructor({ wire, all = records(), properties = {}, connections = {}, tokens = {}, restMessages = {}, user = 'anna.asset' }) {
         this.wire = wire
         this.all = all
         this.scope = all.find((r) => r.table === 'sys_script_include').fields.api_name.split('.')[0]
@@ -35,6 +34,7 @@ export class Platform {
         for (const [name, value] of Object.entries(properties)) this.set(name, value)
         this.connections = connections // alias -> attributes, with those of the credential under credential
         this.tokens = tokens // OAuth profile -> token
+        this.restMessages = restMessages // 'message/function' -> { endpoint, headers, profile }
         this.user = user
         this.offset = 0 // of the clock, in milliseconds
         this.interactive = false
@@ -57,14 +57,15 @@ export class Platform {
         return Date.now() + this.offset
     }
 
-    // insert puts a record into a table, without running any rule.
+    // insert inserts a record, as a form or an import does.
     insert(table, fields) {
         const id = randomBytes(16).toString('hex')
-        this.tables[table].set(id, { sys_id: id, sys_mod_count: '0', ...fields })
+        this.tables[table].set(id, { sys_id: id, sys_mod_count: '0', sys_updated_by: this.user, ...fields })
+        this.rules(table, id, {}, this.tables[table].get(id), 'action_insert')
         return id
     }
 
-    // change is what a user does on a form.
+    // change changes a record, as a user does on a form.
     change(table, id, fields) {
         const record = new this.context.GlideRecord(table)
         if (!record.get(id)) throw new Error(`no ${table} ${id}`)
@@ -158,7 +159,14 @@ export class Platform {
 
         put('sn_ws', strict('sn_ws', {
             RESTMessageV2: class {
-                constructor() { this.headers = {} }
+                constructor(name, method) {
+                    const record = name === undefined ? { headers: {} } : platform.restMessages[`${name}/${method}`]
+                    if (!record) throw new Error(`no REST message ${name}/${method}`)
+                    Object.assign(this, { url: record.endpoint, method: 'POST', headers: { ...record.headers } })
+                    if (record.profile) this.setAuthenticationProfile('oauth2', record.profile)
+                }
+                // Without it, the platform replaces ${name} in a body by the variable of that name, or by nothing.
+                disableForcedVariableSubstitution() { this.asItIs = true }
                 setEndpoint(url) { this.url = url }
                 setHttpMethod(method) { this.method = method }
                 setHttpTimeout(ms) { this.timeout = ms }
@@ -169,8 +177,8 @@ export class Platform {
                     this.headers.Authorization = `Bearer ${platform.tokens[profile]}`
                 }
                 execute() {
-                    const body = Buffer.from(this.body, 'utf8')
-                    // What the platform was captured to send of its own: neither a content type nor an Accept.
+                    const body = Buffer.from(this.asItIs ? this.body : this.body.replace(/\$\{[^}]*\}/g, ''), 'utf8')
+                    // The platform's own headers, as captured: no Content-Type, no Accept.
                     const headers = {
                         'Content-Length': `${body.length}`, 'X-SNC-INTEGRATION-SOURCE': 'f3a1c0d2e4b5968778695a4b3c2d1e0f', 'User-Agent': 'ServiceNow/1.0',
                         Host: new URL(this.url).host, ...this.headers,
@@ -259,19 +267,19 @@ export class Platform {
                 this.#changes = {}
                 stored.sys_mod_count = `${Number(stored.sys_mod_count) + 1}`
                 stored.sys_updated_by = platform.user
-                platform.rules(this.#table, this.#id, before, stored)
+                platform.rules(this.#table, this.#id, before, stored, 'action_update')
                 return this.#id
             }
         }
         return GlideRecord
     }
 
-    // rules queues the asynchronous rules of a table whose condition is met. They run later, with the record as it is then, and
-    // there is no previous for them.
-    rules(table, id, before, after) {
+    // rules queues the asynchronous rules of a table whose condition is met. They run later, with the record as it is by then and
+    // without previous.
+    rules(table, id, before, after, action) {
         for (const { fields } of this.all.filter((r) => r.table === 'sys_script' && r.fields.collection === table)) {
-            if (fields.when !== 'async_always' || fields.action_update !== 'true') throw new Error(`the double knows no rule like ${fields.name}`)
-            if (fields.active !== 'true' && !this.active.has(fields.sys_id)) continue
+            if (fields.when !== 'async_always') throw new Error(`the double knows no rule like ${fields.name}`)
+            if (fields[action] !== 'true' || (fields.active !== 'true' && !this.active.has(fields.sys_id))) continue
             if (!meets(fields.filter_condition, before, after)) continue
             this.jobs.push({ at: this.now(), run: () => this.run(fields.script, { current: this.record(table, id), previous: null }) })
         }
@@ -298,7 +306,7 @@ function meets(query, before, after) {
     return query.split('^').every((term) => {
         let m
         if (term === 'EQ' || term === '') return true
-        if ((m = /^(\w+)VALCHANGES$/.exec(term))) return before[m[1]] !== after[m[1]]
+        if ((m = /^(\w+)VALCHANGES$/.exec(term))) return (before[m[1]] ?? '') !== (after[m[1]] ?? '')
         if ((m = /^(\w+)=(.*)$/.exec(term))) return `${after[m[1]] ?? ''}` === m[2]
         throw new Error(`the double cannot read the condition ${term}`)
     })

@@ -1,4 +1,4 @@
-// A server that gives the answers it was told, in another thread, and keeps what it was sent.
+// A server with prepared responses, in a thread of its own. It keeps the requests.
 import { Worker, isMainThread, parentPort, receiveMessageOnPort, MessageChannel, workerData } from 'node:worker_threads'
 import http from 'node:http'
 
@@ -11,7 +11,7 @@ if (!isMainThread && workerData?.stub) {
             port.postMessage({ method: request.method, path: request.url, headers: request.headers, rawHeaders: request.rawHeaders, body: Buffer.concat(chunks).toString('latin1') })
             const answer = answers.length > 1 ? answers.shift() : answers[0]
             if (answer.cut) return request.socket.destroy()
-            response.writeHead(answer.status, answer.headers ?? {})
+            response.writeHead(answer.status, { 'X-Request-Id': 'r-1', ...answer.headers })
             response.end(answer.body ?? '')
         })
     })
@@ -19,7 +19,7 @@ if (!isMainThread && workerData?.stub) {
 }
 
 export class Stub {
-    // serve starts a server that gives each answer once and the last one from then on.
+    // serve starts a server that sends each response once, and the last one from then on.
     static async serve(...answers) {
         const stub = new Stub()
         const { port1, port2 } = new MessageChannel()
@@ -28,11 +28,11 @@ export class Stub {
         const port = await new Promise((resolve, reject) => stub.worker.once('message', resolve).once('error', reject))
         stub.worker.unref()
         stub.port.unref()
-        stub.url = `http://127.0.0.1:${port}/api/unassign`
+        stub.url = `https://127.0.0.1:${port}/api/unassign`
         return stub
     }
 
-    // requests are those that have come since it was asked last.
+    // requests returns the requests since the last call.
     requests() {
         const got = []
         for (let m; (m = receiveMessageOnPort(this.port)); ) got.push(m.message)

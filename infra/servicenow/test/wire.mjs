@@ -1,4 +1,5 @@
-// HTTP as a script of the platform sees it: a call that returns when the answer is there. The request is made in another thread.
+// Synchronous HTTP, as scripts of the platform have it. The request is made in another thread. An https address of this machine is
+// called by http: TLS is the platform's, not the application's.
 import { MessageChannel, receiveMessageOnPort, Worker, isMainThread, parentPort, workerData } from 'node:worker_threads'
 import http from 'node:http'
 import https from 'node:https'
@@ -11,8 +12,9 @@ if (!isMainThread && workerData?.wire) {
             Atomics.store(signal, 0, 1)
             Atomics.notify(signal, 0)
         }
-        // The platform sends the headers that it was told to and its own; none of Node's come with them.
-        const request = (url.startsWith('https:') ? https : http).request(url, { method, headers, agent: false, setDefaultHeaders: false, timeout })
+        // Only the headers of the script and of the platform are sent, none of Node's.
+        const local = url.replace(/^https:(?=\/\/127\.0\.0\.1)/, 'http:')
+        const request = (local.startsWith('https:') ? https : http).request(local, { method, headers, agent: false, setDefaultHeaders: false, timeout })
         request.on('timeout', () => request.destroy(new Error('Read timed out')))
         request.on('error', (error) => done({ error: error.message }))
         request.on('response', (response) => {

@@ -1,14 +1,14 @@
 import { BusinessRule, CrossScopePrivilege, Record, ScheduledScript, ScriptAction, ScriptInclude, UiAction } from '@servicenow/sdk/core'
 import config from '../../now.config.json'
-import { operator } from './settings.now'
+import { once, operator } from './settings.now'
 
 const scope = config.scope
 
-// Neither may be called from another application: whoever can make it sign has the key.
+// Private to the application: a caller of these scripts has the use of the key.
 ScriptInclude({
     $id: Now.ID['client'],
     name: 'AutopilotUnassign',
-    description: 'Asks the function about one device.',
+    description: 'Calls the function for one device.',
     accessibleFrom: 'package_private',
     script: Now.include('../scripts/AutopilotUnassign.js'),
 })
@@ -16,19 +16,20 @@ ScriptInclude({
 ScriptInclude({
     $id: Now.ID['asset'],
     name: 'AutopilotUnassignAsset',
-    description: 'Asks for the device of an asset, repeats that where it may help, and writes the work note.',
+    description: 'Calls the function for the device of an asset, retries, and writes the work note.',
     accessibleFrom: 'package_private',
     script: Now.include('../scripts/AutopilotUnassignAsset.js'),
 })
 
-// New rules run during upgrades: this one is for an administrator to activate.
+// Inactive: an administrator activates it. Inserts count too: an import may bring assets that are already retired.
 BusinessRule({
+    $meta: once,
     $id: Now.ID['retirement'],
     name: 'Autopilot Unassign on retirement',
-    description: 'Asks for the resource account to be taken off when a hardware asset becomes retired.',
+    description: 'Removes the resource account when a hardware asset becomes retired.',
     table: 'alm_hardware',
     when: 'async',
-    action: ['update'],
+    action: ['insert', 'update'],
     order: 1000,
     active: false,
     filterCondition: 'install_status=7^install_statusVALCHANGES^EQ',
@@ -42,15 +43,16 @@ Record({
         suffix: 'unassign',
         event_name: `${scope}.unassign`,
         table: 'alm_hardware',
-        description: 'Ask for the device of this asset, for the first time (the button) or again.',
+        description: 'Call the function for the device of this asset: the first time (the button) or a retry.',
         fired_by: 'The script include AutopilotUnassignAsset',
+        caller_access: '2', // Caller Restriction: no other application may queue it
     },
 })
 
 ScriptAction({
     $id: Now.ID['again'],
     name: 'Autopilot Unassign',
-    description: 'Asks for the device of an asset when its time has come.',
+    description: 'Calls the function for the device of an asset.',
     active: true,
     eventName: `${scope}.unassign`,
     order: 100,
@@ -58,6 +60,7 @@ ScriptAction({
 })
 
 UiAction({
+    $meta: once,
     $id: Now.ID['button'],
     name: 'Unassign resource account',
     actionName: 'autopilot_unassign',
@@ -65,6 +68,8 @@ UiAction({
     active: false,
     roles: [operator],
     form: { showButton: true },
+    condition: "current.serial_number != ''",
+    workspace: { isConfigurableWorkspace: true, showFormButtonV2: true },
     showInsert: false,
     showUpdate: true,
     script: Now.include('../scripts/button.js'),

@@ -4,9 +4,12 @@ import config from '../../now.config.json'
 // The scope is set in now.config.json and nowhere else.
 const scope = config.scope
 
+// A record with this is written by the first installation alone: an upgrade keeps the settings of the instance.
+export const once = { installMethod: 'first install' } as const
+
 export const operator = Role({
     name: `${scope}.operator`,
-    description: 'May ask for one asset with the button, and start the flow action.',
+    description: 'May unassign one asset with the button, and start the flow action.',
 })
 
 export const admin = Role({
@@ -15,7 +18,7 @@ export const admin = Role({
     containsRoles: [operator],
 })
 
-// For steps of Integration Hub that use the alias. The scripts here repeat themselves, by the same statuses.
+// For REST steps of Integration Hub that use the alias. The scripts retry the same statuses by themselves.
 const retry = RetryPolicy({
     $id: Now.ID['retry'],
     name: 'Autopilot Unassign',
@@ -31,39 +34,43 @@ export const alias = Alias({
     name: 'Autopilot_Unassign',
     type: 'connection',
     connectionType: 'httpConnection',
-    description: 'The address of the function, and the key that callers prove themselves with.',
+    description: 'The address of the function, and the key that authenticates the instance.',
     retryPolicy: retry,
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['auth'],
     name: `${scope}.auth`,
     type: 'choicelist',
     choices: ['signature', 'api_key', 'function_key', 'oauth'],
     value: 'signature',
-    description: 'How to prove who is calling: signature (the safest), api_key, function_key (of Azure, with AUTH=platform) or oauth.',
+    description: 'How the instance authenticates: signature (the safest), api_key, function_key (Azure, with AUTH=platform) or oauth.',
     roles: { read: [admin], write: [admin] },
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['url'],
     name: `${scope}.url`,
     type: 'string',
-    description: 'The https address of the function, with /api/unassign. A connection of the alias counts before it.',
+    description: 'The https address of the function, with /api/unassign. A connection of the alias takes precedence.',
     roles: { read: [admin], write: [admin] },
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['secret'],
     name: `${scope}.secret`,
     type: 'password2',
     isPrivate: true,
-    description: 'The signing key (whsec_...), API key or function key. A credential of the alias counts before it.',
+    description: 'The signing key (whsec_...), API key or function key. A credential of the alias takes precedence.',
     roles: { read: [admin], write: [admin] },
 })
 
-// The alias by its sys_id, which is that of the keys file: a test holds the two together.
+// The sys_id of the alias, from the keys file. A test holds the two together.
 Property({
+    $meta: once,
     $id: Now.ID['alias_property'],
     name: `${scope}.alias`,
     type: 'string',
@@ -73,6 +80,7 @@ Property({
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['oauth_profile'],
     name: `${scope}.oauth_profile`,
     type: 'string',
@@ -81,24 +89,27 @@ Property({
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['dry_run'],
     name: `${scope}.dry_run`,
     type: 'boolean',
     value: true,
-    description: 'Whether retirements and the button only ask what would happen. Only the value false lets them act.',
+    description: 'Whether retirements and the button only report what would happen. Only the value false lets them act.',
     roles: { read: [admin], write: [admin] },
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['attempts'],
     name: `${scope}.attempts`,
     type: 'integer',
     value: 5,
-    description: 'How often to ask in all where asking again may help: from 1 to 10.',
+    description: 'How many attempts to make when a retry may help: 1 to 10.',
     roles: { read: [admin], write: [admin] },
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['device_id_field'],
     name: `${scope}.device_id_field`,
     type: 'string',
@@ -107,6 +118,7 @@ Property({
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['expected_field'],
     name: `${scope}.expected_field`,
     type: 'string',
@@ -115,6 +127,7 @@ Property({
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['note_task_field'],
     name: `${scope}.note_task_field`,
     type: 'string',
@@ -123,19 +136,21 @@ Property({
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['check_serial'],
     name: `${scope}.check_serial`,
     type: 'string',
     value: 'CHECK-CONNECTION',
-    description: 'The serial number that the check asks about. It need not exist.',
+    description: 'The serial number that the check sends. It need not exist.',
     roles: { read: [admin], write: [admin] },
 })
 
 Property({
+    $meta: once,
     $id: Now.ID['allow_interactive'],
     name: `${scope}.allow_interactive`,
     type: 'boolean',
     value: false,
-    description: 'Lets scripts ask while a user waits. For trying it out only.',
+    description: 'Lets scripts call the function while a user waits. For trials only.',
     roles: { read: [admin], write: [admin] },
 })

@@ -1,6 +1,6 @@
 import { Test } from '@servicenow/sdk/core'
 
-// For an administrator to run on the instance: neither sends anything.
+// An administrator runs these on the instance. They send nothing.
 Test(
     {
         $id: Now.ID['test_signature'],
@@ -17,12 +17,12 @@ Test(
 Test(
     {
         $id: Now.ID['test_answers'],
-        name: 'Autopilot Unassign: reads answers',
-        description: 'Takes answers for what they are.',
+        name: 'Autopilot Unassign: reads responses',
+        description: 'Reads responses, ours and others.',
         active: true,
         failOnServerError: true,
     },
     (atf) => {
-        atf.server.runServerSideScript({ $id: Now.ID['test_answers_step'], jasmineVersion: '3.1', script: Now.include('../scripts/atf-answers.js') })
+        atf.server.runServerSideScript({ $id: Now.ID['test_answers_step'], jasmineVersion: '3.1', script: Now.include('../scripts/atf-responses.js') })
     }
 )

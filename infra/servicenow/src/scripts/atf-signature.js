@@ -1,4 +1,4 @@
-// The vector that the Standard Webhooks scheme publishes, and the escaping: they fail where this instance computes another HMAC.
+// The published vector of the Standard Webhooks scheme, and the escaping. They fail if this instance computes another HMAC.
 (function (outputs, steps, params, stepResult, assertEqual) {
     var client = new AutopilotUnassign();
     var headers = client.sign('whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', 'msg_p5jXN8AQM9LWM0D4loKWxJek', 1614265330, '{"test": 2432232314}');

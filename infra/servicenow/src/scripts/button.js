@@ -1,5 +1,5 @@
 (function (current) {
     new AutopilotUnassignAsset().queue(current);
-    gs.addInfoMessage('Autopilot Unassign has been asked. The answer comes as a work note.');
+    gs.addInfoMessage('The request to Autopilot Unassign is queued. The outcome comes as a work note.');
     action.setRedirectURL(current);
 })(current);

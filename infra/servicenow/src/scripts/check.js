@@ -1,10 +1,10 @@
-// A dry run for a serial number that need not exist. That the function knows no such device shows as well as anything else that
-// it takes the caller for who he is.
+// A dry run for a serial number that need not exist: an unknown device proves as well as a known one that the function accepts the
+// caller.
 (function () {
     var client = new AutopilotUnassign();
-    var answer = client.ask({ serialNumber: client.setting('check_serial', 'CHECK-CONNECTION'), dryRun: true, reference: 'check' });
-    var line = new AutopilotUnassignAsset().line('check', answer, answer.message, '', 'the check', new GlideDateTime().getValue());
-    if (answer.code === 'would_unassign' || answer.code === 'already_unassigned' || answer.code === 'device_not_found') {
+    var result = client.ask({ serialNumber: client.setting('check_serial', 'CHECK-CONNECTION'), dryRun: true, reference: 'check' });
+    var line = new AutopilotUnassignAsset().line('check', result, result.message, '', 'the check', new GlideDateTime().getValue());
+    if (result.code === 'would_unassign' || result.code === 'already_unassigned' || result.code === 'device_not_found') {
         gs.info('The connection works. ' + line);
     } else {
         gs.error('The connection does not work. ' + line);

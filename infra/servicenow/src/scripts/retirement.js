@@ -1,4 +1,4 @@
-// The state is that of the condition. An asynchronous rule runs late, and by then the asset may have another: nothing is sent then.
+// '7' is the state in the rule's condition. An asynchronous rule runs late: nothing is sent for an asset with another state by then.
 (function (current) {
     new AutopilotUnassignAsset().start(current, '7');
 })(current);

@@ -89,42 +89,6 @@ declare global {
                         table: 'sys_properties'
                         id: 'ace1587cd9ad4a93aff2bbb0ba5c6f43'
                     }
-                    flow: {
-                        table: 'sys_hub_flow'
-                        id: '3266ea9c19b544a1b6ebcf13e3c4a5e9'
-                    }
-                    flow_final: {
-                        table: 'sys_hub_flow_logic_instance_v2'
-                        id: 'be98f3b1d36345fa9181a000279e33dd'
-                    }
-                    flow_first: {
-                        table: 'sys_hub_action_instance_v2'
-                        id: 'db225857a18542a08292213c28506b07'
-                    }
-                    flow_first_note: {
-                        table: 'sys_hub_action_instance_v2'
-                        id: 'd934a659717b4cd99456bfcc15399970'
-                    }
-                    flow_retryable: {
-                        table: 'sys_hub_flow_logic_instance_v2'
-                        id: 'fdd779611b0b4ceba466a2bab220110e'
-                    }
-                    flow_second: {
-                        table: 'sys_hub_action_instance_v2'
-                        id: '6eebaf5a053f407f8fa6f9909e9f75a7'
-                    }
-                    flow_second_note: {
-                        table: 'sys_hub_action_instance_v2'
-                        id: '902b329798ba4f5fbf00dfcaa53aee53'
-                    }
-                    flow_trigger: {
-                        table: 'sys_hub_trigger_instance_v2'
-                        id: 'c712cd5e744c4494a20e6f6a8c2dccdc'
-                    }
-                    flow_wait: {
-                        table: 'sys_hub_flow_logic_instance_v2'
-                        id: 'cacea47662034f4f80fb01a37f5f1cd7'
-                    }
                     note_task_field: {
                         table: 'sys_properties'
                         id: '8ff6fc9e94a64a67965fe8fda09dc248'
@@ -281,6 +245,14 @@ declare global {
                         }
                     },
                     {
+                        table: 'sys_hub_step_ext_output'
+                        id: '3707082a698d45db9189ca58ec484ced'
+                        key: {
+                            model: '4a98739f3daa41a7b62d2f522348edb2'
+                            element: 'account'
+                        }
+                    },
+                    {
                         table: 'sys_documentation'
                         id: '42e810c7a373443a989990752978d1f4'
                         key: {
@@ -295,6 +267,14 @@ declare global {
                         key: {
                             model: '4a98739f3daa41a7b62d2f522348edb2'
                             element: 'dry_run'
+                        }
+                    },
+                    {
+                        table: 'sys_hub_action_output'
+                        id: '46723ade801d45a5bf7ceb2a8b4c8b27'
+                        key: {
+                            model: 'e8f3290ffdcd4aa6938ec04f9c597494'
+                            element: 'account'
                         }
                     },
                     {
@@ -639,6 +619,24 @@ declare global {
                         key: {
                             model: 'e8f3290ffdcd4aa6938ec04f9c597494'
                             element: 'status'
+                        }
+                    },
+                    {
+                        table: 'sys_documentation'
+                        id: 'd59bba1cee30420f9aa36b953d8103ef'
+                        key: {
+                            name: 'var__m_sys_hub_action_output_e8f3290ffdcd4aa6938ec04f9c597494'
+                            element: 'account'
+                            language: 'en'
+                        }
+                    },
+                    {
+                        table: 'sys_element_mapping'
+                        id: 'd930a2b1a6a944a8a897789a8e8a3889'
+                        key: {
+                            field: 'account'
+                            table: 'var__m_sys_hub_action_output_e8f3290ffdcd4aa6938ec04f9c597494'
+                            id: 'e8f3290ffdcd4aa6938ec04f9c597494'
                         }
                     },
                     {
