@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,7 +16,7 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-// listenAzure opens the port of this machine on which the Azure Functions host wants to find the process.
+// listenAzure opens the port on which the Azure Functions host expects its worker. The host connects from this machine.
 func listenAzure(ctx context.Context, port string) (net.Listener, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return nil, errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
@@ -24,59 +24,80 @@ func listenAzure(ctx context.Context, port string) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
 }
 
-// serveAzure answers the requests of the Azure Functions host, which proxies them to listener as they came. The host waits for
-// an answer to GET /, whatever it is, before it sends a request.
+// serveAzure serves the requests and invocations of the Azure Functions host until ctx ends.
 //
-// The host starts a worker again that has ended with an error, and never one that has ended without: so the end is
-// always an error here, even when it was asked for.
-func serveAzure(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
+// It always returns an error: the host restarts a worker that exits with an error and never one that exits with 0.
+func serveAzure(
+	ctx context.Context, listener net.Listener, s *server, timeout time.Duration, getenv func(string) string, log *slog.Logger,
+) error {
 	address := listener.Addr().String()
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", config.Azure), slog.String("port", port), slog.String("version", version))
-	go s.warmUp.run(context.WithoutCancel(ctx)) // requests that have joined it are brought to their end
-	worker := invoked(&azureWorker{s.Handler, address, ctx.Done(), log}, config.Azure, azureInvocationID)
-	if err := serveHTTP(ctx, listener, worker, timeout, log); err != nil {
+	go s.warmUp.run(context.WithoutCancel(ctx)) // a request that waits for a warm-up fetch must not lose it to a signal
+	worker := &azureWorker{
+		handler: s.Handler, address: address, coreTools: getenv(coreToolsVariable) != "", stop: ctx.Done(), log: log,
+	}
+	if err := serveHTTP(ctx, listener, withInvocation(worker, config.Azure, azureInvocationID), timeout, log); err != nil {
 		return err
 	}
 	return errors.New("stopped by a signal")
 }
 
-// azureInvocationID is the header in which the host gives every request and invocation an id.
+// azureInvocationID is the header with the host's id of a request or an invocation.
 const azureInvocationID = "X-Azure-Functions-Invocationid"
 
-// The functions of the app that no request starts, by the names of their folders. The host invokes them by a POST to
-// /{name} (docs/design.md).
+// coreToolsVariable is set for workers of the Core Tools, the host on a developer's machine.
+const coreToolsVariable = "FUNCTIONS_CORETOOLS_ENVIRONMENT"
+
+// Paths of invocations: the host posts to /{folder of the function}.
 const (
 	functionSweep = "/sweep"
 	functionQueue = "/queue"
 )
 
-// azureEventTime is the time for an event. It is below functionTimeout in host.json, at whose end the host kills the
-// worker with all that it is doing.
+// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker with all its
+// requests.
 const azureEventTime = 4*time.Minute + 30*time.Second
 
-// azureWorker answers requests, and the invocations by timer and queue.
+// azureWorker serves callers' requests, and the host's invocations by timer and queue.
 type azureWorker struct {
-	handler *handler.Handler
-	address string          // that it listens on
-	stop    <-chan struct{} // closed when the process is to end
-	log     *slog.Logger
+	handler   *handler.Handler
+	address   string          // of the listener
+	coreTools bool            // the host is the Core Tools
+	stop      <-chan struct{} // closed when the process must end
+	log       *slog.Logger
 }
 
-// ServeHTTP takes a request for an invocation only if it was made for this very address. A caller can send that Host, since
-// the host hands it on; but the host hands on requests for the routes under /api alone, and these paths are none.
+// ServeHTTP tells invocations from requests. The routes of the host lead no request to the paths of invocations; isInvocation
+// holds even if a route is added that does.
 func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost && r.Host == a.address && (r.URL.Path == functionSweep || r.URL.Path == functionQueue) {
+	if a.isInvocation(r) {
 		a.invoke(w, r)
 		return
 	}
+	r.URL.Path = routePath(r.URL.Path)
 	a.handler.ServeHTTP(w, r)
 }
 
-// invocation is what the host sends of an invocation.
+// proxyHeaders are set on every request that a host proxies, and on no invocation: the first by all proxying hosts, the others
+// since late 2025. A caller can neither remove nor change them.
+var proxyHeaders = []string{ //nolint:gochecknoglobals // a constant table
+	"X-Ms-Invocation-Id", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+}
+
+// isInvocation reports whether the host itself made r. Hosts that proxy mark each request with proxyHeaders. Hosts that forward,
+// from before 2025, keep the caller's Host and never send a chunked body, and invocations are chunked on all hosts but the
+// Core Tools.
+func (a *azureWorker) isInvocation(r *http.Request) bool {
+	proxied := func(name string) bool { return r.Header[name] != nil }
+	return r.Method == http.MethodPost && (r.URL.Path == functionSweep || r.URL.Path == functionQueue) &&
+		r.Host == a.address && (r.ContentLength < 0 || a.coreTools) && !slices.ContainsFunc(proxyHeaders, proxied)
+}
+
+// invocation is the part of an invocation's body that is used.
 type invocation struct {
 	Data struct {
 		Timer   *struct{ IsPastDue bool }
@@ -85,28 +106,29 @@ type invocation struct {
 	Metadata json.RawMessage
 }
 
-// invocationResult is what the host expects. It must be an object: the host would wait for ever for one that is not.
+// invocationResult is the response to an invocation. It must be an object: the host waits until functionTimeout after any other
+// 2xx response.
 type invocationResult struct {
 	Outputs     map[string]any
 	Logs        []string
 	ReturnValue any
 }
 
-// invoke carries out an event. A status other than 2xx is the only way to make the host try it again.
+// invoke runs an event. Only a status other than 2xx makes the host retry it.
 func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
 	defer cancel()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // later than for a request
-	event, err := readInvocation(r)
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // longer than for a request
+	event, original, err := readInvocation(r)
 	if err != nil {
-		// The host counts it as failed, and brings a queue's message to the poison queue in the end.
+		// The host counts a failed try, and moves a queue's message to the poison queue after the last one.
 		a.log.ErrorContext(ctx, "event refused", slog.String("host", config.Azure),
 			slog.String("invocation_id", lastValue(r.Header, azureInvocationID)), slog.String("reason", err.Error()))
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	if event.Source == handler.SourceTimer {
-		// A sweep takes longer than a process that is to end is given: it must end before, with a record of what became of each device.
+		// A sweep outlasts the time between a signal and the kill: end it now, so that each device gets its record.
 		go func() {
 			select {
 			case <-a.stop:
@@ -124,49 +146,57 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	case event.Source == handler.SourceStorageQueue:
-		// Asking again does not help: a person must look at it. The bytes are written as base64, which the host decodes; it
-		// would take a text for base64 that happens to be some.
-		result.Outputs["poison"] = event.Command
+		// A retry does not help. The message goes to the poison queue byte for byte: []byte is sent as base64, which the host
+		// decodes; it would also decode a plain text that happens to be base64.
+		result.Outputs["poison"] = original
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(result) // a host that has gone away does not read it
+	_ = json.NewEncoder(w).Encode(result) // fails only if the host is gone
 }
 
-// maxInvocation is as much of an invocation as is read, in bytes. A message of a queue has at most 64 KiB.
+// maxInvocation limits the body of an invocation, in bytes. A message of a queue has at most 64 KiB.
 const maxInvocation = 1 << 20
 
-// readInvocation returns the event of an invocation. Its error has words of ours alone.
-func readInvocation(r *http.Request) (handler.Event, error) {
+// readInvocation returns the event of an invocation and, for a queue, the message as it was sent. Its errors quote nothing of
+// the invocation.
+func readInvocation(r *http.Request) (event handler.Event, original []byte, err error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
 	var in invocation
 	switch {
 	case err != nil:
-		return handler.Event{}, errors.New("the invocation breaks off")
+		return event, nil, errors.New("the invocation breaks off")
 	case len(body) > maxInvocation:
-		return handler.Event{}, errors.New("the invocation is larger than 1 MiB")
+		return event, nil, errors.New("the invocation is larger than 1 MiB")
 	case json.Unmarshal(body, &in) != nil:
-		return handler.Event{}, errors.New("the invocation is not the JSON it should be")
+		return event, nil, errors.New("the invocation is not valid JSON")
 	}
 	if r.URL.Path == functionSweep {
 		if in.Data.Timer == nil {
-			return handler.Event{}, errors.New("the invocation has no timer")
+			return event, nil, errors.New("the invocation has no timer")
 		}
-		event := handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
+		event = handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
 		if in.Data.Timer.IsPastDue {
 			event.Context = map[string]string{"isPastDue": "true"}
 		}
-		return event, nil
+		return event, nil, nil
 	}
 	if in.Data.Message == nil || string(in.Data.Message) == "null" {
-		return handler.Event{}, errors.New("the invocation has no message")
+		return event, nil, errors.New("the invocation has no message")
 	}
-	words := messageWords(in.Metadata)
-	return handler.Event{Source: handler.SourceStorageQueue, ID: words["messageId"], Command: message(in.Data.Message), Context: words}, nil
+	var metadata map[string]json.RawMessage
+	_ = json.Unmarshal(in.Metadata, &metadata) // not an object: no words
+	words := hostWords(map[string]string{
+		"messageId": string(messageText(metadata["Id"])), "dequeueCount": string(messageText(metadata["DequeueCount"])),
+	})
+	original = messageText(in.Data.Message)
+	return handler.Event{
+		Source: handler.SourceStorageQueue, ID: words["messageId"], Command: messageBody(original), Context: words,
+	}, original, nil
 }
 
-// message returns the text of a queue's message. The host writes a text as JSON, and that again as a string of JSON; one that
-// it has read as JSON already comes as that.
-func message(data json.RawMessage) []byte {
+// messageText returns the text of a queue's message. The host encodes a text as JSON, and that once more as a JSON string; a
+// message that it has decoded itself arrives as JSON.
+func messageText(data json.RawMessage) []byte {
 	var text string
 	if json.Unmarshal(data, &text) != nil {
 		return data
@@ -176,24 +206,4 @@ func message(data json.RawMessage) []byte {
 		text = inner
 	}
 	return []byte(text)
-}
-
-// plainWord is what the host's own words in the metadata look like, an id or a number, and longestWord the longest, in bytes.
-const (
-	plainWord   = `^[0-9A-Za-z-]+$`
-	longestWord = 64
-)
-
-// messageWords returns the words of a message's metadata for the log. The host puts the members of a message that is JSON
-// among them, so that anything may be there.
-func messageWords(metadata json.RawMessage) map[string]string {
-	var members map[string]json.RawMessage
-	_ = json.Unmarshal(metadata, &members) // there are none if it is no object
-	words := map[string]string{}
-	for name, word := range map[string]string{"messageId": "Id", "dequeueCount": "DequeueCount"} {
-		if text := string(message(members[word])); len(text) <= longestWord && regexp.MustCompile(plainWord).MatchString(text) {
-			words[name] = text
-		}
-	}
-	return words
 }

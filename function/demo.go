@@ -37,7 +37,7 @@ func demo(ctx context.Context, getenv func(string) string, stdout io.Writer) err
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveHTTP(ctx, listener, invoked(s.handler, config.Local, ""), s.config.Timeout, s.log)
+		ended <- serveHTTP(ctx, listener, withInvocation(localWorker(s.handler), config.Local, ""), s.config.Timeout, s.log)
 	}()
 
 	p := &play{

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -20,23 +21,21 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-// answerMargin is kept back of the time that Lambda gives an invocation, so that the answer is ours and not Lambda's.
-const answerMargin = time.Second
+// responseMargin is the part of the function's time that is left for the response, which would else be Lambda's own.
+const responseMargin = time.Second
 
-// warmUpLimit is the time for the warm-up before the first invocation is taken. A request waits for it as well, and the HTTP API
-// waits for no longer than half a minute.
+// warmUpLimit limits the warm-up before the first invocation. The request that started the process waits for it, and the HTTP
+// API waits for 30 s in all.
 const warmUpLimit = 3 * time.Second
 
-// serveLambda answers the invocations of Lambda. It returns only when ctx has ended before it began: the runtime ends the
-// process itself.
+// serveLambda serves the invocations of Lambda. It returns only if ctx has ended before: the runtime ends the process itself.
 //
-// The warm-up comes before, within Lambda's time for starting, and is broken off at its end: a process that is frozen should not be
-// waiting for an answer.
+// The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have requests open.
 func serveLambda(ctx context.Context, s *server, examine func(context.Context) (report, error), log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// The runtime writes its own errors with package log. They are errors, and belong into the same stream.
+	// The runtime writes its errors with package log: take them into the same stream, at level ERROR.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelError)
 	start, cancel := context.WithTimeout(ctx, warmUpLimit)
@@ -47,8 +46,8 @@ func serveLambda(ctx context.Context, s *server, examine func(context.Context) (
 	return errors.New("the Lambda runtime ended")
 }
 
-// lambdaHost turns the events of Lambda into requests and events, by their envelope alone. Nothing inside the body of a
-// request or a message can change what the envelope is taken for.
+// lambdaHost turns the events of Lambda into requests and events, by their envelope alone: the body of a request or a message
+// cannot change its kind.
 type lambdaHost struct {
 	http    http.Handler
 	run     func(context.Context, handler.Event) (any, error)
@@ -56,7 +55,7 @@ type lambdaHost struct {
 	log     *slog.Logger
 }
 
-// envelope is what tells events apart. What is nil was not there.
+// envelope holds the members that tell events apart. An absent one is nil.
 type envelope struct {
 	Version        string
 	HTTPMethod     json.RawMessage
@@ -70,10 +69,9 @@ type envelope struct {
 	}
 }
 
-// Invoke answers one event: a request of an HTTP API or a Function URL (payload format 2.0), whose answer is never an
-// error, since Lambda would make a text of its own of that; messages of SQS; a schedule of EventBridge; a command. Any
-// other event is refused with an error, which counts as a failed invocation. So does what may do better when Lambda sends
-// it again.
+// Invoke handles one event: a request of an HTTP API or a Function URL (payload format 2.0), messages of SQS, a schedule of
+// EventBridge, or a command. A request never ends with an error, for which Lambda would send a response of its own. Any other
+// event ends with an error if it is refused or if a retry by Lambda may help.
 func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	var e envelope
 	if err := json.Unmarshal(payload, &e); err != nil {
@@ -81,7 +79,7 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerMargin))
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-responseMargin))
 		defer cancel()
 	}
 	ctx = handler.WithInvocation(ctx, handler.Invocation{Host: config.Lambda, ID: invocationID(ctx)})
@@ -110,11 +108,13 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 	if err := json.Unmarshal(payload, &event); err != nil {
 		return nil, l.refuse(ctx, "the event has the envelope of payload format 2.0 and not its form")
 	}
-	return json.Marshal(l.answer(ctx, event))
+	w := &recorder{header: http.Header{}}
+	l.http.ServeHTTP(w, httpRequest(ctx, event))
+	return json.Marshal(w.response())
 }
 
-// schedule carries out the event of an EventBridge rule that runs at times: a sweep. A rule or a schedule with an input of
-// its own sends that and nothing else, which is a command.
+// schedule runs the sweep of an EventBridge rule. A rule or a schedule with an input of its own sends that input alone, which is
+// a command.
 func (l *lambdaHost) schedule(ctx context.Context, payload []byte) ([]byte, error) {
 	var event events.EventBridgeEvent
 	if err := json.Unmarshal(payload, &event); err != nil || event.Source != "aws.events" || event.DetailType != "Scheduled Event" {
@@ -123,7 +123,7 @@ func (l *lambdaHost) schedule(ctx context.Context, payload []byte) ([]byte, erro
 	return l.event(ctx, handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand), Due: event.Time})
 }
 
-// event carries out an event. What asking again cannot help has been logged, and is no error to Lambda.
+// event runs an event. A permanent failure has been logged and is no error to Lambda, which would retry it.
 func (l *lambdaHost) event(ctx context.Context, e handler.Event) ([]byte, error) {
 	report, err := l.run(ctx, e)
 	if failed, ok := errors.AsType[*handler.EventError](err); ok {
@@ -137,7 +137,7 @@ func (l *lambdaHost) event(ctx context.Context, e handler.Event) ([]byte, error)
 	return json.Marshal(report)
 }
 
-// doctor answers with the report on this deployment. That something in it has failed is no failure of the invocation.
+// doctor returns the report on this deployment. A failed check is no failure of the invocation.
 func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error) {
 	var command map[string]string
 	if err := json.Unmarshal(payload, &command); err != nil || len(command) != 1 || command["command"] == "" {
@@ -151,12 +151,13 @@ func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error)
 	return json.Marshal(r)
 }
 
-// leastForMessage is the time that must be left for a message to be begun.
-const leastForMessage = 5 * time.Second
+// minMessageTime is the least time left for another message to be started.
+const minMessageTime = 5 * time.Second
 
-// messages carries out a batch of messages of SQS, one after the other, and hands those back that have failed: SQS delivers
-// them again, and moves them to the dead-letter queue in the end. When Graph is throttling or the time is short, the
-// rest is handed back without being tried. A message that is there twice is carried out once.
+// messages handles a batch of messages of SQS, one after the other, and returns those that failed: SQS delivers them again, and
+// moves them to the dead-letter queue after the last receive. When Graph throttles or the time is short, the rest of the batch
+// is handed back untried; the first message is always tried, or a short function timeout would start none, ever. A message that
+// is in the batch twice is handled once.
 func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
 	var batch events.SQSEvent
 	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
@@ -170,22 +171,24 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
 	throttled := false
 	seen := map[string]bool{}
-	for _, m := range batch.Records {
+	for i, m := range batch.Records {
 		if seen[m.MessageId] {
 			continue
 		}
 		seen[m.MessageId] = true
+		words := hostWords(map[string]string{"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"]})
 		deadline, limited := ctx.Deadline()
-		back := throttled || limited && time.Until(deadline) < leastForMessage
-		if !back {
-			_, err := l.run(ctx, handler.Event{Source: handler.SourceSQS, ID: m.MessageId, Command: []byte(m.Body), Context: map[string]string{
-				"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"],
-			}})
+		back := throttled || i > 0 && limited && time.Until(deadline) < minMessageTime
+		if back {
+			l.log.WarnContext(ctx, "handed back",
+				slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.String("message_id", words["messageId"]),
+				slog.String("receive_count", words["receiveCount"]), slog.Bool("throttled", throttled))
+		} else {
+			_, err := l.run(ctx, handler.Event{
+				Source: handler.SourceSQS, ID: words["messageId"], Command: messageBody([]byte(m.Body)), Context: words,
+			})
 			failed, ok := errors.AsType[*handler.EventError](err)
 			back, throttled = err != nil, ok && failed.Throttled
-		} else {
-			l.log.WarnContext(ctx, "handed back", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
-				slog.String("message_id", m.MessageId), slog.String("receive_count", m.Attributes["ApproximateReceiveCount"]), slog.Bool("throttled", throttled))
 		}
 		if back {
 			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
@@ -199,41 +202,24 @@ func (l *lambdaHost) refuse(ctx context.Context, why string) error {
 	return errors.New(why)
 }
 
-// answer has event answered as a request.
-func (l *lambdaHost) answer(ctx context.Context, event events.APIGatewayV2HTTPRequest) events.LambdaFunctionURLResponse {
-	r, err := httpRequest(ctx, event)
-	if err != nil {
-		_ = l.refuse(ctx, err.Error())
-		return events.LambdaFunctionURLResponse{StatusCode: http.StatusBadRequest}
-	}
-	w := &recorder{header: http.Header{}}
-	l.http.ServeHTTP(w, r)
-	return w.response()
-}
-
-// httpRequest returns the request that event describes. The body is decoded before anybody looks at it: a signature is over
-// the bytes that were sent.
-func httpRequest(ctx context.Context, event events.APIGatewayV2HTTPRequest) (*http.Request, error) {
-	body := []byte(event.Body)
+// httpRequest returns the request that event describes, with the body as the caller sent it: a signature is over its bytes.
+func httpRequest(ctx context.Context, event events.APIGatewayV2HTTPRequest) *http.Request {
+	body := io.Reader(strings.NewReader(event.Body))
 	if event.IsBase64Encoded {
-		var err error
-		if body, err = base64.StdEncoding.DecodeString(event.Body); err != nil {
-			return nil, errors.New("the body is said to be base64 and is not")
-		}
+		body = base64.NewDecoder(base64.StdEncoding, body) // a Read fails if it is no base64
 	}
-	path := event.RawPath
-	if stage := event.RequestContext.Stage; stage != "" && stage != "$default" {
-		path = strings.TrimPrefix(path, "/"+stage)
+	// The base URL is constant, so this cannot fail. The method is set apart: one that HTTP does not have gets a 405.
+	r, _ := http.NewRequestWithContext(ctx, http.MethodPost, "https://lambda.invalid", body)
+	r.Method = event.RequestContext.HTTP.Method
+	r.URL.Path, r.URL.RawQuery = routePath(event.RawPath), event.RawQueryString
+	// A stage and the API mapping of a custom domain stand in front of the route.
+	if at := strings.LastIndex(r.URL.Path, "/api/"); at > 0 {
+		r.URL.Path = r.URL.Path[at:]
 	}
-	r, err := http.NewRequestWithContext(ctx, event.RequestContext.HTTP.Method, "https://lambda.invalid", bytes.NewReader(body))
-	if err != nil {
-		return nil, errors.New("the method is not one of HTTP")
-	}
-	r.URL.Path, r.URL.RawQuery = path, event.RawQueryString
 	for name, value := range event.Headers {
 		r.Header.Add(name, value)
 	}
-	return r, nil
+	return r
 }
 
 func invocationID(ctx context.Context) string {
@@ -243,7 +229,7 @@ func invocationID(ctx context.Context) string {
 	return ""
 }
 
-// recorder keeps an answer until it is whole.
+// recorder keeps a response until it is complete.
 type recorder struct {
 	header http.Header
 	status int
@@ -263,7 +249,7 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return w.body.Write(p)
 }
 
-// response returns the answer in the form of payload format 2.0, with the headers in lower case as Lambda has them.
+// response returns the response in payload format 2.0, whose headers are in lower case.
 func (w *recorder) response() events.LambdaFunctionURLResponse {
 	w.WriteHeader(http.StatusOK)
 	response := events.LambdaFunctionURLResponse{StatusCode: w.status, Headers: map[string]string{}, Body: w.body.String()}

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/lambda"
 )
 
 // echo answers with what it was asked.
@@ -33,8 +35,6 @@ func event(method, path, body string, base64Encoded bool) map[string]any {
 }
 
 func TestLambdaAnswersRequests(t *testing.T) {
-	staged := event("POST", "/prod/api/unassign", "x", false)
-	staged["requestContext"].(map[string]any)["stage"] = "prod"
 	for name, test := range map[string]struct {
 		event map[string]any
 		want  string
@@ -42,7 +42,11 @@ func TestLambdaAnswersRequests(t *testing.T) {
 		"a text":                   {event("POST", "/api/unassign", `{"a":1}`, false), `POST /api/unassign?a=1&a=2 "{\"a\":1}"`},
 		"base64":                   {event("POST", "/api/unassign", base64.StdEncoding.EncodeToString([]byte("\xff\x00")), true), `POST /api/unassign?a=1&a=2 "\xff\x00"`},
 		"no body":                  {event("GET", "/api/health", "", false), `GET /api/health?a=1&a=2 ""`},
-		"a stage in the path":      {staged, `POST /api/unassign?a=1&a=2 "x"`},
+		"a stage in the path":      {event("POST", "/prod/api/unassign", "x", false), `POST /api/unassign?a=1&a=2 "x"`},
+		"an API mapping":           {event("POST", "/v1/api/unassign", "x", false), `POST /api/unassign?a=1&a=2 "x"`}, // powertools-lambda-python#579
+		"a mapping called api":     {event("POST", "/api/api/unassign/", "x", false), `POST /api/unassign?a=1&a=2 "x"`},
+		"a path of another route":  {event("POST", "/v1/sweep", "x", false), `POST /v1/sweep?a=1&a=2 "x"`},
+		"a method HTTP has not":    {event("P OST", "/api/unassign", "x", false), `P OST /api/unassign?a=1&a=2 "x"`},
 		"an event inside the body": {event("POST", "/api/unassign", `{"Records":[{"eventSource":"aws:sqs"}],"httpMethod":"GET"}`, false), `POST /api/unassign?a=1&a=2 "{\"Records\":[{\"eventSource\":\"aws:sqs\"}],\"httpMethod\":\"GET\"}"`},
 	} {
 		payload, err := json.Marshal(test.event)
@@ -110,15 +114,23 @@ func TestLambdaRefusesOtherEvents(t *testing.T) {
 	}
 }
 
+// A body that is said to be base64 and is not gets the one form of a failure.
 func TestLambdaRefusesFalseBase64(t *testing.T) {
-	payload, err := json.Marshal(event("POST", "/api/unassign", "%%%", true))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &lambdaHost{http: http.HandlerFunc(echo), log: slog.New(slog.DiscardHandler)}
-	answer, err := l.Invoke(t.Context(), payload)
-	if err != nil || !bytes.Contains(answer, []byte(`"statusCode":400`)) {
-		t.Errorf("%s, %v; want status 400", answer, err)
+	t.Parallel()
+	d := deploy(t, newCloud(), config.Lambda).(lambdaDeployment)
+	for _, body := range []string{"%%%", validBody, "abc"} {
+		payload, err := json.Marshal(event("POST", "/api/unassign", body, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := d.Invoke(t.Context(), payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := lambda.ReadAnswer(result)
+		if err != nil || answer.Status != http.StatusBadRequest || !bytes.Contains(answer.Body, []byte(`"error":{"code":"invalid_json"`)) {
+			t.Errorf("%s: %d %s, %v", body, answer.Status, answer.Body, err)
+		}
 	}
 }
 

@@ -328,6 +328,35 @@ func TestSQSWithoutTime(t *testing.T) {
 	records(t, d, "unassign", 1)
 }
 
+// With a function timeout of 3 to 6 s the first message is tried all the same.
+func TestSQSWithAShortTimeout(t *testing.T) {
+	t.Parallel()
+	for _, timeout := range []time.Duration{3 * time.Second, 6 * time.Second} {
+		c := newCloud()
+		d := eventsOnLambda(t, c, lambda.Options{Timeout: timeout})
+		one := `{"deviceId":"` + someDevice + `"}`
+		if answer, failure, _ := invoke(t, d, c, batch(t, [2]string{"1", one})); answer != handedBack() || failure != "" || carrying(c) != 0 {
+			t.Errorf("%v: %s %s, %d devices carry an account", timeout, answer, failure, carrying(c))
+		}
+	}
+}
+
+// Whoever may invoke the function writes its events: a word of theirs that is no plain word reaches no log.
+func TestSQSWordsAreNotTrusted(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	d := eventsOnLambda(t, c, lambda.Options{})
+	id := "id\u202e" + strings.Repeat("x", 3000)
+	event := strings.Replace(batch(t, [2]string{id, "no JSON"}), `"ApproximateReceiveCount":"1"`, `"ApproximateReceiveCount":"1\n2"`, 1)
+	if answer, failure, _ := invoke(t, d, c, event); answer != handedBack(id) || failure != "" {
+		t.Errorf("%s %s", answer, failure)
+	}
+	check(t, "the record", records(t, d, "event", 1)[0], map[string]string{"code": "invalid_json", "context": "", "caller_id": "sqs"})
+	if log := strings.Join(d.lines(), "\n"); strings.Contains(log, "\u202e") || strings.Contains(log, "xxx") || len(log) > 3000 {
+		t.Errorf("the log has %s", log)
+	}
+}
+
 // A request is a request, whatever it carries: nothing that a caller can write makes an event of it.
 func TestRequestsAreNoEvents(t *testing.T) {
 	t.Parallel()

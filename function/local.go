@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -16,11 +17,11 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-// serveLocal answers plain HTTP on this machine until ctx ends.
+// serveLocal serves plain HTTP on this machine until ctx ends.
 func serveLocal(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
 	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address", listener.Addr().String()), slog.String("version", version))
 	go s.warmUp.run(context.WithoutCancel(ctx))
-	return serveHTTP(ctx, listener, invoked(s, config.Local, ""), timeout, log)
+	return serveHTTP(ctx, listener, withInvocation(localWorker(s), config.Local, ""), timeout, log)
 }
 
 // listenAt listens at an address of this machine.
@@ -33,16 +34,37 @@ func listenAt(ctx context.Context, address string) (net.Listener, error) {
 	return listener, err
 }
 
-// invoked hands requests on to h with the host's name, and the id that the host gives each in idHeader.
-func invoked(h http.Handler, host, idHeader string) http.Handler {
+// localWorker serves requests for h, whose routes match in any case and with a slash at the end.
+func localWorker(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		invocation := handler.Invocation{Host: host, ID: lastValue(r.Header, idHeader)}
-		h.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), invocation)))
+		r.URL.Path = routePath(r.URL.Path)
+		h.ServeHTTP(w, r)
 	})
 }
 
-// lastValue returns the last value of a header: the host's own comes last where a caller has sent one too, in a header of its
-// own or behind a comma.
+// routePath returns a path in the form of the handler's routes: lower case, no slash at the end. The Functions host and API
+// Gateway match their own routes so, and pass on the path as the caller wrote it.
+func routePath(path string) string {
+	return strings.TrimSuffix(strings.ToLower(path), "/")
+}
+
+// withInvocation passes requests to h with the host's name and the id that the host gives each request in idHeader. The request
+// is a copy that h may change.
+func withInvocation(h http.Handler, host, idHeader string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		invocation := handler.Invocation{Host: host, ID: lastValue(r.Header, idHeader)}
+		r = r.WithContext(handler.WithInvocation(r.Context(), invocation))
+		url := *r.URL
+		r.URL = &url
+		if r.ContentLength != 0 {
+			w, r.Body = drainBody(w, r)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// lastValue returns the last value of a header. A forwarding host appends its own value to the caller's, as another header or
+// behind a comma.
 func lastValue(h http.Header, name string) string {
 	values := h.Values(name)
 	if len(values) == 0 {
@@ -52,22 +74,91 @@ func lastValue(h http.Header, name string) string {
 	return strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
 }
 
-// serveHTTP answers the requests of listener until ctx ends, then lets those begun come to their end. A request may take
-// timeout.
+// Limits of a request's body.
+const (
+	bodyTimeout  = 3 * time.Second        // for all of it
+	drainTimeout = 500 * time.Millisecond // for the rest of it, once the response is known
+	maxDrain     = 16 << 20               // bytes of that rest
+)
+
+// drainBody returns a body and a writer for r: the first write of a response reads the rest of the body and discards it, up to
+// maxDrain and drainTimeout. Without it net/http holds a response for as long as the body takes; and a host that is still
+// sending when the connection closes reports 500 instead of the response.
+func drainBody(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, io.ReadCloser) {
+	control := http.NewResponseController(w)
+	_ = control.EnableFullDuplex() // or net/http reads the rest itself, until its own deadline
+	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	body := &requestBody{ReadCloser: r.Body, control: control, awaited: r.Header.Get("Expect") != ""}
+	return &drainingWriter{ResponseWriter: w, drain: sync.OnceFunc(body.drain)}, body
+}
+
+// requestBody is a body that knows whether it has ended.
+type requestBody struct {
+	io.ReadCloser
+
+	control *http.ResponseController
+	awaited bool // the caller sends nothing until the first Read
+	ended   bool
+}
+
+// Read reads the body. At its end the deadline is lifted: it would end the request's context.
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.awaited = false
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.ended = true
+	}
+	if errors.Is(err, io.EOF) {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+func (b *requestBody) drain() {
+	if b.ended || b.awaited {
+		return
+	}
+	_ = b.control.SetReadDeadline(time.Now().Add(drainTimeout))
+	_, _ = io.CopyN(io.Discard, b, maxDrain)
+}
+
+// drainingWriter calls drain before the first write.
+type drainingWriter struct {
+	http.ResponseWriter
+
+	drain func()
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *drainingWriter) WriteHeader(status int) {
+	w.drain()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *drainingWriter) Write(p []byte) (int, error) {
+	w.drain()
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap returns the writer for http.ResponseController.
+func (w *drainingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// serveHTTP serves the requests of listener until ctx ends, then lets running requests finish. A request may take timeout.
 func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeout time.Duration, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second, // the handler has a shorter time of its own for a body
+		ReadHeaderTimeout: bodyTimeout,
+		ReadTimeout:       2 * bodyTimeout, // drainBody sets a shorter one for a body
 		WriteTimeout:      timeout + 15*time.Second,
 		IdleTimeout:       120 * time.Second, // longer than the Functions host keeps an idle connection
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
 	select {
-	case err := <-ended:
+	case err := <-done:
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
@@ -76,7 +167,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeo
 	if err := server.Shutdown(drain); err != nil {
 		return fmt.Errorf("shut down: %w", err)
 	}
-	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -93,5 +184,5 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 		return err
 	}
 	s.banner(stdout, program, "http://"+listener.Addr().String())
-	return serveHTTP(ctx, listener, invoked(s.handler, config.Local, ""), s.config.Timeout, s.log)
+	return serveHTTP(ctx, listener, withInvocation(localWorker(s.handler), config.Local, ""), s.config.Timeout, s.log)
 }

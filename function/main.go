@@ -159,7 +159,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	}
 	switch host {
 	case config.Azure:
-		return serveAzure(ctx, listener, s, c.Timeout, log)
+		return serveAzure(ctx, listener, s, c.Timeout, getenv, log)
 	case config.Lambda:
 		examine := func(ctx context.Context) (report, error) { return examineDeployment(ctx, c, transport) }
 		return serveLambda(ctx, s, examine, log)

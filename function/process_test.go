@@ -154,7 +154,7 @@ func TestForwardingHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer served.Close()
-	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: environment(t, c, served), Forwarding: true})
+	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: environment(t, c, served), Mode: functions.Forwarding})
 	if err != nil {
 		t.Fatal(err)
 	}

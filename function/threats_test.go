@@ -429,7 +429,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	var serving sync.WaitGroup
 	address := listener.Addr().String()
 	serving.Go(func() {
-		if err := serveHTTP(ctx, listener, invoked(&azureWorker{h, address, ctx.Done(), log}, config.Azure, "X-Azure-Functions-Invocationid"), time.Second, log); err != nil {
+		if err := serveHTTP(ctx, listener, withInvocation(&azureWorker{handler: h, address: address, coreTools: true, stop: ctx.Done(), log: log}, config.Azure, azureInvocationID), time.Second, log); err != nil {
 			t.Error(err)
 		}
 	})

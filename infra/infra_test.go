@@ -63,8 +63,8 @@ func TestHostJSON(t *testing.T) {
 	switch handler := host.CustomHandler; {
 	case host.Version != "2.0":
 		t.Errorf("version %q", host.Version)
-	case host.Extensions.HTTP.RoutePrefix != "api":
-		t.Errorf("routes begin with %q, those of the handler with api", host.Extensions.HTTP.RoutePrefix)
+	case host.Extensions.HTTP.RoutePrefix != "": // a route of "/" must be the root, which the host answers itself with 200 or 204
+		t.Errorf("routes begin with %q", host.Extensions.HTTP.RoutePrefix)
 	case !handler.EnableProxyingHTTPRequest || !handler.EnableForwardingHTTPRequest:
 		t.Error("requests do not reach the function as they came")
 	case len(handler.Description.Arguments) > 0 || handler.Description.WorkingDirectory != "":
@@ -101,10 +101,16 @@ func TestFunctions(t *testing.T) {
 		if in.Type != "httpTrigger" || in.Direction != "in" || out.Type != "http" || out.Direction != "out" || in.Name == out.Name {
 			t.Errorf("%s: %+v", name, function.Bindings)
 		}
+		if name == "root" {
+			if in.Route != "/" || in.AuthLevel != "anonymous" || in.Methods != nil {
+				t.Errorf("%s: %+v; the host answers the root with 200 or 204 for each request that no function takes", name, in)
+			}
+			continue
+		}
 		if in.AuthLevel != "anonymous" || len(in.Methods) != 7 || !slices.Contains(in.Methods, "post") {
 			t.Errorf("%s: authLevel %s, methods %v", name, in.AuthLevel, in.Methods)
 		}
-		routes["/api/"+in.Route] = true
+		routes["/"+in.Route] = true
 	}
 	contract := read(t, "../handler/openapi.yaml")
 	for _, m := range regexp.MustCompile(`(?m)^  (/api/\w+):$`).FindAllStringSubmatch(contract, -1) {
@@ -184,6 +190,12 @@ func TestOptionalFunctions(t *testing.T) {
 	if at(t, queues, "maxDequeueCount") != 5.0 || at(t, queues, "messageEncoding") != "none" || at(t, withQueue, "extensionBundle", "id") != "Microsoft.Azure.Functions.ExtensionBundle" {
 		t.Errorf("the host of the queue is %v", withQueue)
 	}
+	// The SDK of the storage extension logs each poll at Information.
+	levels, _ := at(t, withQueue, "logging", "logLevel").(map[string]any)
+	if levels["Azure.Core"] != "Warning" || at(t, queues, "maxPollingInterval") != "00:00:10" {
+		t.Errorf("the host of the queue is %v", withQueue)
+	}
+	delete(levels, "Azure.Core")
 	delete(withQueue, "extensionBundle")
 	delete(withQueue["extensions"].(map[string]any), "queues")
 	if !reflect.DeepEqual(plain, withQueue) {

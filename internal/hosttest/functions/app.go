@@ -1,9 +1,11 @@
 package functions
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,25 +15,28 @@ import (
 	"time"
 )
 
-// app is what the host reads in an app's folder.
+// app is the content of an app's folder.
 type app struct {
-	dir        string
-	executable string
-	arguments  []string
-	proxying   bool
-	forwarding bool
-	prefix     string
-	functions  []*function
+	dir         string
+	executable  string
+	runnable    bool // the file has the run bit, or is left to PATH
+	arguments   []string
+	proxying    bool
+	forwarding  bool
+	prefix      string
+	outstanding int // requests that may run or wait; -1 means any number
+	concurrent  int // requests that may run; -1 means any number
+	functions   []*function
 }
 
-// function is one folder with a function.json.
+// function is a folder with a function.json.
 type function struct {
 	name     string
 	bindings []binding
 	trigger  binding
-	retries  int                             // -1 means without end
+	retries  int                             // -1 means no limit
 	delay    func(attempt int) time.Duration // before the attempt of that number, the first retry being 1
-	alone    sync.Mutex                      // held by the run of a timer
+	alone    sync.Mutex                      // held by a run of a timer
 }
 
 type binding struct {
@@ -45,10 +50,15 @@ var (
 	bindingName  = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9]{0,127}|\$return)$`)
 )
 
-// load reads the app in dir by rules E1 and E2.
+// load reads the app in dir (E1, E2).
 func load(dir string) (*app, error) {
 	var host struct {
-		Extensions    struct{ HTTP struct{ RoutePrefix *string } }
+		Extensions struct {
+			HTTP struct {
+				RoutePrefix                                   *string
+				MaxOutstandingRequests, MaxConcurrentRequests int
+			}
+		}
 		CustomHandler struct {
 			Description *struct {
 				DefaultExecutablePath string
@@ -69,22 +79,23 @@ func load(dir string) (*app, error) {
 		dir:        dir,
 		executable: handler.Description.DefaultExecutablePath,
 		arguments:  handler.Description.Arguments,
+		runnable:   true,
 		proxying:   handler.EnableProxyingHTTPRequest,
 		forwarding: handler.EnableForwardingHTTPRequest,
 		prefix:     "api",
+
+		outstanding: cmp.Or(host.Extensions.HTTP.MaxOutstandingRequests, -1),
+		concurrent:  cmp.Or(host.Extensions.HTTP.MaxConcurrentRequests, -1),
 	}
 	if host.Extensions.HTTP.RoutePrefix != nil {
 		a.prefix = *host.Extensions.HTTP.RoutePrefix
 	}
-	// A relative path is one in the folder if there is such a file, and else a name for PATH.
 	path := a.executable
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
 	if info, err := os.Stat(path); err == nil {
-		if info.Mode()&0o100 == 0 {
-			return nil, fmt.Errorf("functions host: %s is not executable", a.executable)
-		}
+		a.runnable = info.Mode()&0o100 != 0
 		a.executable = path
 	}
 	entries, err := os.ReadDir(dir)
@@ -173,8 +184,7 @@ func interval(text string) (time.Duration, error) {
 	return at.Sub(at.Truncate(24 * time.Hour)), nil
 }
 
-// plainHTTP tells whether a function has one HTTP trigger and one HTTP output and nothing else. Any other function is invoked
-// by JSON, whatever host.json says.
+// plainHTTP reports whether a function is one HTTP trigger and one HTTP output. Any other is invoked by JSON (E13).
 func (f *function) plainHTTP() bool {
 	return len(f.bindings) == 2 && strings.EqualFold(f.trigger.Type, "httpTrigger") &&
 		slices.ContainsFunc(f.bindings, func(b binding) bool {
@@ -182,8 +192,8 @@ func (f *function) plainHTTP() bool {
 		})
 }
 
-// route finds the function that a path and method belong to, and the parameters in the path (E7). A route without parameters
-// comes before one with.
+// route returns the function for a method and a path, and the parameters in the path (E7). A route without parameters comes
+// before one with.
 func (a *app) route(method, path string) (*function, map[string]string) {
 	var found *function
 	var params map[string]string
@@ -199,7 +209,7 @@ func (a *app) route(method, path string) (*function, map[string]string) {
 		if template == "" {
 			template = f.name
 		}
-		values, ok := match(strings.Trim(a.prefix+"/"+template, "/"), strings.Trim(path, "/"))
+		values, ok := match(strings.Trim(a.prefix+"/"+template, "/"), path)
 		if ok && (found == nil || len(values) < len(params)) {
 			found, params = f, values
 		}
@@ -207,18 +217,29 @@ func (a *app) route(method, path string) (*function, map[string]string) {
 	return found, params
 }
 
-// match holds a path to the template of a route, whose parameters are {name}, {name?} and, for all that is left, {*name}. What
-// follows a colon, a constraint, is not looked at.
+// match holds a path to the template of a route, with the parameters {name}, {name?} and, for the rest of the path, {*name}. A
+// constraint behind a colon is ignored.
 func match(template, path string) (map[string]string, bool) {
+	path = strings.TrimPrefix(path, "/")
+	if path == "/" {
+		return nil, false // an empty segment
+	}
+	path = strings.TrimSuffix(path, "/")
 	values := map[string]string{}
 	for part := range strings.SplitSeq(template, "/") {
-		segment, rest, _ := strings.Cut(path, "/")
+		segment, rest, more := strings.Cut(path, "/")
+		if segment == "" && more {
+			return nil, false
+		}
 		inner, ok := strings.CutPrefix(part, "{")
 		if !ok {
 			if !strings.EqualFold(part, segment) {
 				return nil, false
 			}
 			path = rest
+			if more && rest == "" {
+				return nil, false // two slashes at the end
+			}
 			continue
 		}
 		name, _, _ := strings.Cut(strings.TrimSuffix(inner, "}"), ":")
@@ -235,6 +256,57 @@ func match(template, path string) (map[string]string, bool) {
 		path = rest
 	}
 	return values, path == ""
+}
+
+// normalPath returns a path as the host sees it: decoded but for encoded slashes, without dot segments (E7).
+func normalPath(escaped string) string {
+	var segments []string
+	parts := strings.Split(strings.TrimPrefix(escaped, "/"), "/")
+	for i, part := range parts {
+		last := i == len(parts)-1
+		switch segment := decodeSegment(part); segment {
+		case ".", "..":
+			if segment == ".." && len(segments) > 0 {
+				segments = segments[:len(segments)-1]
+			}
+			if last {
+				segments = append(segments, "")
+			}
+		default:
+			segments = append(segments, segment)
+		}
+	}
+	return "/" + strings.Join(segments, "/")
+}
+
+var encodedSlash = regexp.MustCompile(`(?i)%2f`)
+
+// decodeSegment decodes a segment of a path, without its encoded slashes.
+func decodeSegment(part string) string {
+	return mapBetween(encodedSlash, part, func(text string) string {
+		decoded, err := url.PathUnescape(text)
+		if err != nil {
+			return text
+		}
+		return decoded
+	})
+}
+
+// encodePath is the inverse of normalPath.
+func encodePath(path string) string {
+	return mapBetween(encodedSlash, path, func(text string) string { return (&url.URL{Path: text}).EscapedPath() })
+}
+
+// mapBetween replaces the parts of a text between the matches of keep.
+func mapBetween(keep *regexp.Regexp, text string, replace func(string) string) string {
+	var b strings.Builder
+	at := 0
+	for _, found := range keep.FindAllStringIndex(text, -1) {
+		b.WriteString(replace(text[at:found[0]]) + text[found[0]:found[1]])
+		at = found[1]
+	}
+	b.WriteString(replace(text[at:]))
+	return b.String()
 }
 
 func readJSON(file string, into any) error {

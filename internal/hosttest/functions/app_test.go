@@ -23,7 +23,6 @@ func TestLoadRefusesWhatTheHostRefuses(t *testing.T) {
 		"E1: no description":           {`{"customHandler":{}}`, nil, "host.json has no customHandler.description.defaultExecutablePath"},
 		"E1: an empty path":            {`{"customHandler":{"description":{"defaultExecutablePath":""}}}`, nil, "host.json has no customHandler.description.defaultExecutablePath"},
 		"E1: no JSON":                  {`{`, nil, "unexpected end of JSON input"},
-		"E1: a file without u+x":       {`{"customHandler":{"description":{"defaultExecutablePath":"host.json"}}}`, nil, "host.json is not executable"},
 		"E2: a name with a dot":        {hostJSON(""), map[string]string{"a.b": ok}, `"a.b" is no name of a function`},
 		"E2: a name of 129 characters": {hostJSON(""), map[string]string{strings.Repeat("a", 129): ok}, "is no name of a function"},
 		"E2: a digit at the start":     {hostJSON(""), map[string]string{"1a": ok}, `"1a" is no name of a function`},
@@ -108,6 +107,9 @@ func TestRouteFollowsTemplates(t *testing.T) { // E7
 		"another case":                   {"POST", "/API/NAMED", "Named", map[string]string{}},
 		"no prefix":                      {"POST", "/named", "", nil},
 		"more behind":                    {"POST", "/api/named/x", "", nil},
+		"two slashes at the start":       {"POST", "//api/named", "", nil},
+		"two slashes inside":             {"POST", "/api//named", "", nil},
+		"two slashes at the end":         {"POST", "/api/named//", "", nil},
 		"a parameter":                    {"GET", "/api/devices/7", "device", map[string]string{"id": "7"}},
 		"a parameter, the wrong method":  {"POST", "/api/devices/7", "", nil},
 		"a parameter that is left out":   {"GET", "/api/devices/", "", nil},
@@ -128,6 +130,33 @@ func TestRouteFollowsTemplates(t *testing.T) { // E7
 	a.prefix = ""
 	if f, _ := a.route("GET", "/named"); f == nil || f.name != "Named" {
 		t.Errorf("an empty prefix: %v", f)
+	}
+	for route, paths := range map[string]map[string]bool{ // measured
+		"/":       {"/": true, "//": false, "/x": false},
+		"{*path}": {"/": true, "//": false, "/x": true, "/x/y": true, "/queue": true},
+	} {
+		a.functions = []*function{fn("root", route)}
+		for path, want := range paths {
+			if f, _ := a.route("POST", path); (f != nil) != want {
+				t.Errorf("route %s takes %s: %v", route, path, !want)
+			}
+		}
+	}
+}
+
+func TestNormalPath(t *testing.T) { // E7
+	t.Parallel()
+	for escaped, want := range map[string]string{
+		"/api/../api/unassign": "/api/unassign", "/./queue": "/queue", "/%71ueue": "/queue", "/api/%2e%2E/queue": "/queue", "/a/..": "/", "/a/.": "/a/",
+		"/queue%2f": "/queue%2f", "/a%2Fb%20c": "/a%2Fb c", "/../..": "/", "//api": "//api", "/api/": "/api/", "/%zz": "/%zz", "/": "/",
+		"/api%2f..%2fqueue": "/api%2f..%2fqueue",
+	} {
+		if got := normalPath(escaped); got != want {
+			t.Errorf("%s: %s, want %s", escaped, got, want)
+		}
+	}
+	if got := encodePath("/a%2Fb c/é"); got != "/a%2Fb%20c/%C3%A9" {
+		t.Errorf("encoded: %s", got)
 	}
 }
 

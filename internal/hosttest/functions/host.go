@@ -1,11 +1,3 @@
-// Package functions is a double of the Azure Functions host for tests: it starts a custom handler, the real binary, as a
-// process of its own, supervises it and hands it requests and invocations as the host does.
-//
-// The rules E1 to E23 in the comments are numbered as in the project's notes on the host's source (host 4.1037 of 2024 and, for
-// proxying, of 2025). It differs from the host on purpose in these things:
-//   - Of the parent's environment the worker gets PATH, HOME and TMPDIR alone, so that a test means what it says on every machine.
-//   - A worker that is slow to answer GET /, redirects it, or does not answer within InitTimeout stops the host at once.
-//   - An invocation that would hang until its time is up fails at once.
 package functions
 
 import (
@@ -22,22 +14,39 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// Options are what a Host needs.
+// Mode is how a host passes requests to the worker, if host.json asks for proxying.
+type Mode int
+
+// The modes. The package comment tells how they differ.
+const (
+	Proxying Mode = iota
+	EarlyProxying
+	Forwarding
+)
+
+// Modes are all modes by their names, for tests that hold in each.
+func Modes() map[string]Mode {
+	return map[string]Mode{"proxying": Proxying, "early proxying": EarlyProxying, "forwarding": Forwarding}
+}
+
+// Options configure a Host.
 type Options struct {
 	AppDir          string        // the folder with host.json and the folders of functions
-	Env             []string      // NAME=value, for the worker
-	Forwarding      bool          // hand on requests as hosts before 2025 did, though host.json asks for proxying
-	ContentLength   bool          // give the body of an invocation a length, as under Core Tools, and do not send it in chunks
+	Env             []string      // NAME=value, settings of the app, for the worker and the host
+	Mode            Mode          // of requests
+	CoreTools       bool          // the host is the Core Tools
 	InitTimeout     time.Duration // for the worker to listen; 0 means 30 s
 	FunctionTimeout time.Duration // for a request or an invocation; 0 means 5 min
+	Grace           time.Duration // between FunctionTimeout and its effect; 0 means 2.4 s
 	ActivityTimeout time.Duration // for a proxied request without a byte in either direction; 0 means 240 s
-	IdleTimeout     time.Duration // for a connection to the worker that is not used; 0 means 1 min
-	Ping            time.Duration // GET / is sent so often while running; 0 means never
-	Key             string        // opens functions whose authLevel is not anonymous
+	IdleTimeout     time.Duration // for an idle connection to the worker; 0 means 1 min
+	Ping            time.Duration // interval of GET / while running; 0 means never
+	Keys            []string      // each opens functions whose authLevel is not anonymous
 	MaxBody         int64         // bytes of a request's body; 0 means 104857600
 }
 
@@ -45,13 +54,13 @@ type Options struct {
 type Line struct {
 	Level        string // Information, Warning or Error
 	Text         string
-	Log          string // Console, or Host or Tooling where a prefix says so, or Function for what an invocation has answered
-	InvocationID string // of what an invocation has answered; what the worker prints belongs to none
+	Log          string // Console for the worker's output, Host by its prefix, Function for the Logs of an invocation
+	InvocationID string // of Logs
 }
 
 // Host is a running host with its worker.
 type Host struct {
-	URL string // of the front door
+	URL string // for callers
 
 	app     *app
 	options Options
@@ -65,20 +74,23 @@ type Host struct {
 	worker   *worker
 	crashes  []time.Time
 	restarts int
-	closed   bool // by Stop or Terminate: nothing is started any more
+	closed   bool // by Stop or Terminate
 	lines    []Line
 	drops    int
-	last     string // the id of the last invocation
+	last     string // id of the last request or invocation
 	running  sync.WaitGroup
+
+	outstanding atomic.Int64
+	places      chan struct{} // of requests that run; nil means any number
 }
 
 // worker is one process.
 type worker struct {
 	cmd      *exec.Cmd
-	ready    chan struct{} // closed when it has answered GET /
+	ready    chan struct{} // closed when it has responded to GET /
 	ended    chan struct{} // closed when the process has ended
-	replaced chan struct{} // closed when there is another in its place
-	stderr   []string      // the lines; guarded by Host.mu
+	replaced chan struct{} // closed when another takes its place
+	stderr   []string      // lines; guarded by Host.mu
 	killed   bool          // by the host, which starts another; guarded by Host.mu
 }
 
@@ -88,18 +100,18 @@ const (
 	crashWindow = 30 * time.Minute
 )
 
-// errClosed is why a host has ended that Stop has stopped.
+// errClosed is the cause of a host that was stopped.
 var errClosed = errors.New("functions host: stopped")
 
-// Start starts the worker of the app, waits until it answers, and opens the front door. It fails where the host would not
-// come up.
+// Start starts the worker of the app, waits until it responds, and listens for callers. It fails where the host would not start.
 func Start(ctx context.Context, o Options) (*Host, error) {
 	a, err := load(o.AppDir)
 	if err != nil {
 		return nil, err
 	}
 	for option, value := range map[*time.Duration]time.Duration{
-		&o.InitTimeout: 30 * time.Second, &o.FunctionTimeout: 5 * time.Minute, &o.ActivityTimeout: 240 * time.Second, &o.IdleTimeout: time.Minute,
+		&o.InitTimeout: 30 * time.Second, &o.FunctionTimeout: 5 * time.Minute, &o.Grace: 2400 * time.Millisecond,
+		&o.ActivityTimeout: 240 * time.Second, &o.IdleTimeout: time.Minute,
 	} {
 		if *option == 0 {
 			*option = value
@@ -113,22 +125,29 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{app: a, options: o, port: port}
+	if a.concurrent > 0 {
+		h.places = make(chan struct{}, a.concurrent)
+	}
 	h.ctx, h.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	h.client = &http.Client{Transport: &http.Transport{ // E23
-		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 100, IdleConnTimeout: o.IdleTimeout,
+		DisableCompression: true, MaxIdleConnsPerHost: 100, IdleConnTimeout: o.IdleTimeout,
 	}}
 	if a.forwarding { // E15
 		h.client.CheckRedirect = noRedirect
 	}
-	h.mu.Lock()
-	err = h.launch() //nolint:contextcheck // a worker outlives the start
-	h.mu.Unlock()
-	if err == nil {
-		_, err = h.await(ctx)
-	}
-	if err != nil {
-		h.Stop()
-		return nil, err
+	if a.runnable {
+		h.mu.Lock()
+		err = h.launch() //nolint:contextcheck // a worker outlives the start
+		h.mu.Unlock()
+		if err == nil {
+			_, err = h.await(ctx)
+		}
+		if err != nil {
+			h.Stop()
+			return nil, err
+		}
+	} else {
+		h.lines = []Line{{Level: "Error", Text: "Permission denied", Log: "Host"}} // E1
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -137,10 +156,14 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	h.URL = "http://" + listener.Addr().String()
 	h.server = &http.Server{
-		Handler: http.HandlerFunc(h.serve), ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(h.serve), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 256 << 10,
 		BaseContext: func(net.Listener) context.Context { return h.ctx },
 	}
 	h.running.Go(func() { _ = h.server.Serve(listener) })
+	h.running.Go(func() { // E22: the process ends
+		<-h.ctx.Done()
+		_ = h.server.Close()
+	})
 	if o.Ping > 0 {
 		h.running.Go(h.ping)
 	}
@@ -149,18 +172,18 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// The ports that are picked from lie below those that systems give to whoever asks for any: between letting go of such a one and
-// the worker's start, somebody else on a busy machine would get it, and be sent the worker's requests.
+// The range of ports lies below the ephemeral one: between the close and the worker's start, another process of a busy machine
+// could get an ephemeral port.
 const (
 	lowestPort  = 20000
 	highestPort = 32767
 )
 
-// freePort picks a port as the host does: by binding and letting go of it (E3).
+// freePort returns a free port, found by binding and closing (E3).
 func freePort(ctx context.Context) (int, error) {
 	var err error
 	for range 100 {
-		port := lowestPort + rand.IntN(highestPort-lowestPort+1) //nolint:gosec // any will do
+		port := lowestPort + rand.IntN(highestPort-lowestPort+1) //nolint:gosec // no secret
 		var listener net.Listener
 		if listener, err = new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return port, listener.Close()
@@ -169,7 +192,7 @@ func freePort(ctx context.Context) (int, error) {
 	return 0, err
 }
 
-// launch starts a worker, on the port that the host has had from the start (E3). The caller holds mu.
+// launch starts a worker on the host's port (E3). The caller holds mu.
 func (h *Host) launch() error {
 	if h.closed {
 		return errClosed
@@ -186,6 +209,9 @@ func (h *Host) launch() error {
 		fmt.Sprintf("FUNCTIONS_CUSTOMHANDLER_PORT=%d", h.port), "FUNCTIONS_CUSTOMHANDLER_WORKER_ID="+id,
 		fmt.Sprintf("FUNCTIONS_HTTPWORKER_PORT=%d", h.port), "FUNCTIONS_HTTPWORKER_ID="+id,
 		"FUNCTIONS_APP_ROOT_PATH="+h.app.dir)
+	if h.options.CoreTools {
+		cmd.Env = append(cmd.Env, "FUNCTIONS_CORETOOLS_ENVIRONMENT=true")
+	}
 	cmd.Env = append(cmd.Env, h.options.Env...)
 	stdout, err1 := cmd.StdoutPipe()
 	stderr, err2 := cmd.StderrPipe()
@@ -197,7 +223,7 @@ func (h *Host) launch() error {
 	}
 	w := &worker{cmd: cmd, ready: make(chan struct{}), ended: make(chan struct{}), replaced: make(chan struct{})}
 	if h.worker != nil {
-		h.client.CloseIdleConnections() // which led to that one
+		h.client.CloseIdleConnections() // to the worker before
 		close(h.worker.replaced)
 		h.restarts++
 	}
@@ -233,7 +259,7 @@ func stderrLevel(line string) string {
 	return "Error"
 }
 
-// capture logs what a worker prints, line by line (E6).
+// capture logs the output of a worker, line by line (E6).
 func (h *Host) capture(r io.Reader, level func(string) string) {
 	lines := bufio.NewReader(r)
 	for {
@@ -241,11 +267,8 @@ func (h *Host) capture(r io.Reader, level func(string) string) {
 		if text != "" {
 			line := Line{Log: "Console", Text: strings.TrimRight(text, "\r\n")}
 			line.Level = level(line.Text)
-			for prefix, log := range map[string]string{"LanguageWorkerConsoleLog": "Host", "azfuncjsonlog:": "Tooling"} {
-				if rest, ok := strings.CutPrefix(line.Text, prefix); ok {
-					line.Text, line.Log = rest, log
-					break
-				}
+			if rest, ok := strings.CutPrefix(line.Text, "LanguageWorkerConsoleLog"); ok {
+				line.Text, line.Log = rest, "Host"
 			}
 			h.mu.Lock()
 			h.lines = append(h.lines, line)
@@ -257,7 +280,7 @@ func (h *Host) capture(r io.Reader, level func(string) string) {
 	}
 }
 
-// exited does what the host does about a worker that has ended (E20, E22).
+// exited restarts a worker that has ended, or stops the host (E20, E22).
 func (h *Host) exited(w *worker) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -265,8 +288,8 @@ func (h *Host) exited(w *worker) {
 		return
 	}
 	switch code := w.cmd.ProcessState.ExitCode(); {
-	case w.killed || code == 200: // started again, and not counted
-	case code == 0: // nothing: later invocations fail
+	case w.killed || code == 200: // no crash
+	case code == 0:
 		return
 	default:
 		now := time.Now()
@@ -285,9 +308,8 @@ func (h *Host) exited(w *worker) {
 	}
 }
 
-// probe asks a worker for / until it answers, whatever that is (E4). The double is stricter than the host in that the answer
-// must come within a second and be no redirect. The error is why the host cannot go on; there is none when another worker
-// takes the place of this one.
+// probe sends GET / to a worker until it responds (E4). The double wants the response within a second, and no redirect. An error
+// stops the host.
 func (h *Host) probe(w *worker) error {
 	ctx, cancel := context.WithTimeout(h.ctx, h.options.InitTimeout)
 	defer cancel()
@@ -317,13 +339,13 @@ func (h *Host) probe(w *worker) error {
 	}
 }
 
-// get sends GET / to the worker, reads the answer and returns its status.
+// get sends GET / to the worker and returns the status.
 func (h *Host) get(ctx context.Context) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.workerURL("/"), http.NoBody)
 	if err != nil {
 		return 0, err
 	}
-	req.Header.Set("User-Agent", "") // and so none
+	req.Header.Set("User-Agent", "") // sends none
 	resp, err := h.client.Transport.RoundTrip(req)
 	if err != nil {
 		return 0, err
@@ -332,15 +354,21 @@ func (h *Host) get(ctx context.Context) (int, error) {
 	return resp.StatusCode, errors.Join(err, resp.Body.Close())
 }
 
-// await holds an invocation until the worker is ready, and returns that worker (E5).
+// errPermission is the error of every request to a worker that cannot be started (E1).
+var errPermission = errors.New("functions host: start worker: permission denied")
+
+// await returns the worker once it is ready (E5).
 func (h *Host) await(ctx context.Context) (*worker, error) {
+	if !h.app.runnable {
+		return nil, errPermission
+	}
 	for {
 		h.mu.Lock()
 		w := h.worker
 		h.mu.Unlock()
 		select {
 		case <-h.ctx.Done():
-			return nil, context.Cause(h.ctx) //nolint:contextcheck // of the host, which has ended
+			return nil, context.Cause(h.ctx) //nolint:contextcheck // the host's
 		default:
 		}
 		select {
@@ -362,7 +390,7 @@ func (h *Host) workerURL(path string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s", h.port, path)
 }
 
-// ping asks for / now and then, and whatever comes is well (E5).
+// ping sends GET / at intervals and ignores the response (E5).
 func (h *Host) ping() {
 	for {
 		select {
@@ -374,12 +402,11 @@ func (h *Host) ping() {
 	}
 }
 
-// kill ends a worker with all that it is doing; another is started on the same port (E20). Invocations are held from now on
-// until that one is ready.
+// kill ends a worker and waits for another to take its place (E20).
 func (h *Host) kill(w *worker) {
 	h.mu.Lock()
 	select {
-	case <-w.ended: // of itself
+	case <-w.ended:
 		h.mu.Unlock()
 		return
 	default:
@@ -393,21 +420,21 @@ func (h *Host) kill(w *worker) {
 	}
 }
 
-// Lines returns what the worker has printed so far, and its invocations have answered for the log.
+// Lines returns the output of the worker and the Logs of invocations so far.
 func (h *Host) Lines() []Line {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.lines)
 }
 
-// Restarts returns how often a worker was started again.
+// Restarts returns the number of restarts of the worker.
 func (h *Host) Restarts() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.restarts
 }
 
-// Err returns why the host has stopped of itself, nil while it runs.
+// Err returns the reason of a host that has ended by itself, nil while it runs.
 func (h *Host) Err() error {
 	if err := context.Cause(h.ctx); !errors.Is(err, errClosed) {
 		return err
@@ -415,14 +442,14 @@ func (h *Host) Err() error {
 	return nil
 }
 
-// InvocationID returns the id of the last request or invocation that was handed to the worker.
+// InvocationID returns the id of the last request or invocation.
 func (h *Host) InvocationID() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.last
 }
 
-// newInvocation returns the id of a new one.
+// newInvocation returns a new id.
 func (h *Host) newInvocation() string {
 	id := newID()
 	h.mu.Lock()
@@ -431,16 +458,15 @@ func (h *Host) newInvocation() string {
 	return id
 }
 
-// DropNext makes the connection to the worker break after the next n requests have reached it, before their answers come
-// back (E10).
+// DropNext breaks the connection to the worker during the next n requests, before their responses arrive (E10).
 func (h *Host) DropNext(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.drops = n
 }
 
-// Terminate sends the worker SIGTERM, which the host itself never does, and returns its exit code, -1 if the signal has ended
-// it. No other worker is started.
+// Terminate sends the worker SIGTERM, which the host never does, and returns the exit code, -1 for an end by the signal. No other
+// worker is started.
 func (h *Host) Terminate() int {
 	h.mu.Lock()
 	h.closed = true
@@ -451,7 +477,7 @@ func (h *Host) Terminate() int {
 	return w.cmd.ProcessState.ExitCode()
 }
 
-// Stop ends the host, and the worker as the host does: by SIGKILL (E21). No process and no goroutine is left.
+// Stop ends the host, and the worker by SIGKILL (E21). It leaves no process and no goroutine.
 func (h *Host) Stop() {
 	h.mu.Lock()
 	h.closed = true

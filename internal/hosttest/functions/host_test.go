@@ -112,11 +112,19 @@ func do(w http.ResponseWriter, r *http.Request, what string) {
 		w.Header().Set("Connection", "close")
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
 		_, _ = io.WriteString(w, "too large")
-	case "413 and gone": // with no time for the one who is sending
+	case "413 in the end":
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		_, _ = io.WriteString(w, "too large")
+	case "405":
+		w.Header().Set("Allow", "GET, HEAD")
+		w.WriteHeader(http.StatusMethodNotAllowed)
+	case "413 and gone": // without a moment for the sender
 		conn, _, _ := w.(http.Hijacker).Hijack()
 		_, _ = io.WriteString(conn, "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 9\r\n\r\ntoo large")
 		_ = conn.Close()
 	case "204":
+		_, _ = io.Copy(io.Discard, r.Body)
 		conn, _, _ := w.(http.Hijacker).Hijack()
 		_, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\nX-Own: 1\r\n\r\n")
 		_ = conn.Close()
@@ -361,7 +369,7 @@ func TestLinesHaveTheLevelOfTheirStream(t *testing.T) { // E6
 		{"Error", "to stderr", "Console", ""},
 		{"Warning", "a Warning to stderr", "Console", ""},
 		{"Information", "for the host", "Host", ""},
-		{"Error", "{}", "Tooling", ""},
+		{"Error", "azfuncjsonlog:{}", "Console", ""},
 		{"Information", strings.Repeat("x", 2<<20), "Console", ""},
 		{"Information", "no end of linepinged map[]", "Console", ""},
 	} {
@@ -418,11 +426,14 @@ func TestExit(t *testing.T) { // E22
 			eventually(t, "there is another worker", func() bool { return h.Restarts() == i+1 })
 			pid(t, h) // E5: a request that comes meanwhile is held
 		}
-		call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "exit 1")
+		_, _ = send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"), "X-Do", "exit 1")
 		eventually(t, "the host stops", func() bool { return h.Err() != nil })
-		a := call(t, h, http.MethodPost, "/api/echo", "x")
-		if a.status != http.StatusServiceUnavailable || a.body != "Function host is not running." || h.Restarts() != 2 {
-			t.Errorf("%d %s, %d restarts; want 503 after 2", a.status, a.body, h.Restarts())
+		eventually(t, "connections are refused", func() bool {
+			_, err := send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"))
+			return errors.Is(err, syscall.ECONNREFUSED)
+		})
+		if h.Restarts() != 2 {
+			t.Errorf("%d restarts, want 2", h.Restarts())
 		}
 		if _, err := h.Invoke(t.Context(), "sweep", nil); err == nil || err.Error() != h.Err().Error() {
 			t.Errorf("an invocation ends with %v, want %v", err, h.Err())
@@ -496,6 +507,18 @@ func TestStopDuringARestartStartsNothing(t *testing.T) { // E21, E22
 		default:
 			t.Error("a worker is left")
 		}
+	}
+}
+
+func TestWorkerWithoutTheRunBit(t *testing.T) { // E1
+	t.Parallel()
+	dir := newApp(t, strings.Replace(hostJSON(proxying), `"worker"`, `"host.json"`, 1), map[string]string{"unassign": echoes})
+	h := mustStart(t, "listens", Options{AppDir: dir})
+	if a := call(t, h, http.MethodPost, "/api/echo", "x"); a.status != http.StatusInternalServerError || a.body != "" {
+		t.Errorf("%d %q; want 500", a.status, a.body)
+	}
+	if lines := h.Lines(); len(lines) != 1 || lines[0].Text != "Permission denied" {
+		t.Errorf("the log has %v", lines)
 	}
 }
 

@@ -14,23 +14,23 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// The headers that the host adds (E8).
+// Headers that the host sets.
 const (
 	hostVersion        = "4.1052.200.0"
 	headerHostVersion  = "X-Azure-Functions-Hostversion"
 	headerInvocationID = "X-Azure-Functions-Invocationid"
 )
 
-// What ends an invocation before the worker does.
+// Causes of a context that ends before the worker responds.
 var (
 	errFunctionTimeout = errors.New("functions host: the function's time is up; the worker was killed")
 	errActivityTimeout = errors.New("functions host: no byte for too long")
@@ -44,11 +44,11 @@ func newID() string {
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }
 
-// drainTimeout is how long the front door goes on reading a body after the answer.
+// drainTimeout limits the reading of a body after the response.
 const drainTimeout = 5 * time.Second
 
-// serve is the server of the front door. As Kestrel does, it reads what is left of a request's body after the answer, in
-// place of closing the connection on a caller who is still sending and would never see the answer.
+// serve handles a caller's request. As Kestrel does, it reads the rest of a body after the response instead of closing the
+// connection on a caller that still sends.
 func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	if h.closed && h.ctx.Err() != nil {
@@ -60,35 +60,35 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	defer h.running.Done()
 
 	if r.ContentLength == 0 {
-		h.frontDoor(w, r)
+		h.admit(w, r)
 		return
 	}
 	control := http.NewResponseController(w)
-	_ = control.EnableFullDuplex() // or nothing could be read after the answer
+	_ = control.EnableFullDuplex() // or nothing could be read after the response
 	body := &requestBody{from: http.MaxBytesReader(nil, r.Body, h.options.MaxBody)}
 	in := r.WithContext(r.Context())
 	in.Body = body
-	h.frontDoor(w, in)
+	h.admit(w, in)
 	_ = body.Close()
-	if r.Header.Get("Expect") != "" && !body.asked.Load() {
-		return // the caller has not been told to send it
+	if r.Header.Get("Expect") != "" && !body.read.Load() {
+		return // the caller was not told to send it
 	}
 	_ = control.Flush()
 	_ = control.SetReadDeadline(time.Now().Add(drainTimeout))
 	_, _ = io.CopyN(io.Discard, r.Body, h.options.MaxBody)
 }
 
-// requestBody is the body of a request as the worker gets it. Closing it ends that, and leaves the rest to be read.
+// requestBody is the body of a request for the worker. After Close the rest can be read from its source.
 type requestBody struct {
 	from   io.Reader
-	active func() // is called after each read, if it is set
-	asked  atomic.Bool
+	active func() // called after each read; may be nil
+	read   atomic.Bool
 	closed atomic.Bool
 }
 
-// Read reads what the caller sends.
+// Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.asked.Store(true)
+	b.read.Store(true)
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
@@ -105,61 +105,127 @@ func (b *requestBody) Close() error {
 	return nil
 }
 
-// frontDoor is what callers reach (E7): routes, keys and the size of a body are looked at before the worker sees a request.
-func (h *Host) frontDoor(w http.ResponseWriter, r *http.Request) {
-	f, params := h.app.route(r.Method, r.URL.Path)
+// Limits of a request's head (E7).
+const (
+	maxRequestLine = 8 << 10
+	maxHeaders     = 100
+	maxHeaderBytes = 32 << 10
+)
+
+// refuseHead returns the status for a head that the host does not take, 0 for none (E7).
+func refuseHead(r *http.Request) int {
+	if len(r.Method)+len(r.RequestURI)+len("  HTTP/1.1\r\n") > maxRequestLine {
+		return http.StatusRequestURITooLong
+	}
+	count, size, plain := 1, 0, true // 1 for Host
+	for name, values := range r.Header {
+		for _, value := range values {
+			count++
+			size += len(name) + len(value)
+			plain = plain && !strings.ContainsFunc(value, func(c rune) bool { return c > 0x7e })
+		}
+	}
 	switch {
-	case h.Err() != nil:
-		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = io.WriteString(w, "Function host is not running.")
+	case count > maxHeaders, size > maxHeaderBytes:
+		return http.StatusRequestHeaderFieldsTooLarge
+	case !plain:
+		return http.StatusBadRequest
+	case !slices.Contains(methods, r.Method):
+		return http.StatusNotFound
+	}
+	return 0
+}
+
+var methods = []string{ //nolint:gochecknoglobals // a constant table
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodTrace,
+}
+
+// homepage is the body of the root's response (E7). The host's own has 149 KB.
+const homepage = "<!DOCTYPE html><html><body>Your Azure Function App is up and running.</body></html>"
+
+// respondEmpty responds without a body.
+func respondEmpty(w http.ResponseWriter, status int) {
+	if status != http.StatusNoContent {
+		w.Header().Set("Content-Length", "0")
+	}
+	w.WriteHeader(status)
+}
+
+// admit responds to a request that the worker does not see, and passes on any other (E7).
+func (h *Host) admit(w http.ResponseWriter, r *http.Request) {
+	if status := refuseHead(r); status != 0 {
+		respondEmpty(w, status)
+		return
+	}
+	path := normalPath(r.URL.EscapedPath())
+	f, params := h.app.route(r.Method, path)
+	switch {
+	case strings.HasPrefix(strings.ToLower(path), "/admin/"):
+		respondEmpty(w, http.StatusUnauthorized)
+		return
+	case f == nil && path == "/" && slices.Contains(h.options.Env, "AzureWebJobsDisableHomepage=true"):
+		respondEmpty(w, http.StatusNoContent)
+		return
+	case f == nil && path == "/":
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, homepage)
 		return
 	case f == nil:
-		w.WriteHeader(http.StatusNotFound)
+		respondEmpty(w, http.StatusNotFound)
 		return
 	case !h.opens(r, f.trigger.AuthLevel):
-		w.WriteHeader(http.StatusUnauthorized)
+		respondEmpty(w, http.StatusUnauthorized)
 		return
 	case r.ContentLength > h.options.MaxBody:
-		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		respondEmpty(w, http.StatusRequestEntityTooLarge)
 		return
+	}
+	defer h.outstanding.Add(-1)
+	if n := h.outstanding.Add(1); h.app.outstanding > 0 && n > int64(h.app.outstanding) {
+		w.Header().Set("X-Function-Scaleout", "1")
+		respondEmpty(w, http.StatusTooManyRequests)
+		return
+	}
+	if h.places != nil {
+		h.places <- struct{}{}
+		defer func() { <-h.places }()
 	}
 	switch {
 	case !f.plainHTTP():
 		h.byJSON(w, r, f, params)
-	case h.app.proxying && !h.options.Forwarding:
-		h.proxy(w, r)
-	case h.app.forwarding || h.options.Forwarding:
-		h.forward(w, r)
+	case h.app.proxying && h.options.Mode != Forwarding:
+		h.proxy(w, r, path)
+	case h.app.forwarding || h.options.Mode == Forwarding:
+		h.forward(w, r, path)
 	default:
 		h.byJSON(w, r, f, params)
 	}
 }
 
-// opens tells whether a request has the key that a level asks for. The level of a function that names none is function.
+// opens reports whether a request has a key for a level. A function that names no level has the level function.
 func (h *Host) opens(r *http.Request, level string) bool {
 	if strings.EqualFold(level, "anonymous") {
 		return true
 	}
-	key := cmp.Or(r.Header.Get("X-Functions-Key"), r.URL.Query().Get("code"))
-	return key != "" && key == h.options.Key
+	return slices.Contains(h.options.Keys, cmp.Or(r.Header.Get("X-Functions-Key"), r.URL.Query().Get("code")))
 }
 
-// hopByHop are the headers that are not handed on, in either direction (E8).
-var hopByHop = []string{ //nolint:gochecknoglobals // a table that nothing writes to
+// hopByHop are the headers that are not passed on, in either direction (E8).
+var hopByHop = []string{ //nolint:gochecknoglobals // a constant table
 	"Connection", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authentication-Info",
 	"Proxy-Authorization", "Proxy-Features", "Proxy-Instruction", "Security-Scheme", "Alpn", "Close", "Http2-Settings",
 	"Upgrade-Insecure-Requests", "Te", "Alt-Svc",
 }
 
-// contentHeaders are lost by forwarding: of the headers that belong to a content, it copies two others (E12).
-var contentHeaders = []string{ //nolint:gochecknoglobals // a table that nothing writes to
+// contentHeaders are lost by forwarding (E12).
+var contentHeaders = []string{ //nolint:gochecknoglobals // a constant table
 	"Allow", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Location", "Content-Md5", "Content-Range", "Expires",
 	"Last-Modified",
 }
 
-// outgoing returns the headers of a request as .NET writes them: the values of one name in one line.
+// outgoing returns the headers of a request as .NET writes them, with the values of one name in one line.
 func outgoing(in http.Header, without []string) http.Header {
-	out := http.Header{"User-Agent": {""}} // and so none, if the caller has none
+	out := http.Header{"User-Agent": {""}} // none, if the caller has none
 	for name, values := range in {
 		separator := ", "
 		switch name {
@@ -175,8 +241,8 @@ func outgoing(in http.Header, without []string) http.Header {
 	return out
 }
 
-// answer copies the status and headers of the worker's answer (E9).
-func answer(w http.ResponseWriter, resp *http.Response) {
+// respond copies the status and headers of the worker's response (E9).
+func respond(w http.ResponseWriter, resp *http.Response) {
 	header := w.Header()
 	maps.Copy(header, resp.Header)
 	for _, name := range hopByHop {
@@ -191,11 +257,16 @@ func answer(w http.ResponseWriter, resp *http.Response) {
 	w.WriteHeader(resp.StatusCode)
 }
 
-// proxy hands a request on as it came, and the answer back as it came (E8, E9, E11).
-func (h *Host) proxy(w http.ResponseWriter, r *http.Request) {
+// limit returns a context that ends when the function's time is up (E20).
+func (h *Host) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, h.options.FunctionTimeout+h.options.Grace, errFunctionTimeout)
+}
+
+// proxy passes a request on, and the response back, both as they came (E8, E9, E11).
+func (h *Host) proxy(w http.ResponseWriter, r *http.Request, path string) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	ctx, end := context.WithTimeoutCause(ctx, h.options.FunctionTimeout, errFunctionTimeout)
+	ctx, end := h.limit(ctx)
 	defer end()
 	idle := time.AfterFunc(h.options.ActivityTimeout, func() { cancel(errActivityTimeout) })
 	defer idle.Stop()
@@ -207,24 +278,33 @@ func (h *Host) proxy(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := h.newInvocation()
+	target, err := url.Parse(h.workerURL(encodePath(path)))
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	target.RawQuery, target.ForceQuery = r.URL.RawQuery, r.URL.ForceQuery
 	out := (&http.Request{
-		Method: r.Method, Host: r.Host, Header: outgoing(r.Header, hopByHop), ContentLength: r.ContentLength, Body: http.NoBody,
-		URL: &url.URL{
-			Scheme: "http", Host: "127.0.0.1:" + strconv.Itoa(h.port),
-			Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery, ForceQuery: r.URL.ForceQuery,
-		},
+		Method: r.Method, Host: r.Host, Header: outgoing(r.Header, hopByHop), ContentLength: r.ContentLength, Body: http.NoBody, URL: target,
 	}).WithContext(ctx)
 	if body, ok := r.Body.(*requestBody); ok {
 		body.active = active
-		out.Body = body
+		out.Body = io.NopCloser(body)
 	}
 	out.Header.Set(headerHostVersion, hostVersion)
 	out.Header.Set(headerInvocationID, id)
 	out.Header.Set("X-Ms-Invocation-Id", id)
-	resp, err := h.send(out)
+	if h.options.Mode == Proxying {
+		peer, _, _ := net.SplitHostPort(r.RemoteAddr)
+		out.Host = target.Host
+		out.Header.Set("X-Forwarded-For", peer)
+		out.Header.Set("X-Forwarded-Host", r.Host)
+		out.Header.Set("X-Forwarded-Proto", "http")
+	}
+	resp, err := h.send(out, r.Body)
 	if err == nil {
 		active()
-		answer(w, resp)
+		respond(w, resp)
 		err = errors.Join(stream(w, resp.Body, active), resp.Body.Close())
 		if err == nil {
 			return
@@ -234,21 +314,21 @@ func (h *Host) proxy(w http.ResponseWriter, r *http.Request) {
 		h.kill(worker)
 	}
 	if resp != nil {
-		panic(http.ErrAbortHandler) // the caller sees an answer that breaks off
+		panic(http.ErrAbortHandler) // the response breaks off
 	}
 	fail(w, err)
 }
 
-// fail answers a request that the worker has given no answer to.
+// fail responds to a request that has no response of the worker.
 func fail(w http.ResponseWriter, err error) {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		respondEmpty(w, http.StatusRequestEntityTooLarge)
 		return
 	}
-	w.WriteHeader(http.StatusInternalServerError)
+	respondEmpty(w, http.StatusInternalServerError)
 }
 
-// stream copies an answer as it comes, the headers that have been written before it first.
+// stream copies a body as it comes, after the headers.
 func stream(w http.ResponseWriter, from io.Reader, active func()) error {
 	buffer := make([]byte, 32<<10)
 	control := http.NewResponseController(w)
@@ -275,12 +355,12 @@ func stream(w http.ResponseWriter, from io.Reader, active func()) error {
 	}
 }
 
-// send sends a request to the worker, and a request without a body again when the connection fails (E10).
-func (h *Host) send(req *http.Request) (*http.Response, error) {
+// send sends a request to the worker, and again if the connection breaks before the body has been read (E10).
+func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	delay := 50 * time.Millisecond
 	for attempt := 1; ; attempt++ {
 		resp, err := h.once(req)
-		if err == nil || req.Body != http.NoBody || attempt == 10 {
+		if b, ok := body.(*requestBody); err == nil || attempt == 10 || ok && b.read.Load() {
 			return resp, err
 		}
 		select {
@@ -292,9 +372,17 @@ func (h *Host) send(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// once sends a request, and loses the answer if DropNext says so.
+// once sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while the body is
+// still being written (E9).
 func (h *Host) once(req *http.Request) (*http.Response, error) {
-	resp, err := h.client.Transport.RoundTrip(req)
+	wrote := make(chan error, 1)
+	trace := &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
+		select {
+		case wrote <- info.Err:
+		default:
+		}
+	}}
+	resp, err := h.client.Transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
 	if err != nil {
 		return nil, err
 	}
@@ -307,13 +395,48 @@ func (h *Host) once(req *http.Request) (*http.Response, error) {
 	if drop {
 		return nil, errors.Join(io.ErrUnexpectedEOF, resp.Body.Close())
 	}
+	if resp.Close {
+		select {
+		case err = <-wrote:
+		case <-req.Context().Done():
+			err = context.Cause(req.Context())
+		}
+		if err != nil {
+			return nil, errors.Join(err, resp.Body.Close())
+		}
+	}
 	return resp, nil
 }
 
-// forward builds the request anew, as hosts did before they could proxy (E12): the query from a dictionary, some headers of the
-// content lost, a chunked body an error, the host's headers beside the caller's own, and no end when the caller goes away.
-func (h *Host) forward(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength < 0 {
+// forwardQuery rebuilds a query (E12).
+func forwardQuery(raw string) string {
+	var names []string
+	values := map[string][]string{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		name, err1 := url.QueryUnescape(name)
+		value, err2 := url.QueryUnescape(value)
+		if err1 != nil || err2 != nil || name == "" {
+			continue
+		}
+		if values[name] == nil {
+			names = append(names, name)
+		}
+		values[name] = append(values[name], value)
+	}
+	escape := func(s string) string {
+		return strings.NewReplacer("+", "%20", "%2C", ",").Replace(url.QueryEscape(s))
+	}
+	for i, name := range names {
+		names[i] = escape(name) + "=" + escape(strings.Join(values[name], ","))
+	}
+	return strings.Join(names, "&")
+}
+
+// forward builds the request anew, as hosts before 2025 do (E12).
+func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
+	media := r.Header.Get("Content-Type")
+	if _, _, err := mime.ParseMediaType(media); r.ContentLength < 0 || media != "" && (err != nil || !strings.Contains(media, "/")) {
 		fail(w, nil)
 		return
 	}
@@ -322,15 +445,11 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	query := url.Values{}
-	for name, values := range r.URL.Query() {
-		query.Set(name, strings.Join(values, ","))
+	target := h.workerURL(encodePath(path))
+	if query := forwardQuery(r.URL.RawQuery); query != "" {
+		target += "?" + query
 	}
-	target := h.workerURL(r.URL.EscapedPath())
-	if len(query) > 0 {
-		target += "?" + query.Encode()
-	}
-	ctx, end := context.WithTimeoutCause(context.WithoutCancel(r.Context()), h.options.FunctionTimeout, errFunctionTimeout)
+	ctx, end := h.limit(context.WithoutCancel(r.Context()))
 	defer end()
 	worker, err := h.await(ctx)
 	if err != nil {
@@ -362,14 +481,21 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if resp.ContentLength < 0 {
-		resp.Header.Set("Content-Length", strconv.Itoa(len(text))) // it is in a buffer by now
+		resp.Header.Set("Content-Length", strconv.Itoa(len(text))) // the body is buffered
 	}
-	answer(w, resp)
+	if allowed := resp.Header.Get("Allow"); allowed != "" {
+		resp.Header["Allow"] = strings.Split(allowed, ", ")
+	}
+	respond(w, resp)
 	_, _ = w.Write(text)
+	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler) // closes the connection
+	}
 }
 
-// byJSON hands a request on as an invocation (E13). The output must be an object with a status, headers and a body, each of which
-// may be left out; whatever else comes is a 500.
+// byJSON passes a request on as an invocation (E13). The output must be an object with a status, headers and a body, all of them
+// optional; anything else is a 500.
 func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, params map[string]string) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -435,38 +561,4 @@ func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, param
 	}
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text)
-}
-
-// dial connects to the worker.
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	return &patientConn{Conn: conn, closed: make(chan struct{})}, nil
-}
-
-// patientConn keeps a failed write back until the connection is closed. A worker may answer before it has read the whole body,
-// and close the connection: http.Transport takes the first of a failed write and an answer, and would lose an answer that has
-// arrived. So it gets to read first; a connection that is broken indeed fails the read as well.
-type patientConn struct {
-	net.Conn
-
-	once   sync.Once
-	closed chan struct{}
-}
-
-// Write writes, and returns an error when no answer can come any more.
-func (c *patientConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if err != nil {
-		<-c.closed
-	}
-	return n, err
-}
-
-// Close closes the connection.
-func (c *patientConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
 }

@@ -8,10 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"reflect"
-	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -77,10 +76,10 @@ func (a answered) seen(t *testing.T) seen {
 // unsized hides the length of a body, which is sent in chunks then.
 type unsized struct{ io.Reader }
 
-func TestFrontDoorAnswersWithoutTheWorker(t *testing.T) { // E7
+func TestResponsesWithoutTheWorker(t *testing.T) { // E7
 	t.Parallel()
 	const open = `{"bindings":[{"type":"httpTrigger","direction":"in","name":"req","authLevel":"anonymous","methods":["post"]},` + output + `]}`
-	h := mustStart(t, "listens", Options{Key: "k", MaxBody: 100, AppDir: newApp(t, hostJSON(proxying), map[string]string{
+	h := mustStart(t, "listens", Options{Keys: []string{"k", "host", "master"}, MaxBody: 100, AppDir: newApp(t, hostJSON(proxying), map[string]string{
 		"open": open, "closed": strings.Replace(open, "anonymous", "function", 1), "unsaid": strings.Replace(open, `"authLevel":"anonymous",`, "", 1),
 		"sweep": timerAlone,
 	})})
@@ -100,6 +99,14 @@ func TestFrontDoorAnswersWithoutTheWorker(t *testing.T) { // E7
 		"a body that is too long":       {"POST", "/api/open", tooLong, "", 413},
 		"the key in a header":           {"POST", "/api/closed", "", "k", 200},
 		"the key in the query":          {"POST", "/api/closed?code=k", "", "", 200},
+		"the host's key":                {"POST", "/api/closed", "", "host", 200},
+		"the master key":                {"POST", "/api/closed?code=master", "", "", 200},
+		"an unknown method":             {"BREW", "/api/open", "", "", 404},
+		"an admin's path":               {"POST", "/admin/functions/sweep", "", "", 401},
+		"two slashes":                   {"POST", "//api/open", "", "", 404},
+		"a long request line":           {"POST", "/api/open?" + strings.Repeat("x", 8<<10), "", "", 414},
+		"a header that is not ASCII":    {"POST", "/api/open", "", "é", 400},
+		"a path with dots":              {"POST", "/api/../api/open", "", "", 200},
 		"the longest body":              {"POST", "/api/open", tooLong[1:], "", 200},
 		"a wrong key where none is due": {"POST", "/api/open", "", "wrong", 200},
 	} {
@@ -118,9 +125,89 @@ func TestFrontDoorAnswersWithoutTheWorker(t *testing.T) { // E7
 	}
 }
 
-func TestProxyHandsOnARequestAsItCame(t *testing.T) { // E8
+func TestManyHeadersAreRefused(t *testing.T) { // E7
 	t.Parallel()
 	h := mustStart(t, "listens", Options{})
+	var headers []string
+	for i := range 101 {
+		headers = append(headers, fmt.Sprint("X-", i), "x")
+	}
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", headers...); a.status != http.StatusRequestHeaderFieldsTooLarge || a.body != "" {
+		t.Errorf("%d %q, want 431", a.status, a.body)
+	}
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", headers[:180]...); a.status != http.StatusOK {
+		t.Errorf("90 headers: %d", a.status)
+	}
+}
+
+// B5: the host has a 429 of its own, which the double of before did not have.
+func TestTooManyRequests(t *testing.T) { // E7
+	t.Parallel()
+	host := `{"version":"2.0","extensions":{"http":{"maxOutstandingRequests":4,"maxConcurrentRequests":2}},` + hostJSON(proxying)[1:]
+	h := mustStart(t, "listens", Options{AppDir: newApp(t, host, map[string]string{"unassign": echoes})})
+	statuses := make(chan answered, 6)
+	var sent sync.WaitGroup
+	for range 6 {
+		sent.Go(func() {
+			a, _ := send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"), "X-Do", "slowly")
+			statuses <- a
+		})
+	}
+	sent.Wait()
+	close(statuses)
+	count := map[int]int{}
+	for a := range statuses {
+		count[a.status]++
+		if a.status == http.StatusTooManyRequests && (a.header.Get("X-Function-Scaleout") != "1" || a.header.Get("Retry-After") != "" || a.body != "") {
+			t.Errorf("%+v", a)
+		}
+	}
+	if count[http.StatusOK] != 4 || count[http.StatusTooManyRequests] != 2 {
+		t.Errorf("statuses %v, want 4 of 200 and 2 of 429", count)
+	}
+}
+
+// B10: the host itself responds to / with a success.
+func TestHomepage(t *testing.T) { // E7
+	t.Parallel()
+	root := strings.Replace(echoes, `"echo"`, `"/"`, 1)
+	host := `{"version":"2.0","extensions":{"http":{"routePrefix":""}},` + hostJSON(proxying)[1:]
+	for name, test := range map[string]struct {
+		dir    string
+		env    []string
+		status int
+		media  string
+	}{
+		"the homepage":          {newApp(t, hostJSON(proxying), map[string]string{"unassign": echoes}), nil, 200, "text/html"},
+		"a disabled homepage":   {newApp(t, hostJSON(proxying), map[string]string{"unassign": echoes}), []string{"AzureWebJobsDisableHomepage=true"}, 204, ""},
+		"a function of its own": {newApp(t, host, map[string]string{"root": root}), []string{"AzureWebJobsDisableHomepage=true"}, 405, "text/plain; charset=utf-8"},
+	} {
+		h := mustStart(t, "listens", Options{AppDir: test.dir, Env: test.env})
+		if a := call(t, h, http.MethodPost, "/", "x"); a.status != test.status || a.header.Get("Content-Type") != test.media {
+			t.Errorf("%s: %d %v", name, a.status, a.header)
+		}
+		if a := call(t, h, http.MethodPost, "/api", "x"); a.status != 404 || a.body != "" {
+			t.Errorf("%s: /api: %d %q", name, a.status, a.body)
+		}
+	}
+}
+
+// B1, B2: hosts of today replace Host and X-Forwarded-*; earlier ones pass on the caller's.
+func TestProxyPassesOnARequestAsItCame(t *testing.T) { // E8
+	t.Parallel()
+	for name, mode := range Modes() {
+		if mode != Forwarding {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				proxiesAsItCame(t, mode)
+			})
+		}
+	}
+}
+
+func proxiesAsItCame(t *testing.T, mode Mode) {
+	t.Helper()
+	h := mustStart(t, "listens", Options{Mode: mode})
 	a := call(t, h, http.MethodPut, "/API/Echo?b=2&a=1&a=%20&code=c", "body",
 		"Host", "front.example", "X-Own", "1", "X-Own", "2", "X-Functions-Key", "key", "Content-Encoding", "gzip", "Content-Type", "text/plain",
 		"User-Agent", "caller/1", "X-Forwarded-For", "192.0.2.1", "Cookie", "a=1", "Cookie", "b=2",
@@ -128,16 +215,22 @@ func TestProxyHandsOnARequestAsItCame(t *testing.T) { // E8
 		"Connection", "X-Named", "X-Named", "kept", "Keep-Alive", "timeout=5", "Te", "trailers", "Upgrade-Insecure-Requests", "1", "Proxy-Authorization", "x",
 		"Alt-Svc", "h2")
 	s := a.seen(t)
-	if s.Method != http.MethodPut || s.URI != "/API/Echo?b=2&a=1&a=%20&code=c" || s.Host != "front.example" || s.Body != "body" || s.Length != 4 {
+	host := "front.example"
+	if mode == Proxying {
+		host = fmt.Sprintf("127.0.0.1:%d", h.port)
+	}
+	if s.Method != http.MethodPut || s.URI != "/API/Echo?b=2&a=1&a=%20&code=c" || s.Host != host || s.Body != "body" || s.Length != 4 {
 		t.Errorf("the worker has seen %+v", s)
 	}
 	id := h.InvocationID()
 	want := http.Header{
 		"X-Own": {"1, 2"}, "X-Functions-Key": {"key"}, "Content-Encoding": {"gzip"}, "Content-Type": {"text/plain"}, "User-Agent": {"caller/1"},
-		"X-Forwarded-For": {"192.0.2.1"}, "Cookie": {"a=1; b=2"}, "X-Named": {"kept"}, "Host": nil, "Content-Length": {"4"},
+		"X-Forwarded-For": {"192.0.2.1"}, "Cookie": {"a=1; b=2"}, "X-Named": {"kept"}, "Content-Length": {"4"},
 		headerInvocationID: {id}, headerHostVersion: {hostVersion}, "X-Ms-Invocation-Id": {id},
 	}
-	delete(want, "Host")
+	if mode == Proxying {
+		want["X-Forwarded-For"], want["X-Forwarded-Host"], want["X-Forwarded-Proto"] = []string{"127.0.0.1"}, []string{"front.example"}, []string{"http"}
+	}
 	if !reflect.DeepEqual(s.Header, want) || !isGUID(id) {
 		t.Errorf("the worker has seen the headers\n%v, want\n%v", s.Header, want)
 	}
@@ -147,8 +240,8 @@ func TestProxyAddsNoHeaders(t *testing.T) { // E8: neither a User-Agent nor an A
 	t.Parallel()
 	h := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(proxying), map[string]string{"any": strings.Replace(echoes, `"echo"`, `"{*rest}"`, 1)})})
 	s := call(t, h, http.MethodGet, "/api/a%2Fb%20c?", "", "User-Agent", "").seen(t)
-	if s.URI != "/api/a%2Fb%20c?" || len(s.Header) != 3 || s.Length != 0 {
-		t.Errorf("the worker has seen %+v; want three headers, all of the host's", s)
+	if s.URI != "/api/a%2Fb%20c?" || len(s.Header) != 6 || s.Length != 0 {
+		t.Errorf("the worker has seen %+v; want six headers, all of the host's", s)
 	}
 }
 
@@ -215,7 +308,7 @@ func TestProxySendsARequestAgainOnlyWithoutABody(t *testing.T) { // E10
 	}{
 		"no body, two connections lost":       {"", "slowly", 2, 200, 3, 150 * time.Millisecond},
 		"no body, every connection lost":      {"", "break", 0, 500, 10, 1800 * time.Millisecond}, // 50, 100, 200 and six times 250 ms
-		"a body, one connection lost":         {"x", "slowly", 1, 500, 1, 0},
+		"a body, one connection lost":         {"x", "slowly", 1, 500, 1, 0},                      // it had been read
 		"a body, the worker closes":           {"x", "break", 0, 500, 1, 0},
 		"a body, and DropNext has used it up": {"x", "slowly", 0, 200, 1, 0},
 	} {
@@ -256,10 +349,10 @@ func TestProxyGivesUpWithoutAByte(t *testing.T) { // E10
 
 func TestProxyCancelsWhenTheCallerGoesAway(t *testing.T) { // E11, and E12 does not
 	t.Parallel()
-	for _, forwarding := range []bool{false, true} {
-		t.Run(fmt.Sprintf("forwarding %v", forwarding), func(t *testing.T) {
+	for name, mode := range Modes() {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := mustStart(t, "listens", Options{Forwarding: forwarding})
+			h := mustStart(t, "listens", Options{Mode: mode})
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
 				for h.printed("asked") == 0 {
@@ -270,7 +363,7 @@ func TestProxyCancelsWhenTheCallerGoesAway(t *testing.T) { // E11, and E12 does 
 			if _, err := sendWithin(ctx, h, http.MethodPost, "/api/echo", strings.NewReader("x"), "X-Do", "hang"); err == nil {
 				t.Fatal("it was answered")
 			}
-			if !forwarding {
+			if mode != Forwarding {
 				eventually(t, "the worker's request is canceled", func() bool { return h.printed("canceled") == 1 })
 				return
 			}
@@ -284,13 +377,12 @@ func TestProxyCancelsWhenTheCallerGoesAway(t *testing.T) { // E11, and E12 does 
 
 func TestForwardingBuildsTheRequestAnew(t *testing.T) { // E12
 	t.Parallel()
-	h := mustStart(t, "listens", Options{Forwarding: true})
-	s := call(t, h, http.MethodPost, "/api/Echo?b=2&a=1&a=2", "body",
+	h := mustStart(t, "listens", Options{Mode: Forwarding})
+	s := call(t, h, http.MethodPost, "/api/Echo?b=2&a=1&a=2&c=%20+", "body",
 		"Host", "front.example", "X-Own", "1", "Content-Type", "text/plain", "Content-Encoding", "gzip", "Content-Language", "no", "Last-Modified", "x",
 		"Content-Own", "kept", "User-Agent", "caller/1", headerInvocationID, "spoof", headerHostVersion, "spoof").seen(t)
-	query, err := url.ParseQuery(strings.TrimPrefix(s.URI, "/api/Echo?"))
-	if want := (url.Values{"a": {"1,2"}, "b": {"2"}}); err != nil || !reflect.DeepEqual(query, want) {
-		t.Errorf("the worker has seen %s; want the query %v", s.URI, want)
+	if want := "/api/Echo?b=2&a=1,2&c=%20%20"; s.URI != want {
+		t.Errorf("the worker has seen %s, want %s", s.URI, want)
 	}
 	delete(s.Header, "Connection") // of the caller, who closes
 	want := http.Header{
@@ -306,6 +398,12 @@ func TestForwardingBuildsTheRequestAnew(t *testing.T) { // E12
 	asked := h.InvocationID()
 	if a, err := send(t, h, http.MethodPost, "/api/echo", unsized{strings.NewReader("x")}); err != nil || a.status != 500 || a.body != "" || h.InvocationID() != asked {
 		t.Errorf("a chunked body: %v, %v; want 500, and the worker not asked", a, err)
+	}
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", "Content-Type", "json"); a.status != 500 || h.InvocationID() != asked {
+		t.Errorf("an invalid Content-Type: %d", a.status)
+	}
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "405"); !reflect.DeepEqual(a.header["Allow"], []string{"GET", "HEAD"}) {
+		t.Errorf("Allow comes back as %q", a.header["Allow"])
 	}
 	if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "redirect"); a.status != http.StatusFound {
 		t.Errorf("%d; want the redirect itself", a.status)
@@ -328,22 +426,23 @@ func TestForwardingBuildsTheRequestAnew(t *testing.T) { // E12
 func TestOldHostForwardsWhereProxyingIsNotAskedFor(t *testing.T) { // E12
 	t.Parallel()
 	h := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(`,"enableForwardingHttpRequest":true`), map[string]string{"a": echoes})})
-	if s := call(t, h, http.MethodGet, "/api/echo?a=1&a=2", "").seen(t); s.URI != "/api/echo?a=1%2C2" {
+	if s := call(t, h, http.MethodGet, "/api/echo?a=1&a=2", "").seen(t); s.URI != "/api/echo?a=1,2" {
 		t.Errorf("the worker has seen %s", s.URI)
 	}
 }
 
 func TestFunctionTimeoutOfARequestEndsTheWorker(t *testing.T) { // E20
 	t.Parallel()
-	for _, forwarding := range []bool{false, true} {
-		h := mustStart(t, "listens", Options{Forwarding: forwarding, FunctionTimeout: 300 * time.Millisecond})
+	for name, mode := range Modes() {
+		h := mustStart(t, "listens", Options{Mode: mode, FunctionTimeout: 200 * time.Millisecond, Grace: 300 * time.Millisecond})
+		begin := time.Now()
 		before := h.worker
-		if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "hang"); a.status != 500 || h.Restarts() != 1 {
-			t.Errorf("forwarding %v: %d, %d restarts; want 500 and one", forwarding, a.status, h.Restarts())
+		if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "hang"); a.status != 500 || h.Restarts() != 1 || time.Since(begin) < 500*time.Millisecond {
+			t.Errorf("%s: %d, %d restarts, after %v; want 500 and one", name, a.status, h.Restarts(), time.Since(begin))
 		}
 		<-before.ended
 		if a := call(t, h, http.MethodPost, "/api/echo", "x"); a.status != 200 {
-			t.Errorf("forwarding %v: the next request has %d", forwarding, a.status)
+			t.Errorf("%s: the next request has %d", name, a.status)
 		}
 	}
 }
@@ -361,41 +460,58 @@ func TestConnectionsToTheWorkerAreKept(t *testing.T) { // E23
 	}
 }
 
-// An answer that comes before the body has been read reaches the caller, although the worker closes the connection to the
-// host, which may fail a write before the answer is read; and although the caller writes to the end before it reads.
-func TestEarlyAnswerAlwaysArrives(t *testing.T) { // E9
-	const size = 1 << 20
-	body := strings.Repeat("x", size)
-	before := runtime.GOMAXPROCS(0)
-	defer runtime.GOMAXPROCS(before)
-	h := mustStart(t, "listens", Options{})
-	for _, procs := range []int{1, 2} {
-		for what, rounds := range map[string]int{"413": 20, "413 and gone": 230} {
-			runtime.GOMAXPROCS(procs)
-			for i := range rounds {
-				conn, err := net.Dial("tcp", strings.TrimPrefix(h.URL, "http://"))
-				if err != nil {
-					t.Fatal(err)
+// B3: a worker that responds and closes the connection before it has read a large body breaks the host's write. One that reads
+// the body first, or in part and keeps reading after, does not.
+func TestEarlyResponseToALargeBody(t *testing.T) { // E9
+	t.Parallel()
+	body := strings.Repeat("x", 10<<20)
+	for name, mode := range Modes() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := mustStart(t, "listens", Options{Mode: mode})
+			for do, want := range map[string]int{"413": 500, "413 and gone": 500, "413 in the end": 413} {
+				begin := time.Now()
+				a := call(t, h, http.MethodPost, "/api/echo", body, "X-Do", do)
+				if a.status != want || (want == 500) != (a.body == "") || time.Since(begin) > 2*time.Second {
+					t.Errorf("%s: %d %q after %v, want %d", do, a.status, a.body, time.Since(begin), want)
 				}
-				_, err = fmt.Fprintf(conn, "POST /api/echo HTTP/1.1\r\nHost: h\r\nX-Do: %s\r\nContent-Length: %d\r\n\r\n%s", what, size, body)
-				if err != nil {
-					t.Fatalf("%s on %d, request %d: %v", what, procs, i, err)
-				}
-				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-				if err != nil {
-					t.Fatalf("%s on %d, request %d: %v", what, procs, i, err)
-				}
-				text, err := io.ReadAll(resp.Body)
-				if err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge || string(text) != "too large" {
-					t.Fatalf("%s on %d, request %d: %d %q, %v", what, procs, i, resp.StatusCode, text, err)
-				}
-				_ = conn.Close()
 			}
-		}
+			if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "413"); a.status != 413 || a.body != "too large" {
+				t.Errorf("a short body: %d %q", a.status, a.body)
+			}
+		})
 	}
 }
 
-func TestFrontDoorReadsTheBodyAfterItsOwnAnswer(t *testing.T) { // E7: callers who write to the end before they read see it too
+// B4: a forwarding host closes the caller's connection after a 204, and its headers do not say so.
+func TestForwardingClosesAfter204(t *testing.T) { // E12
+	t.Parallel()
+	for name, mode := range Modes() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := mustStart(t, "listens", Options{Mode: mode})
+			conn, err := net.Dial("tcp", strings.TrimPrefix(h.URL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			in := bufio.NewReader(conn)
+			ask := func(do string) (*http.Response, error) {
+				_, _ = fmt.Fprintf(conn, "POST /api/echo HTTP/1.1\r\nHost: h\r\nX-Do: %s\r\nContent-Length: 1\r\n\r\nx", do)
+				return http.ReadResponse(in, nil)
+			}
+			resp, err := ask("204")
+			if err != nil || resp.StatusCode != http.StatusNoContent || resp.Close {
+				t.Fatalf("%v, %v", resp, err)
+			}
+			if _, err = ask("redirect"); (err != nil) != (mode == Forwarding) {
+				t.Errorf("the next request on the connection: %v", err)
+			}
+		})
+	}
+}
+
+func TestHostReadsTheBodyAfterItsOwnResponse(t *testing.T) { // E7: callers who write to the end before they read see it too
 	t.Parallel()
 	h := mustStart(t, "listens", Options{})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(h.URL, "http://"))

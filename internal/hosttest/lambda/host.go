@@ -1,6 +1,3 @@
-// Package lambda is a double of AWS Lambda for tests: it starts a function, the real binary, as a process of its own and
-// gives it invocations by the Runtime API (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), one at a time. It
-// also makes the events that an HTTP API or a Function URL sends, and reads the answers as they do.
 package lambda
 
 import (
@@ -22,15 +19,15 @@ import (
 	"time"
 )
 
-// Options are what a Host needs.
+// Options configure a Host.
 type Options struct {
 	Binary  string
-	Env     []string      // NAME=value, for the function; of the parent's environment it gets PATH, HOME and TMPDIR alone
+	Env     []string      // NAME=value, for the function
 	Timeout time.Duration // of the function; 0 means 28 s
-	Init    time.Duration // for a process to ask for its first event; 0 means 10 s
+	Init    time.Duration // until the first /next; 0 means 10 s
 }
 
-// Error is a failure that the function has reported for an invocation.
+// Error is the failure of an invocation as the function reports it.
 type Error struct {
 	Type    string `json:"errorType"`
 	Message string `json:"errorMessage"`
@@ -39,13 +36,13 @@ type Error struct {
 // Result is the end of an invocation.
 type Result struct {
 	RequestID string
-	Payload   []byte // what the function answered
-	Error     *Error // what it reported instead
-	TimedOut  bool   // it took too long, to start or to answer; its process was killed
-	Exited    bool   // its process ended, or reported that it cannot start, before it answered
+	Payload   []byte // the reply of the function
+	Error     *Error // its failure instead
+	TimedOut  bool   // the start or the invocation took too long, and the process was killed
+	Exited    bool   // the process ended, or reported a failed start
 }
 
-// Host is a function and what invokes it.
+// Host is a function with its Runtime API.
 type Host struct {
 	options Options
 	address string
@@ -56,11 +53,11 @@ type Host struct {
 
 	mu         sync.Mutex
 	process    *process
-	current    *invocation // what the process is at work on
+	current    *invocation // of the process
 	lines      []string
 	coldStarts int
 	requests   int
-	closed     bool // by Stop: nothing is started any more
+	closed     bool // by Stop
 }
 
 // process is one process of the function.
@@ -68,10 +65,10 @@ type process struct {
 	cmd       *exec.Cmd
 	started   time.Time
 	firstNext time.Duration    // guarded by Host.mu
-	asked     chan struct{}    // closed when it has asked for an event
+	asked     chan struct{}    // closed at the first /next
 	ended     chan struct{}    // closed when it has ended
-	failed    chan Error       // gets what it reports of its start
-	events    chan *invocation // gets what it asks for
+	failed    chan Error       // gets the failure of its start
+	events    chan *invocation // gets its next event
 }
 
 // invocation is one run of the function.
@@ -82,7 +79,7 @@ type invocation struct {
 	result  chan Result
 }
 
-// Start opens the Runtime API. The function's process starts with the first invocation.
+// Start opens the Runtime API. The first invocation starts a process (L3).
 func Start(ctx context.Context, o Options) (*Host, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 28 * time.Second
@@ -103,12 +100,12 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", func(w http.ResponseWriter, r *http.Request) {
 		h.finish(w, r, func(body []byte) Result {
 			failure := &Error{}
-			_ = json.Unmarshal(body, failure) // what it cannot be read as is empty
+			_ = json.Unmarshal(body, failure) // left empty if it is no JSON
 			return Result{Error: failure}
 		})
 	})
 	mux.HandleFunc("POST /2018-06-01/runtime/init/error", h.initFailed)
-	// A runtime that wants to hear of SIGTERM registers an extension of its own, which has no events here.
+	// L7: a runtime that listens for SIGTERM registers an extension.
 	mux.HandleFunc("POST /2020-01-01/extension/register", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Lambda-Extension-Identifier", "7c9aeb4e-3bb9-4d44-a4f4-0f1a4c6a9f55")
 		_, _ = io.WriteString(w, "{}")
@@ -119,7 +116,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	return h, nil
 }
 
-// next gives the process the next event, which it waits for. Its time begins now.
+// next responds with the next event, whose time begins now (L1).
 func (h *Host) next(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	p := h.process
@@ -129,7 +126,7 @@ func (h *Host) next(w http.ResponseWriter, r *http.Request) {
 		close(p.asked)
 	}
 	h.mu.Unlock()
-	if p == nil { // somebody else asks
+	if p == nil { // a request by another process
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
@@ -150,7 +147,7 @@ func (h *Host) next(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// finish takes the end of the invocation that the process is at work on, and refuses that of any other.
+// finish takes the end of the current invocation and refuses that of any other (L2).
 func (h *Host) finish(w http.ResponseWriter, r *http.Request, result func([]byte) Result) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -167,14 +164,14 @@ func (h *Host) finish(w http.ResponseWriter, r *http.Request, result func([]byte
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	// The process may end, or ask for the next event, as soon as it has this.
+	// The process may end, or ask for the next event, as soon as it has this response.
 	ended := result(body)
 	ended.RequestID = e.id
 	e.result <- ended
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// initFailed takes a process's word that it cannot start, which it can only say before it has asked for an event.
+// initFailed takes the failure of a start, which a process can report only before its first /next (L5).
 func (h *Host) initFailed(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -189,16 +186,15 @@ func (h *Host) initFailed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var failure Error
-	_ = json.Unmarshal(body, &failure) // what it cannot be read as is empty
+	_ = json.Unmarshal(body, &failure) // left empty if it is no JSON
 	select {
 	case p.failed <- failure:
-	default: // it has said so before
+	default: // reported before
 	}
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// Invoke invokes the function with payload and waits for the end. A process that has been killed or has ended is followed by
-// a new one.
+// Invoke invokes the function with payload and waits for the end (L1 to L6).
 func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	h.invoking.Lock()
 	defer h.invoking.Unlock()
@@ -213,17 +209,17 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 		end.RequestID = e.id
 		return end, err
 	}
-	timer := time.NewTimer(h.options.Init) // the function's own time begins when it has the event
+	timer := time.NewTimer(h.options.Init) // Timeout begins with the event
 	defer timer.Stop()
 	for events := p.events; ; {
 		select {
 		case events <- e:
-			events = nil // now there is the end to wait for alone
+			events = nil // sent
 			timer.Reset(h.options.Timeout)
 		case r := <-e.result:
 			return r, nil
 		case <-p.ended:
-			if events != nil { // it has ended since the invocation before, and is not to blame for this one
+			if events != nil { // it ended after the invocation before
 				if p, end, err = h.ready(ctx); p == nil {
 					end.RequestID = e.id
 					return end, err
@@ -232,7 +228,7 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 				break
 			}
 			select {
-			case r := <-e.result: // it answered, and ended then
+			case r := <-e.result: // it ended after its reply
 				return r, nil
 			default:
 			}
@@ -247,7 +243,7 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	}
 }
 
-// ready returns a process that has asked for an event and not ended since, or the end of the invocation that there is none for.
+// ready returns a process that waits for an event, or else the end of the invocation.
 func (h *Host) ready(ctx context.Context) (*process, Result, error) {
 	p, err := h.warm()
 	if err != nil {
@@ -268,7 +264,7 @@ func (h *Host) ready(ctx context.Context) (*process, Result, error) {
 	case <-p.ended:
 		select {
 		case <-p.asked:
-			return p, Result{}, nil // and Invoke finds that it has ended
+			return p, Result{}, nil // Invoke finds the end
 		case failure := <-p.failed:
 			return nil, Result{Error: &failure, Exited: true}, nil
 		default:
@@ -283,10 +279,10 @@ func (h *Host) ready(ctx context.Context) (*process, Result, error) {
 	}
 }
 
-// shutdown is how long a process may live that has reported that it cannot start.
+// shutdown is the time between a failed start and the kill (L5).
 const shutdown = 500 * time.Millisecond
 
-// warm returns the process, having started one if there is none.
+// warm returns the process, a new one if there is none.
 func (h *Host) warm() (*process, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -300,7 +296,7 @@ func (h *Host) warm() (*process, error) {
 			return h.process, nil
 		}
 	}
-	cmd := exec.Command(h.options.Binary) //nolint:gosec,noctx // the function's own; it ends by Stop
+	cmd := exec.Command(h.options.Binary) //nolint:gosec,noctx // it ends by Stop
 	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
 		if value, ok := os.LookupEnv(name); ok {
 			cmd.Env = append(cmd.Env, name+"="+value)
@@ -312,7 +308,7 @@ func (h *Host) warm() (*process, error) {
 		"LAMBDA_TASK_ROOT=/var/task", "_HANDLER=bootstrap", "TZ=:UTC")
 	cmd.Env = append(cmd.Env, h.options.Env...)
 	r, w := io.Pipe()
-	cmd.Stdout, cmd.Stderr = w, w // Lambda has one stream
+	cmd.Stdout, cmd.Stderr = w, w // L8
 	p := &process{
 		cmd: cmd, started: time.Now(), asked: make(chan struct{}), ended: make(chan struct{}), failed: make(chan Error, 1),
 		events: make(chan *invocation),
@@ -333,7 +329,7 @@ func (h *Host) warm() (*process, error) {
 	return p, nil
 }
 
-// capture keeps what a process prints, line by line.
+// capture keeps the output of a process, line by line (L8).
 func (h *Host) capture(r io.Reader) {
 	lines := bufio.NewReader(r)
 	for {
@@ -349,13 +345,13 @@ func (h *Host) capture(r io.Reader) {
 	}
 }
 
-// kill ends a process and waits until it has.
+// kill ends a process and waits for its end.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.ended
 }
 
-// Stop ends the process and the Runtime API. No process and no goroutine is left.
+// Stop ends the process and the Runtime API. It leaves no process and no goroutine.
 func (h *Host) Stop() {
 	h.mu.Lock()
 	h.closed = true
@@ -368,21 +364,21 @@ func (h *Host) Stop() {
 	h.running.Wait()
 }
 
-// Lines returns what the function has printed so far.
+// Lines returns the output of the function so far.
 func (h *Host) Lines() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.lines)
 }
 
-// ColdStarts returns how many processes have been started.
+// ColdStarts returns the number of processes started.
 func (h *Host) ColdStarts() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.coldStarts
 }
 
-// PID returns the id of the process that is there, 0 for none.
+// PID returns the id of the current process, 0 for none.
 func (h *Host) PID() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -392,7 +388,7 @@ func (h *Host) PID() int {
 	return h.process.cmd.Process.Pid
 }
 
-// FirstNext returns how long the last process took from its start to its first question for an event.
+// FirstNext returns the time between the start of the last process and its first /next.
 func (h *Host) FirstNext() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -402,18 +398,18 @@ func (h *Host) FirstNext() time.Duration {
 	return h.process.firstNext
 }
 
-// Answer is what a caller of an HTTP API or a Function URL gets.
+// Answer is the response to a caller of an HTTP API or a Function URL.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-// errMalformed is the end of a reply that a gateway cannot use.
+// errMalformed is the error of a reply that a gateway cannot use.
 var errMalformed = errors.New("lambda host: the reply is not of payload format 2.0")
 
-// ReadAnswer makes the answer to a caller of what a function has replied to an event of payload format 2.0. A reply without a
-// status is itself the body of a 200. Any other end is a 500, with a text of the gateway's own, and the error says why.
+// ReadAnswer returns the caller's response for the result of an event of payload format 2.0 (L9). An error gives the reason of a
+// 500 of the gateway's own.
 func ReadAnswer(r Result) (Answer, error) {
 	failed := Answer{http.StatusInternalServerError, http.Header{"Content-Type": {"application/json"}}, []byte(`{"message":"Internal Server Error"}`)}
 	if r.Payload == nil {
@@ -454,9 +450,8 @@ func ReadAnswer(r Result) (Answer, error) {
 	return a, nil
 }
 
-// Event returns the event of payload format 2.0 for a request, as an HTTP API sends it, and a Function URL does with other
-// words in parts that nobody looks at: names of headers in lower case, values of one name joined by commas, cookies apart, and
-// the body, if there is one, in base64 where that is asked for, as gateways do with what is no text.
+// Event returns the event of payload format 2.0 for a request (L9). The body is in base64 if base64Encoded is set, as gateways
+// send it if it is no text.
 func Event(method, target string, header http.Header, body []byte, base64Encoded bool) ([]byte, error) {
 	path, query, _ := strings.Cut(target, "?")
 	headers := map[string]string{}
@@ -483,7 +478,7 @@ func Event(method, target string, header http.Header, body []byte, base64Encoded
 		event["cookies"] = cookies
 	}
 	switch {
-	case len(body) == 0: // the event has no such member
+	case len(body) == 0: // no such member
 	case base64Encoded:
 		event["body"] = base64.StdEncoding.EncodeToString(body)
 	default:

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"regexp"
+)
+
+// plainWord matches an id or a number of a host, of at most 64 characters.
+var plainWord = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
+
+// hostWords returns the words of a queue for the log, without those that are no plain word: a sender can write into the
+// metadata of Azure, and anybody who may invoke the Lambda function writes its events.
+func hostWords(words map[string]string) map[string]string {
+	for name, word := range words {
+		if !plainWord.MatchString(word) {
+			delete(words, name)
+		}
+	}
+	return words
+}
+
+// messageBody returns the JSON of a queue's message. Older SDKs encode messages as base64.
+func messageBody(text []byte) []byte {
+	decoded, err := base64.StdEncoding.AppendDecode(nil, bytes.TrimSpace(text))
+	if err != nil || !bytes.HasPrefix(bytes.TrimSpace(decoded), []byte("{")) {
+		return text
+	}
+	return decoded
+}
