@@ -69,7 +69,7 @@ func newCloud() *azuresim.Cloud {
 func canaries(c *azuresim.Cloud, served *azuresim.Served) []string {
 	list := []string{
 		canarySecret, string(canaryKey), encodeKey(canaryKey), canaryAPIKey, "canary-device-password",
-		c.TenantID, "eyJ", "fef.msub01", "manage.microsoft.com", "AADSTS7000215:", "Trace ID", "contains(serialNumber", "$filter", "$select", "simulated-vault", "simulated-identity-header",
+		c.TenantID, "eyJ", "fef.msub01", "manage.microsoft.com", "AADSTS7000215:", "Trace ID", "contains(serialNumber", "$filter", "simulated-vault", "simulated-identity-header",
 	}
 	if served != nil {
 		for _, address := range []string{served.VaultURL, served.AuthorityHost, served.GraphEndpoint, served.IdentityEndpoint} {
