@@ -58,14 +58,14 @@ func contractCases() map[string]contractCase {
 	challenge := map[string]string{"WWW-Authenticate": `Webhook-Signature realm="unassign"`}
 	retryIn := func(seconds string) map[string]string { return map[string]string{"Retry-After": seconds} }
 	return map[string]contractCase{
-		"done":                          {nil, nil, valid, 204, "", nil},
-		"done, with a representation":   {nil, nil, with(representation), 200, "unassigned", map[string]string{"Preference-Applied": "return=representation"}},
-		"done, no Content-Type":         {nil, nil, with(header("Content-Type")), 204, "", nil},
-		"done, by API key":              {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, "", nil},
-		"done, a wrong key beside":      {nil, nil, with(header("X-Api-Key", "wrong")), 204, "", nil},
-		"done, Graph says 200":          {fail(azuresim.StepGraph, azuresim.Body(200, "application/json", `{"value":true}`)), nil, valid, 204, "", nil},
-		"done, Graph says 200 and HTML": {fail(azuresim.StepGraph, azuresim.WrongType()), nil, valid, 204, "", nil},
-		"done, the other shape of 2xx":  {fail(azuresim.StepGraph, azuresim.Status(202)), nil, valid, 204, "", nil},
+		"done":                         {nil, nil, valid, 204, "", nil},
+		"done, with a representation":  {nil, nil, with(representation), 200, "unassigned", map[string]string{"Preference-Applied": "return=representation"}},
+		"done, no Content-Type":        {nil, nil, with(header("Content-Type")), 204, "", nil},
+		"done, by API key":             {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, "", nil},
+		"done, a wrong key beside":     {nil, nil, with(header("X-Api-Key", "wrong")), 204, "", nil},
+		"done, Graph says 200":         {fail(azuresim.StepGraph, azuresim.Body(200, "application/json", `{"value":true}`)), nil, valid, 204, "", nil},
+		"a proxy says 200 and HTML":    {fail(azuresim.StepGraph, azuresim.WrongType()), nil, valid, 502, "graph_bad_answer", nil},
+		"done, the other shape of 2xx": {fail(azuresim.StepGraph, azuresim.Status(202)), nil, valid, 204, "", nil},
 
 		"no evidence": {nil, nil, with(unsigned), 401, "unauthenticated", challenge},
 		"a signature by a stranger": {nil, nil, with(func(s *sent) {

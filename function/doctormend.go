@@ -138,7 +138,14 @@ func explain(f *finding, e *upstream.Error, renew []string) (found string, mend 
 	}
 	switch e.Reason {
 	case upstream.Unreachable:
-		if e.Cause == "name not resolved" {
+		switch e.Barrier {
+		case upstream.Proxy:
+			return "the proxy on the way to " + service.name + " does not let the request pass (" + e.Cause + ")",
+				[]string{"check HTTPS_PROXY and NO_PROXY, and let the proxy pass the host of " + service.name + "; after a 407 put its credentials into HTTPS_PROXY"}
+		case upstream.TLS:
+			return "the TLS handshake with " + service.name + " fails before a request is sent (" + e.Cause + ")",
+				[]string{"a firewall or a proxy breaks the connection: let it pass the host of " + service.name + " without inspection, and check " + service.where}
+		case upstream.DNS:
 			return "the host name of " + service.name + " is not known to the DNS",
 				[]string{"look at " + service.where + ", and resolve the host with nslookup; behind a private endpoint its DNS zone must be linked to the network of the host"}
 		}

@@ -72,7 +72,7 @@ func plan(r *rand.Rand, c *azuresim.Cloud) {
 		c.Fail(step, 1+r.IntN(5), []azuresim.Fault{azuresim.Status(500), azuresim.Status(429), azuresim.Hang(), azuresim.Reset(), azuresim.Status(403)}[r.IntN(5)])
 	}
 	if r.IntN(4) == 0 {
-		c.Throttle(true)
+		c.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
 	}
 }
 
@@ -258,7 +258,7 @@ func TestAnyFaultsOfASweep(t *testing.T) {
 			}
 
 			p.cloud.Heal()
-			p.cloud.Throttle(false)
+			p.cloud.Throttle(azuresim.WriteLimit{})
 			time.Sleep(time.Minute)
 			report, err = p.run(15*time.Minute, timer)
 			if err != nil || report.Succeeded != len(matching)-len(changed) || report.Matching != report.Succeeded {

@@ -60,9 +60,7 @@ func roleAssertion(role config.AWSRole, transport upstream.Doer, audience string
 func reduceSTS(err error) *upstream.Error {
 	said, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
-		e := upstream.Transport(upstream.Identity, err)
-		e.MaybeDone = false
-		return e
+		return upstream.Transport(upstream.Identity, err)
 	}
 	e := &upstream.Error{Service: upstream.Identity, Code: upstream.PlainCode(said.ErrorCode()), Cause: "AWS STS"}
 	if answered, ok := errors.AsType[*awshttp.ResponseError](err); ok {

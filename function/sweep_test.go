@@ -234,7 +234,7 @@ func (p *program) wantPace(perSecond float64) {
 // request more than there must be: ten pages and fifty batches.
 func TestSweepOfAFleet(t *testing.T) {
 	onFleet(t, 10_000, applied(1000), func(p *program) {
-		p.cloud.Throttle(true)
+		p.cloud.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
 		start := time.Now()
 		report, err := p.run(azureEventTime, timer)
 		want := handler.Report{Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500, Matching: 1000, Succeeded: 1000}
@@ -261,7 +261,7 @@ func TestSweepOfAFleet(t *testing.T) {
 // Others use up a part of what Graph takes: a sweep goes slower then, and what it does not do is left for the next run.
 func TestSweepIsThrottled(t *testing.T) {
 	onFleet(t, 10_000, applied(1000), func(p *program) {
-		p.cloud.Throttle(true)
+		p.cloud.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
 		for range 4 { // in each of four groups, every try of one device
 			p.cloud.Fail(azuresim.StepItem, 19, azuresim.Delay(0))
 			p.cloud.Fail(azuresim.StepItem, 3, azuresim.Status(429))

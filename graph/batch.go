@@ -1,9 +1,9 @@
 package graph
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -12,7 +12,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// maxBatch is as many requests as Graph takes in one batch (https://learn.microsoft.com/graph/json-batching).
+// maxBatch is the most requests that Graph accepts in one batch (https://learn.microsoft.com/graph/json-batching).
 const maxBatch = 20
 
 // batchRequest is a request inside a batch.
@@ -21,116 +21,153 @@ type batchRequest struct {
 	Method  string            `json:"method"`
 	URL     string            `json:"url"` // below the root
 	Headers map[string]string `json:"headers,omitempty"`
-	Body    *struct{}         `json:"body,omitempty"` // a POST has to have one, if an empty one
+	Body    *struct{}         `json:"body,omitempty"` // a POST must have one, if an empty one
 }
 
-// batchReply is the end of one. Its err is an *upstream.Error, or nil if the status is 2xx.
+// batchReply is the result of a batchRequest.
 type batchReply struct {
 	requestID, clientRequestID string
+	header                     http.Header
 	body                       json.RawMessage
-	err                        error
-	whole                      bool // err is that of the whole batch, which has been tried often enough
+	failure                    *upstream.Error // nil for 2xx
+	doubt                      bool            // a try leaves open whether Graph has carried out the request
+	whole                      bool            // the whole batch failed, after its retries
 }
 
-// batch sends up to twenty requests as one and returns their ends, in order. Those that Graph may do better next time are
-// sent again, alone, inside the time that ctx leaves.
-func (c *Client) batch(ctx context.Context, requests []batchRequest) []batchReply {
+// sendBatch sends up to twenty requests as one and returns their results, in order. It retries transient failures of
+// single requests within the time of ctx.
+func (c *Client) sendBatch(ctx context.Context, requests []batchRequest) []batchReply {
 	replies := make([]batchReply, len(requests))
 	pending := make([]int, len(requests))
 	for i := range requests {
 		pending[i] = i
 		requests[i].ID = strconv.Itoa(i)
 	}
-	maybeDone := make([]bool, len(requests))
-	for try := 0; ; try++ {
-		c.batchOnce(ctx, requests, pending, replies)
+	for try, renewed := 0, false; ; try++ {
+		token := c.sendPending(ctx, requests, pending, replies, "")
+		if refused := refusedTokens(replies, pending); len(refused) > 0 && !renewed {
+			renewed = true
+			c.sendPending(ctx, requests, refused, replies, c.expireToken(token, replies[refused[0]].header))
+		}
 		var again []int
-		var longest time.Duration
+		var delay time.Duration
 		for _, i := range pending {
-			failed, ok := errors.AsType[*upstream.Error](replies[i].err)
-			if !ok {
-				continue
-			}
-			maybeDone[i] = maybeDone[i] || failed.MaybeDone
-			failed.MaybeDone = maybeDone[i]
-			if worthAgain(failed.Reason) && !replies[i].whole {
+			if f := replies[i].failure; f != nil && isTransient(f.Reason) && !replies[i].whole {
 				again = append(again, i)
-				longest = max(longest, failed.RetryAfter)
+				delay = max(delay, f.RetryAfter)
 			}
 		}
-		if len(again) == 0 || try == retries {
-			return replies
-		}
-		if longest == 0 {
-			longest = backoff(try)
-		}
-		if !wait(ctx, longest) {
+		if len(again) == 0 || try == maxRetries || !waitFor(ctx, cmp.Or(delay, backoffAfter(try))) {
 			return replies
 		}
 		pending = again
 	}
 }
 
-// batchOnce sends those of the requests that are pending, and puts their ends into replies.
-func (c *Client) batchOnce(ctx context.Context, requests []batchRequest, pending []int, replies []batchReply) {
-	var sent struct {
-		Requests []batchRequest `json:"requests"`
-	}
-	asked := make(map[string]int, len(pending))
+// refusedTokens returns the pending requests whose token Graph refused although it accepted the batch.
+func refusedTokens(replies []batchReply, pending []int) (refused []int) {
 	for _, i := range pending {
-		sent.Requests = append(sent.Requests, requests[i])
-		asked[requests[i].ID] = i
-	}
-	var got struct {
-		Responses []struct {
-			ID      string
-			Status  int
-			Headers map[string]string
-			Body    json.RawMessage
+		if f := replies[i].failure; f != nil && f.Status == http.StatusUnauthorized && !replies[i].whole {
+			refused = append(refused, i)
 		}
 	}
-	clientRequestID := newClientRequestID(ctx)
-	body, err := json.Marshal(sent)
+	return refused
+}
+
+// sendPending sends the pending requests with a token that meets claims, and stores their results in replies. It
+// returns the token.
+func (c *Client) sendPending(
+	ctx context.Context, requests []batchRequest, pending []int, replies []batchReply, claims string,
+) (token string) {
+	var batch struct {
+		Requests []batchRequest `json:"requests"`
+	}
+	unanswered := make(map[string]int, len(pending))
+	for _, i := range pending {
+		batch.Requests = append(batch.Requests, requests[i])
+		unanswered[requests[i].ID] = i
+	}
+	body, err := json.Marshal(batch)
 	if err != nil {
 		panic(fmt.Sprintf("graph: batch: %v", err)) // the types are all of this file
 	}
-	a := c.do(ctx, request{http.MethodPost, c.endpoint + root + "/$batch", clientRequestID, body, into(&got)})
+	var got struct{ Responses []batchItem }
+	id := newClientRequestID(ctx)
+	o := c.send(ctx, request{
+		method: http.MethodPost, address: c.endpoint + root + "/$batch",
+		clientRequestID: id, body: body, claims: claims, decode: decodeInto(&got),
+	})
 	for _, i := range pending {
-		replies[i] = batchReply{clientRequestID: clientRequestID, err: itemUnanswered("no answer in the batch")}
-		if a.failure != nil {
-			own := *a.failure // each has its own: what became of each may differ
-			replies[i] = batchReply{requestID: own.RequestID, clientRequestID: clientRequestID, err: &own, whole: true}
+		failure := badPage("the batch has no valid response to the request")
+		if o.failure != nil {
+			*failure = *notOfDevice(o.failure)
+		}
+		failure.RequestID = cmp.Or(failure.RequestID, requestID(o.header))
+		replies[i] = batchReply{
+			requestID: requestID(o.header), clientRequestID: id,
+			failure: failure, doubt: replies[i].doubt || o.doubt, whole: o.failure != nil,
 		}
 	}
-	if a.failure != nil {
-		return
+	if o.failure != nil {
+		return o.token
 	}
-	answered := make(map[string]bool, len(pending))
-	for _, response := range got.Responses {
-		i, pending := asked[response.ID]
-		if !pending { // what was not asked for changes nothing
+	items := map[int]batchItem{}
+	for _, item := range got.Responses {
+		i, ok := unanswered[string(item.id)]
+		if !ok {
 			continue
 		}
-		if answered[response.ID] {
-			replies[i] = batchReply{clientRequestID: clientRequestID, err: itemUnanswered("two answers in the batch")}
+		if _, twice := items[i]; twice {
+			item.status = 0
+		}
+		items[i] = item
+	}
+	for _, i := range pending {
+		if items[i].status == 0 {
+			replies[i].doubt = true
 			continue
 		}
-		answered[response.ID] = true
-		header := http.Header{}
-		for name, value := range response.Headers {
-			header.Set(name, value)
-		}
-		reply := &replies[i]
-		reply.requestID, reply.body, reply.err = upstream.PlainCode(header.Get("request-id")), response.Body, nil
-		if response.Status/100 != 2 {
-			failed := failure(response.Status, header, response.Body)
-			failed.MaybeDone = failed.MaybeDone || a.doubt
-			reply.err = failed
-		}
+		replies[i].takeItem(items[i])
+	}
+	return o.token
+}
+
+// takeItem stores the response to a request.
+func (r *batchReply) takeItem(item batchItem) {
+	r.header, r.body, r.failure = item.header, item.body, nil
+	r.requestID = cmp.Or(requestID(item.header), r.requestID)
+	if item.status/100 != 2 {
+		r.failure = classifyFailure(item.status, item.header, item.body)
+		r.failure.RequestID = r.requestID
+		r.doubt = r.doubt || leavesDoubt(r.failure.Reason)
 	}
 }
 
-// itemUnanswered is the error of an item that has no answer one can go by.
-func itemUnanswered(cause string) *upstream.Error {
-	return &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, MaybeDone: true, Cause: cause}
+// batchItem is the response to a request in a batch. Its status is 0 if it is invalid.
+type batchItem struct {
+	id     jsonText
+	status int
+	header http.Header
+	body   json.RawMessage
+}
+
+// UnmarshalJSON never fails: an invalid item must not spoil its batch.
+func (b *batchItem) UnmarshalJSON(text []byte) error {
+	var item struct {
+		ID      jsonText
+		Status  jsonText
+		Headers json.RawMessage
+		Body    json.RawMessage
+	}
+	_ = json.Unmarshal(text, &item) // members of another type stay empty
+	*b = batchItem{id: item.ID, header: http.Header{}, body: item.Body}
+	if status, err := strconv.Atoi(string(item.Status)); err == nil && status >= 100 && status < 600 {
+		b.status = status
+	}
+	var headers map[string]jsonText
+	_ = json.Unmarshal(item.Headers, &headers)
+	for name, value := range headers {
+		b.header.Set(name, string(value))
+	}
+	return nil
 }

@@ -111,7 +111,7 @@ func TestBatch(t *testing.T) {
 			w.cloud.Fail(item, -1, azuresim.Status(412))
 		}, "state_changed?, state_changed?, state_changed?", "", "batch 3, batch 3"},
 		{"the answer is cut off for ever", always(whole, azuresim.Truncated()), "bad_answer?, bad_answer?, bad_answer?", "1,2,3", "batch 3, batch 3, batch 3"},
-		{"what cannot be read is not taken for a part of what follows", answers(whole, batchAnswer(`{"id":"0","status":204}`, `{"id":"1","status":204}`, `{"id":"2","status":"204"}`), azuresim.Body(200, "application/json", `{}`)), "done, done, done", "1,2,3", "batch 3, batch 3, batch 3"},
+		{"what cannot be read is not taken for a part of what follows", answers(whole, azuresim.Body(200, "application/json", `{"responses":[{"id":"0","status":204},{"id":"1","status":204},{"id":"2","status":204}],"Responses":"x"}`), azuresim.Body(200, "application/json", `{}`)), "done, done, done", "1,2,3", "batch 3, batch 3, batch 3"},
 		{"the whole says 500, then 401, then 403", answers(whole, azuresim.Status(500), azuresim.Status(401), azuresim.Status(403)), "forbidden?, forbidden?, forbidden?", "", "batch 3, batch 3, batch 3"},
 		{"a page for people, once", answers(whole, azuresim.WrongType()), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"a connection that breaks for ever", always(whole, azuresim.Reset()), "bad_answer?, bad_answer?, bad_answer?", "", "batch 3, batch 3, batch 3"},
@@ -126,6 +126,20 @@ func TestBatch(t *testing.T) {
 		{"one that was not asked for", answers(whole, batchAnswer(`{"id":"0","status":204}`, `{"id":"1","status":204}`, `{"id":"2","status":204}`, `{"id":"3","status":500}`, `{"id":"+1","status":500}`, `{"id":"","status":500}`)), "done, done, done", "", "batch 3"},
 		{"one that was done is answered again, and not asked for", answers(whole, batchAnswer(`{"id":"0","status":204}`, `{"id":"1","status":204}`, `{"id":"2","status":503}`), batchAnswer(`{"id":"0","status":500}`, `{"id":"2","status":204}`)), "done, done, done", "", "batch 3, batch 1"},
 		{"a status that is none", answers(whole, batchAnswer(`{"id":"0"}`, `{"id":"1","status":204}`, `{"id":"2","status":204}`)), "done, done, done", "1", "batch 3, batch 1"},
+		{"odd items", answers(whole, batchAnswer(`null`, `7`, `{"id":0,"status":"204","headers":7}`, `{"id":"1","status":204,"headers":{"Retry-After":7}}`, `{"id":"2","status":"no"}`, `[]`)), "done, done, done", "3", "batch 3, batch 1"},
+		{"each item's token is refused, once", func(w *world) { w.cloud.RefuseItemTokens(1) }, "done, done, done", "1,2,3", "batch 3, batch 3"},
+		{"each item's token is refused, for ever", func(w *world) { w.cloud.RefuseItemTokens(9) }, "forbidden, forbidden, forbidden", "", "batch 3, batch 3"},
+		{"one item's token is refused", answers(item, azuresim.Status(401)), "done, done, done", "1,2,3", "batch 3, batch 1"},
+		{"approval is required", func(w *world) { w.cloud.RequireApproval(400) }, "approval_required, approval_required, approval_required", "", "batch 3"},
+		{"approval is required, with a 403", func(w *world) { w.cloud.RequireApproval(403) }, "approval_required, approval_required, approval_required", "", "batch 3"},
+		{"the whole says 404", always(whole, azuresim.GraphError(404, azuresim.Nested, 0)), "rejected, rejected, rejected", "", "batch 3"},
+		{"a proxy says 404", always(whole, azuresim.Foreign(azuresim.Status(404))), "bad_answer?, bad_answer?, bad_answer?", "", "batch 3, batch 3, batch 3"},
+		{"a proxy says 403, once", answers(whole, azuresim.Foreign(azuresim.Status(403))), "done, done, done", "1,2,3", "batch 3, batch 3"},
+		{"carried out, then 503, then 412", func(w *world) {
+			w.cloud.Fail(item, 1, azuresim.Done(azuresim.Body(503, "application/json", `{"error":{"code":"CancelledOnServiceTimeout"}}`)))
+			w.cloud.Fail(item, 2, azuresim.Delay(0))
+			w.cloud.Fail(item, 1, azuresim.Status(412))
+		}, "state_changed?, done, done", "1,2,3", "batch 3, batch 1"},
 		{"in no order", answers(whole, batchAnswer(`{"id":"2","status":403}`, `{"id":"0","status":204}`, `{"id":"1","status":404}`)), "done, not_found, forbidden", "", "batch 3"},
 
 		{"no credential", func(w *world) { w.cloud.DeleteSecret("app") }, "not_found, not_found, not_found", "", ""},
@@ -317,6 +331,35 @@ func TestSingle(t *testing.T) {
 	})
 }
 
+// One device: the end, whether Graph has acted, and the requests.
+func TestSingleEnds(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(*world)
+		want    string
+	}{
+		"a page for people, once":        {answers(azuresim.StepGraph, azuresim.WrongType()), `done "1" by post, post`},
+		"a page for people":              {always(azuresim.StepGraph, azuresim.WrongType()), `bad_answer? "" by post, post, post`},
+		"a success of a proxy":           {always(azuresim.StepGraph, azuresim.Foreign(azuresim.Body(200, "application/json", `{}`))), `bad_answer? "" by post, post, post`},
+		"an HTML page with a request-id": {always(azuresim.StepGraph, azuresim.Body(200, "text/html; charset=utf-8", "<html>")), `bad_answer? "" by post, post, post`},
+		"any 2xx of Graph":               {always(azuresim.StepGraph, azuresim.Body(202, "application/json", `{}`)), `done "" by post`},
+		"approval is required":           {func(w *world) { w.cloud.RequireApproval(400) }, `approval_required "" by post`},
+		"nobody there":                   {always(azuresim.StepGraph, azuresim.Refused()), `unreachable "" by post, post, post`},
+		"no such host":                   {always(azuresim.StepGraph, azuresim.NoHost()), `unreachable "" by post, post, post`},
+		"a 404 of a proxy, then Graph's": {answers(azuresim.StepGraph, azuresim.Foreign(azuresim.Status(404)), azuresim.Status(404)), `not_found? "" by post, post`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				w.put("a")
+				test.prepare(w)
+				end, _ := w.unassign(25*time.Second, 1)
+				if got := fmt.Sprintf("%s %q by %s", end, w.done(1), w.asked()); got != test.want {
+					w.t.Errorf("%s\nwant %s", got, test.want)
+				}
+			})
+		})
+	}
+}
+
 // tried is one try as the network sees it.
 type tried struct {
 	at     time.Time
@@ -363,6 +406,12 @@ func answering(t *testing.T, text string, endless bool, answers ...http.Response
 		answer := answers[len(tries)]
 		m := &measured{text: strings.NewReader(text), endless: endless}
 		answer.Body = m
+		if answer.Header == nil {
+			answer.Header = http.Header{}
+		}
+		if answer.Header.Get("request-id") == "" {
+			answer.Header.Set("request-id", "r-1")
+		}
 		tries = append(tries, tried{time.Now(), time.Until(deadline), r.Header, string(body), m})
 		return &answer, nil
 	})})
@@ -500,7 +549,7 @@ func TestRefusedToken(t *testing.T) {
 		var sent []string
 		client, err := graph.New(endpoint, credential, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
 			sent = append(sent, r.Header.Get("Authorization"))
-			return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}}, Body: http.NoBody}, nil
+			return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}, "Request-Id": {"r-1"}}, Body: http.NoBody}, nil
 		})})
 		if err != nil {
 			t.Fatal(err)
@@ -526,7 +575,7 @@ func (stuck) Close() error { return nil }
 func TestBodyThatNeverComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, err := graph.New(endpoint, anyToken{}, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: stuck{r.Context()}}, nil
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Request-Id": {"r-1"}}, Body: stuck{r.Context()}}, nil
 		})})
 		if err != nil {
 			t.Fatal(err)

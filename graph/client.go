@@ -1,10 +1,9 @@
-// Package graph speaks the part of Microsoft Graph that this program needs: the beta resource
+// Package graph calls the part of Microsoft Graph that this program needs: the beta resource
 // windowsAutopilotDeviceIdentity and its one action unassignResourceAccountFromDevice.
 //
 // The action exists in beta only
 // (https://learn.microsoft.com/graph/api/intune-enrollment-windowsautopilotdeviceidentity-unassignresourceaccountfromdevice).
-// Repeating it is safe, since it sets a state; so every request is tried up to three times inside the time that its
-// context leaves.
+// Repeating it is safe, since it sets a state; so every request has up to three tries inside the time of its context.
 package graph
 
 import (
@@ -21,6 +20,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -32,66 +32,69 @@ import (
 )
 
 const (
-	retries    = 2                      // after the first try
-	firstDelay = 400 * time.Millisecond // before the second try, where Graph does not say, and twice that before the third; up to as much is added
-	errorBody  = 64 << 10               // as much of a failure's body as is read, in bytes
-	noDeadline = 25 * time.Second       // the time for a call whose context has no deadline
-	// largestAnswer is as much of a success's body as is read, in bytes. A page of a thousand devices has about one million.
-	largestAnswer = 16 << 20
+	maxRetries     = 2
+	firstDelay     = 400 * time.Millisecond // before the first retry without Retry-After; doubles, plus jitter
+	maxTryTime     = 30 * time.Second       // for one try, however much time the context has
+	defaultTimeout = 25 * time.Second       // for a call whose context has no deadline
+	maxConnectTime = 5 * time.Second        // for opening a connection before the first request
+	maxErrorBody   = 64 << 10               // bytes read of a failure's body
+	maxBody        = 16 << 20               // bytes read of a success's body: a page of a thousand devices is 1 MB
+	maxWalks       = 2                      // walks through the inventory at one time
 )
 
-// Client makes requests of Graph. It is safe for concurrent use.
+// Client calls Graph. It is safe for concurrent use.
 type Client struct {
 	endpoint  string // https://graph.microsoft.com
-	agent     string // the User-Agent
+	userAgent string
 	transport policy.Transporter
 	cred      azcore.TokenCredential
 	scope     string
-	header    atomic.Pointer[bearer] // of the last token; nil before there is one
+	header    atomic.Pointer[authorization] // of the last token; nil before there is one
+	walks     chan struct{}                 // holds an element for each walk through the inventory
 }
 
-// Options are what a Client may be told beside its endpoint and credential.
+// Options configure a Client.
 type Options struct {
-	Transport policy.Transporter // the one seam to the cloud; nil means [upstream.NewClient]
+	Transport policy.Transporter // the boundary to the cloud; nil means [upstream.NewClient]
 	Version   string             // of this program, for User-Agent
 }
 
-// New returns a Client of the Graph root endpoint ("https://graph.microsoft.com"), which authorises its requests with
-// tokens of cred for that root's .default scope. It makes no request. A cred with a method Expire(token string) is told
-// of a token that Graph has refused.
+// New returns a Client of the Graph root endpoint ("https://graph.microsoft.com"). Its requests carry tokens of cred
+// for that root's .default scope. New makes no request. If cred has a method Expire(token string), the Client calls
+// it with a token that Graph has refused.
 func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, error) {
 	root, err := url.Parse(endpoint)
-	if err != nil || root.Scheme != "https" || root.Host == "" || (root.Path != "" && root.Path != "/") || root.RawQuery != "" {
+	if err != nil || root.Scheme != "https" || root.Host == "" || strings.Trim(root.Path, "/") != "" || root.RawQuery != "" {
 		return nil, errors.New("graph: the endpoint must be https:// and a host")
 	}
 	if o.Transport == nil {
 		o.Transport = upstream.NewClient()
 	}
 	endpoint = "https://" + root.Host
-	return &Client{endpoint: endpoint, agent: "autopilot-unassign/" + o.Version, transport: o.Transport, cred: cred, scope: endpoint + "/.default"}, nil
+	return &Client{
+		endpoint: endpoint, userAgent: "autopilot-unassign/" + o.Version, transport: o.Transport,
+		cred: cred, scope: endpoint + "/.default", walks: make(chan struct{}, maxWalks),
+	}, nil
 }
 
-// Warm gets a token, and meanwhile opens a connection to Graph, so that the first request has to wait for neither. It has done
-// nothing to a device, and shows Graph no token. Its error is an *upstream.Error of whoever gives the token: a connection that
-// could not be opened is the first request's to find out.
+// Warm fetches a token and opens a connection to Graph at the same time, so that the first request waits for neither.
+// It sends no token to Graph. Its error is an *upstream.Error of the token; the first request reports a failed
+// connection.
 func (c *Client) Warm(ctx context.Context) error {
 	connected := make(chan struct{})
 	go func() {
 		defer close(connected)
-		defer func() { _ = recover() }() // of a connection that nobody needs yet
-		c.connect(ctx)
+		defer func() { _ = recover() }() // no request needs the connection yet
+		c.openConnection(ctx)
 	}()
-	_, err := c.token(ctx, "")
+	_, err := c.fetchToken(ctx, "")
 	<-connected
 	return err
 }
 
-// connectLimit is the time for opening a connection.
-const connectLimit = 5 * time.Second
-
-// connect opens a connection, by a request whose answer says nothing, whatever it is: one that nobody has to be signed in for.
-func (c *Client) connect(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+// openConnection sends a request that needs no token, and ignores its response.
+func (c *Client) openConnection(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, maxConnectTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.endpoint+"/", nil)
 	if err != nil {
@@ -102,74 +105,78 @@ func (c *Client) connect(ctx context.Context) {
 	}
 }
 
-// request is what Graph is asked, in as many tries as it takes.
+// request is a request to Graph, for as many tries as it takes.
 type request struct {
 	method, address string
 	clientRequestID string
 	body            []byte                // JSON; nil for none
-	read            func(io.Reader) error // takes in the body of a success
+	claims          string                // that the token must meet; "" for none
+	decode          func(io.Reader) error // reads the body of a success
 }
 
-// answer is what came of a request in the end.
-type answer struct {
-	header  http.Header     // of the last answer; nil if none came
-	failure *upstream.Error // nil if that is a success
-	doubt   bool            // a try ended in a way that leaves open whether Graph has acted; then failure is MaybeDone
+// outcome is the result of a request after its last try.
+type outcome struct {
+	header  http.Header     // of the last response; nil without one
+	token   string          // of the last try
+	failure *upstream.Error // nil after a success
+	doubt   bool            // a failed try leaves open whether Graph has carried out the request
 }
 
-// do sends r until there is an answer for good, inside the time that ctx leaves, or noDeadline.
+// send sends r until it succeeds or has failed permanently, within the time of ctx or defaultTimeout.
 //
-// A token that Graph refuses is replaced once. It is got outside of the tries, so that waiting for one uses up the time of none.
-func (c *Client) do(ctx context.Context, r request) (a answer) {
+// It replaces a token that Graph refuses once. Fetching a token takes no time from the tries.
+func (c *Client) send(ctx context.Context, r request) (o outcome) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, noDeadline)
+		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
 		defer cancel()
 	}
-	claims := ""
+	claims := r.claims
 	for renewed := false; ; renewed = true {
-		token, err := c.token(ctx, claims)
+		token, err := c.fetchToken(ctx, claims)
 		if err != nil {
-			failure := *upstream.Transport(upstream.Graph, err) // the credential hands the same error to many
-			failure.MaybeDone = failure.MaybeDone || a.doubt
-			return answer{nil, &failure, failure.MaybeDone}
+			failure := *upstream.Transport(upstream.Graph, err) // a copy: other requests may hold the error
+			return outcome{failure: &failure, doubt: o.doubt}
 		}
 		start := time.Now()
-		a = c.tries(ctx, r, token.Token, a.doubt)
+		o = c.sendWithRetries(ctx, r, token.Token, o.doubt)
 		upstream.Spent(ctx, upstream.Graph, time.Since(start))
-		if renewed || a.failure == nil || a.failure.Status != http.StatusUnauthorized {
-			return a
+		if renewed || o.failure == nil || o.failure.Status != http.StatusUnauthorized {
+			return o
 		}
-		claims = claimsChallenge(a.header)
-		if caching, ok := c.cred.(interface{ Expire(token string) }); ok && claims == "" {
-			caching.Expire(token.Token)
-		}
+		claims = c.expireToken(token.Token, o.header)
 	}
 }
 
-// tryLimit is the longest that one try may take, however much time there is.
-const tryLimit = 30 * time.Second
+// expireToken makes the credential forget a token that Graph refused with header h. It returns the claims that the
+// next token must meet, "" for none; a token without them is not at fault, and stays.
+func (c *Client) expireToken(token string, h http.Header) (claims string) {
+	claims = claimsChallenge(h)
+	if caching, ok := c.cred.(interface{ Expire(token string) }); ok && claims == "" {
+		caching.Expire(token)
+	}
+	return claims
+}
 
-// tries sends r with a token up to three times: as often as Graph or the network may do better, and waiting for that leaves at least as
-// much time as it takes. The tries share the time there is. doubt is that of tries before.
-func (c *Client) tries(ctx context.Context, r request, token string, doubt bool) answer {
-	limit := min(left(ctx)/(retries+1), tryLimit)
+// sendWithRetries sends r with a token, and retries transient failures while the wait fits into half of the remaining
+// time. The tries share the time of ctx. doubt carries over from earlier tries.
+func (c *Client) sendWithRetries(ctx context.Context, r request, token string, doubt bool) outcome {
+	limit := min(remainingTime(ctx)/(maxRetries+1), maxTryTime)
 	for try := 0; ; try++ {
-		header, failure := c.try(ctx, limit, r, token)
-		if failure == nil {
-			return answer{header, nil, doubt}
-		}
-		doubt = doubt || failure.MaybeDone
-		failure.MaybeDone = doubt
-		delay := cmp.Or(failure.RetryAfter, backoff(try))
-		if try == retries || !worthAgain(failure.Reason) || !wait(ctx, delay) {
-			return answer{header, failure, doubt}
+		header, failure, inDoubt := c.sendOnce(ctx, limit, r, token)
+		doubt = doubt || inDoubt
+		if failure == nil || try == maxRetries || !isTransient(failure.Reason) ||
+			!waitFor(ctx, cmp.Or(failure.RetryAfter, backoffAfter(try))) {
+			return outcome{header, token, failure, doubt}
 		}
 	}
 }
 
-// try sends r once, and reads the answer, whose header it returns, before limit is over.
-func (c *Client) try(ctx context.Context, limit time.Duration, r request, token string) (http.Header, *upstream.Error) {
+// sendOnce sends r once and reads the response within limit. inDoubt reports whether a failure leaves open that Graph
+// has carried out the request.
+func (c *Client) sendOnce(
+	ctx context.Context, limit time.Duration, r request, token string,
+) (_ http.Header, _ *upstream.Error, inDoubt bool) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var body io.Reader
@@ -178,14 +185,14 @@ func (c *Client) try(ctx context.Context, limit time.Duration, r request, token 
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, r.address, body)
 	if err != nil {
-		return nil, &upstream.Error{Service: upstream.Graph, Reason: upstream.Rejected, Cause: "not an address"}
+		return nil, &upstream.Error{Service: upstream.Graph, Reason: upstream.Rejected, Cause: "not an address"}, false
 	}
 	if r.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", c.bearer(token))
-	req.Header.Set("User-Agent", c.agent)
+	req.Header.Set("Authorization", c.authorizationHeader(token))
+	req.Header.Set("User-Agent", c.userAgent)
 	req.Header.Set("client-request-id", r.clientRequestID)
 	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
 	// turns out to be dead, as it is after a freeze.
@@ -193,66 +200,93 @@ func (c *Client) try(ctx context.Context, limit time.Duration, r request, token 
 	upstream.Tried(ctx)
 	resp, err := c.transport.Do(req)
 	if err != nil {
-		failure := *upstream.Transport(upstream.Graph, err)
-		return nil, &failure
+		return nil, upstream.Transport(upstream.Graph, err), upstream.Classify(err).Sent
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if isForeign(resp) {
+		return resp.Header, badResponse(resp, "not a response of Graph: a proxy or firewall answers in its place"), true
+	}
 	if resp.StatusCode/100 != 2 {
-		// What was read before an error is worth reading all the same: the status has the last word.
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, errorBody))
-		return resp.Header, failure(resp.StatusCode, resp.Header, body)
+		// The status decides, so a body that breaks off is good enough.
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+		failure := classifyFailure(resp.StatusCode, resp.Header, body)
+		return resp.Header, failure, leavesDoubt(failure.Reason)
 	}
-	if err := r.read(upstream.Cap(resp.Body, largestAnswer)); err != nil {
-		return resp.Header, badAnswer(resp.Header, err)
+	if err := r.decode(upstream.Cap(resp.Body, maxBody)); err != nil {
+		failure := badResponse(resp, "not the expected JSON")
+		if fault := upstream.Classify(err); fault.Reason == upstream.Timeout {
+			failure.Reason, failure.Cause, failure.Status = fault.Reason, fault.Cause, 0
+		}
+		return resp.Header, failure, true
 	}
-	return resp.Header, nil
+	return resp.Header, nil, false
 }
 
-// read gets what is at address and decodes it into v, if the status is 2xx. Any other end is an *upstream.Error. Reading changes
-// nothing, so that it is never in doubt what became of a device.
-func (c *Client) read(ctx context.Context, address string, v any) error {
-	a := c.do(ctx, request{method: http.MethodGet, address: address, clientRequestID: newClientRequestID(ctx), read: into(v)})
-	if a.failure == nil {
-		return nil
+// isForeign reports whether resp is of a proxy or a firewall on the way: every response of Graph has a request-id, and
+// none is HTML. A 429 or a failure of the 5xx class says the same with or without one.
+func isForeign(resp *http.Response) bool {
+	status := resp.StatusCode
+	if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
+		return false
 	}
-	a.failure.MaybeDone = false
-	return a.failure
+	return resp.Header.Get("request-id") == "" || status/100 == 2 && strings.HasPrefix(strings.ToLower(resp.Header.Get("Content-Type")), "text/html")
 }
 
-// into returns what decodes the body of an answer into v.
-func into(v any) func(io.Reader) error {
+// badResponse reports a response without a valid result.
+func badResponse(resp *http.Response, cause string) *upstream.Error {
+	return &upstream.Error{
+		Service: upstream.Graph, Reason: upstream.BadAnswer,
+		Status: resp.StatusCode, RequestID: requestID(resp.Header), Cause: cause,
+	}
+}
+
+// requestID returns Graph's request-id, reduced: it stands in responses and in the log.
+func requestID(h http.Header) string { return upstream.PlainCode(h.Get("request-id")) }
+
+// getJSON decodes the resource at address into v. Its error is an *upstream.Error.
+func (c *Client) getJSON(ctx context.Context, address string, v any) error {
+	id := newClientRequestID(ctx)
+	o := c.send(ctx, request{method: http.MethodGet, address: address, clientRequestID: id, decode: decodeInto(v)})
+	if o.failure != nil {
+		return o.failure
+	}
+	return nil
+}
+
+// decodeInto returns a function that decodes the body of a response into v.
+func decodeInto(v any) func(io.Reader) error {
 	return func(r io.Reader) error {
 		body, err := io.ReadAll(r)
 		if err != nil {
 			return err
 		}
-		reflect.ValueOf(v).Elem().SetZero() // of what an earlier answer has left there
+		reflect.ValueOf(v).Elem().SetZero() // an earlier try may have left something
 		return json.Unmarshal(body, v)
 	}
 }
 
-// ignore reads a body so that the connection can be used again. It is not understood, and may end as it likes.
-func ignore(r io.Reader) error {
-	_, _ = io.Copy(io.Discard, io.LimitReader(r, errorBody))
+// discardBody reads a body so that the connection can be reused, and ignores its errors.
+func discardBody(r io.Reader) error {
+	_, _ = io.Copy(io.Discard, io.LimitReader(r, maxErrorBody))
 	return nil
 }
 
-// backoff returns how long to wait before a try that follows try, counted from 0, where Graph does not say.
-func backoff(try int) time.Duration {
-	return firstDelay<<try + rand.N(firstDelay) //nolint:gosec // it spreads callers, and keeps no secret
+// backoffAfter returns the wait after try, counted from 0, without Retry-After.
+func backoffAfter(try int) time.Duration {
+	return firstDelay<<try + rand.N(firstDelay) //nolint:gosec // jitter, not a secret
 }
 
-// left returns how much time ctx leaves.
-func left(ctx context.Context) time.Duration {
+// remainingTime returns the time until the deadline of ctx.
+func remainingTime(ctx context.Context) time.Duration {
 	if deadline, ok := ctx.Deadline(); ok {
 		return time.Until(deadline)
 	}
-	return noDeadline
+	return defaultTimeout
 }
 
-// wait waits for d if that leaves as much time as it takes, and reports whether it has.
-func wait(ctx context.Context, d time.Duration) bool {
-	if d >= left(ctx)/2 {
+// waitFor waits for d if d fits into half of the remaining time, and reports whether it did.
+func waitFor(ctx context.Context, d time.Duration) bool {
+	if d >= remainingTime(ctx)/2 {
 		return false
 	}
 	timer := time.NewTimer(d)
@@ -265,17 +299,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// badAnswer is the error of an answer of Graph whose status is a success and whose body is none.
-func badAnswer(h http.Header, err error) *upstream.Error {
-	failed := upstream.Transport(upstream.Graph, err)
-	failed.RequestID = upstream.PlainCode(h.Get("request-id"))
-	if failed.Reason != upstream.Timeout {
-		failed.Reason, failed.Cause = upstream.BadAnswer, "not the JSON it should be"
-	}
-	return failed
-}
-
-// newClientRequestID returns the id of the request being served if it is a GUID, which Graph asks for, else a fresh one.
+// newClientRequestID returns the id of the request being served if it is a GUID, as Graph requires, else a new one.
 func newClientRequestID(ctx context.Context) string {
 	if id := upstream.RequestID(ctx); id != "" {
 		if _, err := guid.Parse(id); err == nil {
@@ -285,43 +309,37 @@ func newClientRequestID(ctx context.Context) string {
 	return guid.New().String()
 }
 
-// worthAgain reports whether Graph or the network may do better next time.
-func worthAgain(r upstream.Reason) bool {
-	switch r {
-	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable, upstream.BadAnswer:
-		return true
+// authorization is a token and its Authorization header. The header is kept because it is long and the same for an
+// hour.
+type authorization struct{ token, header string }
+
+// authorizationHeader returns the Authorization header for a token.
+func (c *Client) authorizationHeader(token string) string {
+	a := c.header.Load()
+	if a == nil || a.token != token {
+		a = &authorization{token, "Bearer " + token}
+		c.header.Store(a)
 	}
-	return false
+	return a.header
 }
 
-// bearer is a token as it stands in a header. It is kept because it is long, and the same for an hour.
-type bearer struct{ token, header string }
-
-// bearer returns what the header says for a token.
-func (c *Client) bearer(token string) string {
-	b := c.header.Load()
-	if b == nil || b.token != token {
-		b = &bearer{token, "Bearer " + token}
-		c.header.Store(b)
-	}
-	return b.header
-}
-
-// token gets a token that meets claims. Its error is an *upstream.Error.
-func (c *Client) token(ctx context.Context, claims string) (azcore.AccessToken, error) {
-	token, err := c.cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{c.scope}, Claims: claims, EnableCAE: true})
+// fetchToken returns a token that meets claims. Its error is an *upstream.Error.
+func (c *Client) fetchToken(ctx context.Context, claims string) (azcore.AccessToken, error) {
+	o := policy.TokenRequestOptions{Scopes: []string{c.scope}, Claims: claims, EnableCAE: true}
+	token, err := c.cred.GetToken(ctx, o)
 	if _, ok := errors.AsType[*upstream.Error](err); err != nil && !ok {
-		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.Unavailable, Cause: fmt.Sprintf("error of type %T", err)}
+		cause := fmt.Sprintf("error of type %T", err)
+		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.Unavailable, Cause: cause}
 	}
 	return token, err
 }
 
-// claimsParameter finds the claims in the challenge of continuous access evaluation:
+// claimsParameter matches the claims in the challenge of continuous access evaluation:
 // Bearer …, error="insufficient_claims", claims="eyJ…"
 // (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
 var claimsParameter = regexp.MustCompile(`\bclaims="([A-Za-z0-9+/_=-]+)"`)
 
-// claimsChallenge returns the claims that the answer with header h wants a new token to meet, "" if it names none.
+// claimsChallenge returns the claims of the challenge in h, "" for none.
 func claimsChallenge(h http.Header) string {
 	for _, challenge := range h.Values("WWW-Authenticate") {
 		if m := claimsParameter.FindStringSubmatch(challenge); m != nil {

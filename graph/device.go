@@ -9,13 +9,13 @@ import (
 )
 
 // DeviceID is the id of a windowsAutopilotDeviceIdentity: its ZTDID, which is neither the Entra device id nor the id of
-// the managed device. Being 16 parsed bytes, it prints as exactly one harmless element of a path.
+// the managed device. Being 16 parsed bytes, it prints as exactly one safe element of a path.
 type DeviceID guid.GUID
 
 // ErrDeviceID is the error of ParseDeviceID.
 var ErrDeviceID = errors.New("not the id of an Autopilot device")
 
-// ParseDeviceID reads a GUID in its 36-character form. It returns ErrDeviceID for any other text and for the all-zero
+// ParseDeviceID parses a GUID in its 36-character form. It returns ErrDeviceID for any other text and for the all-zero
 // GUID, which Graph shows where it has no id.
 func ParseDeviceID(s string) (DeviceID, error) {
 	id, err := guid.Parse(s)
@@ -31,7 +31,7 @@ func (id DeviceID) String() string { return guid.GUID(id).String() }
 // MarshalText returns String.
 func (id DeviceID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText reads what ParseDeviceID reads.
+// UnmarshalText parses as ParseDeviceID does.
 func (id *DeviceID) UnmarshalText(text []byte) (err error) {
 	*id, err = ParseDeviceID(string(text))
 	return err
@@ -47,55 +47,58 @@ type Device struct {
 	Account      Account
 }
 
-// Account is what a device shows of its resource account. No source says which of the three properties tell that one is
-// assigned; they are the counterparts of the parameters of assignResourceAccountToDevice.
+// Account holds the properties that show a device's resource account. No source says which of the three tell that an
+// account is assigned; they are the counterparts of the parameters of assignResourceAccountToDevice.
 type Account struct {
 	UserPrincipalName   string
 	AddressableUserName string
 	ResourceName        string
-	// Unknown is set where Graph has left out all three properties, which it does not do for a device without an account.
+	// Unknown means that the properties tell nothing: Graph left out all three, or sent no account and a value that is
+	// neither a string nor null.
 	Unknown bool
 }
 
-// Assigned reports whether a resource account shows.
+// Assigned reports whether the device shows a resource account.
 func (a Account) Assigned() bool {
 	return a.UserPrincipalName != "" || a.AddressableUserName != "" || a.ResourceName != ""
 }
 
-// UnmarshalJSON reads the properties that a Device has. The error is ErrDeviceID where the id is none.
+// UnmarshalJSON decodes a device. It never fails, since one odd row must not spoil a page: the ID is zero if the
+// value has no valid id, and a property of another type is empty.
 func (d *Device) UnmarshalJSON(text []byte) error {
-	var raw struct {
-		ID                                                   string
-		SerialNumber, GroupTag                               *string
+	var row struct {
+		ID, SerialNumber, GroupTag                           property
 		UserPrincipalName, AddressableUserName, ResourceName property
 	}
-	if err := json.Unmarshal(text, &raw); err != nil {
-		return err
+	*d = Device{}
+	if json.Unmarshal(text, &row) != nil {
+		return nil //nolint:nilerr // the row is not an object
 	}
-	id, err := ParseDeviceID(raw.ID)
-	if err != nil {
-		return err
+	d.ID, _ = ParseDeviceID(row.ID.value) // zero if it is invalid
+	d.SerialNumber, d.GroupTag = strings.TrimSpace(row.SerialNumber.value), row.GroupTag.value
+	d.Account = Account{
+		UserPrincipalName:   row.UserPrincipalName.value,
+		AddressableUserName: row.AddressableUserName.value,
+		ResourceName:        row.ResourceName.value,
 	}
-	*d = Device{ID: id, Account: Account{
-		UserPrincipalName: raw.UserPrincipalName.value, AddressableUserName: raw.AddressableUserName.value, ResourceName: raw.ResourceName.value,
-		Unknown: !raw.UserPrincipalName.present && !raw.AddressableUserName.present && !raw.ResourceName.present,
-	}}
-	if raw.SerialNumber != nil {
-		d.SerialNumber = strings.TrimSpace(*raw.SerialNumber)
+	known, odd := false, false
+	for _, p := range []property{row.UserPrincipalName, row.AddressableUserName, row.ResourceName} {
+		known, odd = known || p.known, odd || p.odd
 	}
-	if raw.GroupTag != nil {
-		d.GroupTag = *raw.GroupTag
-	}
+	d.Account.Unknown = !d.Account.Assigned() && (odd || !known)
 	return nil
 }
 
-// property is a string that may be null, or not be there at all.
+// property is a string property of a device.
 type property struct {
-	value   string
-	present bool
+	value string
+	known bool // a string or null
+	odd   bool // of another type
 }
 
+// UnmarshalJSON never fails.
 func (p *property) UnmarshalJSON(text []byte) error {
-	p.present = true
-	return json.Unmarshal(text, &p.value) // which leaves it "" for null
+	err := json.Unmarshal(text, &p.value) // leaves it "" for null
+	p.known, p.odd = err == nil, err != nil
+	return nil
 }

@@ -3,34 +3,36 @@ package graph
 import (
 	"encoding/json"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"autopilot-unassign/internal/upstream"
 )
 
-// failure reduces an answer of Graph that is no success, of which body could be read, to an *upstream.Error. The answer may
-// be one of those inside the answer to a batch.
+// classifyFailure reduces a response that is not a success to an *upstream.Error. It serves whole responses and the
+// items of a batch.
 //
-// The status decides. The body refines it where it can be understood, which is never certain: Intune's errors come
-// plain, as JSON inside the message, as JSON inside JSON inside the message, as HTML inside the message, with a code that
-// is a sentence, or not as JSON at all.
-func failure(status int, header http.Header, body []byte) *upstream.Error {
-	said := parseErrorBody(body)
+// The status decides. The body refines it where it can be parsed: Intune's errors come plain, as JSON in the message,
+// as JSON in JSON in the message, as HTML in the message, with a sentence for a code, and not as JSON at all.
+func classifyFailure(status int, header http.Header, body []byte) *upstream.Error {
+	text := parseErrorBody(body)
 	e := &upstream.Error{
 		Service:    upstream.Graph,
 		Status:     status,
-		Code:       upstream.PlainCode(said.code),
-		RequestID:  upstream.PlainCode(header.Get("request-id")),
+		Code:       upstream.PlainCode(text.code),
+		RequestID:  requestID(header),
 		RetryAfter: upstream.RetryAfter(header, time.Now()),
 	}
 	if e.RetryAfter == 0 {
-		e.RetryAfter = said.retryAfter
+		e.RetryAfter = text.retryAfter
 	}
 	switch {
 	case status < 400:
 		e.Reason = upstream.BadAnswer
+	case status < 500 && (text.mentions("x-msft-approval") || text.mentions("Multi Admin Approval")):
+		e.Reason = upstream.ApprovalRequired
+	case status >= 500 && (text.code == "CancelledOnServiceTimeout" || text.mentions("CancelOnTimeout")):
+		e.Reason = upstream.Timeout // Intune has carried out such a request
 	case status == http.StatusServiceUnavailable, status == http.StatusRequestTimeout:
 		e.Reason = upstream.Unavailable
 	case status == http.StatusGatewayTimeout:
@@ -47,77 +49,90 @@ func failure(status int, header http.Header, body []byte) *upstream.Error {
 		e.Reason = upstream.StateChanged
 	case status == http.StatusLocked:
 		e.Reason = upstream.Locked
-	case said.mentions("Request not applicable to target tenant"):
+	case text.mentions("Request not applicable to target tenant"):
 		e.Reason = upstream.TenantNotEnabled
-	case said.mentions("Invalid version:"): // the root of the endpoint is wrong: it says nothing of the device
+	case text.mentions("Invalid version:"): // the endpoint's root is wrong; the device may exist
 		e.Reason = upstream.Rejected
-	case status == http.StatusNotFound, said.code == "ResourceNotFound", said.mentions("Cannot find device"):
+	case status == http.StatusNotFound, text.code == "ResourceNotFound", text.mentions("Cannot find device"):
 		e.Reason = upstream.NotFound
-	case said.code == "InternalError", said.code == "InternalServerError":
+	case text.code == "InternalError", text.code == "InternalServerError":
 		e.Reason = upstream.Internal
 	default:
 		e.Reason = upstream.Rejected
 	}
-	switch e.Reason {
-	case upstream.Internal, upstream.Timeout, upstream.BadAnswer:
-		e.MaybeDone = true
-	}
 	return e
 }
 
-// errorText is what could be understood of the body of a failure.
-type errorText struct {
+// isTransient reports whether a retry may succeed.
+func isTransient(r upstream.Reason) bool {
+	switch r {
+	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout,
+		upstream.Unreachable, upstream.BadAnswer:
+		return true
+	}
+	return false
+}
+
+// leavesDoubt reports whether a response with that reason leaves open that Graph has carried out the request.
+func leavesDoubt(r upstream.Reason) bool {
+	return r == upstream.Internal || r == upstream.Timeout || r == upstream.BadAnswer
+}
+
+// errorBody holds the parts of a failure's body that could be parsed.
+type errorBody struct {
 	code       string
 	message    string // of all levels, for mentions alone: it is never shown nor logged
 	retryAfter time.Duration
 }
 
-func (t errorText) mentions(phrase string) bool {
-	return strings.Contains(strings.ToLower(t.message), strings.ToLower(phrase))
+func (b errorBody) mentions(phrase string) bool {
+	return strings.Contains(strings.ToLower(b.message), strings.ToLower(phrase))
 }
 
-// parseErrorBody reads the body of a failure as far as it can.
-func parseErrorBody(body []byte) errorText {
+// parseErrorBody parses the body of a failure as far as it can.
+func parseErrorBody(body []byte) errorBody {
 	var outer struct {
 		Error struct{ Code, Message string }
 	}
 	if json.Unmarshal(body, &outer) != nil {
-		return errorText{}
+		return errorBody{}
 	}
-	text := errorText{code: outer.Error.Code, message: outer.Error.Message}
+	parsed := errorBody{code: outer.Error.Code, message: outer.Error.Message}
 	inner := outer.Error.Message
 	for range 3 { // levels of JSON in a message; two have been seen
 		var nested struct {
 			ErrorCode  string
 			Message    string
-			RetryAfter any
+			RetryAfter jsonText
 		}
 		if json.Unmarshal([]byte(inner), &nested) != nil {
 			break
 		}
-		if nested.ErrorCode != "" && (text.code == "" || text.code == "UnknownError") {
-			text.code = nested.ErrorCode
+		if nested.ErrorCode != "" && (parsed.code == "" || parsed.code == "UnknownError") {
+			parsed.code = nested.ErrorCode
 		}
-		if text.retryAfter == 0 {
-			text.retryAfter = seconds(nested.RetryAfter)
+		if parsed.retryAfter == 0 {
+			parsed.retryAfter = upstream.ParseWait(string(nested.RetryAfter), time.Second)
 		}
-		text.message += "\n" + nested.Message
+		parsed.message += "\n" + nested.Message
 		inner = nested.Message
 	}
-	return text
+	return parsed
 }
 
-// seconds reads what Intune writes as RetryAfter: null, a number, or a number in a string.
-func seconds(v any) time.Duration {
-	var s float64
-	switch v := v.(type) {
-	case float64:
-		s = v
-	case string:
-		s, _ = strconv.ParseFloat(strings.TrimSpace(v), 64)
+// jsonText is a JSON value as text: a string without its quotes, null as "", and other values as they stand.
+type jsonText string
+
+// UnmarshalJSON never fails.
+func (t *jsonText) UnmarshalJSON(text []byte) error {
+	var s *string
+	switch err := json.Unmarshal(text, &s); {
+	case err != nil:
+		*t = jsonText(text)
+	case s != nil:
+		*t = jsonText(*s)
+	default:
+		*t = ""
 	}
-	if s > 0 && s < 24*60*60 {
-		return time.Duration(s * float64(time.Second))
-	}
-	return 0
+	return nil
 }

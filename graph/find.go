@@ -3,12 +3,17 @@ package graph
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"autopilot-unassign/internal/upstream"
+)
+
+const (
+	minFilter     = 4  // the shortest text worth filtering by: shorter ones match much of the inventory
+	maxCandidates = 20 // the most candidates of a Found
 )
 
 // Selector names a device: by its id, or by its serial number where the id is zero.
@@ -17,191 +22,221 @@ type Selector struct {
 	SerialNumber string
 }
 
-// Found is what was found of a Selector.
+// Found is the device of a Selector.
 type Found struct {
 	Device Device
-	// Err is nil when there is exactly one such device. Else it is an *upstream.Error; its reason is NotFound or Ambiguous
-	// when Graph has said for sure that there is none or more than one.
+	// Err is nil when exactly one device matches. Else it is an *upstream.Error; its reason is NotFound or Ambiguous
+	// only when Graph's response proves that.
 	Err error
-	// Candidates are the devices that share the serial number, when they are several.
+	// Candidates are devices that share the serial number, when several do: at most twenty. Sharing counts all of
+	// them that were read; more may exist.
 	Candidates []DeviceID
-
-	unfiltered bool // the filter has failed for the serial number
+	Sharing    int
+	// walk marks a serial number that the filter cannot find.
+	walk bool
 }
 
-// Find looks the devices up and returns one Found for each Selector, in order: with one request for a single one, and with
-// one for each twenty else.
+// Find returns one Found for each Selector, in order. It sends one request for one device, and one for each twenty
+// otherwise.
 //
-// A serial number fits when it is equal but for upper and lower case. Graph's only filter finds what contains a text, and
-// fails for some texts; where it does, all devices are looked through.
+// Serial numbers match but for upper and lower case. Graph's only filter finds the serial numbers that contain a
+// text, and fails for some texts. For serial numbers that the filter cannot find, one walk through the inventory
+// serves all.
 func (c *Client) Find(ctx context.Context, selectors ...Selector) []Found {
 	found := make([]Found, len(selectors))
-	if len(selectors) == 1 {
-		found[0] = c.find(ctx, selectors[0])
-	} else {
-		for start := 0; start < len(selectors); start += maxBatch {
-			end := min(start+maxBatch, len(selectors))
-			copy(found[start:end], c.findBatch(ctx, selectors[start:end]))
+	var requested []int
+	for i, s := range selectors {
+		if found[i].walk = s.ID == (DeviceID{}) && len(longestRun(s.SerialNumber)) < minFilter; !found[i].walk {
+			requested = append(requested, i)
 		}
 	}
-	c.walk(ctx, selectors, found)
+	if len(requested) == 1 {
+		found[requested[0]] = c.findOne(ctx, selectors[requested[0]])
+	} else {
+		for chunk := range slices.Chunk(requested, maxBatch) {
+			c.findBatch(ctx, selectors, chunk, found)
+		}
+	}
+	c.walkInventory(ctx, selectors, found)
 	return found
 }
 
-// find looks one device up by a request of its own.
-func (c *Client) find(ctx context.Context, s Selector) Found {
+// findOne finds a device by a request of its own.
+func (c *Client) findOne(ctx context.Context, s Selector) Found {
 	if s.ID == (DeviceID{}) {
-		return c.filtered(ctx, s.SerialNumber, c.endpoint+root+s.path())
+		return c.findByFilter(ctx, s)
 	}
 	var device Device
-	if err := c.read(ctx, c.endpoint+root+s.path(), &device); err != nil {
+	if err := c.getJSON(ctx, c.endpoint+root+s.path(), &device); err != nil {
 		return Found{Err: err}
 	}
-	return s.found(device)
+	return s.checkID(device)
 }
 
-// refused reports whether err may mean that Graph does not accept the filter. Graph has been seen to return 400 and 500 to some.
-func refused(err error) bool {
-	failed, ok := errors.AsType[*upstream.Error](err)
-	return ok && failed.Service == upstream.Graph && (failed.Reason == upstream.Rejected || failed.Reason == upstream.Internal)
-}
-
-// filtered looks a serial number up in the list at address, which the filter has shortened.
-func (c *Client) filtered(ctx context.Context, serial, address string) Found {
-	var matches []Device
-	for device, err := range c.pages(ctx, address) {
+// findByFilter finds a serial number in the pages that the filter returns, up to the first page that decides.
+func (c *Client) findByFilter(ctx context.Context, s Selector) Found {
+	var m matches
+	for page, err := range c.readPages(ctx, c.endpoint+root+s.path()) {
 		if err != nil {
-			return either(matches, filterFailed(err))
+			return m.partialResult(err)
 		}
-		if sameSerial(device.SerialNumber, serial) {
-			matches = append(matches, device)
-		}
-	}
-	return single(matches)
-}
-
-// filterFailed returns what was found where the filter ended with err, which may mean that it does not take the text.
-func filterFailed(err error) Found {
-	return Found{Err: err, unfiltered: refused(err)}
-}
-
-// findBatch looks up to twenty devices up by one request.
-func (c *Client) findBatch(ctx context.Context, selectors []Selector) []Found {
-	requests := make([]batchRequest, len(selectors))
-	for i, s := range selectors {
-		requests[i] = batchRequest{Method: http.MethodGet, URL: s.path()}
-	}
-	found := make([]Found, len(selectors))
-	for i, reply := range c.batch(ctx, requests) {
-		if failed, ok := errors.AsType[*upstream.Error](reply.err); ok {
-			failed.MaybeDone = false
-		}
-		s := selectors[i]
-		switch {
-		case reply.err != nil && s.ID == (DeviceID{}):
-			found[i] = filterFailed(unlisted(reply.err))
-			found[i].unfiltered = found[i].unfiltered && !reply.whole
-		case reply.err != nil:
-			found[i].Err = reply.err
-		case s.ID == (DeviceID{}):
-			found[i] = c.firstPage(ctx, s, reply.body)
-		default:
-			var device Device
-			if err := json.Unmarshal(reply.body, &device); err != nil {
-				found[i].Err = badAnswer(http.Header{}, err)
-				continue
-			}
-			found[i] = s.found(device)
+		if m.addPage(page, s.SerialNumber); m.count > 1 {
+			break
 		}
 	}
-	return found
+	return m.result()
 }
 
-// firstPage finds s in the first page of a shortened list, and by requests of their own in the others where there are any.
-func (c *Client) firstPage(ctx context.Context, s Selector, body []byte) Found {
+// findBatch finds the devices of a chunk of the selectors by one request.
+func (c *Client) findBatch(ctx context.Context, selectors []Selector, chunk []int, found []Found) {
+	requests := make([]batchRequest, len(chunk))
+	for i, at := range chunk {
+		requests[i] = batchRequest{Method: http.MethodGet, URL: selectors[at].path()}
+	}
+	for i, reply := range c.sendBatch(ctx, requests) {
+		found[chunk[i]] = selectors[chunk[i]].decodeReply(reply)
+	}
+}
+
+// decodeReply returns the device in a reply. A serial number whose filter has more than one page is left to the walk: a
+// page for each serial number of a list could cost more than the inventory.
+func (s Selector) decodeReply(reply batchReply) Found {
+	switch {
+	case reply.failure != nil && s.ID != (DeviceID{}):
+		return Found{Err: reply.failure}
+	case reply.failure != nil:
+		failure := notOfDevice(reply.failure)
+		return Found{Err: failure, walk: filterRefused(failure) && !reply.whole}
+	case s.ID != (DeviceID{}):
+		var device Device
+		_ = json.Unmarshal(reply.body, &device) // a device without an id does not pass checkID
+		return s.checkID(device)
+	}
 	var p page
-	if err := json.Unmarshal(body, &p); err != nil {
-		return Found{Err: badAnswer(http.Header{}, err)}
+	if err := json.Unmarshal(reply.body, &p); err != nil {
+		return Found{Err: badPage("not the expected JSON")}
 	}
-	if p.NextLink != "" {
-		return c.filtered(ctx, s.SerialNumber, c.endpoint+root+s.path())
+	var m matches
+	page, _ := newDevices(p.Value, nil)
+	m.addPage(page, s.SerialNumber)
+	if m.count < 2 && p.NextLink != "" {
+		return Found{walk: true}
 	}
-	var matches []Device
-	seen := map[DeviceID]bool{}
-	for _, device := range p.Value {
-		if sameSerial(device.SerialNumber, s.SerialNumber) && !seen[device.ID] {
-			seen[device.ID] = true
-			matches = append(matches, device)
-		}
-	}
-	return single(matches)
+	return m.result()
 }
 
-// walk looks through all devices, once, for the serial numbers that the filter has failed for.
-func (c *Client) walk(ctx context.Context, selectors []Selector, found []Found) {
-	matches := map[int][]Device{}
+// walkInventory reads the inventory once for all serial numbers that the filter cannot find, up to the page that
+// decides all.
+func (c *Client) walkInventory(ctx context.Context, selectors []Selector, found []Found) {
+	wanted := map[int]*matches{}
 	for i := range found {
-		if found[i].unfiltered {
-			matches[i] = nil
+		if found[i].walk {
+			wanted[i] = &matches{}
 		}
 	}
-	if len(matches) == 0 {
+	if len(wanted) == 0 {
 		return
 	}
-	for device, err := range c.All(ctx) {
-		for i := range matches {
+	select {
+	case c.walks <- struct{}{}:
+		defer func() { <-c.walks }()
+	case <-ctx.Done():
+		for i := range wanted {
+			found[i] = Found{Err: noTime()}
+		}
+		return
+	}
+	for page, err := range c.readPages(ctx, c.endpoint+devices) {
+		undecided := 0
+		for i, m := range wanted {
 			if err != nil {
-				found[i] = either(matches[i], Found{Err: err})
-			} else if sameSerial(device.SerialNumber, selectors[i].SerialNumber) {
-				matches[i] = append(matches[i], device)
+				found[i] = m.partialResult(err)
+			} else if m.addPage(page, selectors[i].SerialNumber); m.count < 2 {
+				undecided++
 			}
 		}
 		if err != nil {
 			return
 		}
+		if undecided == 0 {
+			break
+		}
 	}
-	for i, devices := range matches {
-		found[i] = single(devices)
+	for i, m := range wanted {
+		found[i] = m.result()
 	}
 }
 
-// found returns device as what was found by its id.
-func (s Selector) found(device Device) Found {
+// matches collects the devices with a serial number.
+type matches struct {
+	devices []Device // the first maxCandidates
+	count   int
+}
+
+func (m *matches) addPage(page []Device, serial string) {
+	for _, device := range page {
+		if !sameSerial(device.SerialNumber, serial) {
+			continue
+		}
+		if m.count++; len(m.devices) < maxCandidates {
+			m.devices = append(m.devices, device)
+		}
+	}
+}
+
+// result returns the one device, or the reason why there is not one.
+func (m *matches) result() Found {
+	switch {
+	case m.count == 0:
+		cause := "no device has the serial number"
+		return Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.NotFound, Cause: cause}}
+	case m.count > 1:
+		cause := fmt.Sprintf("%d devices have the serial number", m.count)
+		f := Found{
+			Err:     &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous, Cause: cause},
+			Sharing: m.count,
+		}
+		for _, device := range m.devices {
+			if device.ID != (DeviceID{}) {
+				f.Candidates = append(f.Candidates, device.ID)
+			}
+		}
+		return f
+	case m.devices[0].ID == (DeviceID{}):
+		return Found{Err: badPage("the device with the serial number has no valid id")}
+	}
+	return Found{Device: m.devices[0]}
+}
+
+// partialResult returns the result of a list that broke off with err. The missing part changes nothing for several
+// devices.
+func (m *matches) partialResult(err error) Found {
+	if m.count > 1 {
+		return m.result()
+	}
+	return Found{Err: err, walk: filterRefused(err)}
+}
+
+// filterRefused reports whether err may mean that Graph does not accept the filter. It has returned 400 and 500 to
+// some.
+func filterRefused(err error) bool {
+	reason := reasonOf(err)
+	return reason == upstream.Rejected || reason == upstream.Internal
+}
+
+// checkID returns device as the one of the selector's id.
+func (s Selector) checkID(device Device) Found {
 	if device.ID != s.ID {
-		return Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, Cause: "another device than the one asked for"}}
+		return Found{Err: badPage("another device than the requested one")}
 	}
 	return Found{Device: device}
 }
 
-// single returns the one device of a list, or why it is none.
-func single(devices []Device) Found {
-	switch len(devices) {
-	case 0:
-		return Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.NotFound, Cause: "no device has the serial number"}}
-	case 1:
-		return Found{Device: devices[0]}
-	}
-	ambiguous := Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous, Cause: fmt.Sprintf("%d devices have the serial number", len(devices))}}
-	for _, device := range devices {
-		ambiguous.Candidates = append(ambiguous.Candidates, device.ID)
-	}
-	return ambiguous
-}
-
-// either returns the devices of a list that has broken off, if they are several: what is missing does not change that. Else
-// it returns broken.
-func either(devices []Device, broken Found) Found {
-	if len(devices) > 1 {
-		return single(devices)
-	}
-	return broken
-}
-
-// sameSerial reports whether two serial numbers are equal but for the case of ASCII letters: those of other alphabets that fold
-// to one are longer.
+// sameSerial reports whether two serial numbers are equal but for the case of ASCII letters: other letters that fold
+// to an ASCII letter are longer.
 func sameSerial(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
-// path returns where the device is, below the root: itself, or the list that has it if the filter works.
+// path returns the path of the device below the root, or the path of the filtered list that contains it.
 func (s Selector) path() string {
 	if s.ID != (DeviceID{}) {
 		return collection + "/" + s.ID.String()
@@ -209,8 +244,8 @@ func (s Selector) path() string {
 	return collection + "?$filter=contains(serialNumber,'" + longestRun(s.SerialNumber) + "')"
 }
 
-// longestRun returns the longest part of serial that is ASCII letters and digits alone. The filter fails for some with
-// spaces or hyphens in them, and what is shorter finds more, not less.
+// longestRun returns the longest part of serial that is ASCII letters and digits alone. The filter fails for some
+// texts with spaces or hyphens, and a shorter text finds more, not less.
 func longestRun(serial string) string {
 	longest := ""
 	for run := range strings.FieldsFuncSeq(serial, func(c rune) bool {

@@ -2,8 +2,11 @@ package graph_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,7 +61,7 @@ func TestFind(t *testing.T) {
 		{"a part of one", nil, serials("5CG1234"), "not_found", "filter"},
 		{"one that nobody has", nil, serials("5CG9999XYZ"), "not_found", "filter"},
 		{"what a factory has left there, of three devices", nil, serials("Default string"), "ambiguous 3 4 5", "filter"},
-		{"two that differ in letters alone", nil, serials("Abc"), "ambiguous 12 13", "filter"},
+		{"two that differ in letters alone", nil, serials("Abc"), "ambiguous 12 13", "walk"},
 		{"with spaces", nil, serials("VMware-56 4d 2b 3c-4d 5e"), "6", "filter"},
 		{"with hyphens, like a GUID", nil, serials("1234-5678-9012-3456"), "7", "filter"},
 		{"with hyphens", nil, serials("PF3-0123-4567"), "9", "filter"},
@@ -66,6 +69,8 @@ func TestFind(t *testing.T) {
 		{"with a quote", nil, serials("O'Brien-7"), "8", "filter"},
 		{"with a quote that would end the text", nil, serials("x') or contains(serialNumber,'A"), "not_found", "filter"},
 		{"written with spaces around it", nil, serials("5CG0000PAD"), "10", "filter"},
+		{"too short for the filter", nil, serials("A-B-C"), "not_found", "walk"},
+		{"without a letter or digit", nil, serials("é"), "not_found", "walk"},
 		{"an id", nil, ids(1), "1", "get"},
 		{"an id that nobody has", nil, ids(99), "not_found", "get"},
 
@@ -82,6 +87,14 @@ func TestFind(t *testing.T) {
 
 		{"none", nil, nil, "", ""},
 		{"mixed", nil, append(serials("5CG1234ABC", "nobody", "Default string"), ids(9, 99)...), "1, not_found, ambiguous 3 4 5, 9, not_found", "batch 5"},
+		{"short ones, in one walk", nil, append(serials("1", "2", "abc", "5CG1234ABC", "-"), ids(9)...), "not_found, not_found, ambiguous 12 13, 1, not_found, 9", "batch 2, walk"},
+		{"short ones and one other", nil, serials("1", "5CG1234ABC", "3"), "not_found, 1, not_found", "filter, walk"},
+		{"a proxy says 404 for an id", func(w *world) { w.cloud.Fail(azuresim.StepGraph, -1, azuresim.Foreign(azuresim.Status(404))) }, ids(1), "bad_answer", "get, get, get"},
+		{"the batch says 404", fails(1, 404), ids(1, 2), "rejected, rejected", "batch 2"},
+		{"odd rows", func(w *world) {
+			w.cloud.PutOddRows(`null`, `7`, `[]`, `{}`, `{"id":7,"serialNumber":"odd"}`, `{"id":"`+device(50).String()+`","serialNumber":"5CG0000ODD","groupTag":7}`,
+				`{"serialNumber":"NOIDATALL"}`, `{"id":"00000000-0000-0000-0000-000000000000","serialNumber":"5CG1234ABC"}`)
+		}, serials("O'Brien-7", "5CG0000ODD", "NOIDATALL", "5CG1234ABC"), "8, 50, bad_answer, ambiguous 1", "batch 4"},
 		{"one twice", nil, append(serials("5CG1234ABC", "5cg1234abc"), ids(1)...), "1, 1, 1", "batch 3"},
 		{"three that the filter fails for, in one walk", itemsFail(3, 400), serials("5CG1234ABC", "O'Brien-7", "nobody", "PF3-0123-4567"), "1, 8, not_found, 9", "batch 4, walk"},
 		{"one item says 429 once", itemsFail(1, 429), serials("5CG1234ABC", "O'Brien-7"), "1, 8", "batch 2, batch 1"},
@@ -167,6 +180,72 @@ func TestFindInAFleet(t *testing.T) {
 	})
 }
 
+// Serial numbers that match much of the inventory cost one walk for all, and two walks at most run at one time.
+func TestFindShortSerialNumbers(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.PutFleet(2000)
+		w.cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(time.Second))
+		w.client.Find(w.t.Context(), ids(1)...) // fetches the token
+		var short, common []string
+		for i := range 20 {
+			short, common = append(short, fmt.Sprintf("%c-%d", 'A'+i, i)), append(common, fmt.Sprintf("VMware-%d", i))
+		}
+		for name, test := range map[string]struct {
+			serials []string
+			most    int
+		}{
+			"one":                       {short[:1], 2},
+			"twenty":                    {short, 2},
+			"twenty that share a word":  {common, 1 + 2},
+			"one that is a common word": {[]string{"VMware-1"}, 1},
+		} {
+			before := w.cloud.Count(azuresim.StepGraph)
+			w.client.Find(w.t.Context(), serials(test.serials...)...)
+			if pages := w.cloud.Count(azuresim.StepGraph) - before; pages > test.most {
+				w.t.Errorf("%s: %d requests, want %d at most", name, pages, test.most)
+			}
+		}
+		start := time.Now()
+		var running sync.WaitGroup
+		for range 6 {
+			running.Go(func() { w.client.Find(w.t.Context(), serials(short...)...) })
+		}
+		running.Wait()
+		if took := time.Since(start); took != 3*2*time.Second {
+			w.t.Errorf("six walks of two pages took %v, want two at one time", took)
+		}
+		ctx, cancel := context.WithTimeout(w.t.Context(), 4500*time.Millisecond)
+		defer cancel()
+		ends := make([]string, 6)
+		for i := range ends {
+			running.Go(func() { ends[i] = foundWords(w.t, w.client.Find(ctx, serials("x")...)) })
+		}
+		running.Wait()
+		slices.Sort(ends)
+		if got := strings.Join(ends, " "); got != "not_found not_found timeout timeout timeout timeout" {
+			w.t.Errorf("within the time of one walk: %s", got)
+		}
+	})
+}
+
+// Values of a wrong type are empty, and an account that Graph did not send as documented is unknown.
+func TestDecodeOddDevice(t *testing.T) {
+	id := device(1).String()
+	for text, want := range map[string]graph.Device{
+		`{"id":"` + id + `","serialNumber":7,"groupTag":["MTR"],"userPrincipalName":null}`: {ID: device(1)},
+		`{"id":"` + id + `","userPrincipalName":7,"resourceName":""}`:                      {ID: device(1), Account: graph.Account{Unknown: true}},
+		`{"id":"` + id + `","userPrincipalName":7,"resourceName":"room"}`:                  {ID: device(1), Account: graph.Account{ResourceName: "room"}},
+		`{"id":7,"serialNumber":" S1 "}`:                                                   {SerialNumber: "S1", Account: graph.Account{Unknown: true}},
+		`null`:                                                                             {Account: graph.Account{Unknown: true}},
+		`[1]`:                                                                              {},
+	} {
+		got := graph.Device{SerialNumber: "of an earlier row"}
+		if err := json.Unmarshal([]byte(text), &got); err != nil || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", text, got, err, want)
+		}
+	}
+}
+
 // More devices than fit on a page share what a factory has left there, and the list leads to itself. That they are several
 // is certain all the same.
 func TestFindAmongTooMany(t *testing.T) {
@@ -182,8 +261,8 @@ func TestFindAmongTooMany(t *testing.T) {
 		} {
 			prepare()
 			found := w.client.Find(w.t.Context(), serials("default string")...)
-			if ending(t, found[0].Err) != "ambiguous" || len(found[0].Candidates) < 1000 {
-				t.Errorf("%s: %v with %d candidates", name, found[0].Err, len(found[0].Candidates))
+			if ending(t, found[0].Err) != "ambiguous" || len(found[0].Candidates) != 20 || found[0].Sharing < 999 {
+				t.Errorf("%s: %v with %d candidates of %d", name, found[0].Err, len(found[0].Candidates), found[0].Sharing)
 			}
 			w.cloud.Heal()
 		}

@@ -7,12 +7,13 @@ import (
 	"errors"
 	"iter"
 	"net/url"
+	"slices"
 	"strings"
 
 	"autopilot-unassign/internal/upstream"
 )
 
-// maxPages is as many pages as are read of one list. Graph puts about a thousand devices on one.
+// maxPages bounds the pages of one list. Graph puts about a thousand devices on one.
 const maxPages = 1000
 
 // page is a page of the collection.
@@ -23,39 +24,49 @@ type page struct {
 
 var errNoPage = errors.New("not a page: it has no value")
 
-// UnmarshalJSON reads a page. What has no list of devices in it, not even an empty one, must not pass for the end of all.
+// UnmarshalJSON decodes a page. An object without a list of devices, not even an empty one, must not pass for the end
+// of the inventory.
 func (p *page) UnmarshalJSON(text []byte) error {
 	type plain page
-	var read plain
-	if err := json.Unmarshal(text, &read); err != nil {
+	var decoded plain
+	if err := json.Unmarshal(text, &decoded); err != nil {
 		return err
 	}
-	if read.Value == nil {
+	if decoded.Value == nil {
 		return errNoPage
 	}
-	*p = page(read)
+	*p = page(decoded)
 	return nil
 }
 
-// All returns all Autopilot devices, each once, as Graph hands them out page by page. An error ends them and says that
-// the rest is not known: an *upstream.Error.
+// All returns all Autopilot devices with a valid id, each once, as Graph returns them page by page. An error ends the
+// sequence and means that the rest is unknown; it is an *upstream.Error.
 //
-// The cursor of this collection is a serial number, and inclusive: a page begins with the last device of the page before,
-// and a serial number that many devices share makes a page that leads to itself. Such a list is an error, not an end.
+// The cursor of this collection is a serial number, and inclusive: a page begins with the last device of the page
+// before, and a serial number that fills a page makes the page link to itself. Such a list is an error, not an end.
 func (c *Client) All(ctx context.Context) iter.Seq2[Device, error] {
-	return c.pages(ctx, c.endpoint+devices)
+	return func(yield func(Device, error) bool) {
+		for page, err := range c.readPages(ctx, c.endpoint+devices) {
+			if err != nil {
+				yield(Device{}, err)
+				return
+			}
+			for _, device := range page {
+				if device.ID != (DeviceID{}) && !yield(device, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
-// Sample reads as little of the list of devices as Graph lets one, and returns how many it has seen and whether there are
-// more. A page of one device is the least; a Graph that does not make such a page is asked for one of its own. The error is
-// an *upstream.Error.
+// Sample reads as little of the inventory as Graph permits: a page of one device, or a default page where Graph
+// refuses that. It returns the number of devices and whether there are more. The error is an *upstream.Error.
 func (c *Client) Sample(ctx context.Context) (seen int, more bool, err error) {
-	p, err := c.page(ctx, c.endpoint+devices+"?$top=1")
-	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Service == upstream.Graph {
-		switch failed.Reason {
-		case upstream.Rejected, upstream.Internal, upstream.BadAnswer: // of this page, perhaps
-			p, err = c.page(ctx, c.endpoint+devices)
-		}
+	p, err := c.readPage(ctx, c.endpoint+devices+"?$top=1")
+	switch reasonOf(err) {
+	case upstream.Rejected, upstream.Internal, upstream.BadAnswer: // perhaps of this page alone
+		p, err = c.readPage(ctx, c.endpoint+devices)
 	}
 	return len(p.Value), p.NextLink != "", err
 }
@@ -63,7 +74,7 @@ func (c *Client) Sample(ctx context.Context) (seen int, more bool, err error) {
 // maxPageToken is the longest page token, in bytes.
 const maxPageToken = 4 << 10
 
-// ErrPageToken reports a page token that Page did not return.
+// ErrPageToken reports an invalid page token.
 var ErrPageToken = errors.New("not a page token")
 
 // Page returns one page of the inventory and the token of the next page, "" after the last one. The token of the first
@@ -80,28 +91,26 @@ func (c *Client) Page(ctx context.Context, token string) (page []Device, next st
 	if query != "" {
 		address += "?" + query
 	}
-	p, err := c.page(ctx, address)
+	p, err := c.readPage(ctx, address)
 	if err != nil {
 		return nil, "", err
 	}
-	seen := map[DeviceID]bool{last: true}
-	for _, device := range p.Value {
-		if !seen[device.ID] {
-			page = append(page, device)
-		}
-		seen[device.ID], last = true, device.ID
+	page, _ = newDevices(p.Value, map[DeviceID]bool{last: true})
+	page = slices.DeleteFunc(page, func(d Device) bool { return d.ID == (DeviceID{}) })
+	if len(page) > 0 {
+		last = page[len(page)-1].ID
 	}
 	if p.NextLink == "" {
 		return page, "", nil
 	}
 	link, err := url.Parse(p.NextLink)
 	if err != nil || !strings.EqualFold(link.Path, devices) {
-		return nil, "", endless("the link to the next page leads elsewhere")
+		return nil, "", badPage("the link to the next page leads elsewhere")
 	}
 	following := pagingQuery(link.RawQuery)
 	next = base64.RawURLEncoding.EncodeToString(append(last[:], following...))
 	if following == "" || following == query || len(next) > maxPageToken {
-		return nil, "", endless("the link to the next page leads nowhere")
+		return nil, "", badPage("the link to the next page leads nowhere")
 	}
 	return page, next, nil
 }
@@ -116,7 +125,8 @@ func parsePageToken(token string) (last DeviceID, query string, err error) {
 		return DeviceID{}, "", ErrPageToken
 	}
 	query = string(raw[copy(last[:], raw):])
-	if pagingQuery(query) != query || strings.ContainsFunc(query, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' }) {
+	unsafe := func(c rune) bool { return c <= ' ' || c > '~' || c == '#' }
+	if pagingQuery(query) != query || strings.ContainsFunc(query, unsafe) {
 		return DeviceID{}, "", ErrPageToken
 	}
 	return last, query, nil
@@ -138,70 +148,94 @@ func pagingQuery(query string) string {
 	return strings.Join(kept, "&")
 }
 
-// pages returns the devices of a list, from the page at address on.
-func (c *Client) pages(ctx context.Context, address string) iter.Seq2[Device, error] {
-	return func(yield func(Device, error) bool) {
+// readPages returns the pages of a list, from the page at address on, without the devices of the page before.
+//
+// A page may be empty without being the last. A list that leads to itself, or to a page of known devices alone, has
+// no end.
+func (c *Client) readPages(ctx context.Context, address string) iter.Seq2[[]Device, error] {
+	return func(yield func([]Device, error) bool) {
 		last := map[DeviceID]bool{} // of the page before: no others are repeated
 		visited := map[string]bool{}
 		for address != "" {
 			if visited[address] || len(visited) == maxPages {
-				yield(Device{}, endless("the list leads to itself or has no end"))
+				yield(nil, badPage("the list leads to itself or has no end"))
 				return
 			}
 			visited[address] = true
-			page, err := c.page(ctx, address)
+			p, err := c.readPage(ctx, address)
 			if err != nil {
-				yield(Device{}, err)
+				yield(nil, err)
 				return
 			}
-			seen := make(map[DeviceID]bool, len(page.Value))
-			fresh := 0
-			for _, device := range page.Value {
-				if last[device.ID] || seen[device.ID] {
-					seen[device.ID] = true
-					continue
-				}
-				seen[device.ID] = true
-				fresh++
-				if !yield(device, nil) {
-					return
-				}
-			}
-			if fresh == 0 && page.NextLink != "" {
-				yield(Device{}, endless("a page has nothing new and is not the last"))
+			fresh, ids := newDevices(p.Value, last)
+			if len(p.Value) > 0 && len(fresh) == 0 && p.NextLink != "" {
+				yield(nil, badPage("a page has nothing new and is not the last"))
 				return
 			}
-			last, address = seen, page.NextLink
+			if !yield(fresh, nil) {
+				return
+			}
+			if address = p.NextLink; len(ids) > 0 {
+				last = ids
+			}
 		}
 	}
 }
 
-func endless(cause string) *upstream.Error {
+// newDevices returns the devices of a page that are not in last, each once, and the ids of all. Devices without an id
+// count as new.
+func newDevices(page []Device, last map[DeviceID]bool) (fresh []Device, ids map[DeviceID]bool) {
+	ids = make(map[DeviceID]bool, len(page))
+	for _, device := range page {
+		if device.ID == (DeviceID{}) || !last[device.ID] && !ids[device.ID] {
+			fresh = append(fresh, device)
+		}
+		if device.ID != (DeviceID{}) {
+			ids[device.ID] = true
+		}
+	}
+	return fresh, ids
+}
+
+// badPage reports a response of Graph that contradicts itself or the request.
+func badPage(cause string) *upstream.Error {
 	return &upstream.Error{Service: upstream.Graph, Reason: upstream.BadAnswer, Cause: cause}
 }
 
-// page reads the page at address, whose link to the next one is "" or leads to Graph: the token travels there.
-func (c *Client) page(ctx context.Context, address string) (page, error) {
+// readPage returns the page at address. Its link to the next page is "" or leads to Graph, since the token travels
+// there.
+func (c *Client) readPage(ctx context.Context, address string) (page, error) {
 	var p page
-	if err := c.read(ctx, address, &p); err != nil {
-		return p, unlisted(err)
+	if err := c.getJSON(ctx, address, &p); err != nil {
+		if failure, ok := errors.AsType[*upstream.Error](err); ok {
+			err = notOfDevice(failure)
+		}
+		return p, err
 	}
-	if p.NextLink != "" && !c.own(p.NextLink) {
-		return p, endless("the link to the next page leads elsewhere")
+	if p.NextLink != "" && !c.ownAddress(p.NextLink) {
+		return p, badPage("the link to the next page leads elsewhere")
 	}
 	return p, nil
 }
 
-// own reports whether address is on the Graph that the Client speaks to.
-func (c *Client) own(address string) bool {
+// ownAddress reports whether address is on the Graph of the Client.
+func (c *Client) ownAddress(address string) bool {
 	u, err := url.Parse(address)
 	return err == nil && u.User == nil && u.Scheme+"://"+u.Host == c.endpoint
 }
 
-// unlisted returns err, of a request for a list. That the list is not found says nothing of a device.
-func unlisted(err error) error {
-	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Service == upstream.Graph && failed.Reason == upstream.NotFound {
-		failed.Reason = upstream.Rejected
+// notOfDevice returns the failure of a request that names no device: "not found" says nothing about one.
+func notOfDevice(failure *upstream.Error) *upstream.Error {
+	if failure.Service == upstream.Graph && failure.Reason == upstream.NotFound {
+		failure.Reason = upstream.Rejected
 	}
-	return err
+	return failure
+}
+
+// reasonOf returns the reason of an error of Graph, "" for other errors.
+func reasonOf(err error) upstream.Reason {
+	if failure, ok := errors.AsType[*upstream.Error](err); ok && failure.Service == upstream.Graph {
+		return failure.Reason
+	}
+	return ""
 }

@@ -3,6 +3,7 @@ package graph
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"autopilot-unassign/internal/upstream"
 )
@@ -14,29 +15,39 @@ const (
 	action     = "/unassignResourceAccountFromDevice"
 )
 
-// Result is what became of one device.
+// Result is the result of the action on one device.
 type Result struct {
 	ID DeviceID
-	// Err is nil when Graph has taken the resource account off the device, or found none on it. Else it is an
-	// *upstream.Error, of Graph or of whoever gives the token.
+	// Err is nil when Graph has removed the resource account, or found none on the device. Else it is an
+	// *upstream.Error of Graph or of the token.
 	Err error
-	// RequestID is Graph's request-id and ClientRequestID the client-request-id it was sent, both for its support.
-	// RequestID is "" if no answer came.
+	// RequestID is Graph's request-id, "" without a response, and ClientRequestID the client-request-id of the request.
+	// Microsoft's support wants both.
 	RequestID, ClientRequestID string
 }
 
-// UnassignResourceAccount takes the resource account off each of the devices and returns one Result for each, in order:
-// with one request for a single one, and with one for each twenty else. Any 2xx is a success: the documentation says 204
-// and the metadata 2XX.
+// newResult returns the Result of the action on a device. It is the one place that sets MaybeDone.
+func newResult(id DeviceID, requestID, clientRequestID string, failure *upstream.Error, doubt bool) Result {
+	r := Result{ID: id, RequestID: requestID, ClientRequestID: clientRequestID}
+	if failure != nil {
+		failure.MaybeDone = doubt
+		r.Err = failure
+	}
+	return r
+}
+
+// UnassignResourceAccount removes the resource account from each of the devices and returns one Result for each, in
+// order. It sends one request for one device, and one for each twenty otherwise. Any 2xx is a success: the
+// documentation says 204 and the metadata 2XX.
 //
-// When ctx ends, the devices not yet tried are reported as timed out and not done.
+// After the end of ctx it sends no more requests: the remaining devices time out, and are not in doubt.
 func (c *Client) UnassignResourceAccount(ctx context.Context, ids ...DeviceID) []Result {
 	if len(ids) == 1 {
-		return []Result{c.unassign(ctx, ids[0])}
+		return []Result{c.unassignOne(ctx, ids[0])}
 	}
 	results := make([]Result, 0, len(ids))
-	for start := 0; start < len(ids); start += maxBatch {
-		results = append(results, c.unassignBatch(ctx, ids[start:min(start+maxBatch, len(ids))])...)
+	for chunk := range slices.Chunk(ids, maxBatch) {
+		results = append(results, c.unassignBatch(ctx, chunk)...)
 	}
 	return results
 }
@@ -52,31 +63,27 @@ func (c *Client) unassignBatch(ctx context.Context, ids []DeviceID) []Result {
 	results := make([]Result, len(ids))
 	if ctx.Err() != nil {
 		for i, id := range ids {
-			results[i] = Result{ID: id, Err: noTime()}
+			results[i] = newResult(id, "", "", noTime(), false)
 		}
 		return results
 	}
-	for i, reply := range c.batch(ctx, requests) {
-		results[i] = Result{ID: ids[i], Err: reply.err, RequestID: reply.requestID, ClientRequestID: reply.clientRequestID}
+	for i, reply := range c.sendBatch(ctx, requests) {
+		results[i] = newResult(ids[i], reply.requestID, reply.clientRequestID, reply.failure, reply.doubt)
 	}
 	return results
 }
 
 func noTime() *upstream.Error {
-	return &upstream.Error{Service: upstream.Graph, Reason: upstream.Timeout, Cause: "no time left to ask"}
+	return &upstream.Error{Service: upstream.Graph, Reason: upstream.Timeout, Cause: "no time left to send the request"}
 }
 
-func (c *Client) unassign(ctx context.Context, id DeviceID) Result {
-	result := Result{ID: id, ClientRequestID: newClientRequestID(ctx)}
-	if err := ctx.Err(); err != nil {
-		result.Err = noTime()
-		return result
+func (c *Client) unassignOne(ctx context.Context, id DeviceID) Result {
+	clientRequestID := newClientRequestID(ctx)
+	if ctx.Err() != nil {
+		return newResult(id, "", clientRequestID, noTime(), false)
 	}
 	address := c.endpoint + devices + "/" + id.String() + action
-	a := c.do(ctx, request{method: http.MethodPost, address: address, clientRequestID: result.ClientRequestID, read: ignore})
-	result.RequestID = upstream.PlainCode(a.header.Get("request-id"))
-	if a.failure != nil {
-		result.Err = a.failure
-	}
-	return result
+	r := request{method: http.MethodPost, address: address, clientRequestID: clientRequestID, decode: discardBody}
+	o := c.send(ctx, r)
+	return newResult(id, requestID(o.header), clientRequestID, o.failure, o.doubt)
 }

@@ -14,9 +14,9 @@ const (
 	maxBatch  = 20
 )
 
-// batch answers a batch of requests: each as it would be alone, the answers in no order, and 200 over all whatever became
-// of each. An item has the faults of StepItem; of these only an answer has an effect.
-func (c *Cloud) batch(r *http.Request, body []byte) answer {
+// serveBatch responds to a batch: 200, and in it the response to each request, in no order. The faults of StepItem
+// apply to the items, as far as they are responses.
+func (c *Cloud) serveBatch(r *http.Request, body []byte) answer {
 	var batch struct {
 		Requests []struct {
 			ID      string
@@ -27,18 +27,22 @@ func (c *Cloud) batch(r *http.Request, body []byte) answer {
 		}
 	}
 	if json.Unmarshal(body, &batch) != nil || len(batch.Requests) == 0 || len(batch.Requests) > maxBatch {
-		return graphError(http.StatusBadRequest, Plain, "BadRequest", "Invalid batch payload format.", 0)
+		return refuseBatch("Invalid batch payload format.")
 	}
 	ids := map[string]bool{}
 	for _, item := range batch.Requests {
 		target, err := url.Parse(item.URL)
 		if item.ID == "" || ids[item.ID] || err != nil || target.IsAbs() || !strings.HasPrefix(item.URL, "/") {
-			return graphError(http.StatusBadRequest, Plain, "BadRequest", "Invalid batch payload format.", 0)
+			return refuseBatch("Invalid batch payload format.")
 		}
 		if item.Method == http.MethodPost && (item.Body == nil || item.Headers["Content-Type"] == "") {
-			return graphError(http.StatusBadRequest, Plain, "BadRequest", "A request with a body needs a Content-Type.", 0)
+			return refuseBatch("A request with a body needs a Content-Type.")
 		}
 		ids[item.ID] = true
+	}
+	refused := c.refuseItems > 0
+	if refused {
+		c.refuseItems--
 	}
 	items := map[string]any{}
 	for _, item := range batch.Requests {
@@ -46,8 +50,12 @@ func (c *Cloud) batch(r *http.Request, body []byte) answer {
 		alone := r.Clone(r.Context())
 		alone.Method = item.Method
 		alone.URL.Path, alone.URL.RawQuery = "/beta"+target.Path, target.RawQuery
-		c.requests[StepItem] = append(c.requests[StepItem], Request{item.Method, r.Host, alone.URL.Path, target.RawQuery, nil, item.Body, c.Now()})
-		a := c.graphHeaders(alone, c.itemAnswer(alone))
+		c.record(StepItem, alone, nil, item.Body)
+		a := refusedToken("Access token is empty or not valid.")
+		if !refused {
+			a = c.itemAnswer(alone)
+		}
+		a = c.graphHeaders(alone, a)
 		headers := map[string]string{}
 		for name := range a.header {
 			headers[name] = a.header.Get(name)
@@ -58,7 +66,7 @@ func (c *Cloud) batch(r *http.Request, body []byte) answer {
 		}
 		items[item.ID] = map[string]any{"id": item.ID, "status": a.status, "headers": headers, "body": said}
 	}
-	// Maps have no order, as the answers of a batch have none.
+	// The order of a map is random, as the order of a batch is.
 	var answers []any
 	for item := range maps.Values(items) {
 		answers = append(answers, item)
@@ -66,7 +74,12 @@ func (c *Cloud) batch(r *http.Request, body []byte) answer {
 	return jsonAnswer(http.StatusOK, map[string]any{"responses": answers})
 }
 
-// itemAnswer answers a request inside a batch.
+// refuseBatch returns the response to a malformed batch.
+func refuseBatch(message string) answer {
+	return graphError(http.StatusBadRequest, Plain, "BadRequest", message, 0)
+}
+
+// itemAnswer returns the response to a request inside a batch.
 func (c *Cloud) itemAnswer(r *http.Request) answer {
 	fault := c.nextFault(StepItem)
 	if fault.answer == nil {

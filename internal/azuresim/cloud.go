@@ -1,13 +1,14 @@
-// Package azuresim is a double of the part of Azure that this program speaks to: the managed identity endpoint, Entra ID,
-// Key Vault and Microsoft Graph. A [Cloud] answers requests by host name in this process, where the network would be, or
-// over TLS on loopback ([Cloud.Serve]).
+// Package azuresim simulates the part of Azure that this program calls: the managed identity endpoint, Entra ID, Key
+// Vault and Microsoft Graph. A [Cloud] serves requests by host name in this process, in place of the network, or over
+// TLS on loopback ([Cloud.Serve]).
 //
-// It is for the default run, the demo and tests, and is no production service: its state ends with the process, anybody
-// may change it, and whatever it does not know it refuses. It is faithful where the program depends on it, including the
-// known defects: the shapes of errors, the filter and the paging of Graph, the challenge of Key Vault. It does not do
-// users, licences, consent, other resources of Graph, or any rate limit but the one on writes.
+// It serves the default run, the demo and tests. Its state ends with the process, any code may change it, and it
+// refuses unknown requests. It is faithful where the program depends on it, known defects included: the shapes of
+// errors, the filter, the paging and the write limit of Graph, the challenge of Key Vault. It simulates no users,
+// licences, consent or other resources of Graph. All its times come from the time package, so that it runs in a
+// bubble of testing/synctest.
 //
-// [Cloud.Fail] makes a step go wrong in every way a network and a service can.
+// [Cloud.Fail] makes a step fail as networks and services do.
 package azuresim
 
 import (
@@ -33,11 +34,11 @@ type Step string
 const (
 	StepIdentity  Step = "identity"  // the managed identity's token
 	StepChallenge Step = "challenge" // a request to the vault without a token
-	StepSecret    Step = "secret"    // a request to the vault with one
+	StepSecret    Step = "secret"    // a request to the vault with a token
 	StepDiscovery Step = "discovery" // Entra's discovery documents
 	StepToken     Step = "token"     // Entra's token endpoint
 	StepKeys      Step = "keys"      // Entra's signing keys
-	StepConnect   Step = "connect"   // a request to Graph's root, which it knows nothing of
+	StepConnect   Step = "connect"   // a request to Graph's root, which has no resource
 	StepGraph     Step = "graph"     // any other request to Graph
 	StepItem      Step = "item"      // a request inside a batch
 	StepSTS       Step = "sts"       // a token of a role of AWS
@@ -51,8 +52,8 @@ type Request struct {
 	At                           time.Time // by the cloud's clock
 }
 
-// Cloud is a cloud with one tenant, one app in it that may call Graph, one managed identity that may read one vault, and
-// devices. It is safe for concurrent use.
+// Cloud has one tenant, one app that may call Graph, one managed identity that may read one vault, and devices. It is
+// safe for concurrent use.
 type Cloud struct {
 	TenantID         string
 	ClientID         string // of the app that may call Graph
@@ -71,27 +72,30 @@ type Cloud struct {
 	devices  map[string]Device
 	order    []string    // their ids as Graph lists them; nil until somebody asks
 	writes   []time.Time // to Graph, for the limit
-	limited  bool
+	limit    WriteLimit
 	faults   map[Step][]*planned
 	requests map[Step][]Request
-	dropped  map[Step]int // requests that are not kept any more
+	dropped  map[Step]int // requests that Forget has dropped
 	issued   int          // tokens, to tell them apart
 	life     time.Duration
 
-	authority      string // where tokens of version 2 say they come from
-	oldest, newest int    // numbers of the signing keys that are listed
+	approval       int               // the status of a refusal for want of approval; 0 accepts the action
+	oddRows        []json.RawMessage // in lists, beside the devices
+	refuseItems    int               // batches left whose items are to be refused
+	authority      string            // the issuer of version 2 tokens, less tenant and path
+	oldest, newest int               // numbers of the listed signing keys
 
 	identityRoles []string           // application permissions of the managed identity
-	trust         map[string][]Trust // by the client id of the app that trusts
+	trust         map[string][]Trust // by the client id of the trusting app
 	role          Role
 	federationOff bool
 }
 
-// GraphRole is the application permission that the action needs, which the app has unless SetGraphRoles says otherwise.
+// GraphRole is the application permission that the action needs, which the app has by default.
 const GraphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 
-// New returns a Cloud with an empty vault and no devices. Its ids are random, since libraries keep tokens for longer than
-// a Cloud lives.
+// New returns a Cloud with an empty vault and no devices. Its ids are random, since libraries cache tokens beyond the
+// life of a Cloud.
 func New() *Cloud {
 	return &Cloud{
 		TenantID:         guid.New().String(),
@@ -113,21 +117,21 @@ func New() *Cloud {
 	}
 }
 
-// service is one of the services, as a host serves it.
+// service is a service of the cloud.
 type service struct {
 	name   string
 	step   func(*http.Request) Step
 	answer func(*Cloud, *http.Request, []byte) answer
 }
 
-// answer is what a service says.
+// answer is the response of a service.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// serviceOf returns the service that has a host name in one of Azure's clouds.
+// serviceOf returns the service with that host name in one of Azure's clouds.
 func serviceOf(host string) (service, bool) {
 	switch host {
 	case "169.254.169.254":
@@ -148,8 +152,8 @@ func serviceOf(host string) (service, bool) {
 	return service{}, false
 }
 
-// Do answers req as the host it is for would, in this process. It has the form of azcore's policy.Transporter. A host that
-// the Cloud does not know is an error, and nothing is dialled.
+// Do returns the response of the host in req, in this process. It has the form of azcore's policy.Transporter. For an
+// unknown host it returns an error, and opens no connection.
 func (c *Cloud) Do(req *http.Request) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, &url.Error{Op: req.Method, URL: req.URL.String(), Err: err}
@@ -168,8 +172,8 @@ func (c *Cloud) Do(req *http.Request) (*http.Response, error) {
 	}
 	r := req.Clone(req.Context())
 	r.Host = req.URL.Host
-	a, fault := c.serve(service, r, body)
-	if err := fault.wait(req.Context()); err != nil {
+	a, fault := c.serveRequest(service, r, body)
+	if err := fault.sleep(req.Context()); err != nil {
 		return nil, &url.Error{Op: req.Method, URL: req.URL.String(), Err: err}
 	}
 	if fault.err != nil {
@@ -192,18 +196,18 @@ func (c *Cloud) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// brokenReader is what is left of a body whose connection has been lost.
+// brokenReader fails as the body of a lost connection does.
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// serve records r and returns the answer to it, with the fault it is to be sent with. An answer that a fault replaces has
-// had no effect, unless the fault is Done.
-func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
+// serveRequest records r and returns the response to it and its fault. A response that a fault replaces has no effect,
+// unless the fault is Done.
+func (c *Cloud) serveRequest(s service, r *http.Request, body []byte) (answer, Fault) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	step := s.step(r)
-	c.requests[step] = append(c.requests[step], Request{r.Method, r.Host, r.URL.Path, r.URL.RawQuery, r.Header.Clone(), body, c.Now()})
+	c.record(step, r, r.Header.Clone(), body)
 	fault := c.nextFault(step)
 	if fault.err != nil || fault.hang {
 		return answer{}, fault
@@ -219,11 +223,19 @@ func (c *Cloud) serve(s service, r *http.Request, body []byte) (answer, Fault) {
 		a.header = http.Header{}
 	}
 	a.header = a.header.Clone()
+	if s.name == graphService.name && !fault.foreign {
+		a = c.graphHeaders(r, a)
+	}
 	a.header.Set("Date", c.Now().UTC().Format(http.TimeFormat))
 	if fault.shorten && len(a.body) > 0 {
 		a.body = a.body[:len(a.body)-len(a.body)/8-1]
 	}
 	return a, fault
+}
+
+// record adds a request to those of its step.
+func (c *Cloud) record(step Step, r *http.Request, header http.Header, body []byte) {
+	c.requests[step] = append(c.requests[step], Request{r.Method, r.Host, r.URL.Path, r.URL.RawQuery, header, body, c.Now()})
 }
 
 // Requests returns the requests of a step so far, or since Forget.
@@ -240,7 +252,7 @@ func (c *Cloud) Count(step Step) int {
 	return c.dropped[step] + len(c.requests[step])
 }
 
-// Forget drops the requests that are recorded, so that a Cloud that answers millions does not grow. Count goes on counting them.
+// Forget drops the recorded requests, so that a Cloud does not grow with millions of them. Count still counts them.
 func (c *Cloud) Forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,7 +262,7 @@ func (c *Cloud) Forget() {
 	clear(c.requests)
 }
 
-// jsonAnswer returns an answer whose body is v as JSON.
+// jsonAnswer returns a response whose body is v as JSON.
 func jsonAnswer(status int, v any) answer {
 	body, err := json.Marshal(v)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // the thumbprint of x5t, which is what the standard says
+	"crypto/sha1" //nolint:gosec // the standard defines x5t by it
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -35,21 +35,20 @@ var entraService = service{ //nolint:gochecknoglobals // a table that nothing wr
 		}
 		return StepDiscovery
 	},
-	answer: (*Cloud).entra,
+	answer: (*Cloud).serveEntra,
 }
 
-// tokenLife is for how long a token is good unless SetTokenLife says otherwise.
+// tokenLife is the default lifetime of a token.
 const tokenLife = time.Hour
 
-// SetTokenLife makes all tokens good for that time from when they are issued: those of Entra, of the managed identity and of callers.
-// Tokens issued before keep theirs.
+// SetTokenLife sets the lifetime of new tokens of Entra, of the managed identity and of callers.
 func (c *Cloud) SetTokenLife(life time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.life = life
 }
 
-// SetAppSecrets makes values the client secrets of the app that Entra accepts, and no others.
+// SetAppSecrets replaces the client secrets of the app.
 func (c *Cloud) SetAppSecrets(values ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -59,21 +58,21 @@ func (c *Cloud) SetAppSecrets(values ...string) {
 	}
 }
 
-// ExpireAppSecret makes value a client secret of the app that has expired.
+// ExpireAppSecret adds value as an expired client secret of the app.
 func (c *Cloud) ExpireAppSecret(value string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.accepted[value] = false
 }
 
-// SetAppCertificates makes certs the certificates with whose keys the app may sign in, and no others.
+// SetAppCertificates replaces the certificates of the app.
 func (c *Cloud) SetAppCertificates(certs ...*x509.Certificate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.certs = certs
 }
 
-// SetGraphRoles sets the application permissions of the app. Tokens issued before keep theirs.
+// SetGraphRoles sets the application permissions in new tokens of the app.
 func (c *Cloud) SetGraphRoles(roles ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,15 +86,15 @@ func (c *Cloud) RevokeTokens() {
 	c.revoked = c.Now().Add(time.Nanosecond)
 }
 
-// RequireClaims makes Graph refuse, by the challenge of continuous access evaluation, every token that was not asked for
-// with claims (a JSON object).
+// RequireClaims makes Graph refuse tokens that were requested without claims (a JSON object), by the challenge of
+// continuous access evaluation.
 func (c *Cloud) RequireClaims(claims string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.claims = claims
 }
 
-// entraError is an error as Entra words it.
+// entraError returns an error response of Entra.
 func (c *Cloud) entraError(status int, code string, number int, message string) answer {
 	return jsonAnswer(status, map[string]any{
 		"error":             code,
@@ -108,7 +107,7 @@ func (c *Cloud) entraError(status int, code string, number int, message string) 
 	})
 }
 
-func (c *Cloud) entra(r *http.Request, body []byte) answer {
+func (c *Cloud) serveEntra(r *http.Request, body []byte) answer {
 	base := "https://" + r.Host
 	if r.URL.Path == "/common/discovery/instance" {
 		return jsonAnswer(http.StatusOK, map[string]any{
@@ -131,7 +130,7 @@ func (c *Cloud) entra(r *http.Request, body []byte) answer {
 		})
 	case "discovery/v2.0/keys":
 		issuer := base
-		if r.Host == "login.chinacloudapi.cn" { // where tokens are issued by another host than the one that is asked
+		if r.Host == "login.chinacloudapi.cn" { // another host issues the tokens there
 			issuer = "https://login.partner.microsoftonline.cn"
 		}
 		keys := []any{}
@@ -148,13 +147,13 @@ func (c *Cloud) entra(r *http.Request, body []byte) answer {
 		if err != nil || r.Method != http.MethodPost {
 			return c.entraError(http.StatusBadRequest, "invalid_request", 900144, "The request body must be a form.")
 		}
-		return c.token(form, base+"/"+tenant+"/oauth2/v2.0/token")
+		return c.serveToken(form, base+"/"+tenant+"/oauth2/v2.0/token")
 	}
 	return c.entraError(http.StatusNotFound, "invalid_request", 90023, "There is no such endpoint.")
 }
 
-// token answers a request for a token by client credentials.
-func (c *Cloud) token(form url.Values, endpoint string) answer {
+// serveToken serves a token request by client credentials.
+func (c *Cloud) serveToken(form url.Values, endpoint string) answer {
 	if form.Get("grant_type") != "client_credentials" {
 		return c.entraError(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
 	}
@@ -176,7 +175,7 @@ func (c *Cloud) token(form url.Values, endpoint string) answer {
 	case !known:
 		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000215, "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value.")
 	}
-	// MSAL adds scopes of OpenID Connect, which mean nothing here.
+	// MSAL adds scopes of OpenID Connect. They mean nothing here.
 	scopes := slices.DeleteFunc(strings.Fields(form.Get("scope")), func(s string) bool {
 		return s == "openid" || s == "offline_access" || s == "profile"
 	})
@@ -191,14 +190,13 @@ func (c *Cloud) token(form url.Values, endpoint string) answer {
 	if client != c.ClientID {
 		roles = c.identityRoles
 	}
-	token := c.issue(Claims{"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims")})
-	// The token stands first, so that whatever cuts the answer off leaves it in.
+	token := c.issueToken(Claims{"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims")})
+	// The token stands first, so that a truncated response still contains it.
 	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(c.life.Seconds()), strings.Repeat(".", len(token)))
 	return answer{http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body}
 }
 
-// checkAssertion verifies that a client assertion is signed with the key of one of the app's certificates, for this endpoint
-// and this time.
+// checkAssertion verifies the signature of a client assertion by the app's certificates, its endpoint and its times.
 func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	header, claims, signed, signature, err := splitToken(assertion)
 	if err != nil {
@@ -213,7 +211,7 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	digest := sha256.Sum256(signed)
 	for _, cert := range c.certs {
 		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
-		// MSAL for Go writes the long one in padded base64, which is not what RFC 7515 says.
+		// MSAL for Go pads the long one, against RFC 7515.
 		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == base64.StdEncoding.EncodeToString(long[:]) || header["x5t"] == encode(short[:])
 		if !named {
 			continue
@@ -232,8 +230,8 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	return errors.New("no certificate fits")
 }
 
-// checkFederated verifies an assertion of somebody whom an app trusts. It returns the number and the message of the error that Entra
-// has for one that it refuses, 0 for none.
+// checkFederated verifies an assertion by the issuers that an app trusts. It returns the number and the message of
+// Entra's error, 0 for success.
 func (c *Cloud) checkFederated(trusted []Trust, assertion string) (int, string) {
 	header, claims, signed, signature, err := splitToken(assertion)
 	if err != nil {
@@ -268,9 +266,9 @@ func (c *Cloud) checkFederated(trusted []Trust, assertion string) (int, string) 
 	return 0, ""
 }
 
-// signing are the keys that simulated tenants sign their tokens with, the first being that of all of them until it is
-// rotated. Making one takes a tenth of a second.
-var signing struct { //nolint:gochecknoglobals // each is made once
+// signing holds the signing keys of all simulated tenants. Each tenant starts with the first. Generating a key takes
+// a tenth of a second.
+var signing struct { //nolint:gochecknoglobals // each is generated once
 	mu   sync.Mutex
 	keys []*rsa.PrivateKey
 }
@@ -282,7 +280,7 @@ func signingKey(number int) *rsa.PrivateKey {
 	for len(signing.keys) <= number {
 		key, err := rsa.GenerateKey(rand.Reader, 2048)
 		if err != nil {
-			panic(fmt.Sprintf("azuresim: %v", err)) // only for a size that is none
+			panic(fmt.Sprintf("azuresim: %v", err)) // only for an invalid size
 		}
 		signing.keys = append(signing.keys, key)
 	}
@@ -294,14 +292,14 @@ func keyID(key *rsa.PrivateKey) string {
 	return encode(sum[:8])
 }
 
-// RotateSigningKey makes Entra sign with a new key from now on. Those before it are listed on.
+// RotateSigningKey makes Entra sign with a new key, and still list the earlier ones.
 func (c *Cloud) RotateSigningKey() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest++
 }
 
-// RevokeSigningKeys makes Entra list no signing key but the newest.
+// RevokeSigningKeys makes Entra list the newest signing key alone.
 func (c *Cloud) RevokeSigningKeys() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -311,7 +309,7 @@ func (c *Cloud) RevokeSigningKeys() {
 // Claims are claims of a token, by their names.
 type Claims map[string]any
 
-// With returns a copy of claims with changes, in which nil takes a claim out.
+// With returns a copy of claims with changes; nil removes a claim.
 func (claims Claims) With(changes Claims) Claims {
 	changed := maps.Clone(claims)
 	maps.Copy(changed, changes)
@@ -319,7 +317,7 @@ func (claims Claims) With(changes Claims) Claims {
 	return changed
 }
 
-// AppClaims are the claims of a token of the given version (1.0 or 2.0) that an app has got for itself, by its client
+// AppClaims returns the claims of a token of that version (1.0 or 2.0) that an app gets for itself by its client
 // credentials, as ServiceNow does.
 func (c *Cloud) AppClaims(version, audience, app string, roles ...string) Claims {
 	principal := guid.New().String()
@@ -328,7 +326,7 @@ func (c *Cloud) AppClaims(version, audience, app string, roles ...string) Claims
 	return claims
 }
 
-// UserClaims are the claims of a token of the given version that an app has got to act for a user, as connectors of Power
+// UserClaims returns the claims of a token of that version that an app gets for a user, as connectors of Power
 // Automate do.
 func (c *Cloud) UserClaims(version, audience, app, user, scope string, roles ...string) Claims {
 	claims := c.callerClaims(version, audience, app, roles)
@@ -339,7 +337,7 @@ func (c *Cloud) UserClaims(version, audience, app, user, scope string, roles ...
 func (c *Cloud) callerClaims(version, audience, app string, roles []string) Claims {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	claims := c.common()
+	claims := c.commonClaims()
 	claims["aud"], claims["ver"] = audience, version
 	if version == "2.0" {
 		claims["iss"], claims["azp"], claims["azpacr"] = c.authority+"/"+c.TenantID+"/v2.0", app, "1"
@@ -352,16 +350,16 @@ func (c *Cloud) callerClaims(version, audience, app string, roles []string) Clai
 	return claims
 }
 
-// Token returns a token with claims, signed with the newest key. What is in header is in its header, or takes the place of
-// what was.
+// Token returns a token with claims, signed with the newest key. The members of header override those of the token's
+// header.
 func (c *Cloud) Token(claims Claims, header map[string]any) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sign(claims, header)
 }
 
-// common are the claims that every token has, those of version 1.
-func (c *Cloud) common() Claims {
+// commonClaims returns the claims of every token, in version 1.
+func (c *Cloud) commonClaims() Claims {
 	c.issued++
 	now := c.Now()
 	return Claims{
@@ -371,29 +369,29 @@ func (c *Cloud) common() Claims {
 	}
 }
 
-// issue returns a token for Graph with claims and those that every token has.
-func (c *Cloud) issue(claims Claims) string {
-	return c.sign(c.common().With(claims).With(Claims{"issued_ns": fmt.Sprint(c.Now().UnixNano())}), nil)
+// issueToken returns a token with claims and the claims of every token.
+func (c *Cloud) issueToken(claims Claims) string {
+	return c.sign(c.commonClaims().With(claims).With(Claims{"issued_ns": fmt.Sprint(c.Now().UnixNano())}), nil)
 }
 
 func (c *Cloud) sign(claims Claims, header map[string]any) string {
 	return signWith(signingKey(c.newest), claims, header)
 }
 
-// signWith returns a JWT with claims, signed with key. What is in header is in its header, or takes the place of what was.
+// signWith returns a JWT with claims, signed with key. The members of header override those of the JWT's header.
 func signWith(key *rsa.PrivateKey, claims Claims, header map[string]any) string {
 	head := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}
 	maps.Copy(head, header)
-	signed := encode([]byte(text(head))) + "." + encode([]byte(text(claims)))
+	signed := encode([]byte(jsonText(head))) + "." + encode([]byte(jsonText(claims)))
 	digest := sha256.Sum256([]byte(signed))
 	signature, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, digest[:])
 	if err != nil {
-		panic(fmt.Sprintf("azuresim: %v", err)) // only for a key that is too short
+		panic(fmt.Sprintf("azuresim: %v", err)) // only for too short a key
 	}
 	return signed + "." + encode(signature)
 }
 
-// claimsOf returns the claims of the bearer token of a request, if the Cloud has issued it and it has not expired.
+// claimsOf returns the claims of a request's bearer token if the Cloud has issued it and it has not expired.
 func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -416,7 +414,7 @@ func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
 	return claims, claims["tid"] == c.TenantID && exp > float64(c.Now().Unix())
 }
 
-// splitToken takes a JWT apart, and verifies nothing.
+// splitToken splits a JWT, and verifies nothing.
 func splitToken(token string) (header, claims map[string]any, signed, signature []byte, err error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

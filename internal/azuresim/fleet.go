@@ -2,14 +2,15 @@ package azuresim
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// What the devices of a fleet have in common.
+// Properties of the devices of a fleet.
 const (
 	FleetTag      = "Retired"                // the group tag of every fifth device
-	FleetPassword = "canary-device-password" // which every device has, and nobody may see
+	FleetPassword = "canary-device-password" // of every device; it must never leave graph
 )
 
 // PutFleet stores the devices of Fleet(n).
@@ -19,16 +20,17 @@ func (c *Cloud) PutFleet(n int) {
 	}
 }
 
-// Fleet returns n devices as a large organisation has them, always the same: a larger fleet begins with a smaller one.
+// Fleet returns n devices of a large organisation, always the same: a larger fleet begins with a smaller one.
 //
-// Of twenty devices, four are tagged FleetTag: two carry an account, one carries none, and one does not show whether it
-// does. The others are tagged for rooms, or not at all. A serial number is of one device alone, with two exceptions: of five
-// hundred devices two share one, in other letters; and of the first ten thousand some have what a factory has left there.
+// Of twenty devices, four have FleetTag: two carry an account, one carries none, and one does not show whether it
+// does. The others have the tags of meeting rooms, or none. Serial numbers are unique with two exceptions: of five
+// hundred devices, two share one but for its case; and some of the first ten thousand have the placeholders of
+// factories.
 func Fleet(n int) []Device {
 	devices := make([]Device, n)
 	for i := range devices {
 		d := Device{
-			ID:              fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", scattered(i, 1<<32), i>>16, i%4096, i/4096%4096, i),
+			ID:              fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", scatter(i, 1<<32), i>>16, i%4096, i/4096%4096, i),
 			SerialNumber:    serialNumber(i),
 			Manufacturer:    [...]string{"HP", "LENOVO", "Dell Inc.", "Microsoft Corporation", "VMware, Inc."}[i/20%5],
 			Model:           [...]string{"Elite Mini 800 G9", "ThinkSmart Core", "OptiPlex 7010", "Virtual Machine", "VMware20,1"}[i/20%5],
@@ -42,7 +44,7 @@ func Fleet(n int) []Device {
 		case 0:
 			d.GroupTag = FleetTag
 			account()
-		case 1: // one property is enough
+		case 1: // one property alone
 			d.GroupTag, d.ResourceName, d.Form = FleetTag, "room."+strconv.Itoa(i), AsNull
 		case 2:
 			d.GroupTag = FleetTag
@@ -60,7 +62,7 @@ func Fleet(n int) []Device {
 		case 12:
 			d.GroupTag = "MTR-Bergen"
 		case 13:
-			d.GroupTag = strings.ToLower(FleetTag) // which is another tag
+			d.GroupTag = strings.ToLower(FleetTag) // another tag
 			account()
 		case 14:
 			d.GroupTag = "Kiosk"
@@ -75,7 +77,7 @@ func Fleet(n int) []Device {
 	return devices
 }
 
-// serialNumber returns the serial number of the device i of a fleet.
+// serialNumber returns the serial number of device i of a fleet.
 func serialNumber(i int) string {
 	if i < 10_000 {
 		switch i % 250 {
@@ -92,23 +94,28 @@ func serialNumber(i int) string {
 	if i%500 == 499 {
 		return strings.ToLower(serialNumber(i - 1))
 	}
-	hex := fmt.Sprintf("%016x", uint64(i)*0x9e3779b97f4a7c15) //nolint:gosec // it wraps; the factor is odd, so that no two are the same
+	hash := uint64(i) * 0x9e3779b97f4a7c15 //nolint:gosec // it wraps; the factor is odd, so that no two are the same
+	hex := fmt.Sprintf("%016x", hash)
 	switch i / 20 % 5 {
 	case 0:
-		return "5CG" + letters(scattered(i, 78_364_164_096), 7)
+		return "5CG" + base36(scatter(i, 78_364_164_096), 7)
 	case 1:
-		return "PF" + letters(scattered(i, 2_176_782_336), 6)
+		return "PF" + base36(scatter(i, 2_176_782_336), 6)
 	case 2:
 		if i%200 == 57 {
 			return "O'Brien-" + strconv.Itoa(i)
 		}
-		return letters(scattered(i, 78_364_164_096), 7)
+		return base36(scatter(i, 78_364_164_096), 7)
 	case 3: // Hyper-V, which numbers its machines like this and some like a GUID
 		if i%2 == 0 {
 			return fmt.Sprintf("%s-%s-4%s-8%s-%012d", hex[:8], hex[8:12], hex[12:15], hex[13:16], i)
 		}
-		digits := fmt.Sprintf("%026d", scattered(i, 1<<40))
-		return digits[:4] + "-" + digits[4:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:24] + "-" + digits[24:]
+		digits := fmt.Sprintf("%026d", scatter(i, 1<<40))
+		var groups []string
+		for group := range slices.Chunk([]byte(digits), 4) {
+			groups = append(groups, string(group))
+		}
+		return strings.Join(groups, "-")
 	}
 	pairs := make([]string, 0, 8)
 	for at := 0; at < len(hex); at += 2 {
@@ -117,11 +124,11 @@ func serialNumber(i int) string {
 	return "VMware-56 4d " + strings.Join(pairs[:4], " ") + "-" + strings.Join(pairs[4:], " ")
 }
 
-// scattered returns a number below limit, another one for every i below limit. The factor is a prime that divides no limit.
-func scattered(i, limit int) int { return i * 2_654_435_761 % limit }
+// scatter maps each i below limit to another number below limit. The factor is a prime that divides no limit.
+func scatter(i, limit int) int { return i * 2_654_435_761 % limit }
 
-// letters returns n in capital letters and digits, width of them.
-func letters(n, width int) string {
+// base36 returns n in capital letters and digits, padded to width.
+func base36(n, width int) string {
 	text := strings.ToUpper(strconv.FormatInt(int64(n), 36))
 	return strings.Repeat("0", max(0, width-len(text))) + text
 }

@@ -25,10 +25,10 @@ var graphService = service{ //nolint:gochecknoglobals // a table that nothing wr
 		}
 		return StepGraph
 	},
-	answer: (*Cloud).graph,
+	answer: (*Cloud).graphAnswer,
 }
 
-// Device is a windowsAutopilotDeviceIdentity, as far as the program may see of it.
+// Device is a windowsAutopilotDeviceIdentity.
 type Device struct {
 	ID                    string
 	SerialNumber          string
@@ -39,18 +39,18 @@ type Device struct {
 	Manufacturer          string
 	Model                 string
 	EnrollmentState       string
-	DeviceAccountPassword string // which Graph really hands out
+	DeviceAccountPassword string // Graph returns it
 	Form                  Form
 }
 
-// Form is how Graph writes what a Device does not have.
+// Form is the form of the empty properties of a Device.
 type Form string
 
 // The forms.
 const (
-	AsText  Form = ""         // as an empty text
+	AsText  Form = ""         // as an empty string
 	AsNull  Form = "as null"  // as null
-	LeftOut Form = "left out" // the three properties of the account are left out, whatever they are
+	LeftOut Form = "left out" // without the three properties of the account, empty or not
 )
 
 // MarshalJSON writes d as Graph does.
@@ -70,7 +70,10 @@ func (d Device) MarshalJSON() ([]byte, error) {
 		EnrollmentState       *string `json:"enrollmentState"`
 		DeviceAccountPassword *string `json:"deviceAccountPassword"`
 	}
-	written := device{d.ID, text(d.SerialNumber), text(d.GroupTag), text(d.Manufacturer), text(d.Model), text(d.EnrollmentState), text(d.DeviceAccountPassword)}
+	written := device{
+		d.ID, text(d.SerialNumber), text(d.GroupTag),
+		text(d.Manufacturer), text(d.Model), text(d.EnrollmentState), text(d.DeviceAccountPassword),
+	}
 	if d.Form == LeftOut {
 		return json.Marshal(written)
 	}
@@ -82,7 +85,7 @@ func (d Device) MarshalJSON() ([]byte, error) {
 	}{written, text(d.UserPrincipalName), text(d.AddressableUserName), text(d.ResourceName)})
 }
 
-// PutDevice stores d, in the place of the device with its ID if there is one.
+// PutDevice stores d, and replaces the device with its ID.
 func (c *Cloud) PutDevice(d Device) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +94,7 @@ func (c *Cloud) PutDevice(d Device) {
 	c.order = nil
 }
 
-// Device returns the device with that id, and whether there is one.
+// Device returns the device with that id, and whether it exists.
 func (c *Cloud) Device(id string) (Device, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,10 +106,10 @@ func (c *Cloud) Device(id string) (Device, bool) {
 func (c *Cloud) Devices() []Device {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.listed()
+	return c.sortedDevices()
 }
 
-func (c *Cloud) listed() []Device {
+func (c *Cloud) sortedDevices() []Device {
 	if c.order == nil {
 		c.order = slices.SortedFunc(maps.Keys(c.devices), func(a, b string) int {
 			return cmp.Or(strings.Compare(c.devices[a].SerialNumber, c.devices[b].SerialNumber), strings.Compare(a, b))
@@ -119,11 +122,54 @@ func (c *Cloud) listed() []Device {
 	return list
 }
 
-// Throttle switches the published limit on writes on or off: 100 in 20 seconds for an app.
-func (c *Cloud) Throttle(on bool) {
+// WriteLimit is a limit on the writes of the app in 20 seconds. The zero value is no limit.
+type WriteLimit struct {
+	Writes int
+	// CountRefused counts refused writes against the limit too. Microsoft's guidance says that all attempts count
+	// (https://learn.microsoft.com/graph/throttling); callers have seen both.
+	CountRefused bool
+	// RetryAfter is the Retry-After header of a refusal, in seconds; 0 sends none, as Intune often does
+	// (https://github.com/almenscorner/IntuneCD/issues/217).
+	RetryAfter int
+}
+
+const (
+	// PublishedWrites is Intune's published limit for enrolment devices: writes of an app in a tenant in 20 seconds
+	// (https://learn.microsoft.com/graph/throttling-limits).
+	PublishedWrites = 100
+	writeWindow     = 20 * time.Second
+)
+
+// Throttle sets the limit on writes, and forgets earlier writes.
+func (c *Cloud) Throttle(limit WriteLimit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.limited, c.writes = on, nil
+	c.limit, c.writes = limit, nil
+}
+
+// RequireApproval makes the action subject to Multi Admin Approval: Graph refuses it with that status. Microsoft
+// documents 400; 403 has been announced (https://github.com/Microsoft365DSC/Microsoft365DSC/issues/7236).
+func (c *Cloud) RequireApproval(status int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.approval = status
+}
+
+// PutOddRows adds values to the first page of each list that are not devices, or not as documented.
+func (c *Cloud) PutOddRows(rows ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, row := range rows {
+		c.oddRows = append(c.oddRows, json.RawMessage(row))
+	}
+}
+
+// RefuseItemTokens makes Graph accept the next n batches and refuse the token of each item in them
+// (https://github.com/microsoftgraph/msgraph-sdk-dotnet/issues/2660).
+func (c *Cloud) RefuseItemTokens(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuseItems = n
 }
 
 const (
@@ -134,32 +180,31 @@ const (
 	pageSize         = 1000
 )
 
-func (c *Cloud) graph(r *http.Request, body []byte) answer {
-	return c.graphHeaders(r, c.graphAnswer(r, body))
-}
-
-// graphHeaders returns a with the headers that every answer of Graph has.
+// graphHeaders returns a with the headers of every response of Graph.
 func (c *Cloud) graphHeaders(r *http.Request, a answer) answer {
 	if a.header == nil {
 		a.header = http.Header{}
 	}
-	a.header.Set("request-id", guid.New().String())
+	if a.header.Get("request-id") == "" {
+		a.header.Set("request-id", guid.New().String())
+	}
 	if id := r.Header.Get("client-request-id"); id != "" {
 		a.header.Set("client-request-id", id)
 	}
-	a.header.Set("x-ms-ags-diagnostic", `{"ServerInfo":{"DataCenter":"Simulated","Slice":"E","Ring":"1","ScaleUnit":"000","RoleInstance":"SIM"}}`)
+	a.header.Set("x-ms-ags-diagnostic",
+		`{"ServerInfo":{"DataCenter":"Simulated","Slice":"E","Ring":"1","ScaleUnit":"000","RoleInstance":"SIM"}}`)
 	return a
 }
 
 func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
-	if refused, ok := c.authorised(r); !ok {
+	if refused, ok := c.checkToken(r); !ok {
 		return refused
 	}
 	if r.URL.Path == batchPath && r.Method == http.MethodPost {
-		return c.batch(r, body)
+		return c.serveBatch(r, body)
 	}
 	if path, ok := strings.CutPrefix(r.URL.Path, stableCollection+"/"); ok {
-		return c.sibling(r, path)
+		return c.unassignUser(r, path)
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, deviceCollection)
 	if !ok {
@@ -169,7 +214,7 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 		if r.Method != http.MethodGet {
 			return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
 		}
-		return c.list(r)
+		return c.listDevices(r)
 	}
 	id, action, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	device, known := c.devices[strings.ToLower(id)]
@@ -184,7 +229,10 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	case action != unassignAction || r.Method != http.MethodPost:
 		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
 	case c.overLimit():
-		return graphError(http.StatusTooManyRequests, Plain, "TooManyRequests", "Too many requests.", 0)
+		return c.refuseWrite()
+	case c.approval != 0:
+		message := "Header 'x-msft-approval-justification' is required to request approval"
+		return graphError(c.approval, Nested, "BadRequest", message, 0)
 	case !known:
 		return graphError(http.StatusBadRequest, Nested, "ResourceNotFound", "An error has occurred", 0)
 	}
@@ -193,16 +241,16 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	return answer{status: http.StatusNoContent}
 }
 
-// sibling answers a request for the action that takes the user off a device. It is in Graph 1.0, where ours is not, for programs
-// whose library knows no beta; nothing else of Graph 1.0 is here.
-func (c *Cloud) sibling(r *http.Request, path string) answer {
+// unassignUser serves the action that removes the user from a device. It exists in Graph 1.0, where ours does not,
+// and serves programs whose library has no beta.
+func (c *Cloud) unassignUser(r *http.Request, path string) answer {
 	id, action, _ := strings.Cut(path, "/")
 	device, known := c.devices[strings.ToLower(id)]
 	switch {
 	case strings.TrimPrefix(action, "microsoft.graph.") != siblingAction || r.Method != http.MethodPost:
 		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
 	case c.overLimit():
-		return graphError(http.StatusTooManyRequests, Plain, "TooManyRequests", "Too many requests.", 0)
+		return c.refuseWrite()
 	case !known:
 		return graphError(http.StatusBadRequest, Nested, "ResourceNotFound", "An error has occurred", 0)
 	}
@@ -211,24 +259,33 @@ func (c *Cloud) sibling(r *http.Request, path string) answer {
 	return answer{status: http.StatusNoContent}
 }
 
-// authorised returns the refusal of a request whose token Graph does not accept.
-func (c *Cloud) authorised(r *http.Request) (answer, bool) {
+// checkToken returns the refusal of a request whose token Graph does not accept.
+func (c *Cloud) checkToken(r *http.Request) (answer, bool) {
 	claims, ok := c.claimsOf(r)
 	issued, _ := strconv.ParseInt(asString(claims["issued_ns"]), 10, 64)
 	switch {
 	case !ok, claims["aud"] != "https://"+r.Host, issued < c.revoked.UnixNano() && !c.revoked.IsZero():
-		return graphError(http.StatusUnauthorized, Plain, "InvalidAuthenticationToken", "Access token is empty or not valid.", 0), false
+		return refusedToken("Access token is empty or not valid."), false
 	case c.claims != "" && !strings.Contains(asString(claims["xms_claims"]), c.claims):
-		a := graphError(http.StatusUnauthorized, Plain, "InvalidAuthenticationToken", "Continuous access evaluation resulted in challenge.", 0)
-		a.header.Set("WWW-Authenticate", `Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", client_id="00000003-0000-0000-c000-000000000000", error="insufficient_claims", claims="`+
+		a := refusedToken("Continuous access evaluation resulted in challenge.")
+		a.header.Set("WWW-Authenticate", `Bearer realm="", `+
+			`authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", `+
+			`client_id="00000003-0000-0000-c000-000000000000", error="insufficient_claims", claims="`+
 			base64.StdEncoding.EncodeToString([]byte(c.claims))+`"`)
 		return a, false
 	}
 	roles, _ := claims["roles"].([]any)
 	if !slices.Contains(roles, any(GraphRole)) {
-		return graphError(http.StatusForbidden, Nested, "Forbidden", "Application is not authorized to perform this operation. Application must have one of the following scopes: "+GraphRole, 0), false
+		message := "Application is not authorized to perform this operation. " +
+			"Application must have one of the following scopes: " + GraphRole
+		return graphError(http.StatusForbidden, Nested, "Forbidden", message, 0), false
 	}
 	return answer{}, true
+}
+
+// refusedToken returns Graph's refusal of a token.
+func refusedToken(message string) answer {
+	return graphError(http.StatusUnauthorized, Plain, "InvalidAuthenticationToken", message, 0)
 }
 
 func asString(v any) string {
@@ -236,20 +293,32 @@ func asString(v any) string {
 	return s
 }
 
-// overLimit counts a write, and reports whether it is one too many.
+// overLimit counts a write, and reports whether it is above the limit.
 func (c *Cloud) overLimit() bool {
-	if !c.limited {
+	if c.limit.Writes == 0 {
 		return false
 	}
 	now := c.Now()
-	c.writes = slices.DeleteFunc(c.writes, func(at time.Time) bool { return now.Sub(at) > 20*time.Second })
-	c.writes = append(c.writes, now)
-	return len(c.writes) > 100
+	c.writes = slices.DeleteFunc(c.writes, func(at time.Time) bool { return now.Sub(at) > writeWindow })
+	over := len(c.writes) >= c.limit.Writes
+	if !over || c.limit.CountRefused {
+		c.writes = append(c.writes, now)
+	}
+	return over
 }
 
-// The patterns are compiled when there is a cloud, of which a deployment has none.
+// refuseWrite returns the refusal of a write above the limit.
+func (c *Cloud) refuseWrite() answer {
+	a := graphError(http.StatusTooManyRequests, Plain, "TooManyRequests", "Too many requests.", 0)
+	if c.limit.RetryAfter > 0 {
+		a.header.Set("Retry-After", strconv.Itoa(c.limit.RetryAfter))
+	}
+	return a
+}
+
+// The patterns are compiled on first use: a deployment has no simulated cloud.
 var (
-	containsFilter = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // that nothing writes to
+	containsFilter = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // never written
 		return regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
 	})
 	hyphenated = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // likewise
@@ -260,23 +329,28 @@ var (
 	})
 )
 
-// list answers a request for the collection, with the defects that Graph has there: one filter works and it fails on spaces
-// and on what looks like a GUID; a selection of the serial number is an error; and a page begins with the last device of
-// the page before, so that devices of one serial number can fill a page for ever. What has been seen of the size of such a
-// page is that two at a time make seven rows of five devices, and one at a time never end.
-func (c *Cloud) list(r *http.Request) answer {
+// listDevices serves the collection, with Graph's defects there:
+//   - only the filter contains() works, and it fails for texts with spaces
+//     (https://github.com/andrew-s-taylor/WindowsAutopilotInfo/issues/1) and for texts like a GUID
+//     (https://github.com/microsoftgraph/msgraph-sdk-powershell/issues/2464);
+//   - $select is a 500 (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756);
+//   - a page begins with the last device of the page before: with $top=2 five devices take seven rows, and devices that share
+//     a serial number can fill a page that links to itself (https://github.com/fleetdm/fleet, msgraph.go).
+func (c *Cloud) listDevices(r *http.Request) answer {
 	query := r.URL.Query()
 	if query.Has("$select") {
 		return graphError(http.StatusInternalServerError, Nested, "InternalServerError", "An error has occurred", 0)
 	}
-	devices := c.listed()
+	devices := c.sortedDevices()
 	if filter := query.Get("$filter"); filter != "" {
 		m := containsFilter().FindStringSubmatch(filter)
 		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated().MatchString(m[1]) {
 			return graphError(http.StatusBadRequest, Nested, "BadRequest", "An error has occurred", 0)
 		}
 		part := strings.ToLower(strings.ReplaceAll(m[1], "''", "'"))
-		devices = slices.DeleteFunc(devices, func(d Device) bool { return !strings.Contains(strings.ToLower(d.SerialNumber), part) })
+		devices = slices.DeleteFunc(devices, func(d Device) bool {
+			return !strings.Contains(strings.ToLower(d.SerialNumber), part)
+		})
 	}
 	size := pageSize
 	if top, err := strconv.Atoi(query.Get("$top")); err == nil && top > 0 && top < pageSize {
@@ -289,20 +363,31 @@ func (c *Cloud) list(r *http.Request) answer {
 		}
 		devices = devices[from:]
 		if size > 1 {
-			size++ // the one that is repeated
+			size++ // for the repeated device
 		}
 	}
-	page := map[string]any{"@odata.context": "https://" + r.Host + "/beta/$metadata#deviceManagement/windowsAutopilotDeviceIdentities"}
+	page := map[string]any{
+		"@odata.context": "https://" + r.Host + "/beta/$metadata#deviceManagement/windowsAutopilotDeviceIdentities",
+	}
 	if len(devices) > size {
 		devices = devices[:size]
 		query.Set("$skiptoken", "LastSerialNumber='"+devices[size-1].SerialNumber+"'")
 		page["@odata.nextLink"] = "https://" + r.Host + deviceCollection + "?" + encodeQuery(query)
 	}
-	page["value"] = devices
+	rows := make([]any, 0, len(devices)+len(c.oddRows))
+	if !query.Has("$skiptoken") {
+		for _, row := range c.oddRows {
+			rows = append(rows, row)
+		}
+	}
+	for _, d := range devices {
+		rows = append(rows, d)
+	}
+	page["value"] = rows
 	return jsonAnswer(http.StatusOK, page)
 }
 
-// encodeQuery encodes a query as Graph writes it, with the dollar signs of OData as they are.
+// encodeQuery encodes a query as Graph does, with plain dollar signs.
 func encodeQuery(query url.Values) string {
 	return strings.ReplaceAll(query.Encode(), "%24", "$")
 }

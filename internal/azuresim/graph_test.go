@@ -342,7 +342,7 @@ func TestWriteLimit(t *testing.T) {
 		write := func() int {
 			return c.send(http.MethodPost, collection+"/00000000-0000-4000-8000-000000000001/unassignResourceAccountFromDevice", "", nil)
 		}
-		c.cloud.Throttle(true)
+		c.cloud.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
 		for i := range 100 {
 			if i == 50 {
 				time.Sleep(10 * time.Second)

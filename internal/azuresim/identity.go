@@ -9,10 +9,10 @@ import (
 var identityService = service{ //nolint:gochecknoglobals // a table that nothing writes to
 	name:   "identity",
 	step:   func(*http.Request) Step { return StepIdentity },
-	answer: (*Cloud).identity,
+	answer: (*Cloud).serveIdentity,
 }
 
-// identityHeader is what App Service gives its workers to show to the managed identity endpoint.
+// identityHeader is the secret with which a worker of App Service calls the managed identity endpoint.
 const identityHeader = "simulated-identity-header"
 
 // SetIdentityRoles sets the application permissions of the managed identity in Graph.
@@ -22,16 +22,15 @@ func (c *Cloud) SetIdentityRoles(roles ...string) {
 	c.identityRoles = roles
 }
 
-// Issuer returns who issues tokens of version 2 of the tenant, which is how an app names the tenant of a managed identity that it
-// trusts.
+// Issuer returns the issuer of the tenant's version 2 tokens. An app that trusts a managed identity names it.
 func (c *Cloud) Issuer() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.authority + "/" + c.TenantID + "/v2.0"
 }
 
-// identity answers as the managed identity endpoint of a virtual machine or of App Service.
-func (c *Cloud) identity(r *http.Request, _ []byte) answer {
+// serveIdentity serves the managed identity endpoint of a virtual machine and of App Service.
+func (c *Cloud) serveIdentity(r *http.Request, _ []byte) answer {
 	query := r.URL.Query()
 	switch {
 	case r.Header.Get("Metadata") != "true" && r.Header.Get("X-Identity-Header") != identityHeader:
@@ -42,9 +41,9 @@ func (c *Cloud) identity(r *http.Request, _ []byte) answer {
 		return jsonAnswer(http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "resource is missing"})
 	}
 	resource := query.Get("resource")
-	token := c.issue(Claims{"aud": resource, "appid": c.IdentityClientID, "idtyp": "app", "roles": c.identityRoles})
-	if strings.HasPrefix(resource, "api://AzureADTokenExchange") { // one that an app may trust
-		token = c.sign(c.common().With(Claims{"aud": resource, "iss": c.authority + "/" + c.TenantID + "/v2.0", "sub": c.IdentityObjectID, "ver": "2.0"}), nil)
+	token := c.issueToken(Claims{"aud": resource, "appid": c.IdentityClientID, "idtyp": "app", "roles": c.identityRoles})
+	if strings.HasPrefix(resource, "api://AzureADTokenExchange") { // for a federated credential
+		token = c.sign(c.commonClaims().With(Claims{"aud": resource, "iss": c.authority + "/" + c.TenantID + "/v2.0", "sub": c.IdentityObjectID, "ver": "2.0"}), nil)
 	}
 	return jsonAnswer(http.StatusOK, map[string]string{
 		"access_token": token,

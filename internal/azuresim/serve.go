@@ -21,29 +21,27 @@ import (
 	"time"
 )
 
-// Served is a Cloud that answers on loopback. A program reaches it with AZURE_CLOUD=custom and these addresses, the identity
-// by the variables IDENTITY_ENDPOINT and IDENTITY_HEADER of App Service, trusting CA (SSL_CERT_FILE).
+// Served is a Cloud on loopback. A program reaches it with AZURE_CLOUD=custom and these addresses, the identity by App
+// Service's variables IDENTITY_ENDPOINT and IDENTITY_HEADER, and trusts CA (SSL_CERT_FILE).
 type Served struct {
 	AuthorityHost, VaultURL, GraphEndpoint string // https
 	STSEndpoint                            string // https, of AWS
 	IdentityEndpoint, IdentityHeader       string // plain http, as on App Service
-	CA                                     []byte // the certificate of the authority that has signed all others, in PEM
+	CA                                     []byte // the certificate of the authority, in PEM
 
 	servers []*http.Server
 	running sync.WaitGroup
 	stop    chan struct{}
 
 	mu   sync.Mutex
-	idle map[net.Conn]bool // connections that are kept and have no request on the way
+	idle map[net.Conn]bool // open connections without a request
 }
 
-// Serve answers for the Cloud on loopback until the Served is closed, each service at an address of its own. Faults happen
-// on the wire; those of a connection that cannot be made do not happen here (NoHost, Refused and Untrusted break the
-// connection instead).
+// Serve serves the Cloud on loopback until the Served is closed, each service at an address of its own. Faults happen
+// on the wire; NoHost, Refused and Untrusted break the connection instead.
 func (c *Cloud) Serve() (*Served, error) { return c.serveOver("http/1.1") }
 
-// ServeHTTP2 is Serve over HTTP/2, for who can speak it, as the services do. A fault that breaks a connection then breaks it for all
-// requests that are on it.
+// ServeHTTP2 is Serve with HTTP/2 on offer, as the services do. A broken connection then fails all its requests.
 func (c *Cloud) ServeHTTP2() (*Served, error) { return c.serveOver("h2", "http/1.1") }
 
 func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
@@ -74,9 +72,9 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 			listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: protocols})
 		}
 		server := &http.Server{
-			Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.handle(c, part.service, w, r) }),
+			Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.respond(c, part.service, w, r) }),
 			ReadHeaderTimeout: 10 * time.Second,
-			ConnState:         s.follow,
+			ConnState:         s.trackIdle,
 			ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 				return context.WithValue(ctx, connKey{}, conn)
 			},
@@ -91,7 +89,7 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 	return s, nil
 }
 
-// Close ends the serving. Requests in flight lose their connection.
+// Close stops serving. Requests in flight lose their connection.
 func (s *Served) Close() {
 	close(s.stop)
 	for _, server := range s.servers {
@@ -100,8 +98,8 @@ func (s *Served) Close() {
 	s.running.Wait()
 }
 
-// follow keeps account of the connections that are idle.
-func (s *Served) follow(conn net.Conn, state http.ConnState) {
+// trackIdle tracks the idle connections.
+func (s *Served) trackIdle(conn net.Conn, state http.ConnState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if state == http.StateIdle {
@@ -111,8 +109,7 @@ func (s *Served) follow(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// CloseIdle closes the connections that are kept and have no request on the way, as services do at any time, and returns how many
-// they were.
+// CloseIdle closes the idle connections, as services do at any time, and returns their number.
 func (s *Served) CloseIdle() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,12 +119,12 @@ func (s *Served) CloseIdle() int {
 	return len(s.idle)
 }
 
-func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
+func (s *Served) respond(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
-	a, fault := c.serve(service, r, body)
+	a, fault := c.serveRequest(service, r, body)
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	go func() {
@@ -137,7 +134,7 @@ func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *htt
 		case <-ctx.Done():
 		}
 	}()
-	if fault.wait(ctx) != nil {
+	if fault.sleep(ctx) != nil {
 		return
 	}
 	if fault.err != nil || fault.cut {
@@ -147,7 +144,7 @@ func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *htt
 			_, _ = w.Write(a.body[:len(a.body)/2])
 			_ = http.NewResponseController(w).Flush()
 		}
-		reset(w, r)
+		resetConnection(w, r)
 		return
 	}
 	for name, values := range a.header {
@@ -157,11 +154,11 @@ func (s *Served) handle(c *Cloud, service service, w http.ResponseWriter, r *htt
 	_, _ = w.Write(a.body)
 }
 
-// connKey finds the connection of a request.
+// connKey is the key of a request's connection.
 type connKey struct{}
 
-// reset breaks the connection of a request so that the other side sees it: without a word of farewell.
-func reset(w http.ResponseWriter, r *http.Request) {
+// resetConnection resets the connection of a request: the other side sees no orderly end.
+func resetConnection(w http.ResponseWriter, r *http.Request) {
 	conn, _ := r.Context().Value(connKey{}).(net.Conn)
 	raw := conn
 	if t, ok := conn.(*tls.Conn); ok {
@@ -170,12 +167,12 @@ func reset(w http.ResponseWriter, r *http.Request) {
 	if t, ok := raw.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
 	}
-	// Over HTTP/1.1 net/http is told to leave the connection alone; over HTTP/2 it cannot be, and finds it closed.
+	// Over HTTP/1.1 this makes net/http leave the connection alone; over HTTP/2 net/http finds it closed.
 	_, _, _ = http.NewResponseController(w).Hijack()
 	_ = raw.Close()
 }
 
-// selfSigned makes an authority and a certificate of its for 127.0.0.1, both for a day.
+// selfSigned returns a new authority and its certificate for 127.0.0.1, both valid for a day.
 func selfSigned() ([]byte, tls.Certificate, error) {
 	now := time.Now()
 	caKey, err1 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -22,18 +22,18 @@ import (
 var stsService = service{ //nolint:gochecknoglobals // a table that nothing writes to
 	name:   "sts",
 	step:   func(*http.Request) Step { return StepSTS },
-	answer: (*Cloud).sts,
+	answer: (*Cloud).serveSTS,
 }
 
-// Role is a role of AWS whose credentials a function has. It may ask STS for tokens that say so.
+// Role is the AWS role of a function. It may request tokens of STS.
 type Role struct {
 	ARN                                        string
 	AccessKeyID, SecretAccessKey, SessionToken string
-	Issuer                                     string // of the account: who signs the tokens
+	Issuer                                     string // of the account's tokens
 	Region                                     string
 }
 
-// PutRole makes an account of AWS with one role in it, and outbound web identity federation switched on.
+// PutRole creates an AWS account with one role and outbound web identity federation.
 func (c *Cloud) PutRole(arn string) Role {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,10 +51,10 @@ func (c *Cloud) DisableFederation() {
 	c.federationOff = true
 }
 
-// Trust is a federated identity credential of an app: whom it trusts. All three must be met to the letter.
+// Trust is a federated identity credential of an app. All three must match exactly.
 type Trust struct{ Issuer, Subject, Audience string }
 
-// SetTrust makes the app with that client id, which may be that of the managed identity, trust these and no others.
+// SetTrust makes the app or managed identity with that client id trust these and no others.
 func (c *Cloud) SetTrust(clientID string, trusted ...Trust) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,12 +65,12 @@ func (c *Cloud) SetTrust(clientID string, trusted ...Trust) {
 var awsKey = sync.OnceValue(func() *rsa.PrivateKey { //nolint:gochecknoglobals // made once
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		panic(fmt.Sprintf("azuresim: %v", err)) // only for a size that is none
+		panic(fmt.Sprintf("azuresim: %v", err)) // only for an invalid size
 	}
 	return key
 })
 
-// stsError is an error as STS words it.
+// stsError returns an error response of STS.
 func stsError(status int, code, message string) answer {
 	type fault struct {
 		Type, Code, Message string
@@ -86,8 +86,8 @@ func stsError(status int, code, message string) answer {
 	return answer{status, http.Header{"Content-Type": {"text/xml"}}, body}
 }
 
-// sts answers the one action that the program asks for.
-func (c *Cloud) sts(r *http.Request, body []byte) answer {
+// serveSTS serves the one action that the program calls.
+func (c *Cloud) serveSTS(r *http.Request, body []byte) answer {
 	form, err := url.ParseQuery(string(body))
 	if err != nil || r.Method != http.MethodPost || form.Get("Action") != "GetWebIdentityToken" || form.Get("Version") != "2011-06-15" {
 		return stsError(http.StatusBadRequest, "InvalidAction", "The simulated STS issues tokens of roles and does nothing else.")

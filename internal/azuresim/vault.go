@@ -17,7 +17,7 @@ var vaultService = service{ //nolint:gochecknoglobals // a table that nothing wr
 		}
 		return StepSecret
 	},
-	answer: (*Cloud).vault,
+	answer: (*Cloud).serveVault,
 }
 
 // vaultSuffixes are the domains of Key Vault in Azure's clouds.
@@ -52,7 +52,7 @@ func (c *Cloud) DeleteSecret(name string) {
 	delete(c.secrets, name)
 }
 
-// vaultError is an error as Key Vault words it. The inner code may be empty.
+// vaultError returns an error response of Key Vault. The inner code may be empty.
 func vaultError(status int, code, inner, message string) answer {
 	e := map[string]any{"code": code, "message": message}
 	if inner != "" {
@@ -61,7 +61,7 @@ func vaultError(status int, code, inner, message string) answer {
 	return jsonAnswer(status, map[string]any{"error": e})
 }
 
-func (c *Cloud) vault(r *http.Request, _ []byte) answer {
+func (c *Cloud) serveVault(r *http.Request, _ []byte) answer {
 	resource := "https://" + vaultSuffixes[0]
 	for _, suffix := range vaultSuffixes {
 		if strings.HasSuffix(r.Host, "."+suffix) {

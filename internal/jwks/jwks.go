@@ -200,12 +200,12 @@ func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.Public
 	req.Header.Set("Accept", "application/json")
 	resp, err := s.doer.Do(req)
 	if err != nil {
-		return nil, broken(err)
+		return nil, upstream.Transport(upstream.Identity, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, broken(err)
+		return nil, upstream.Transport(upstream.Identity, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, refused(resp, body)
@@ -215,13 +215,6 @@ func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.Public
 		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode, Cause: "no signing key in the answer"}
 	}
 	return keys, nil
-}
-
-// broken returns the failure of a reading that has ended without an answer.
-func broken(err error) *upstream.Error {
-	failure := upstream.Transport(upstream.Identity, err)
-	failure.MaybeDone = false // there was nothing to do
-	return failure
 }
 
 // refused returns the failure of a reading whose answer has another status than 200.

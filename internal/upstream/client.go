@@ -5,45 +5,84 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// Doer sends a request and returns its answer: an *http.Client, or whatever a test puts in its place. It has the method
-// set of azcore's policy.Transporter, the one seam to the cloud.
+// Doer sends a request and returns its response: an *http.Client, or a test's replacement. It has the method set of
+// azcore's policy.Transporter, the one boundary to the cloud.
 type Doer interface {
 	Do(*http.Request) (*http.Response, error)
 }
 
-// NewClient returns the client that every request to the cloud goes through unless a test or the simulation puts
-// another Doer there. It follows no redirect (a token must not travel to a host that an answer names), gives up a
-// connection or a handshake after five seconds, and asks an idle HTTP/2 connection whether it is alive before it is used
-// again, since a function may have been frozen meanwhile. The time for an answer is the request's context's alone.
+// NewClient returns the client for every request that leaves this process. It follows no redirect: a token must not
+// travel to a host that a response names. Opening a connection and its TLS handshake have five seconds each; an
+// HTTP/2 connection is probed before use after a pause, since the host may have frozen this process meanwhile. The
+// response has the time of the request's context. [Classify] knows from its errors whether the request was sent.
+//
+// Proxies come from the environment. Requests to the host's identity endpoint never use one: they carry a secret in the
+// clear.
 func NewClient() Doer {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
-	return direct{&http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConns:          100,
-		MaxIdleConnsPerHost:   32,
-		IdleConnTimeout:       90 * time.Second,
-		TLSHandshakeTimeout:   5 * time.Second,
-		ExpectContinueTimeout: time.Second,
-		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+	return newClient(&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}, http.ProxyFromEnvironment)
+}
+
+func newClient(dialer *net.Dialer, proxy func(*http.Request) (*url.URL, error)) *direct {
+	return &direct{&http.Transport{
+		Proxy: func(req *http.Request) (*url.URL, error) {
+			if identityEndpoint(req.URL) {
+				return nil, nil
+			}
+			u, err := proxy(req)
+			progressOf(req.Context()).proxied.Store(u != nil)
+			return u, err
+		},
+		GetProxyConnectHeader:  reportTunnel,
+		OnProxyConnectResponse: checkProxyResponse,
+		DialContext:            dialer.DialContext,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           100,
+		MaxIdleConnsPerHost:    32,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    5 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 	}}
 }
 
-// direct sends a request as it is: what an http.Client adds, cookies and redirects, is not wanted.
+// identityEndpoint reports whether u is on the host's own network: the address in IDENTITY_ENDPOINT or MSI_ENDPOINT,
+// or any link-local or loopback address.
+func identityEndpoint(u *url.URL) bool {
+	for _, name := range []string{"IDENTITY_ENDPOINT", "MSI_ENDPOINT"} {
+		endpoint, err := url.Parse(os.Getenv(name))
+		if err == nil && endpoint.Host != "" && strings.EqualFold(endpoint.Host, u.Host) {
+			return true
+		}
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && (ip.Unmap().IsLinkLocalUnicast() || ip.Unmap().IsLoopback())
+}
+
+// direct sends a request as it is, without the cookies and redirects of an http.Client.
 type direct struct{ *http.Transport }
 
-func (d direct) Do(req *http.Request) (*http.Response, error) { return d.RoundTrip(req) }
+func (d *direct) Do(req *http.Request) (*http.Response, error) {
+	p := &progress{}
+	resp, err := d.RoundTrip(req.WithContext(p.follow(req.Context())))
+	if err != nil {
+		return nil, p.failure(err)
+	}
+	return resp, nil
+}
 
-// ErrTooLarge is the error of reading past the limit of a body that [Capped] or [Cap] has limited.
-var ErrTooLarge = errors.New("answer is larger than its limit")
+// ErrTooLarge is the error of reading past the limit of [Capped] or [Cap].
+var ErrTooLarge = errors.New("response is larger than its limit")
 
-// Capped returns a Doer that passes requests to next and lets nobody read more than limit bytes of an answer's body.
-// The libraries that read the answers have no limit of their own.
+// Capped returns a Doer that passes requests to next and limits the body of each response to limit bytes. Azure's and
+// AWS's libraries have no limit of their own.
 func Capped(next Doer, limit int64) Doer { return capped{next, limit} }
 
 type capped struct {
@@ -60,8 +99,8 @@ func (c capped) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Cap returns body, of which reading more than limit bytes gives ErrTooLarge. io.LimitReader would end it as if it were
-// whole.
+// Cap returns body with a limit: reading more than limit bytes returns ErrTooLarge, where io.LimitReader would return
+// EOF.
 func Cap(body io.ReadCloser, limit int64) io.ReadCloser {
 	return &cappedBody{ReadCloser: body, left: limit}
 }
@@ -86,21 +125,29 @@ func (b *cappedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// RetryAfter returns how long the answer with header h asks to be left alone: the larger of what the headers that
-// Microsoft's services use say (retry-after-ms, x-ms-retry-after-ms, Retry-After in seconds or as a date), 0 if none
-// does. It is a day at the most: what asks for more is mistaken, and would keep this function from its work.
+// RetryAfter returns the longest wait that the headers of Microsoft's services ask for: retry-after-ms,
+// x-ms-retry-after-ms, and Retry-After as seconds or a date. Graph has sent fractions of a second there
+// (https://github.com/microsoftgraph/microsoft-graph-docs/issues/3877). It returns 0 without a valid header, and a
+// day at most.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
-	var longest time.Duration
-	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
-		if ms, err := strconv.ParseUint(h.Get(name), 10, 31); err == nil {
-			longest = max(longest, time.Duration(ms)*time.Millisecond)
-		}
-	}
 	value := h.Get("Retry-After")
-	if s, err := strconv.ParseUint(value, 10, 31); err == nil {
-		longest = max(longest, time.Duration(s)*time.Second)
-	} else if at, err := http.ParseTime(value); err == nil {
+	longest := ParseWait(value, time.Second)
+	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
+		longest = max(longest, ParseWait(h.Get(name), time.Millisecond))
+	}
+	if at, err := http.ParseTime(value); err == nil {
 		longest = max(longest, at.Sub(now))
 	}
-	return min(longest, 24*time.Hour)
+	return min(longest, maxWait)
+}
+
+const maxWait = 24 * time.Hour
+
+// ParseWait parses a number of units, and returns 0 for anything else and a day at most.
+func ParseWait(number string, unit time.Duration) time.Duration {
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || !(n > 0) { // which NaN is not
+		return 0
+	}
+	return time.Duration(min(n, float64(maxWait/unit)) * float64(unit))
 }

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Trace is what one request cost beyond this program: how long it waited for each service and how often it asked Graph.
-// The rooms that speak to a service add to the Trace in their context; the audit record shows it.
+// Trace counts the time that one request waited for each service, and its requests to Graph. The packages that call a
+// service add to the Trace in their context; the audit record shows it.
 type Trace struct {
 	mu                     sync.Mutex
 	graph, identity, vault time.Duration
 	tries                  int
 }
 
-// of returns what the request has waited for s. A service that does not exist is a fault of this program.
+// of returns the counter for s, and panics for an unknown service.
 func (t *Trace) of(s Service) *time.Duration {
 	switch s {
 	case Graph:
@@ -34,7 +34,7 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-// Spent adds d to what the request of ctx waited for s. Without a Trace in ctx it does nothing.
+// Spent adds d to the time that the request of ctx waited for s. Without a Trace in ctx it does nothing.
 func Spent(ctx context.Context, s Service, d time.Duration) {
 	t, ok := ctx.Value(traceKey{}).(*Trace)
 	if !ok {
@@ -54,7 +54,7 @@ func Tried(ctx context.Context) {
 	}
 }
 
-// Add counts what part has cost so far as a part of t.
+// Add adds the counters of part to t.
 func (t *Trace) Add(part *Trace) {
 	part.mu.Lock()
 	graph, identity, vault, tries := part.graph, part.identity, part.vault, part.tries
@@ -67,7 +67,7 @@ func (t *Trace) Add(part *Trace) {
 	t.tries += tries
 }
 
-// Spent returns what the request has waited for s so far.
+// Spent returns the time that the request has waited for s so far.
 func (t *Trace) Spent(s Service) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -83,8 +83,8 @@ func (t *Trace) Tries() int {
 
 type requestIDKey struct{}
 
-// WithRequestID returns a context that carries the id of the request being served. Graph is told it as
-// client-request-id where it is a GUID.
+// WithRequestID returns a context that carries the id of the request being served. Requests to Graph send it as
+// client-request-id if it is a GUID.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }

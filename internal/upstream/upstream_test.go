@@ -29,9 +29,9 @@ func TestTransport(t *testing.T) {
 		return &url.Error{Op: "Post", URL: "https://canary.example/secret", Err: &net.OpError{Op: "read", Net: "tcp", Err: err}}
 	}
 	for name, test := range map[string]struct {
-		err       error
-		reason    upstream.Reason
-		maybeDone bool
+		err    error
+		reason upstream.Reason
+		sent   bool
 	}{
 		"no such host":           {dial(&net.DNSError{Err: "no such host", Name: "canary.example", IsNotFound: true}), upstream.Unreachable, false},
 		"connection refused":     {dial(syscall.ECONNREFUSED), upstream.Unreachable, false},
@@ -48,8 +48,11 @@ func TestTransport(t *testing.T) {
 		"unforeseen":             {errors.New("canary"), upstream.BadAnswer, true},
 	} {
 		e := upstream.Transport(upstream.Graph, fmt.Errorf("canary: %w", test.err))
-		if e.Service != upstream.Graph || e.Reason != test.reason || e.MaybeDone != test.maybeDone || e.Cause == "" {
-			t.Errorf("%s: %+v; want %s, maybe done %v", name, e, test.reason, test.maybeDone)
+		if e.Service != upstream.Graph || e.Reason != test.reason || e.MaybeDone || e.Cause == "" {
+			t.Errorf("%s: %+v; want %s", name, e, test.reason)
+		}
+		if sent := upstream.Classify(test.err).Sent; sent != test.sent {
+			t.Errorf("%s: sent is %v", name, sent)
 		}
 		var logged bytes.Buffer
 		slog.New(slog.NewJSONHandler(&logged, nil)).Error("x", slog.Any("error", e))
@@ -105,7 +108,10 @@ func TestRetryAfter(t *testing.T) {
 		"negative":        {http.Header{"Retry-After": {"-5"}}, 0},
 		"words":           {http.Header{"Retry-After": {"soon"}}, 0},
 		"a month":         {http.Header{"Retry-After": {"2592000"}}, 24 * time.Hour},
-		"beyond all time": {http.Header{"Retry-After": {"99999999999999999999"}}, 0},
+		"beyond all time": {http.Header{"Retry-After": {"99999999999999999999"}}, 24 * time.Hour},
+		"a fraction":      {http.Header{"Retry-After": {"0.249"}}, 249 * time.Millisecond},
+		"not a number":    {http.Header{"Retry-After": {"NaN"}}, 0},
+		"no end":          {http.Header{"Retry-After": {"Inf"}}, 24 * time.Hour},
 	} {
 		if got := upstream.RetryAfter(test.header, now); got != test.want {
 			t.Errorf("%s: %v, want %v", name, got, test.want)

@@ -4,8 +4,8 @@ import "context"
 
 type warmUpKey struct{}
 
-// WithWarmUp returns a context for work that no request waits for yet. What fails of it is not held against the request that
-// comes next.
+// WithWarmUp returns a context for work that no request waits for yet. The failures of such work are not remembered:
+// the next request tries again.
 func WithWarmUp(ctx context.Context) context.Context {
 	return context.WithValue(ctx, warmUpKey{}, true)
 }
@@ -16,8 +16,8 @@ func WarmUp(ctx context.Context) bool {
 	return is
 }
 
-// Detached returns ctx for work that others may come to wait for: it does not end with ctx. That of a warm-up does, since who
-// ends a warm-up does it before anybody else can be there.
+// Detached returns a context for work that other requests may come to share: cancelling ctx does not cancel it. A
+// warm-up stays cancellable, since it ends before any request can share its work.
 func Detached(ctx context.Context) context.Context {
 	if WarmUp(ctx) {
 		return ctx

@@ -135,7 +135,7 @@ func TestRefusedWithTheVaultDown(t *testing.T) {
 		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
 		c.Expire(first)
 		for range 3 {
-			w.wantFailure(c, "vault: unreachable: no connection", "with the vault down")
+			w.wantFailure(c, "vault: unreachable: connection refused", "with the vault down")
 			time.Sleep(5 * time.Second)
 		}
 		w.cloud.Heal()
@@ -170,7 +170,7 @@ func TestExpiredSecret(t *testing.T) {
 func TestUsedOn(t *testing.T) {
 	for name, fault := range map[string]azuresim.Fault{
 		"vault: unavailable (503 SimulatedFault): secret graph-client-secret": azuresim.Status(503),
-		"vault: unreachable: no connection":                                   azuresim.Refused(),
+		"vault: unreachable: connection refused":                              azuresim.Refused(),
 		"vault: timeout: no answer in time":                                   azuresim.Hang(),
 		"vault: forbidden (403 SimulatedFault): secret graph-client-secret":   azuresim.Status(403),
 	} {
@@ -209,7 +209,7 @@ func TestNotUsedOn(t *testing.T) {
 				w.wantFailure(c, want, "gone")
 				w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
 				time.Sleep(5 * time.Second)
-				w.wantFailure(c, "vault: unreachable: no connection", "gone, and the vault down")
+				w.wantFailure(c, "vault: unreachable: connection refused", "gone, and the vault down")
 				w.cloud.Heal()
 				k.put(w, false)
 				time.Sleep(5 * time.Second)

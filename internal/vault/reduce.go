@@ -61,9 +61,7 @@ func reduceTransport(s upstream.Service, err error, seen *wireError) *upstream.E
 	if seen.err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		err = seen.err
 	}
-	e := upstream.Transport(s, err)
-	e.MaybeDone = false
-	return e
+	return upstream.Transport(s, err)
 }
 
 // refined returns the Reason that a number of Entra ID's errors (AADSTS) stands for, "" if the number says no more than the

@@ -321,7 +321,7 @@ func TestScope(t *testing.T) {
 		want  string
 	}{
 		"a vault":               {azuresim.Fault{}, 0, "https://vault.azure.net/.default <nil>"},
-		"no host":               {azuresim.NoHost(), -1, " vault: unreachable: name not resolved"},
+		"no host":               {azuresim.NoHost(), -1, " vault: unreachable: no such host"},
 		"no challenge":          {azuresim.WrongType(), -1, " vault: bad_answer"},
 		"a malformed challenge": {azuresim.MalformedChallenge(), -1, " vault: bad_answer: malformed challenge"},
 	} {
