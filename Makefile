@@ -188,7 +188,8 @@ infra/power-automate/check/node_modules/.package-lock.json: infra/power-automate
 infra/power-automate/connector/icon.png: infra/power-automate/connector/icon.svg
 	rsvg-convert --width 230 --height 230 $< --output $@
 
-# The application for ServiceNow. Its SDK is installed into a folder of its own, from the lock file and without install scripts.
+# The application for ServiceNow. npm installs its SDK into a folder of its own, from the lock file and without install scripts.
+# dist/servicenow has what a ServiceNow administrator needs without this repository. The SDK's own package stays out: no two are alike.
 SERVICENOW := infra/servicenow
 $(SERVICENOW)/node_modules/.package-lock.json: $(SERVICENOW)/package.json $(SERVICENOW)/package-lock.json
 	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || a == 20 && b >= 18 ? 0 : 1)' && npm --version >/dev/null \
@@ -197,11 +198,13 @@ $(SERVICENOW)/node_modules/.package-lock.json: $(SERVICENOW)/package.json $(SERV
 	@touch $@
 
 .PHONY: servicenow
-servicenow: $(SERVICENOW)/node_modules/.package-lock.json ## make dist/servicenow: the application and its update set (needs node 20.18 and npm)
-	cd $(SERVICENOW) && npm run --silent build && npm run --silent pack
-	@mkdir -p dist/servicenow && cp $(SERVICENOW)/target/*.zip $(SERVICENOW)/dist/update-set.xml dist/servicenow/ && ls dist/servicenow
+servicenow: $(SERVICENOW)/node_modules/.package-lock.json ## make dist/servicenow: the update sets and the sources (needs node 20.18 and npm)
+	cd $(SERVICENOW) && npm run --silent build
+	@rm -rf dist/servicenow && mkdir -p dist/servicenow/sources && cp $(SERVICENOW)/dist/update-set*.xml dist/servicenow/
+	@cd $(SERVICENOW) && cp -R src .npmrc now.config.json package.json package-lock.json setscope.mjs updateset.mjs $(CURDIR)/dist/servicenow/sources/
+	@ls dist/servicenow
 
-# It builds the application a second time, in another scope, which takes minutes on a busy machine.
+# It builds the application a second time, in another scope: minutes on a busy machine.
 .PHONY: servicenow-test
 servicenow-test: build servicenow ## test the ServiceNow application against bin/unassign (needs node 20.18 and npm)
 	cd $(SERVICENOW) && npm test --silent

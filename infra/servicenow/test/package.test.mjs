@@ -1,4 +1,4 @@
-// What is handed out: the update set, the scope that customers change, the language of the scripts, and the page about it.
+// The update sets, the scope that customers change, the language of the scripts, and the page.
 import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -12,26 +12,40 @@ import { records, root } from './built.mjs'
 const read = (path) => readFileSync(join(root, path), 'utf8')
 const { scope, scopeId } = JSON.parse(read('now.config.json'))
 
-test('the update set is well-formed, and so is each record in it', () => {
-    const text = read('dist/update-set.xml')
+const listed = (folder) => readdirSync(join(root, 'dist/app', folder)).filter((file) => !file.startsWith('sys_module_')).map((file) => [file.replace('.xml', ''), folder])
+
+const parseSet = (text) => {
     assert.equal(XMLValidator.validate(text), true)
     const parser = new XMLParser({ ignoreAttributes: false, parseTagValue: false, trimValues: false, isArray: (name) => name === 'sys_update_xml' })
-    const { unload } = parser.parse(text)
+    return parser.parse(text).unload
+}
+
+for (const [file, folders] of [['update-set.xml', ['scope', 'update', 'unload']], ['update-set-upgrade.xml', ['scope', 'update']]]) test(`${file} is well-formed, and so is each record in it`, () => {
+    const unload = parseSet(read(`dist/${file}`))
     assert.equal(unload.sys_remote_update_set.state, 'loaded')
-    const built = [...readdirSync(join(root, 'dist/app/scope')), ...readdirSync(join(root, 'dist/app/update'))].filter((file) => !file.startsWith('sys_module_'))
-    assert.deepEqual(unload.sys_update_xml.map((u) => `${u.name}.xml`).sort(), built.sort())
-    assert.equal(unload.sys_update_xml[0].table, 'sys_app')
+    const built = new Map(folders.flatMap(listed))
+    // An upgrade has no setting, no rule and no button. Inserting a contained role twice is an error.
+    const want = [...built.keys()].filter((name) => folders.length > 2 || !/^(sys_properties|sys_script|sys_ui_action|sys_user_role_contains)_[0-9a-f]{32}$/.test(name))
+    assert.deepEqual(unload.sys_update_xml.map((u) => u.name).sort(), want.sort())
+    assert.match(unload.sys_update_xml[0].name, /^sys_app_/)
     for (const update of unload.sys_update_xml) {
         assert.equal(XMLValidator.validate(update.payload), true, update.name)
-        const folder = update.table === 'sys_app' ? 'scope' : 'update'
-        assert.equal(update.payload, read(`dist/app/${folder}/${update.name}.xml`), 'the payload is the record as it was built')
-        assert.ok(update.name.startsWith(`${update.table}_`))
+        // The payload is the built record, with the attributes that the platform writes and without the module that stays out.
+        const table = /^(\w+)_[0-9a-f]{32}$/.exec(update.name)[1]
+        const record = read(`dist/app/${built.get(update.name)}/${update.name}.xml`)
+        assert.equal(update.payload, record.replace('<record_update>', `<record_update sys_domain="global" table="${table}">`).replace(/<package_json>.*<\/package_json>/, '<package_json/>'))
+        assert.match(update.payload, new RegExp(`<record_update [^>]*table="${table}"`))
+        // The preview shows the platform's word for the table and the record's own name.
+        assert.match(update.type, /^[A-Z][A-Za-z &amp;]+$/)
+        assert.ok(update.target_name !== '' && !update.target_name.includes(update.name), update.name)
+        assert.equal(update.action, 'INSERT_OR_UPDATE')
+        assert.match(update.sys_updated_on, /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/)
         assert.equal(update.remote_update_set['#text'], unload.sys_remote_update_set.sys_id)
         assert.equal(update.application['#text'], scopeId)
     }
 })
 
-test('no secret is handed out, and the one property for it stays out of update sets', () => {
+test('no secret is shipped, and the one property for it stays out of update sets', () => {
     const secret = records().filter((r) => r.table === 'sys_properties' && r.fields.type === 'password2').map((r) => [r.fields.suffix, r.fields.value, r.fields.is_private])
     assert.deepEqual(secret, [['secret', '', 'true']])
     for (const { fields } of records().filter((r) => r.table === 'sys_properties')) assert.equal(fields.read_roles, `${scope}.admin`, fields.name)
@@ -47,11 +61,16 @@ test('the scope is one setting: another one builds, and nothing of ours is left 
     assert.ok(scope.length <= 18)
     const folder = mkdtempSync(join(tmpdir(), 'scope-'))
     try {
-        for (const name of ['src', 'now.config.json', 'package.json', 'updateset.mjs']) cpSync(join(root, name), join(folder, name), { recursive: true })
+        for (const name of ['src', 'now.config.json', 'package.json', 'setscope.mjs', 'updateset.mjs']) cpSync(join(root, name), join(folder, name), { recursive: true })
         symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
-        writeFileSync(join(folder, 'now.config.json'), read('now.config.json').replace(`"${scope}"`, '"x_acme_unassign"'))
-        const sdk = (...args) => spawnSync(join(root, 'node_modules/.bin/now-sdk'), ['build', ...args], { cwd: folder, env: { ...process.env, NODE_ENV: 'test' }, encoding: 'utf8' })
-        // The keys file is of our scope. It is to be made anew, and the guard says so.
+        assert.equal(spawnSync(process.execPath, ['setscope.mjs', 'acme'], { cwd: folder }).status, 1)
+        assert.equal(spawnSync(process.execPath, ['setscope.mjs', 'x_acme_unassign'], { cwd: folder }).status, 0)
+        // One record less: its deletion travels with the upgrade.
+        const script = join(folder, 'src/fluent/settings.now.ts')
+        const sources = readFileSync(script, 'utf8')
+        const [gone] = /Property\(\{\n {4}\$meta: once,\n {4}\$id: Now\.ID\['check_serial'\],[^]*?\n\}\)\n/.exec(sources)
+        writeFileSync(script, sources.replace(gone, ''))
+        const sdk = (...args) => spawnSync(join(root, 'node_modules/.bin/now-sdk'), ['build', ...args], { cwd: folder, encoding: 'utf8' })
         assert.notEqual(sdk('--frozenKeys').status, 0, 'a keys file that is not current is refused')
         const built = sdk()
         assert.equal(built.status, 0, built.stdout + built.stderr)
@@ -60,9 +79,15 @@ test('the scope is one setting: another one builds, and nothing of ours is left 
         const text = readFileSync(join(folder, 'dist/update-set.xml'), 'utf8')
         assert.ok(text.includes('<name>x_acme_unassign.secret</name>') && text.includes('<event_name>x_acme_unassign.unassign</event_name>'))
         assert.ok(!text.includes(scope), 'the old scope is left')
+        const deleted = (file) => parseSet(readFileSync(join(folder, 'dist', file), 'utf8')).sys_update_xml.filter(({ action }) => action === 'DELETE').map(({ type }) => type)
+        assert.deepEqual([deleted('update-set.xml'), deleted('update-set-upgrade.xml')], [[], ['System Property']])
     } finally {
         rmSync(folder, { recursive: true })
     }
+})
+
+test('the scripts of npm run in any shell', () => {
+    for (const script of Object.values(JSON.parse(read('package.json')).scripts)) assert.doesNotMatch(script, /^\w+=|\$|sed |rm |cp /)
 })
 
 test('the lock file names no registry, and the versions are those that are pinned', () => {
