@@ -96,13 +96,14 @@ func faults() []fault {
 		graph("409", azuresim.Status(409), "409 graph_conflict"),
 		graph("412", azuresim.Status(412), "409 state_changed"),
 		graph("423", azuresim.Status(423), "503 device_locked"),
-		graph("reset", azuresim.Reset(), "502 graph_bad_answer", "504 graph_timeout"),                                          // where there was no connection for long enough
-		graph("reset in the body", azuresim.ResetMidBody(), "502 graph_bad_answer", "422 graph_rejected", "504 graph_timeout"), // 422 of an unknown device, where the status says less than the body
+		graph("reset", azuresim.Reset(), "502 graph_bad_answer", "503 upstream_unreachable", "504 graph_timeout"), // no connection for long enough
+		// The 422 is of an unknown device: its status alone does not tell.
+		graph("reset in the body", azuresim.ResetMidBody(), "502 graph_bad_answer", "422 graph_rejected", "503 upstream_unreachable", "504 graph_timeout"),
 		graph("truncated", azuresim.Truncated(), "502 graph_bad_answer", "422 graph_rejected"),
-		graph("a page for people", azuresim.WrongType(), "502 graph_bad_answer", "204"), // also of an unknown device: 2xx is a success
+		graph("a proxy's page", azuresim.WrongType(), "502 graph_bad_answer"),
 		graph("slow", azuresim.Delay(400*time.Millisecond)),
-		some(graph("too slow, 1500 times", azuresim.Delay(4*time.Second), "504 graph_timeout"), 1500),
-		some(graph("hangs 1500 times", azuresim.Hang(), "504 graph_timeout"), 1500),
+		some(graph("too slow, 1500 times", azuresim.Delay(4*time.Second), "504 graph_timeout", "503 upstream_unreachable"), 1500),
+		some(graph("hangs 1500 times", azuresim.Hang(), "504 graph_timeout", "503 upstream_unreachable"), 1500),
 		some(graph("401 once", azuresim.Status(401)), 1),
 		item("429", azuresim.Status(429), "429 graph_throttled"),
 		item("503", azuresim.Status(503), "503 graph_unavailable"),
