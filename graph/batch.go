@@ -49,10 +49,17 @@ func (c *Client) sendBatch(ctx context.Context, requests []batchRequest) []batch
 			renewed = true
 			c.sendPending(ctx, requests, refused, replies, c.expireToken(token, replies[refused[0]].header))
 		}
+		if requests[0].Method != http.MethodGet {
+			failures := make([]*upstream.Error, len(pending))
+			for at, i := range pending {
+				failures[at] = replies[i].failure
+			}
+			c.reportWrites(failures...)
+		}
 		var again []int
 		var delay time.Duration
 		for _, i := range pending {
-			if f := replies[i].failure; f != nil && isTransient(f.Reason) && !replies[i].whole {
+			if f := replies[i].failure; f != nil && c.retries(f) && !replies[i].whole {
 				again = append(again, i)
 				delay = max(delay, f.RetryAfter)
 			}

@@ -51,12 +51,15 @@ type Client struct {
 	scope     string
 	header    atomic.Pointer[authorization] // of the last token; nil before there is one
 	walks     chan struct{}                 // holds an element for each walk through the inventory
+	pace      *Pace                         // learns the result of each write
+	paced     bool                          // throttled writes are not retried: the pace decides the time
 }
 
 // Options configure a Client.
 type Options struct {
 	Transport policy.Transporter // the boundary to the cloud; nil means [upstream.NewClient]
 	Version   string             // of this program, for User-Agent
+	Pace      *Pace              // learns from the results of writes; nil for a pace of its own
 }
 
 // New returns a Client of the Graph root endpoint ("https://graph.microsoft.com"). Its requests carry tokens of cred
@@ -70,11 +73,22 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 	if o.Transport == nil {
 		o.Transport = upstream.NewClient()
 	}
+	if o.Pace == nil {
+		o.Pace = NewPace()
+	}
 	endpoint = "https://" + root.Host
 	return &Client{
 		endpoint: endpoint, userAgent: "autopilot-unassign/" + o.Version, transport: o.Transport,
-		cred: cred, scope: endpoint + "/.default", walks: make(chan struct{}, maxWalks),
+		cred: cred, scope: endpoint + "/.default", walks: make(chan struct{}, maxWalks), pace: o.Pace,
 	}, nil
+}
+
+// Background returns a Client for changes whose time a Pace decides: it does not retry what Graph throttles.
+func (c *Client) Background() *Client {
+	return &Client{
+		endpoint: c.endpoint, userAgent: c.userAgent, transport: c.transport,
+		cred: c.cred, scope: c.scope, walks: c.walks, pace: c.pace, paced: true,
+	}
 }
 
 // Warm fetches a token and opens a connection to Graph at the same time, so that the first request waits for neither.
@@ -112,6 +126,7 @@ type request struct {
 	body            []byte                // JSON; nil for none
 	claims          string                // that the token must meet; "" for none
 	decode          func(io.Reader) error // reads the body of a success
+	write           bool                  // counts against the limit of writes
 }
 
 // outcome is the result of a request after its last try.
@@ -165,11 +180,32 @@ func (c *Client) sendWithRetries(ctx context.Context, r request, token string, d
 	for try := 0; ; try++ {
 		header, failure, inDoubt := c.sendOnce(ctx, limit, r, token)
 		doubt = doubt || inDoubt
-		if failure == nil || try == maxRetries || !isTransient(failure.Reason) ||
+		if r.write {
+			c.reportWrites(failure)
+		}
+		if failure == nil || try == maxRetries || !c.retries(failure) ||
 			!waitFor(ctx, cmp.Or(failure.RetryAfter, backoffAfter(try))) {
 			return outcome{header, token, failure, doubt}
 		}
 	}
+}
+
+// retries reports whether a failure is worth another try now.
+func (c *Client) retries(failure *upstream.Error) bool {
+	return isTransient(failure.Reason) && !(c.paced && failure.Reason == upstream.Throttled)
+}
+
+// reportWrites reports the results of writes to the pace, each a failure or nil. Every response that is not throttled
+// counts as a success of the pace.
+func (c *Client) reportWrites(failures ...*upstream.Error) {
+	throttled, retryAfter := 0, time.Duration(0)
+	for _, failure := range failures {
+		if failure != nil && failure.Reason == upstream.Throttled {
+			throttled++
+			retryAfter = max(retryAfter, failure.RetryAfter)
+		}
+	}
+	c.pace.report(len(failures)-throttled, throttled, retryAfter)
 }
 
 // sendOnce sends r once and reads the response within limit. inDoubt reports whether a failure leaves open that Graph

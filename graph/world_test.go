@@ -30,13 +30,14 @@ type world struct {
 	t      *testing.T
 	cloud  *azuresim.Cloud
 	client *graph.Client
+	pace   *graph.Pace
 }
 
 // simulate runs a test in which time is not real.
 func simulate(t *testing.T, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, cloud: azuresim.New()}
+		w := &world{t: t, cloud: azuresim.New(), pace: graph.NewPace()}
 		w.cloud.SetAppSecrets("canary-secret")
 		w.cloud.PutSecret("app", azuresim.Secret{Value: "canary-secret"})
 		options := vault.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: 25 * time.Second, Log: slog.New(slog.DiscardHandler)}
@@ -48,7 +49,7 @@ func simulate(t *testing.T, test func(w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.client, err = graph.New(endpoint, store.AppSecret(w.cloud.TenantID, w.cloud.ClientID, "app"), graph.Options{Transport: w.cloud})
+		w.client, err = graph.New(endpoint, store.AppSecret(w.cloud.TenantID, w.cloud.ClientID, "app"), graph.Options{Transport: w.cloud, Pace: w.pace})
 		if err != nil {
 			t.Fatal(err)
 		}
