@@ -22,7 +22,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// unassign acts on the devices with those numbers within a time, and returns what became of each in a word.
+// unassign acts on the devices with those numbers within a time, and returns the result of each as a word.
 func (w *world) unassign(within time.Duration, numbers ...int) (words string, results []graph.Result) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), within)
@@ -42,12 +42,12 @@ func (w *world) unassign(within time.Duration, numbers ...int) (words string, re
 	return strings.Join(ends, ", "), results
 }
 
-// batchAnswer is an answer to a batch with those responses.
+// batchAnswer is a response to a batch with those items.
 func batchAnswer(responses ...string) azuresim.Fault {
 	return azuresim.Body(200, "application/json", `{"responses":[`+strings.Join(responses, ",")+`]}`)
 }
 
-// answers has Graph answer so, one after the other.
+// answers makes Graph respond with faults, one after the other.
 func answers(step azuresim.Step, faults ...azuresim.Fault) func(*world) {
 	return func(w *world) {
 		for _, f := range faults {
@@ -56,13 +56,12 @@ func answers(step azuresim.Step, faults ...azuresim.Fault) func(*world) {
 	}
 }
 
-// always has Graph answer so for ever.
+// always makes Graph respond with f to every request.
 func always(step azuresim.Step, f azuresim.Fault) func(*world) {
 	return func(w *world) { w.cloud.Fail(step, -1, f) }
 }
 
-// What becomes of three devices, of which the second does not exist where the row says so. A "?" means that Graph may have
-// acted.
+// The results of three devices. A "?" means that Graph may have acted.
 func TestBatch(t *testing.T) {
 	item, whole := azuresim.StepItem, azuresim.StepGraph
 	page := azuresim.Body(200, "text/html", "<!DOCTYPE html>")
@@ -86,7 +85,7 @@ func TestBatch(t *testing.T) {
 		{"all say 409", always(item, azuresim.Status(409)), "conflict, conflict, conflict", "", "batch 3"},
 		{"all say 412", always(item, azuresim.Status(412)), "state_changed, state_changed, state_changed", "", "batch 3"},
 		{"all say 423", always(item, azuresim.Status(423)), "locked, locked, locked", "", "batch 3"},
-		{"a 200 with a page for people", answers(item, page), "done, done, done", "2,3", "batch 3"},
+		{"a 200 with HTML", answers(item, page), "done, done, done", "2,3", "batch 3"},
 		{"a 502 that is not JSON", answers(item, azuresim.GraphError(502, azuresim.NotJSON, 0)), "done, done, done", "1,2,3", "batch 3, batch 1"},
 		{"a 400 with HTML in it", answers(item, azuresim.GraphError(400, azuresim.HTML, 0)), "rejected, done, done", "2,3", "batch 3"},
 		{"a redirect", answers(item, azuresim.Redirect("https://stranger.example")), "done, done, done", "1,2,3", "batch 3, batch 1"},
@@ -111,11 +110,11 @@ func TestBatch(t *testing.T) {
 			w.cloud.Fail(item, -1, azuresim.Status(412))
 		}, "state_changed?, state_changed?, state_changed?", "", "batch 3, batch 3"},
 		{"the answer is cut off for ever", always(whole, azuresim.Truncated()), "bad_answer?, bad_answer?, bad_answer?", "1,2,3", "batch 3, batch 3, batch 3"},
-		{"what cannot be read is not taken for a part of what follows", answers(whole, azuresim.Body(200, "application/json", `{"responses":[{"id":"0","status":204},{"id":"1","status":204},{"id":"2","status":204}],"Responses":"x"}`), azuresim.Body(200, "application/json", `{}`)), "done, done, done", "1,2,3", "batch 3, batch 3, batch 3"},
+		{"a response that cannot be decoded leaves nothing behind", answers(whole, azuresim.Body(200, "application/json", `{"responses":[{"id":"0","status":204},{"id":"1","status":204},{"id":"2","status":204}],"Responses":"x"}`), azuresim.Body(200, "application/json", `{}`)), "done, done, done", "1,2,3", "batch 3, batch 3, batch 3"},
 		{"the whole says 500, then 401, then 403", answers(whole, azuresim.Status(500), azuresim.Status(401), azuresim.Status(403)), "forbidden?, forbidden?, forbidden?", "", "batch 3, batch 3, batch 3"},
-		{"a page for people, once", answers(whole, azuresim.WrongType()), "done, done, done", "1,2,3", "batch 3, batch 3"},
+		{"a proxy's page, once", answers(whole, azuresim.WrongType()), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"a connection that breaks for ever", always(whole, azuresim.Reset()), "bad_answer?, bad_answer?, bad_answer?", "", "batch 3, batch 3, batch 3"},
-		{"nobody there", always(whole, azuresim.Refused()), "unreachable, unreachable, unreachable", "", "batch 3, batch 3, batch 3"},
+		{"no connection", always(whole, azuresim.Refused()), "unreachable, unreachable, unreachable", "", "batch 3, batch 3, batch 3"},
 
 		{"no responses, once", answers(whole, azuresim.Body(200, "application/json", `{}`)), "done, done, done", "1,2,3", "batch 3, batch 3"},
 		{"responses of another type, for ever", always(whole, azuresim.Body(200, "application/json", `{"responses":{"0":204}}`)), "bad_answer?, bad_answer?, bad_answer?", "", "batch 3, batch 3, batch 3"},
@@ -170,7 +169,7 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// Results come in the order of the ids, however the answers do, and each twenty cost one request.
+// Results come in the order of the ids, and each twenty cost one request.
 func TestBatchOrder(t *testing.T) {
 	for _, n := range []int{1, 2, 19, 20, 21, 40, 45} {
 		simulate(t, func(w *world) {
@@ -197,7 +196,7 @@ func TestBatchOrder(t *testing.T) {
 	}
 }
 
-// What Graph asks to wait for is waited for where there is twice the time, and passed on where there is not.
+// Retry-After is obeyed where it fits into half of the time, and returned where it does not.
 func TestBatchRetryAfter(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -230,7 +229,7 @@ func TestBatchRetryAfter(t *testing.T) {
 	}
 }
 
-// Only what Graph refused is sent again, after the longest time that it asks for.
+// Only refused items are sent again, after the longest of their Retry-After.
 func TestBatchWaitsForTheLongest(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.put("a", "b", "c")
@@ -244,7 +243,7 @@ func TestBatchWaitsForTheLongest(t *testing.T) {
 	})
 }
 
-// Without a deadline there is an end all the same: a wait of an hour is not waited for.
+// A call without a deadline does not wait for an hour.
 func TestBatchWithoutADeadline(t *testing.T) {
 	for _, step := range []azuresim.Step{azuresim.StepItem, azuresim.StepGraph} {
 		simulate(t, func(w *world) {
@@ -259,7 +258,7 @@ func TestBatchWithoutADeadline(t *testing.T) {
 	}
 }
 
-// The same holds of one device: two waits that each leave as much as they take are too many.
+// The same holds for one device: two waits of half of the time each are too many.
 func TestSingleWithoutADeadline(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.put("a")
@@ -272,7 +271,7 @@ func TestSingleWithoutADeadline(t *testing.T) {
 	})
 }
 
-// When the time is up in the middle, those that Graph had are in doubt and those that it had not are not.
+// After a deadline in the middle, the devices of sent requests are in doubt, and the others are not.
 func TestDeadlineInTheMiddle(t *testing.T) {
 	simulate(t, func(w *world) {
 		numbers, serials := make([]int, 45), make([]string, 45)
@@ -307,7 +306,7 @@ func TestDeadlineInTheMiddle(t *testing.T) {
 	})
 }
 
-// A single device has a request of its own, with nothing in its body.
+// A single device has a request of its own, without a body.
 func TestSingle(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.put("a")
@@ -331,19 +330,19 @@ func TestSingle(t *testing.T) {
 	})
 }
 
-// One device: the end, whether Graph has acted, and the requests.
+// One device: its result, whether Graph has acted, and the requests.
 func TestSingleEnds(t *testing.T) {
 	for name, test := range map[string]struct {
 		prepare func(*world)
 		want    string
 	}{
-		"a page for people, once":        {answers(azuresim.StepGraph, azuresim.WrongType()), `done "1" by post, post`},
-		"a page for people":              {always(azuresim.StepGraph, azuresim.WrongType()), `bad_answer? "" by post, post, post`},
+		"a proxy's page, once":           {answers(azuresim.StepGraph, azuresim.WrongType()), `done "1" by post, post`},
+		"a proxy's page":                 {always(azuresim.StepGraph, azuresim.WrongType()), `bad_answer? "" by post, post, post`},
 		"a success of a proxy":           {always(azuresim.StepGraph, azuresim.Foreign(azuresim.Body(200, "application/json", `{}`))), `bad_answer? "" by post, post, post`},
 		"an HTML page with a request-id": {always(azuresim.StepGraph, azuresim.Body(200, "text/html; charset=utf-8", "<html>")), `bad_answer? "" by post, post, post`},
 		"any 2xx of Graph":               {always(azuresim.StepGraph, azuresim.Body(202, "application/json", `{}`)), `done "" by post`},
 		"approval is required":           {func(w *world) { w.cloud.RequireApproval(400) }, `approval_required "" by post`},
-		"nobody there":                   {always(azuresim.StepGraph, azuresim.Refused()), `unreachable "" by post, post, post`},
+		"no connection":                  {always(azuresim.StepGraph, azuresim.Refused()), `unreachable "" by post, post, post`},
 		"no such host":                   {always(azuresim.StepGraph, azuresim.NoHost()), `unreachable "" by post, post, post`},
 		"a 404 of a proxy, then Graph's": {answers(azuresim.StepGraph, azuresim.Foreign(azuresim.Status(404)), azuresim.Status(404)), `not_found? "" by post, post`},
 	} {
@@ -360,16 +359,16 @@ func TestSingleEnds(t *testing.T) {
 	}
 }
 
-// tried is one try as the network sees it.
+// tried is a request of one try.
 type tried struct {
 	at     time.Time
-	limit  time.Duration // how long it may take
+	limit  time.Duration // its time
 	header http.Header
 	body   string
 	answer *measured
 }
 
-// measured is the body of an answer: text, and where it is endless, blanks behind it.
+// measured is the body of a response: text, followed by blanks without end if it is endless.
 type measured struct {
 	text          io.Reader
 	endless       bool
@@ -392,8 +391,8 @@ func (m *measured) Close() error {
 	return nil
 }
 
-// answering returns a client of a Graph that answers with one of those statuses and headers after the other, and always with that body,
-// and the tries that it has seen.
+// answering returns a client of a Graph that sends those responses, one after the other, each with text as its body. It also
+// returns the requests.
 func answering(t *testing.T, text string, endless bool, answers ...http.Response) (*graph.Client, *[]tried) {
 	t.Helper()
 	var tries []tried
@@ -421,7 +420,7 @@ func answering(t *testing.T, text string, endless bool, answers ...http.Response
 	return client, &tries
 }
 
-// Each try says all of it again, waits as it should, and has its share of the time.
+// Each try repeats the whole request, after its wait, and has its share of the time.
 func TestEachTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, tries := answering(t, `{}`, false, http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {"3"}}}, http.Response{StatusCode: 503}, http.Response{StatusCode: 403})
@@ -457,7 +456,7 @@ func TestEachTry(t *testing.T) {
 	})
 }
 
-// However much time there is, or if nobody has said how much, a try has an end.
+// A try ends, with an hour left and without a deadline.
 func TestLimitOfATry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, tries := answering(t, "", false, http.Response{StatusCode: 204}, http.Response{StatusCode: 204})
@@ -471,8 +470,8 @@ func TestLimitOfATry(t *testing.T) {
 	})
 }
 
-// TestAnswerWithoutAnEnd holds how much of an answer is read, and that it is let go.
-func TestAnswerWithoutAnEnd(t *testing.T) {
+// A bounded part of a response is read, and its body is closed.
+func TestEndlessResponse(t *testing.T) {
 	unassign := func(ctx context.Context, c *graph.Client) error {
 		return c.UnassignResourceAccount(ctx, device(1))[0].Err
 	}
@@ -487,7 +486,7 @@ func TestAnswerWithoutAnEnd(t *testing.T) {
 		end    string
 	}{
 		{"a failure", unassign, 403, 64 << 10, "forbidden"},
-		{"a success that says nothing", unassign, 200, 64 << 10, "done"},
+		{"a success without a body", unassign, 200, 64 << 10, "done"},
 		{"a device", find, 200, 16<<20 + 1, "bad_answer"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -511,11 +510,11 @@ func TestAnswerWithoutAnEnd(t *testing.T) {
 	}
 }
 
-// The connection of an answer that nobody needs is used again, since all of it is read; and which answer it was is told.
-func TestResultNamesTheLastAnswer(t *testing.T) {
+// A result has the request-id of the last response, and each body is read to its end, so that the connection is reused.
+func TestResultNamesTheLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		id := func(id string) http.Header { return http.Header{"Request-Id": {id}} }
-		client, tries := answering(t, "what it says", false, http.Response{StatusCode: 503, Header: id("1")}, http.Response{StatusCode: 200, Header: id("2")}, http.Response{StatusCode: 403, Header: id("3")})
+		client, tries := answering(t, "text", false, http.Response{StatusCode: 503, Header: id("1")}, http.Response{StatusCode: 200, Header: id("2")}, http.Response{StatusCode: 403, Header: id("3")})
 		for _, want := range []string{"2", "3"} {
 			if result := client.UnassignResourceAccount(t.Context(), device(1))[0]; result.RequestID != want {
 				t.Errorf("%+v, want %s", result, want)
@@ -529,7 +528,7 @@ func TestResultNamesTheLastAnswer(t *testing.T) {
 	})
 }
 
-// renewing is a credential that counts its tokens, and what it is told.
+// renewing is a credential that records the claims and the expired tokens of its calls.
 type renewing struct{ claims, expired []string }
 
 func (r *renewing) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
@@ -539,7 +538,7 @@ func (r *renewing) GetToken(_ context.Context, o policy.TokenRequestOptions) (az
 
 func (r *renewing) Expire(token string) { r.expired = append(r.expired, token) }
 
-// A token that is refused is replaced once: one that meets what Graph wants of it is another, and nothing is wrong with the first.
+// A refused token is replaced once. A claims challenge expires no token: the next one differs by its claims.
 func TestRefusedToken(t *testing.T) {
 	for challenge, want := range map[string]renewing{
 		`Bearer error="invalid_token"`:                              {[]string{"", ""}, []string{"token-1"}},
@@ -561,7 +560,7 @@ func TestRefusedToken(t *testing.T) {
 	}
 }
 
-// stuck is a body that never comes.
+// stuck is a body that never arrives.
 type stuck struct{ context.Context }
 
 func (s stuck) Read([]byte) (int, error) {
@@ -571,7 +570,7 @@ func (s stuck) Read([]byte) (int, error) {
 
 func (stuck) Close() error { return nil }
 
-// An answer that does not come to its end in time is none in time, whatever its status.
+// A body that does not arrive in time is a timeout, in spite of its status 200.
 func TestBodyThatNeverComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, err := graph.New(endpoint, anyToken{}, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
@@ -585,7 +584,7 @@ func TestBodyThatNeverComes(t *testing.T) {
 		if end := ending(t, found[0].Err) + ", " + ending(t, results[0].Err); end != "timeout, timeout?" || time.Since(start) > time.Minute {
 			t.Errorf("%s after %v", end, time.Since(start))
 		}
-		if result := client.UnassignResourceAccount(t.Context(), device(1))[0]; result.Err != nil { // Graph has said that it has acted
+		if result := client.UnassignResourceAccount(t.Context(), device(1))[0]; result.Err != nil { // the status alone is enough for the action
 			t.Error(result.Err)
 		}
 	})

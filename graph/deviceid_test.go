@@ -13,22 +13,22 @@ import (
 	"autopilot-unassign/graph"
 )
 
-// anyToken is a credential for a Graph that does not look.
+// anyToken is a credential with one token.
 type anyToken struct{}
 
 func (anyToken) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	return azcore.AccessToken{Token: "token", ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// doer answers requests where the network would be.
+// doer serves requests in place of the network.
 type doer func(*http.Request) (*http.Response, error)
 
 func (d doer) Do(r *http.Request) (*http.Response, error) { return d(r) }
 
-// FuzzDeviceID throws texts at the one way in which an id gets into a path. Properties:
-//  1. What is accepted is a GUID of 36 ASCII characters, and none of zeros alone.
-//  2. It is exactly one element of the path that is asked for, which is the action's and no other.
-//  3. Nothing is added to the request: no query, no body, no other host.
+// FuzzDeviceID holds ids in paths to these properties:
+//  1. An accepted id is a GUID of 36 ASCII characters, and not of zeros alone.
+//  2. It is exactly one element of the action's path.
+//  3. The request has no query, no body and no other host.
 func FuzzDeviceID(f *testing.F) {
 	const id = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
 	for _, seed := range []string{

@@ -59,7 +59,7 @@ func TestClassifyFailure(t *testing.T) {
 		"request time-out":                  {408, "", upstream.Error{Reason: upstream.Unavailable}},
 		"failed":                            {500, nested, upstream.Error{Reason: upstream.Internal, Code: "BadRequest"}},
 		"gateway time-out":                  {504, noJSON, upstream.Error{Reason: upstream.Timeout}},
-		"a status nobody knows":             {599, "", upstream.Error{Reason: upstream.Internal}},
+		"an unknown status":                 {599, "", upstream.Error{Reason: upstream.Internal}},
 		"redirect":                          {307, "", upstream.Error{Reason: upstream.BadAnswer}},
 		"approval required, 400":            {400, approval, upstream.Error{Reason: upstream.ApprovalRequired, Code: "BadRequest"}},
 		"approval required, 403":            {403, approval, upstream.Error{Reason: upstream.ApprovalRequired, Code: "BadRequest"}},
@@ -88,7 +88,7 @@ func TestClassifyFailure(t *testing.T) {
 	}
 }
 
-// FuzzClassifyFailure looks for an error body that confuses. Properties:
+// FuzzClassifyFailure holds the classification of any error body to these properties:
 //  1. It does not panic, and always has a reason.
 //  2. The status decides between the classes: a 401 or 403 is Forbidden or ApprovalRequired, a 429 Throttled and a 5xx never
 //     the caller's fault, whatever the body says.

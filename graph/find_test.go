@@ -59,8 +59,8 @@ func TestFind(t *testing.T) {
 		{"a serial number", nil, serials("5CG1234ABC"), "1", "filter"},
 		{"in other letters", nil, serials("5cg1234abc"), "1", "filter"},
 		{"a part of one", nil, serials("5CG1234"), "not_found", "filter"},
-		{"one that nobody has", nil, serials("5CG9999XYZ"), "not_found", "filter"},
-		{"what a factory has left there, of three devices", nil, serials("Default string"), "ambiguous 3 4 5", "filter"},
+		{"an unknown one", nil, serials("5CG9999XYZ"), "not_found", "filter"},
+		{"a placeholder of three devices", nil, serials("Default string"), "ambiguous 3 4 5", "filter"},
 		{"two that differ in letters alone", nil, serials("Abc"), "ambiguous 12 13", "walk"},
 		{"with spaces", nil, serials("VMware-56 4d 2b 3c-4d 5e"), "6", "filter"},
 		{"with hyphens, like a GUID", nil, serials("1234-5678-9012-3456"), "7", "filter"},
@@ -72,14 +72,14 @@ func TestFind(t *testing.T) {
 		{"too short for the filter", nil, serials("A-B-C"), "not_found", "walk"},
 		{"without a letter or digit", nil, serials("é"), "not_found", "walk"},
 		{"an id", nil, ids(1), "1", "get"},
-		{"an id that nobody has", nil, ids(99), "not_found", "get"},
+		{"an unknown id", nil, ids(99), "not_found", "get"},
 
 		{"the filter says 400", fails(1, 400), serials("5CG1234ABC"), "1", "filter, walk"},
-		{"the filter says 400, and nobody has it", fails(1, 400), serials("5CG9999XYZ"), "not_found", "filter, walk"},
+		{"the filter says 400, and no device has it", fails(1, 400), serials("5CG9999XYZ"), "not_found", "filter, walk"},
 		{"the filter says 400, and three have it", fails(1, 400), serials("Default string"), "ambiguous 3 4 5", "filter, walk"},
 		{"the filter says 500", fails(3, 500), serials("5CG1234ABC"), "1", "filter, filter, filter, walk"},
 		{"the list says 400 too", fails(-1, 400), serials("5CG1234ABC"), "rejected", "filter, walk"},
-		{"the filter says 404, which is of no device", fails(1, 404), serials("5CG1234ABC"), "1", "filter, walk"},
+		{"the filter says 404, which is not of a device", fails(1, 404), serials("5CG1234ABC"), "1", "filter, walk"},
 		{"the filter says 503", fails(-1, 503), serials("5CG1234ABC"), "unavailable", "filter, filter, filter"},
 		{"the filter says 403", fails(-1, 403), serials("5CG1234ABC"), "forbidden", "filter"},
 		{"an id, and Graph says 500", fails(-1, 500), ids(1), "internal", "get, get, get"},
@@ -121,7 +121,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// However many are looked for, each twenty cost one request.
+// Each twenty devices cost one request.
 func TestFindCostsARequestForTwenty(t *testing.T) {
 	simulate(t, func(w *world) {
 		numbers, texts, want := make([]int, 45), make([]string, 45), make([]string, 45)
@@ -143,7 +143,7 @@ func TestFindCostsARequestForTwenty(t *testing.T) {
 	})
 }
 
-// A fleet has it all. Whatever is looked for there is what its list says.
+// Find agrees with the list of a fleet, which has every kind of serial number.
 func TestFindInAFleet(t *testing.T) {
 	simulate(t, func(w *world) {
 		const size = 1500
@@ -246,8 +246,7 @@ func TestDecodeOddDevice(t *testing.T) {
 	}
 }
 
-// More devices than fit on a page share what a factory has left there, and the list leads to itself. That they are several
-// is certain all the same.
+// More devices than fit on a page share a placeholder, so that the list leads to itself. They are ambiguous all the same.
 func TestFindAmongTooMany(t *testing.T) {
 	simulate(t, func(w *world) {
 		texts := make([]string, 2500)
@@ -266,14 +265,14 @@ func TestFindAmongTooMany(t *testing.T) {
 			}
 			w.cloud.Heal()
 		}
-		// Of the other nothing is certain: it may be behind the page that leads to itself.
+		// Other serial numbers are not decided: they may follow the page that leads to itself.
 		if got := foundWords(t, w.client.Find(w.t.Context(), serials("Default none")...)); got != "bad_answer" {
-			t.Errorf("one that nobody has: %s", got)
+			t.Errorf("an unknown one: %s", got)
 		}
 	})
 }
 
-// What is wrong with the credential is not wrong with the filter, and stays what it is for all who are told.
+// A failure of the credential causes no walk, and is the same for all devices of a batch.
 func TestFindWithoutACredential(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.DeleteSecret("app")
@@ -292,7 +291,7 @@ func TestFindWithoutACredential(t *testing.T) {
 	})
 }
 
-// Another device than the one that was asked for is none.
+// Another device than the requested one is a bad response.
 func TestFindAnotherDevice(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.put("a", "b")
@@ -308,18 +307,18 @@ func TestFindAnotherDevice(t *testing.T) {
 	})
 }
 
-// The state of the account is read from whatever form Graph gives it.
+// The account is decoded from every form of its properties.
 func TestFindAccounts(t *testing.T) {
 	for name, test := range map[string]struct {
 		device            azuresim.Device
 		assigned, unknown bool
 	}{
-		"all three":          {azuresim.Device{UserPrincipalName: "a@b", AddressableUserName: "a", ResourceName: "r"}, true, false},
-		"one of three":       {azuresim.Device{AddressableUserName: "a"}, true, false},
-		"one, others null":   {azuresim.Device{ResourceName: "r", Form: azuresim.AsNull}, true, false},
-		"empty texts":        {azuresim.Device{}, false, false},
-		"nulls":              {azuresim.Device{Form: azuresim.AsNull}, false, false},
-		"nothing about them": {azuresim.Device{UserPrincipalName: "a@b", Form: azuresim.LeftOut}, false, true},
+		"all three":        {azuresim.Device{UserPrincipalName: "a@b", AddressableUserName: "a", ResourceName: "r"}, true, false},
+		"one of three":     {azuresim.Device{AddressableUserName: "a"}, true, false},
+		"one, others null": {azuresim.Device{ResourceName: "r", Form: azuresim.AsNull}, true, false},
+		"empty texts":      {azuresim.Device{}, false, false},
+		"nulls":            {azuresim.Device{Form: azuresim.AsNull}, false, false},
+		"left out":         {azuresim.Device{UserPrincipalName: "a@b", Form: azuresim.LeftOut}, false, true},
 	} {
 		simulate(t, func(w *world) {
 			test.device.ID, test.device.SerialNumber = device(1).String(), "S1"

@@ -16,7 +16,7 @@ import (
 	"autopilot-unassign/graph"
 )
 
-// recorder answers every request with what is next, the last for ever, and keeps the requests.
+// recorder serves requests with its answers in turn, the last one for all that follow, and keeps the requests.
 type recorder struct {
 	answers  []string
 	requests []*http.Request
@@ -55,10 +55,10 @@ var oneFilter = regexp.MustCompile(`^\$filter=contains\(serialNumber,'([A-Za-z0-
 
 var fourInARow = regexp.MustCompile(`[A-Za-z0-9]{4}`)
 
-// FuzzSerialFilter holds what is asked of Graph for a serial number, alone and in a batch, to these:
+// FuzzSerialFilter holds the request for a serial number, alone and in a batch, to these properties:
 //
-//  1. The path is that of the collection, and the query is one filter and nothing else.
-//  2. The filter is for a text of letters and digits alone, which is a part of the serial number.
+//  1. The path is the collection, and the query is one filter and nothing else.
+//  2. The filter is a part of the serial number, of ASCII letters and digits alone.
 func FuzzSerialFilter(f *testing.F) {
 	for _, serial := range []string{
 		"5CG1234ABC", "Default string", "VMware-56 4d 2b 3c-4d 5e", "1234-5678-9012-3456", "O'Brien", "x') or contains(serialNumber,'", "a&$top=1", "a#b", "a%27b", "../../users",
@@ -100,12 +100,12 @@ func FuzzSerialFilter(f *testing.F) {
 	})
 }
 
-// FuzzPage holds what is made of a page, whatever it is, to these:
+// FuzzPage holds the devices of any page to these properties:
 //
-//  1. A device that is found has an id, and comes once.
-//  2. What is not a page is an error and not an end.
-//  3. The token travels to Graph alone, by https, wherever a page leads.
-//  4. No property is kept that this program does not look at.
+//  1. Each device has an id, and comes once.
+//  2. A body that is not a page is an error, not the end of the list.
+//  3. The token travels to Graph alone, by https.
+//  4. Unused properties are dropped.
 func FuzzPage(f *testing.F) {
 	const id = "00000000-0000-4000-8000-000000000001"
 	for _, body := range []string{
@@ -120,7 +120,7 @@ func FuzzPage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body string) {
 		r := &recorder{answers: []string{body, `{"value":[]}`}}
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // too short to ask again for what is no page
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // too short for a retry
 		defer cancel()
 		seen := map[graph.DeviceID]bool{}
 		var end error

@@ -14,7 +14,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// all reads the inventory within 25 seconds, and returns the numbers of the devices and what ended it: "" if that was its end.
+// all reads the inventory within 25 seconds, and returns the numbers of the devices and the error, "" for none.
 func (w *world) all() (numbers []string, end string) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 25*time.Second)
 	defer cancel()
@@ -28,7 +28,7 @@ func (w *world) all() (numbers []string, end string) {
 	return numbers, ""
 }
 
-// onePage returns an answer that is a page of those devices and a link to the next, "" for none.
+// onePage returns a response that is a page of those devices and a link to the next, "" for none.
 func onePage(link string, numbers ...int) azuresim.Fault {
 	p := map[string]any{"value": []any{}}
 	rows := []any{}
@@ -45,7 +45,7 @@ func onePage(link string, numbers ...int) azuresim.Fault {
 	return azuresim.Body(200, "application/json", string(text))
 }
 
-// However large a fleet is, each device comes once, though every page begins with the last of the page before.
+// Each device of a fleet comes once, though every page begins with the last device of the page before.
 func TestAllOfAFleet(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.PutFleet(10_000)
@@ -66,12 +66,12 @@ func TestAll(t *testing.T) {
 	next := devices + "?$skiptoken=LastSerialNumber='x'"
 	for _, test := range []struct {
 		name    string
-		pages   []azuresim.Fault // for each request one; what follows is of the cloud, which has no device
+		pages   []azuresim.Fault // one for each request; then the cloud responds, without a device
 		numbers string
 		end     string
 		asked   int
 	}{
-		{"nobody has a device", nil, "", "", 1},
+		{"no device", nil, "", "", 1},
 		{"one page", []azuresim.Fault{onePage("", 1, 2)}, "1,2", "", 1},
 		{"two pages", []azuresim.Fault{onePage(next, 1, 2), onePage("", 3)}, "1,2,3", "", 2},
 		{"a cursor that is inclusive", []azuresim.Fault{onePage(next, 1, 2), onePage("", 2, 3)}, "1,2,3", "", 2},
@@ -91,16 +91,16 @@ func TestAll(t *testing.T) {
 		{"a link that is none", []azuresim.Fault{onePage("https://graph.microsoft.com/%zz", 1)}, "", "bad_answer", 1},
 		{"a link to another path there, which says 400", []azuresim.Fault{onePage(endpoint+"/beta/users", 1)}, "1", "rejected", 2},
 		{"a page that says 503 once", []azuresim.Fault{onePage(next, 1), azuresim.Status(503), onePage("", 2)}, "1,2", "", 3},
-		{"a page that says 500 for good", []azuresim.Fault{onePage(next, 1), azuresim.Status(500), azuresim.Status(500), azuresim.Status(500)}, "1", "internal", 4},
-		{"a page that says 404, which is of no device", []azuresim.Fault{azuresim.Status(404)}, "", "rejected", 1},
+		{"a page that says 500 for ever", []azuresim.Fault{onePage(next, 1), azuresim.Status(500), azuresim.Status(500), azuresim.Status(500)}, "1", "internal", 4},
+		{"a page that says 404, which is not of a device", []azuresim.Fault{azuresim.Status(404)}, "", "rejected", 1},
 		{"a page that breaks in the middle once", []azuresim.Fault{onePage(next, 1), azuresim.ResetMidBody(), onePage("", 2)}, "1,2", "", 3},
-		{"a page that breaks for good", []azuresim.Fault{onePage(next, 1), azuresim.ResetMidBody(), azuresim.ResetMidBody(), azuresim.ResetMidBody()}, "1", "bad_answer", 4},
-		{"a page that is cut off for good", []azuresim.Fault{onePage(next, 1), azuresim.Truncated(), azuresim.Truncated(), azuresim.Truncated()}, "1", "bad_answer", 4},
-		{"a page for people, once", []azuresim.Fault{azuresim.WrongType(), onePage("", 1)}, "1", "", 2},
-		{"an object that is no page, for good", slices.Repeat([]azuresim.Fault{azuresim.Body(200, "application/json", `{"error":{"code":"x"}}`)}, 3), "", "bad_answer", 3},
+		{"a page that breaks for ever", []azuresim.Fault{onePage(next, 1), azuresim.ResetMidBody(), azuresim.ResetMidBody(), azuresim.ResetMidBody()}, "1", "bad_answer", 4},
+		{"a page that is cut off for ever", []azuresim.Fault{onePage(next, 1), azuresim.Truncated(), azuresim.Truncated(), azuresim.Truncated()}, "1", "bad_answer", 4},
+		{"a proxy's page, once", []azuresim.Fault{azuresim.WrongType(), onePage("", 1)}, "1", "", 2},
+		{"an object that is no page, for ever", slices.Repeat([]azuresim.Fault{azuresim.Body(200, "application/json", `{"error":{"code":"x"}}`)}, 3), "", "bad_answer", 3},
 		{"null for a page, once", []azuresim.Fault{onePage(next, 1), azuresim.Body(200, "application/json", `null`), onePage("", 2)}, "1,2", "", 3},
 		{"odd rows", []azuresim.Fault{azuresim.Body(200, "application/json", `{"value":[{"serialNumber":"x"},null,7,[],{"id":"`+device(1).String()+`","serialNumber":7,"groupTag":[]},{"id":7}]}`)}, "1", "", 1},
-		{"a page of a proxy, for good", slices.Repeat([]azuresim.Fault{azuresim.Foreign(onePage("", 1))}, 3), "", "bad_answer", 3},
+		{"a page of a proxy, for ever", slices.Repeat([]azuresim.Fault{azuresim.Foreign(onePage("", 1))}, 3), "", "bad_answer", 3},
 		{"a page that is larger than any", slices.Repeat([]azuresim.Fault{azuresim.Oversize(17 << 20)}, 3), "", "bad_answer", 3},
 		{"a page that does not come", []azuresim.Fault{onePage(next, 1), azuresim.Hang(), azuresim.Hang(), azuresim.Hang()}, "1", "timeout", 4},
 		{"a redirect", slices.Repeat([]azuresim.Fault{azuresim.Redirect("https://stranger.example/")}, 3), "", "bad_answer", 3},
@@ -119,7 +119,7 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// A link is followed as it was given: what is in it is Graph's own.
+// A link is followed as it stands: Graph refuses a link that has been encoded again.
 func TestAllFollowsLinksToTheLetter(t *testing.T) {
 	simulate(t, func(w *world) {
 		link := devices + "?$skiptoken=LastSerialNumber%3d%27A%20b%2Fc%27&x=%C3%A5+%2B"
@@ -132,7 +132,7 @@ func TestAllFollowsLinksToTheLetter(t *testing.T) {
 	})
 }
 
-// A list that never ends is given up, however new everything on it is.
+// A list of more than a thousand pages is an error.
 func TestAllEndsAListWithoutAnEnd(t *testing.T) {
 	simulate(t, func(w *world) {
 		for n := range 1100 {
@@ -145,7 +145,7 @@ func TestAllEndsAListWithoutAnEnd(t *testing.T) {
 	})
 }
 
-// Whoever has seen enough asks for no more.
+// A caller that stops causes no more requests.
 func TestAllStops(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.PutFleet(3000)
@@ -228,10 +228,10 @@ func TestPageLinks(t *testing.T) {
 	}
 }
 
-// FuzzPageToken holds the request for a page, whatever its token is, to these properties:
+// FuzzPageToken holds the request for the page of any token to these properties:
 //
 //  1. It goes to the collection on Graph's own host, and its query pages and does nothing else.
-//  2. A token that Page has not returned causes no request, or only such a request.
+//  2. A refused token causes no request.
 func FuzzPageToken(f *testing.F) {
 	id := strings.Repeat("0", 16)
 	for _, query := range []string{"", "$skiptoken=x", "$skiptoken=x&$filter=y", "%24filter=x", "$skiptoken=x#y", "$top=1&$top=2", "../x", "$skiptoken=\r\nHost: x"} {
@@ -259,7 +259,7 @@ func FuzzPageToken(f *testing.F) {
 	})
 }
 
-// A sample is one request for one device, or for a page where Graph does not make one of one device.
+// A sample is one request for one device, or for a default page where Graph refuses that.
 func TestSample(t *testing.T) {
 	for name, test := range map[string]struct {
 		devices int

@@ -25,7 +25,7 @@ const (
 	devices  = endpoint + "/beta/deviceManagement/windowsAutopilotDeviceIdentities"
 )
 
-// world is a Client on a cloud of its own, with the credential that the program has.
+// world is a Client on a cloud of its own, with the program's credential.
 type world struct {
 	t      *testing.T
 	cloud  *azuresim.Cloud
@@ -33,7 +33,7 @@ type world struct {
 	pace   *graph.Pace
 }
 
-// simulate runs a test in which time is not real.
+// simulate runs a test in simulated time.
 func simulate(t *testing.T, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -80,7 +80,7 @@ func (w *world) put(serials ...string) {
 	}
 }
 
-// done returns the numbers of the first n devices from which the account has been taken.
+// done returns the numbers of the first n devices without an account.
 func (w *world) done(n int) string {
 	var numbers []string
 	for i := range n {
@@ -116,7 +116,7 @@ func (w *world) asked() string {
 	return strings.Join(kinds, ", ")
 }
 
-// ending returns err in a word or two: its reason, and "?" where Graph may have acted.
+// ending returns err as a word: its reason, and "?" where Graph may have acted.
 func ending(t *testing.T, err error) string {
 	t.Helper()
 	if err == nil {
@@ -133,7 +133,7 @@ func ending(t *testing.T, err error) string {
 	return end
 }
 
-// foundWords returns what was found: the number of the device, or the reason why there is none and the candidates.
+// foundWords returns the results as text: the number of each device, or the reason and the candidates.
 func foundWords(t *testing.T, found []graph.Found) string {
 	t.Helper()
 	words := make([]string, len(found))
@@ -148,7 +148,7 @@ func foundWords(t *testing.T, found []graph.Found) string {
 	return strings.Join(words, ", ")
 }
 
-// Nothing that is returned has the password of a device in it.
+// wantNoPassword fails the test if v contains the password of a device.
 func wantNoPassword(t *testing.T, v any) {
 	t.Helper()
 	if bytes.Contains(fmt.Appendf(nil, "%+v %#v", v, v), []byte("canary")) {

@@ -19,7 +19,7 @@ import (
 
 const collection = "https://graph.microsoft.com/beta/deviceManagement/windowsAutopilotDeviceIdentities"
 
-// caller is who asks a cloud's Graph, with the token of the app.
+// caller calls a cloud's Graph with the token of the app.
 type caller struct {
 	t     *testing.T
 	cloud *azuresim.Cloud
@@ -151,7 +151,7 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// Graph writes what is not there in different ways, and hands out a password.
+// Graph writes empty properties in several forms, and returns a password.
 func TestForms(t *testing.T) {
 	c := newCaller(t)
 	for form, want := range map[azuresim.Form]string{
@@ -308,9 +308,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// A hundred writes in twenty seconds are taken, whether alone or in a batch; and reads are not counted.
-// Graph 1.0 has the action beside ours, and ours not.
-func TestSibling(t *testing.T) {
+// Graph 1.0 has unassignUserFromDevice, and not our action.
+func TestUnassignUser(t *testing.T) {
 	c := newCaller(t)
 	c.cloud.PutDevice(azuresim.Device{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01", UserPrincipalName: "room@contoso.com", AddressableUserName: "Room", ResourceName: "room"})
 	stable := strings.Replace(collection, "/beta/", "/v1.0/", 1)
@@ -335,6 +334,7 @@ func TestSibling(t *testing.T) {
 	}
 }
 
+// Graph accepts a hundred writes in twenty seconds, alone or in a batch. It does not count reads.
 func TestWriteLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCaller(t)
@@ -357,7 +357,7 @@ func TestWriteLimit(t *testing.T) {
 		if status := write(); status != http.StatusTooManyRequests {
 			t.Errorf("write 101: %d", status)
 		}
-		time.Sleep(11 * time.Second) // those of the beginning are over
+		time.Sleep(11 * time.Second) // the first fifty have left the window
 		if status := write(); status != http.StatusNoContent {
 			t.Errorf("after the time: %d", status)
 		}
@@ -367,7 +367,82 @@ func TestWriteLimit(t *testing.T) {
 	})
 }
 
-// Each fault comes as often as it was asked for, and has or has not had its effect.
+// Refused writes count against the limit, or they do not.
+func TestRefusedWritesCount(t *testing.T) {
+	for _, counted := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCaller(t)
+			c.put("a")
+			c.cloud.Throttle(azuresim.WriteLimit{Writes: 3, CountRefused: counted, RetryAfter: 7})
+			statuses := ""
+			for range 12 { // a write each two seconds
+				resp, err := c.try(t.Context(), http.MethodPost, collection+"/00000000-0000-4000-8000-000000000001/unassignResourceAccountFromDevice", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if statuses += fmt.Sprint(resp.StatusCode / 100); resp.StatusCode == 429 && resp.Header.Get("Retry-After") != "7" {
+					t.Errorf("Retry-After is %q", resp.Header.Get("Retry-After"))
+				}
+				time.Sleep(2 * time.Second)
+			}
+			if want := map[bool]string{true: "222444444444", false: "222444444442"}[counted]; statuses != want {
+				t.Errorf("refused writes count: %v: %s, want %s", counted, statuses, want)
+			}
+		})
+	}
+}
+
+// Multi Admin Approval refuses the action and nothing else; odd rows stand in lists; the tokens of items can be refused.
+func TestOddGraph(t *testing.T) {
+	c := newCaller(t)
+	c.put("a", "b")
+	action := collection + "/00000000-0000-4000-8000-000000000001/unassignResourceAccountFromDevice"
+	c.cloud.RequireApproval(http.StatusForbidden)
+	if act, read := c.send(http.MethodPost, action, "", nil), c.send(http.MethodGet, collection, "", nil); act != 403 || read != 200 {
+		t.Errorf("with approval required: %d to the action, %d to a read", act, read)
+	}
+	c.cloud.RequireApproval(0)
+	c.cloud.PutOddRows(`null`, `{"id":7}`)
+	var rows struct{ Value []json.RawMessage }
+	if c.send(http.MethodGet, collection, "", &rows); len(rows.Value) != 4 || string(rows.Value[0]) != "null" {
+		t.Errorf("rows %s", rows.Value)
+	}
+	c.cloud.RefuseItemTokens(1)
+	for _, want := range []int{401, 204} {
+		var batch struct{ Responses []struct{ Status int } }
+		status := c.send(http.MethodPost, "https://graph.microsoft.com/beta/$batch", `{"requests":[`+post("x", 1)+`]}`, &batch)
+		if status != http.StatusOK || len(batch.Responses) != 1 || batch.Responses[0].Status != want {
+			t.Errorf("%d %+v, want %d", status, batch, want)
+		}
+		if d, _ := c.cloud.Device("00000000-0000-4000-8000-000000000001"); (d.ResourceName == "") != (want == 204) {
+			t.Errorf("%d: the device has %+v", want, d)
+		}
+	}
+}
+
+// Every response of Graph has a request-id, that of a fault as well, and the response of a proxy has none.
+func TestRequestID(t *testing.T) {
+	c := newCaller(t)
+	for name, test := range map[string]struct {
+		fault azuresim.Fault
+		has   bool
+	}{
+		"a success":     {azuresim.Delay(0), true},
+		"a status":      {azuresim.Status(404), true},
+		"a body":        {azuresim.Body(200, "application/json", `{}`), true},
+		"an error":      {azuresim.GraphError(400, azuresim.Nested, 0), true},
+		"a proxy":       {azuresim.Foreign(azuresim.Status(404)), false},
+		"its HTML page": {azuresim.WrongType(), false},
+	} {
+		c.cloud.Fail(azuresim.StepGraph, 1, test.fault)
+		resp, err := c.try(t.Context(), http.MethodGet, collection, "")
+		if err != nil || (resp.Header.Get("request-id") != "") != test.has {
+			t.Errorf("%s: %v, %v", name, resp.Header, err)
+		}
+	}
+}
+
+// Each fault applies as often as Fail says, and the request has its effect or not.
 func TestFaults(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault azuresim.Fault
@@ -382,7 +457,7 @@ func TestFaults(t *testing.T) {
 		"a reset in the body":     {azuresim.ResetMidBody(), "204 cut", true},
 		"no connection":           {azuresim.Refused(), "error", false},
 		"a status, and done":      {azuresim.Done(azuresim.Status(500)), "500", true},
-		"a page for people":       {azuresim.WrongType(), "200", false},
+		"a proxy's page":          {azuresim.WrongType(), "200", false},
 		"a redirect":              {azuresim.Redirect("https://stranger.example"), "307", false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -420,7 +495,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// What is forgotten is counted all the same.
+// Forgotten requests still count.
 func TestForget(t *testing.T) {
 	c := newCaller(t)
 	for n := range 3 {
@@ -435,7 +510,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// A token is good for as long as was said when it was issued.
+// A token is valid for the lifetime of its issue.
 func TestTokenLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		long := newCaller(t)

@@ -12,7 +12,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// overWire asks a served cloud's Graph, and returns the protocol, whether a kept connection was used, and how it ended.
+// overWire calls a served cloud's Graph, and returns the protocol, whether the connection was reused, and the error.
 func overWire(t *testing.T, client *http.Client, address string) (protocol string, reused bool, err error) {
 	t.Helper()
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }})
@@ -29,7 +29,7 @@ func overWire(t *testing.T, client *http.Client, address string) (protocol strin
 	return resp.Proto, reused, err
 }
 
-// Connections are kept until somebody closes them or a fault breaks them, over both versions of HTTP.
+// Connections stay open until one side closes them or a fault breaks them, over both versions of HTTP.
 func TestServedConnections(t *testing.T) {
 	for protocol, serve := range map[string]func(*azuresim.Cloud) (*azuresim.Served, error){
 		"HTTP/1.1": (*azuresim.Cloud).Serve,
