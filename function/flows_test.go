@@ -35,7 +35,7 @@ type office struct {
 	list       string // its title
 	rows       []map[string]any
 	changes    int           // of rows
-	approve    func() string // what the approver says
+	approve    func() string // the word of the approver
 	asked      []string      // of the approver
 	mails      []string      // subject and text
 	waited     []time.Duration
@@ -200,7 +200,7 @@ const stateChangedSentence = "The device does not carry the account that was exp
 
 var button = map[string]any{"text": " 5CG1234ABC ", "text_1": "INC0012345"}
 
-// reassign gives the device to somebody else.
+// reassign gives the device another account.
 func reassign(c *azuresim.Cloud) {
 	c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.elv@contoso.com"})
 }
@@ -210,7 +210,7 @@ func TestFlowApproval(t *testing.T) {
 	for name, test := range map[string]struct {
 		prepare  func(*office)
 		trigger  map[string]any
-		asked    string // a part of what the approver reads, "" if nobody is asked
+		asked    string // a part of the text for the approver, "" without an approval
 		mail     string // a part of it, "" if none is sent
 		code     string // of the run, "" if it succeeds
 		keeps    bool   // the device has an account in the end
@@ -473,7 +473,7 @@ func TestFlowNightlyWithoutItsList(t *testing.T) {
 	}
 }
 
-// Whatever answers, no flow takes it for a success, loses a row or ends without a word.
+// No flow takes the response of another server for a success, loses a row, or ends without a word.
 func TestFlowResponses(t *testing.T) {
 	t.Parallel()
 	const page = "<!DOCTYPE html><html><body>Your app is up and running</body></html>"
@@ -546,7 +546,7 @@ func TestFlowResponses(t *testing.T) {
 	}
 }
 
-// The flows bear the platform's retries, late and double, whatever policy a maker sets.
+// The flows bear the platform's retries, late and double, with any policy of a maker.
 func TestFlowRepetitions(t *testing.T) {
 	t.Parallel()
 	minutes := func(m ...time.Duration) []time.Duration {
@@ -753,8 +753,7 @@ func checkDeclared(t *testing.T, schema *openapi3.SchemaRef, body string) {
 	}
 }
 
-// A flow cannot sign, and what somebody has signed for it does not bear the platform's late repetitions: 401, which it does
-// not repeat.
+// A flow cannot sign. A signature made ahead does not survive a late retry: 401, which is not retried.
 func TestFlowCannotSignAhead(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)

@@ -239,7 +239,7 @@ func TestFlowRequests(t *testing.T) {
 			if devices := strings.Contains(text, `"expected": "@if(contains(`); body["dryRun"] != true && (body["expected"] == nil && (body["devices"] == nil || !devices) || headers["Idempotency-Key"] == nil) {
 				t.Errorf("%s: %s may act on another account than was meant, or more than once", name, action)
 			}
-			// The response is read whatever it is, in one place, and counts only with X-Request-Id.
+			// One action reads the response, of any kind, and wants X-Request-Id.
 			scope := around[len(around)-1]
 			after := false
 			flow.All(f.Definition.Actions, func(reader string, b flow.Action, _ []string) {
@@ -271,7 +271,7 @@ func TestFlowPage(t *testing.T) {
 	table := page[strings.Index(page, "## Statuses in a flow"):strings.Index(page, "## Retries")]
 	for status := range readContract(t).Paths.Value("/api/unassign").Post.Responses.Map() {
 		row := regexp.MustCompile(`(?m)^\| [^|]*\b` + status + `\b[^|]* \|`)
-		if !row.MatchString(table) && status != "204" && status != "405" { // which nobody sees there
+		if !row.MatchString(table) && status != "204" && status != "405" { // no flow gets them
 			t.Errorf("the page does not have the status %s", status)
 		}
 	}

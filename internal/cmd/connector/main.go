@@ -2,8 +2,9 @@
 //
 //	go generate ./internal/cmd/connector
 //
-// The contract has one operation for one device and for a list, with or without a dry run. Makers get an operation for each, with
-// the fields that it needs. Types, limits, words and descriptions are the contract's; titles are made from the names.
+// The contract has one operation for one device and for a list, with or without a dry run. Makers get an operation
+// for each, with the fields that it needs. Types, limits, words and descriptions are the contract's; titles are made
+// from the names.
 package main
 
 //go:generate go run . ../../../handler/openapi.yaml ../../../infra/power-automate/connector/apiDefinition.swagger.json
@@ -133,7 +134,7 @@ func toValue(n *yaml.Node) (any, error) {
 	}
 }
 
-func parse(source []byte) (object, error) {
+func parseYAML(source []byte) (object, error) {
 	var n yaml.Node
 	if err := yaml.Unmarshal(source, &n); err != nil {
 		return nil, err
@@ -156,11 +157,11 @@ type generator struct {
 }
 
 func generate(contract []byte) ([]byte, error) {
-	source, err := parse(contract)
+	source, err := parseYAML(contract)
 	if err != nil {
 		return nil, err
 	}
-	base, err := parse(baseYAML)
+	base, err := parseYAML(baseYAML)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func generate(contract []byte) ([]byte, error) {
 	paths := object{}
 	for _, operation := range base.object("operations") {
 		o, _ := operation.value.(object)
-		made, err := g.operation(source, operation.name, o)
+		made, err := g.makeOperation(source, operation.name, o)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", operation.name, err)
 		}
@@ -195,8 +196,8 @@ func generate(contract []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// operation returns an operation of the connector. Its request and response are parts of the contract's.
-func (g *generator) operation(source object, id string, o object) (object, error) {
+// makeOperation returns an operation of the connector. Its request and response are parts of the contract's.
+func (g *generator) makeOperation(source object, id string, o object) (object, error) {
 	route := source.object("paths", o.text("route"), o.text("method"))
 	if route == nil {
 		return nil, fmt.Errorf("the contract has no %s %s", o.text("method"), o.text("route"))
@@ -204,14 +205,15 @@ func (g *generator) operation(source object, id string, o object) (object, error
 	parameters := []any{}
 	given, _ := route.get("parameters").([]any)
 	for _, p := range given {
-		parameters = append(parameters, header(p.(object)))
+		parameters = append(parameters, makeHeader(p.(object)))
 	}
 	if name := o.text("request"); name != "" {
-		if err := g.define(name, "Request", o); err != nil {
+		if err := g.addDefinition(name, "Request", o); err != nil {
 			return nil, err
 		}
 		parameters = append(parameters, object{
-			{"name", "body"}, {"in", "body"}, {"required", true}, {"x-ms-summary", "Request"}, {"description", "The request."}, {"schema", reference(name)},
+			{"name", "body"}, {"in", "body"}, {"required", true}, {"x-ms-summary", "Request"},
+			{"description", "The request."}, {"schema", referTo(name)},
 		})
 	}
 	responses := object{}
@@ -226,17 +228,23 @@ func (g *generator) operation(source object, id string, o object) (object, error
 		if name == "" {
 			name = schema
 		}
-		if err := g.define(name, schema, o); err != nil {
+		if err := g.addDefinition(name, schema, o); err != nil {
 			return nil, err
 		}
-		responses = append(responses, member{m.name, object{{"description", sentence(r.text("description"))}, {"schema", reference(name)}}})
+		responses = append(responses, member{
+			m.name, object{{"description", toSentence(r.text("description"))}, {"schema", referTo(name)}},
+		})
 	}
-	if err := g.define("Failure", "Failure", nil); err != nil {
+	if err := g.addDefinition("Failure", "Failure", nil); err != nil {
 		return nil, err
 	}
-	responses = append(responses, member{"default", object{{"description", sentence(g.schemas.text("Failure", "description"))}, {"schema", reference("Failure")}}})
+	responses = append(responses, member{
+		"default",
+		object{{"description", toSentence(g.schemas.text("Failure", "description"))}, {"schema", referTo("Failure")}},
+	})
 	made := object{
-		{"operationId", id}, {"summary", o.get("summary")}, {"description", o.get("description")}, {"x-ms-visibility", o.get("visibility")},
+		{"operationId", id}, {"summary", o.get("summary")}, {"description", o.get("description")},
+		{"x-ms-visibility", o.get("visibility")},
 		{"parameters", parameters}, {"responses", responses},
 	}
 	if security, ok := route.get("security").([]any); ok {
@@ -245,12 +253,12 @@ func (g *generator) operation(source object, id string, o object) (object, error
 	return made, nil
 }
 
-// header returns a header of the contract as a parameter. Prefer has the value that brings a body, and is hidden.
-func header(p object) object {
+// makeHeader returns a header of the contract as a parameter. Prefer has the value that brings a body, and is hidden.
+func makeHeader(p object) object {
 	name := p.text("name")
 	made := object{
 		{"name", name}, {"in", p.get("in")}, {"type", p.get("schema", "type")}, {"required", name == "Prefer"},
-		{"x-ms-summary", title(name)}, {"description", sentence(p.text("description"))},
+		{"x-ms-summary", toTitle(name)}, {"description", toSentence(p.text("description"))},
 	}
 	if name == "Prefer" {
 		return append(made, member{"x-ms-visibility", "internal"}, member{"default", "return=representation"})
@@ -258,8 +266,9 @@ func header(p object) object {
 	return append(made, member{"x-ms-visibility", "advanced"}, member{"x-example", p.get("example")})
 }
 
-// define adds a definition that has a part of a schema's properties: those that o does not leave out. With o nil it has all.
-func (g *generator) define(name, schema string, o object) error {
+// addDefinition adds a definition that has a part of a schema's properties: those that o does not leave out. With o
+// nil it has all.
+func (g *generator) addDefinition(name, schema string, o object) error {
 	if g.definitions.get(name) != nil {
 		return nil
 	}
@@ -282,15 +291,16 @@ func (g *generator) define(name, schema string, o object) error {
 			continue
 		}
 		p, _ := m.value.(object)
-		made, used := g.property(schema, m.name, p, request)
+		made, used := g.makeProperty(schema, m.name, p, request)
 		if schema == "Request" && m.name == "dryRun" {
-			made = append(slices.DeleteFunc(made, func(m member) bool { return m.name == "x-ms-visibility" }), member{"x-ms-visibility", "internal"}, member{"default", true})
+			made = slices.DeleteFunc(made, func(m member) bool { return m.name == "x-ms-visibility" })
+			made = append(made, member{"x-ms-visibility", "internal"}, member{"default", true})
 			required = append(required, "dryRun")
 		}
 		if schema == "Request" && m.name == "devices" {
 			required = append(required, "devices")
 		}
-		if m.name == "serialNumber" && request { // what most makers have
+		if m.name == "serialNumber" && request { // most makers have it
 			properties = append(object{{m.name, made}}, properties...)
 		} else {
 			properties = append(properties, member{m.name, made})
@@ -301,7 +311,7 @@ func (g *generator) define(name, schema string, o object) error {
 	if o != nil && name != schema {
 		description = o.text("about", schema)
 	}
-	made := object{{"type", "object"}, {"x-ms-summary", title(name)}, {"description", sentence(description)}}
+	made := object{{"type", "object"}, {"x-ms-summary", toTitle(name)}, {"description", toSentence(description)}}
 	if request {
 		made = append(made, member{"x-ms-visibility", "important"})
 	}
@@ -315,7 +325,7 @@ func (g *generator) define(name, schema string, o object) error {
 	}
 	g.definitions = append(g.definitions, member{name, append(made, member{"properties", properties})})
 	for _, other := range nested {
-		if err := g.define(other, other, nil); err != nil {
+		if err := g.addDefinition(other, other, nil); err != nil {
 			return err
 		}
 	}
@@ -323,18 +333,23 @@ func (g *generator) define(name, schema string, o object) error {
 }
 
 // important holds the fields that a maker sees first.
-var important = []string{"serialNumber", "deviceId", "devices", "userPrincipalName", "reference"} //nolint:gochecknoglobals // a table
+//
+//nolint:gochecknoglobals // a table
+var important = []string{"serialNumber", "deviceId", "devices", "userPrincipalName", "reference"}
 
-// property returns a property of a definition, and the schemas that it names.
-func (g *generator) property(schema, name string, p object, request bool) (object, []string) {
+// makeProperty returns a property of a definition, and the schemas that it names.
+func (g *generator) makeProperty(schema, name string, p object, request bool) (object, []string) {
 	if ref := lastPart(p.text("$ref")); ref != "" {
-		return reference(ref), []string{ref}
+		return referTo(ref), []string{ref}
 	}
-	label := title(name)
+	label := toTitle(name)
 	if schema == "Expected" {
 		label = "Expected " + label
 	}
-	made := object{{"type", p.get("type")}, {"x-ms-summary", label}, {"description", sentence(g.describe(name, p, label))}}
+	made := object{
+		{"type", p.get("type")}, {"x-ms-summary", label},
+		{"description", toSentence(g.descriptionOf(name, p, label))},
+	}
 	var used []string
 	for _, m := range p {
 		switch m.name {
@@ -342,7 +357,7 @@ func (g *generator) property(schema, name string, p object, request bool) (objec
 		case "items":
 			items := m.value.(object)
 			if ref := lastPart(items.text("$ref")); ref != "" {
-				items, used = reference(ref), append(used, ref)
+				items, used = referTo(ref), append(used, ref)
 			}
 			made = append(made, member{"items", items})
 		default:
@@ -365,8 +380,8 @@ func (g *generator) property(schema, name string, p object, request bool) (objec
 	return made, used
 }
 
-// describe returns the description of a property, or the description that another schema has for its name.
-func (g *generator) describe(name string, p object, label string) string {
+// descriptionOf returns the description of a property, or the description that another schema has for its name.
+func (g *generator) descriptionOf(name string, p object, label string) string {
 	if s, _ := g.lookUp(name, p, "description").(string); len(s) > 4 {
 		return s
 	}
@@ -378,19 +393,20 @@ func (g *generator) lookUp(name string, p object, key string) any {
 		return v
 	}
 	for _, schema := range g.schemas {
-		if other := schema.value.(object).object("properties", name); other.get("type") == p.get("type") && other.get(key) != nil {
+		other := schema.value.(object).object("properties", name)
+		if other.get("type") == p.get("type") && other.get(key) != nil {
 			return other.get(key)
 		}
 	}
 	return nil
 }
 
-func reference(name string) object { return object{{"$ref", "#/definitions/" + name}} }
+func referTo(name string) object { return object{{"$ref", "#/definitions/" + name}} }
 
 func lastPart(ref string) string { return ref[strings.LastIndex(ref, "/")+1:] }
 
-// sentence returns a text as one line that ends with a full stop.
-func sentence(s string) string {
+// toSentence returns a text as one line that ends with a full stop.
+func toSentence(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if !strings.HasSuffix(s, ".") {
 		s += "."
@@ -398,8 +414,8 @@ func sentence(s string) string {
 	return s
 }
 
-// title returns a name in title case: Graph Request ID for graphRequestId, Idempotency Key for Idempotency-Key.
-func title(name string) string {
+// toTitle returns a name in title case: Graph Request ID for graphRequestId, Idempotency Key for Idempotency-Key.
+func toTitle(name string) string {
 	var b strings.Builder
 	name = strings.TrimPrefix(name, "X-")
 	for i, c := range name {

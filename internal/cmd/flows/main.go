@@ -2,8 +2,8 @@
 //
 //	flows OUT
 //
-// It writes a legacy package for each flow and one solution with all flows and the connector. The same input makes the same bytes.
-// Their form is the form of published exports; docs/power-automate.md says where it was never tried.
+// It writes a legacy package for each flow and one solution with all flows and the connector. The same input makes
+// the same bytes. Their form is the form of published exports; docs/power-automate.md says where it was never tried.
 package main
 
 import (
@@ -43,7 +43,8 @@ func run(args []string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(args[0], name), packed, 0o644); err != nil { //nolint:gosec // a package is no secret
+		err = os.WriteFile(filepath.Join(args[0], name), packed, 0o644) //nolint:gosec // a package is no secret
+		if err != nil {
 			return err
 		}
 	}
@@ -94,7 +95,8 @@ func makePackages(dir string) (map[string]files, error) {
 
 // connectors holds the connectors that the flows use, with their display names.
 var connectors = map[string]string{ //nolint:gochecknoglobals // a table
-	"shared_approvals": "Approvals", "shared_keyvault": "Azure Key Vault", "shared_office365": "Office 365 Outlook", "shared_sharepointonline": "SharePoint",
+	"shared_approvals": "Approvals", "shared_keyvault": "Azure Key Vault",
+	"shared_office365": "Office 365 Outlook", "shared_sharepointonline": "SharePoint",
 }
 
 const apis = "/providers/Microsoft.PowerApps/apis/"
@@ -119,36 +121,58 @@ func usedConnectors(part any) []string {
 	return slices.Compact(used)
 }
 
-// makeLegacy returns the files of a legacy package. Every connection is embedded: the flow runs with the connections of its owner.
+// makeLegacy returns the files of a legacy package. Every connection is embedded: the flow runs with the connections
+// of its owner.
 func makeLegacy(name string, f *flow) (files, error) {
 	id, inner := newID(name, "package"), newID(name, "flow")
 	resources, references, apisMap, connectionsMap, dependsOn := object{}, object{}, object{}, object{}, []string{}
 	for _, api := range usedConnectors(f.Definition.Actions) {
 		apiID, connection := newID(name, api), newID(name, api, "connection")
 		details := object{"displayName": connectors[api]}
-		resources[apiID] = object{"id": apis + api, "name": api, "type": "Microsoft.PowerApps/apis", "suggestedCreationType": "Existing", "details": details, "configurableBy": "System", "hierarchy": "Child", "dependsOn": []string{}}
-		resources[connection] = object{"type": "Microsoft.PowerApps/apis/connections", "suggestedCreationType": "Existing", "creationType": "Existing", "details": details, "configurableBy": "User", "hierarchy": "Child", "dependsOn": []string{apiID}}
+		resources[apiID] = object{
+			"id": apis + api, "name": api, "type": "Microsoft.PowerApps/apis",
+			"suggestedCreationType": "Existing", "details": details, "configurableBy": "System",
+			"hierarchy": "Child", "dependsOn": []string{},
+		}
+		resources[connection] = object{
+			"type": "Microsoft.PowerApps/apis/connections", "suggestedCreationType": "Existing",
+			"creationType": "Existing", "details": details, "configurableBy": "User", "hierarchy": "Child",
+			"dependsOn": []string{apiID},
+		}
 		prefix := strings.Replace(api, "_", "-", 1)
-		references[api] = object{"connectionName": prefix[:min(20, len(prefix))] + "-" + connection, "source": "Embedded", "id": apis + api, "tier": "NotSpecified"}
+		references[api] = object{
+			"connectionName": prefix[:min(20, len(prefix))] + "-" + connection, "source": "Embedded",
+			"id": apis + api, "tier": "NotSpecified",
+		}
 		apisMap[api], connectionsMap[api], dependsOn = apiID, connection, append(dependsOn, apiID, connection)
 	}
-	resources[id] = object{"type": "Microsoft.Flow/flows", "suggestedCreationType": "New", "creationType": "Existing, New, Update", "details": object{"displayName": f.DisplayName}, "configurableBy": "User", "hierarchy": "Root", "dependsOn": dependsOn}
+	resources[id] = object{
+		"type": "Microsoft.Flow/flows", "suggestedCreationType": "New", "creationType": "Existing, New, Update",
+		"details": object{"displayName": f.DisplayName}, "configurableBy": "User", "hierarchy": "Root",
+		"dependsOn": dependsOn,
+	}
 	const dir = "Microsoft.Flow/flows/"
-	return encode(map[string]any{
+	return encodeJSON(map[string]any{
 		"manifest.json": object{"schema": "1.0", "details": object{
-			"displayName": f.DisplayName, "description": f.Description, "createdTime": "2026-01-01T00:00:00.0000000Z", "packageTelemetryId": newID(name, "telemetry"), "creator": "N/A", "sourceEnvironment": "",
+			"displayName": f.DisplayName, "description": f.Description,
+			"createdTime": "2026-01-01T00:00:00.0000000Z", "packageTelemetryId": newID(name, "telemetry"),
+			"creator": "N/A", "sourceEnvironment": "",
 		}, "resources": resources},
-		dir + "manifest.json":             object{"packageSchemaVersion": "1.0", "flowAssets": object{"assetPaths": []string{id}}},
+		dir + "manifest.json": object{
+			"packageSchemaVersion": "1.0", "flowAssets": object{"assetPaths": []string{id}},
+		},
 		dir + id + "/apisMap.json":        apisMap,
 		dir + id + "/connectionsMap.json": connectionsMap,
-		dir + id + "/definition.json": object{"name": inner, "id": "/providers/Microsoft.Flow/flows/" + inner, "type": "Microsoft.Flow/flows", "properties": object{
-			"apiId": apis + "shared_logicflows", "displayName": f.DisplayName, "definition": f.Definition, "connectionReferences": references, "flowFailureAlertSubscribed": false,
-		}},
+		dir + id + "/definition.json": object{"name": inner, "id": "/providers/Microsoft.Flow/flows/" + inner,
+			"type": "Microsoft.Flow/flows", "properties": object{
+				"apiId": apis + "shared_logicflows", "displayName": f.DisplayName, "definition": f.Definition,
+				"connectionReferences": references, "flowFailureAlertSubscribed": false,
+			}},
 	})
 }
 
-// encode returns values as JSON files.
-func encode(values map[string]any) (files, error) {
+// encodeJSON returns values as JSON files.
+func encodeJSON(values map[string]any) (files, error) {
 	all := files{}
 	for name, value := range values {
 		var b bytes.Buffer
@@ -176,7 +200,9 @@ func packFiles(all files) ([]byte, error) {
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		part, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate, Modified: time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)})
+		part, err := w.CreateHeader(&zip.FileHeader{
+			Name: name, Method: zip.Deflate, Modified: time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC),
+		})
 		if err != nil {
 			return nil, err
 		}

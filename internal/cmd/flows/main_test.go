@@ -152,7 +152,7 @@ func decodeXML(t *testing.T, all files, name string) element {
 	return e
 }
 
-// The elements and their order are those of solutions that the platform has exported (pnp/powerautomate-samples; the connector:
+// Solutions that the platform has exported have these elements in this order (pnp/powerautomate-samples; the connector:
 // public repositories with unpacked solutions).
 func TestSolution(t *testing.T) {
 	t.Parallel()
@@ -186,7 +186,7 @@ func TestSolution(t *testing.T) {
 		t.Errorf("the components are %v, the references %v", components, references)
 	}
 
-	// Every flow is there, is off, and does what the package of its own does.
+	// Every flow is there and off.
 	for i, w := range custom.child(t, "Workflows").Children {
 		file := strings.TrimPrefix(w.child(t, "JsonFileName").Text, "/")
 		if w.attr("WorkflowId") != components["29"][i] || !strings.HasSuffix(file, strings.ToUpper(strings.Trim(w.attr("WorkflowId"), "{}"))+".json") || w.child(t, "StateCode").Text != "0" || w.child(t, "StatusCode").Text != "1" {

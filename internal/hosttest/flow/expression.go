@@ -19,8 +19,8 @@ type Call struct {
 
 // node is a part of an expression.
 type node interface {
-	value(e *environment) (any, error)
-	calls(found []Call) []Call
+	valueIn(e *environment) (any, error)
+	addCalls(found []Call) []Call
 }
 
 type (
@@ -36,43 +36,43 @@ type (
 	text []node // "a @{b} c"
 )
 
-func (l literal) value(*environment) (any, error) { return l.of, nil }
-func (literal) calls(found []Call) []Call         { return found }
+func (l literal) valueIn(*environment) (any, error) { return l.of, nil }
+func (literal) addCalls(found []Call) []Call        { return found }
 
-func (c call) calls(found []Call) []Call {
+func (c call) addCalls(found []Call) []Call {
 	this := Call{Function: c.function}
 	for _, arg := range c.args {
 		word, _ := arg.(literal)
 		s, _ := word.of.(string)
 		this.Literals = append(this.Literals, s)
-		found = arg.calls(found)
+		found = arg.addCalls(found)
 	}
 	return append(found, this)
 }
 
-func (c call) value(e *environment) (any, error) {
+func (c call) valueIn(e *environment) (any, error) {
 	args := make([]any, len(c.args))
 	for i, arg := range c.args {
 		var err error
-		if args[i], err = arg.value(e); err != nil {
+		if args[i], err = arg.valueIn(e); err != nil {
 			return nil, err
 		}
 	}
-	v, err := e.call(c.function, args)
+	v, err := e.callFunction(c.function, args)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.function, err)
 	}
 	return v, nil
 }
 
-func (m member) calls(found []Call) []Call { return m.key.calls(m.of.calls(found)) }
+func (m member) addCalls(found []Call) []Call { return m.key.addCalls(m.of.addCalls(found)) }
 
-func (m member) value(e *environment) (any, error) {
-	of, err := m.of.value(e)
+func (m member) valueIn(e *environment) (any, error) {
+	of, err := m.of.valueIn(e)
 	if err != nil {
 		return nil, err
 	}
-	key, err := m.key.value(e)
+	key, err := m.key.valueIn(e)
 	if err != nil {
 		return nil, err
 	}
@@ -92,17 +92,17 @@ func (m member) value(e *environment) (any, error) {
 	return nil, fmt.Errorf("there is no %v in a %T", key, of)
 }
 
-func (t text) calls(found []Call) []Call {
+func (t text) addCalls(found []Call) []Call {
 	for _, part := range t {
-		found = part.calls(found)
+		found = part.addCalls(found)
 	}
 	return found
 }
 
-func (t text) value(e *environment) (any, error) {
+func (t text) valueIn(e *environment) (any, error) {
 	var b strings.Builder
 	for _, part := range t {
-		v, err := part.value(e)
+		v, err := part.valueIn(e)
 		if err != nil {
 			return nil, err
 		}
@@ -123,12 +123,12 @@ func asText(v any) string {
 	return string(encoded)
 }
 
-// parse reads a string of a definition: an expression, a text with expressions in it, or plain text.
-func parse(s string) (node, error) {
+// parseText reads a string of a definition: an expression, a text with expressions in it, or plain text.
+func parseText(s string) (node, error) {
 	if known, ok := parsed.Load(s); ok {
 		return known.(node), nil
 	}
-	n, err := parseText(s)
+	n, err := parseWhole(s)
 	if err == nil {
 		parsed.Store(s, n)
 	}
@@ -137,13 +137,13 @@ func parse(s string) (node, error) {
 
 var parsed sync.Map //nolint:gochecknoglobals // a cache
 
-func parseText(s string) (node, error) {
+func parseWhole(s string) (node, error) {
 	if strings.HasPrefix(s, "@@") {
 		return literal{s[1:]}, nil
 	}
 	if strings.HasPrefix(s, "@") && !strings.HasPrefix(s, "@{") {
 		p := &parser{rest: s[1:]}
-		n, err := p.expression()
+		n, err := p.parseExpression()
 		if err == nil && p.rest != "" {
 			err = fmt.Errorf("%q is left over", p.rest)
 		}
@@ -160,9 +160,9 @@ func parseText(s string) (node, error) {
 			break
 		}
 		p := &parser{rest: after}
-		n, err := p.expression()
+		n, err := p.parseExpression()
 		if err == nil {
-			err = p.take("}")
+			err = p.takeText("}")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s, err)
@@ -177,7 +177,7 @@ func parseText(s string) (node, error) {
 
 type parser struct{ rest string }
 
-func (p *parser) take(s string) error {
+func (p *parser) takeText(s string) error {
 	p.rest = strings.TrimLeft(p.rest, " ")
 	if !strings.HasPrefix(p.rest, s) {
 		return fmt.Errorf("want %q at %q", s, p.rest)
@@ -186,9 +186,9 @@ func (p *parser) take(s string) error {
 	return nil
 }
 
-func (p *parser) next(s string) bool { return p.take(s) == nil }
+func (p *parser) tryText(s string) bool { return p.takeText(s) == nil }
 
-func (p *parser) word() string {
+func (p *parser) takeWord() string {
 	end := strings.IndexFunc(p.rest, func(c rune) bool {
 		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-", c)
 	})
@@ -200,26 +200,26 @@ func (p *parser) word() string {
 	return word
 }
 
-func (p *parser) expression() (node, error) {
-	n, err := p.operand()
+func (p *parser) parseExpression() (node, error) {
+	n, err := p.parseOperand()
 	for err == nil {
-		absent := p.next("?")
-		if !p.next("[") {
+		absent := p.tryText("?")
+		if !p.tryText("[") {
 			if absent {
 				err = fmt.Errorf("want [ at %q", p.rest)
 			}
 			return n, err
 		}
 		var key node
-		if key, err = p.expression(); err == nil {
-			n, err = member{n, key, absent}, p.take("]")
+		if key, err = p.parseExpression(); err == nil {
+			n, err = member{n, key, absent}, p.takeText("]")
 		}
 	}
 	return nil, err
 }
 
-func (p *parser) operand() (node, error) {
-	if p.next("'") {
+func (p *parser) parseOperand() (node, error) {
+	if p.tryText("'") {
 		var b strings.Builder
 		for {
 			before, after, found := strings.Cut(p.rest, "'")
@@ -235,8 +235,8 @@ func (p *parser) operand() (node, error) {
 			p.rest = after[1:]
 		}
 	}
-	word := p.word()
-	if !p.next("(") {
+	word := p.takeWord()
+	if !p.tryText("(") {
 		switch word {
 		case "true", "false":
 			return literal{word == "true"}, nil
@@ -247,13 +247,13 @@ func (p *parser) operand() (node, error) {
 		return literal{number}, err
 	}
 	c := call{function: word}
-	for !p.next(")") {
+	for !p.tryText(")") {
 		if len(c.args) > 0 {
-			if err := p.take(","); err != nil {
+			if err := p.takeText(","); err != nil {
 				return nil, err
 			}
 		}
-		arg, err := p.expression()
+		arg, err := p.parseExpression()
 		if err != nil {
 			return nil, err
 		}
@@ -267,18 +267,21 @@ func (p *parser) operand() (node, error) {
 
 // contextual holds the functions that look at the run, with the number of their arguments plus one.
 var contextual = map[string]int{ //nolint:gochecknoglobals // a table
-	"body": 2, "outputs": 2, "items": 2, "variables": 2, "parameters": 2, "item": 1, "triggerBody": 1, "workflow": 1, "guid": 1,
+	"body": 2, "outputs": 2, "items": 2, "variables": 2, "parameters": 2, "item": 1, "triggerBody": 1,
+	"workflow": 1, "guid": 1,
 }
 
 // functions holds the other functions that the flows use.
 var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglobals // a table
-	"string":      func(a []any) (any, error) { return asText(a[0]), nil },
-	"empty":       func(a []any) (any, error) { n, err := size(a[0]); return n == 0, err },
-	"length":      func(a []any) (any, error) { n, err := size(a[0]); return float64(n), err },
-	"equals":      func(a []any) (any, error) { return reflect.DeepEqual(a[0], a[1]), nil },
-	"not":         func(a []any) (any, error) { return a[0] != true, nil },
-	"or":          func(a []any) (any, error) { return slices.Contains(a, any(true)), nil },
-	"and":         func(a []any) (any, error) { return !slices.ContainsFunc(a, func(v any) bool { return v != true }), nil },
+	"string": func(a []any) (any, error) { return asText(a[0]), nil },
+	"empty":  func(a []any) (any, error) { n, err := sizeOf(a[0]); return n == 0, err },
+	"length": func(a []any) (any, error) { n, err := sizeOf(a[0]); return float64(n), err },
+	"equals": func(a []any) (any, error) { return reflect.DeepEqual(a[0], a[1]), nil },
+	"not":    func(a []any) (any, error) { return a[0] != true, nil },
+	"or":     func(a []any) (any, error) { return slices.Contains(a, any(true)), nil },
+	"and": func(a []any) (any, error) {
+		return !slices.ContainsFunc(a, func(v any) bool { return v != true }), nil
+	},
 	"createArray": func(a []any) (any, error) { return a, nil },
 	"concat": func(a []any) (any, error) {
 		var b strings.Builder
@@ -287,10 +290,12 @@ var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglob
 		}
 		return b.String(), nil
 	},
-	"trim":       onText(func(a []string) any { return strings.TrimSpace(a[0]) }),
-	"toLower":    onText(func(a []string) any { return strings.ToLower(a[0]) }),
-	"startsWith": onText(func(a []string) any { return strings.HasPrefix(strings.ToLower(a[0]), strings.ToLower(a[1])) }),
-	"replace":    onText(func(a []string) any { return strings.ReplaceAll(a[0], a[1], a[2]) }),
+	"trim":    onText(func(a []string) any { return strings.TrimSpace(a[0]) }),
+	"toLower": onText(func(a []string) any { return strings.ToLower(a[0]) }),
+	"startsWith": onText(func(a []string) any {
+		return strings.HasPrefix(strings.ToLower(a[0]), strings.ToLower(a[1]))
+	}),
+	"replace": onText(func(a []string) any { return strings.ReplaceAll(a[0], a[1], a[2]) }),
 	"uriComponent": onText(func(a []string) any {
 		return strings.ReplaceAll(url.QueryEscape(a[0]), "+", "%20")
 	}),
@@ -432,7 +437,7 @@ func onText(f func(args []string) any) func([]any) (any, error) {
 	}
 }
 
-func size(v any) (int, error) {
+func sizeOf(v any) (int, error) {
 	switch v := v.(type) {
 	case nil:
 		return 0, nil

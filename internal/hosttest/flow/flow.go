@@ -69,8 +69,8 @@ func Read(path string) (*Flow, error) {
 	return f, nil
 }
 
-// All calls visit with every action of actions and of the actions inside them, and with the names of the actions around it,
-// outermost first.
+// All calls visit with every action of actions and of the actions inside them, and with the names of the actions
+// around it, outermost first.
 func All(actions map[string]Action, visit func(name string, action Action, around []string)) {
 	visitAll(actions, visit, nil)
 }
@@ -86,17 +86,18 @@ func visitAll(actions map[string]Action, visit func(string, Action, []string), a
 	}
 }
 
-// Calls returns the function calls in the expressions of v, a part of a definition. An expression that does not parse is an error.
+// Calls returns the function calls in the expressions of v, a part of a definition. An expression that does not parse
+// is an error.
 func Calls(v any) ([]Call, error) {
 	var found []Call
 	var parts []any
 	switch v := v.(type) {
 	case string:
-		n, err := parse(v)
+		n, err := parseText(v)
 		if err != nil {
 			return nil, err
 		}
-		return n.calls(nil), nil
+		return n.addCalls(nil), nil
 	case []any:
 		parts = v
 	case map[string]any:

@@ -37,8 +37,8 @@ type Host struct {
 	Policy map[string]any
 	// Plain ignores the flow's retry policies and Policy: the platform's default policy applies.
 	Plain bool
-	// Twice sends every request of an HTTP action two times at once, as the platform sometimes does without any retry. The
-	// first response is the action's.
+	// Twice sends every request of an HTTP action two times at once, as the platform sometimes does without any
+	// retry. The first response is the action's.
 	Twice bool
 }
 
@@ -52,6 +52,9 @@ type Run struct {
 	Sent          []*http.Request   // by HTTP actions, without their bodies
 	Bodies        []string          // those
 }
+
+// The workflow of all flows, as captures show such names.
+const workflowID, workflowVersion = "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "08584542217612634418"
 
 // environment holds the values that expressions read.
 type environment struct {
@@ -74,7 +77,7 @@ func (h *Host) Run(ctx context.Context, f *Flow, trigger map[string]any) (*Run, 
 		host: h, run: &Run{ID: id, Ends: map[string]string{}}, trigger: trigger,
 		outputs: map[string]map[string]any{}, variables: map[string]any{}, items: map[string]any{},
 	}
-	status, err := e.all(ctx, f.Definition.Actions)
+	status, err := e.runAll(ctx, f.Definition.Actions)
 	e.run.Status = status
 	if errors.Is(err, errEnded) {
 		e.run.Status, err = Failed, nil
@@ -82,8 +85,9 @@ func (h *Host) Run(ctx context.Context, f *Flow, trigger map[string]any) (*Run, 
 	return e.run, err
 }
 
-// all runs actions in the order of runAfter. It returns how the last ones ended; for a skipped one, how the action before it did.
-func (e *environment) all(ctx context.Context, actions map[string]Action) (string, error) {
+// runAll runs actions in the order of runAfter. It returns how the last ones ended; for a skipped one, how the action
+// before it did.
+func (e *environment) runAll(ctx context.Context, actions map[string]Action) (string, error) {
 	ends := map[string]string{}
 	for len(ends) < len(actions) {
 		before := len(ends)
@@ -102,7 +106,7 @@ func (e *environment) all(ctx context.Context, actions map[string]Action) (strin
 			end := Skipped
 			if wanted {
 				var err error
-				if end, err = e.one(ctx, name, actions[name]); err != nil {
+				if end, err = e.runOne(ctx, name, actions[name]); err != nil {
 					return Failed, err
 				}
 			}
@@ -138,27 +142,27 @@ func (e *environment) all(ctx context.Context, actions map[string]Action) (strin
 	return Succeeded, nil
 }
 
-// one runs an action and returns how it ended.
-func (e *environment) one(ctx context.Context, name string, a Action) (string, error) {
+// runOne runs an action and returns how it ended.
+func (e *environment) runOne(ctx context.Context, name string, a Action) (string, error) {
 	switch a.Type {
 	case "Scope":
-		return e.all(ctx, a.Actions)
+		return e.runAll(ctx, a.Actions)
 	case "If":
-		return e.condition(ctx, name, a)
+		return e.runIf(ctx, name, a)
 	case "Foreach":
-		return e.foreach(ctx, name, a)
+		return e.runForeach(ctx, name, a)
 	case "Select", "Query", "Table":
 		inputs, _ := a.Inputs.(map[string]any)
-		body, err := e.data(a.Type, inputs)
+		body, err := e.runData(a.Type, inputs)
 		e.outputs[name] = map[string]any{"body": body}
-		return e.ended(name, err)
+		return e.endOf(name, err)
 	case "Until":
-		return e.until(ctx, name, a)
+		return e.runUntil(ctx, name, a)
 	}
-	value, err := e.value(a.Inputs)
+	value, err := e.evaluate(a.Inputs)
 	if err != nil {
 		e.outputs[name] = nil
-		return e.ended(name, err)
+		return e.endOf(name, err)
 	}
 	inputs, _ := value.(map[string]any)
 	switch a.Type {
@@ -182,15 +186,15 @@ func (e *environment) one(ctx context.Context, name string, a Action) (string, e
 			return Failed, nil //nolint:nilerr // the action's, which the flow may look after
 		}
 	case "Http":
-		return e.http(ctx, name, inputs)
+		return e.runHTTP(ctx, name, inputs)
 	default:
 		return Failed, fmt.Errorf("%s: there is no action of the type %s here", name, a.Type)
 	}
 	return Succeeded, nil
 }
 
-// ended returns how an action ended whose expressions gave err. The run goes on.
-func (e *environment) ended(name string, err error) (string, error) {
+// endOf returns how an action ended whose expressions gave err. The run goes on.
+func (e *environment) endOf(name string, err error) (string, error) {
 	if err == nil {
 		return Succeeded, nil
 	}
@@ -198,15 +202,15 @@ func (e *environment) ended(name string, err error) (string, error) {
 	return Failed, nil
 }
 
-func (e *environment) condition(ctx context.Context, name string, a Action) (string, error) {
+func (e *environment) runIf(ctx context.Context, name string, a Action) (string, error) {
 	condition, _ := a.Expression.(map[string]any)
 	sides, ok := condition["equals"].([]any)
 	if !ok || len(sides) != 2 {
 		return Failed, fmt.Errorf("%s: there is no condition %v here", name, a.Expression)
 	}
-	value, err := e.value(sides)
+	value, err := e.evaluate(sides)
 	if err != nil {
-		return e.ended(name, err)
+		return e.endOf(name, err)
 	}
 	branch, other := a.Actions, map[string]Action{}
 	if a.Else != nil {
@@ -218,19 +222,19 @@ func (e *environment) condition(ctx context.Context, name string, a Action) (str
 	for name := range other {
 		e.run.Ends[name] = Skipped
 	}
-	return e.all(ctx, branch)
+	return e.runAll(ctx, branch)
 }
 
-func (e *environment) until(ctx context.Context, name string, a Action) (string, error) {
+func (e *environment) runUntil(ctx context.Context, name string, a Action) (string, error) {
 	count, _ := a.Limit["count"].(float64)
 	for range int(count) {
-		end, err := e.all(ctx, a.Actions)
+		end, err := e.runAll(ctx, a.Actions)
 		if err != nil {
 			return Failed, err
 		}
-		over, err := e.value(a.Expression)
+		over, err := e.evaluate(a.Expression)
 		if err != nil {
-			return e.ended(name, err)
+			return e.endOf(name, err)
 		}
 		if over == true {
 			return end, nil
@@ -239,19 +243,19 @@ func (e *environment) until(ctx context.Context, name string, a Action) (string,
 	return Succeeded, nil
 }
 
-func (e *environment) foreach(ctx context.Context, name string, a Action) (string, error) {
-	value, err := e.value(a.Foreach)
+func (e *environment) runForeach(ctx context.Context, name string, a Action) (string, error) {
+	value, err := e.evaluate(a.Foreach)
 	list, ok := value.([]any)
 	if err == nil && !ok {
 		err = fmt.Errorf("%T is no list", value)
 	}
 	if err != nil {
-		return e.ended(name, err)
+		return e.endOf(name, err)
 	}
 	status := Succeeded
 	for _, item := range list {
 		e.items[name] = item
-		end, err := e.all(ctx, a.Actions)
+		end, err := e.runAll(ctx, a.Actions)
 		if err != nil {
 			return Failed, err
 		}
@@ -263,9 +267,9 @@ func (e *environment) foreach(ctx context.Context, name string, a Action) (strin
 	return status, nil
 }
 
-// data carries out a data operation on a list.
-func (e *environment) data(kind string, inputs map[string]any) (any, error) {
-	value, err := e.value(inputs["from"])
+// runData carries out a data operation on a list.
+func (e *environment) runData(kind string, inputs map[string]any) (any, error) {
+	value, err := e.evaluate(inputs["from"])
 	if err != nil {
 		return nil, err
 	}
@@ -278,13 +282,13 @@ func (e *environment) data(kind string, inputs map[string]any) (any, error) {
 	for _, e.item = range from {
 		switch kind {
 		case "Select":
-			made, err := e.value(inputs["select"])
+			made, err := e.evaluate(inputs["select"])
 			if err != nil {
 				return nil, err
 			}
 			result = append(result, made)
 		case "Query":
-			keep, err := e.value(inputs["where"])
+			keep, err := e.evaluate(inputs["where"])
 			if err != nil {
 				return nil, err
 			}
@@ -294,7 +298,7 @@ func (e *environment) data(kind string, inputs map[string]any) (any, error) {
 		case "Table":
 			table += "<tr>"
 			for _, column := range inputs["columns"].([]any) {
-				cell, err := e.value(column.(map[string]any)["value"])
+				cell, err := e.evaluate(column.(map[string]any)["value"])
 				if err != nil {
 					return nil, err
 				}
@@ -309,8 +313,8 @@ func (e *environment) data(kind string, inputs map[string]any) (any, error) {
 	return result, nil
 }
 
-// http sends the request of an HTTP action, retries it by its policy, and returns how the action ended.
-func (e *environment) http(ctx context.Context, name string, inputs map[string]any) (string, error) {
+// runHTTP sends the request of an HTTP action, retries it by its policy, and returns how the action ended.
+func (e *environment) runHTTP(ctx context.Context, name string, inputs map[string]any) (string, error) {
 	policy, _ := inputs["retryPolicy"].(map[string]any)
 	if e.host.Policy != nil {
 		policy = e.host.Policy
@@ -318,13 +322,13 @@ func (e *environment) http(ctx context.Context, name string, inputs map[string]a
 	if e.host.Plain {
 		policy = nil
 	}
-	waits, err := intervals(policy)
+	waits, err := retryDelays(policy)
 	if err != nil {
 		return Failed, fmt.Errorf("%s: %w", name, err)
 	}
 	action := guid.New().String()
 	for try := 0; ; try++ {
-		answer, err := e.send(ctx, name, action, inputs)
+		answer, err := e.sendOnce(ctx, name, action, inputs)
 		if err != nil && ctx.Err() != nil {
 			return Failed, err
 		}
@@ -340,8 +344,10 @@ func (e *environment) http(ctx context.Context, name string, inputs map[string]a
 	}
 }
 
-// send sends a request once, or twice at once, with the headers that the platform adds.
-func (e *environment) send(ctx context.Context, name, action string, inputs map[string]any) (map[string]any, error) {
+// sendOnce sends a request once, or twice at once, with the headers that the platform adds.
+func (e *environment) sendOnce(
+	ctx context.Context, name, action string, inputs map[string]any,
+) (map[string]any, error) {
 	body, err := json.Marshal(inputs["body"])
 	if err != nil {
 		return nil, err
@@ -352,17 +358,21 @@ func (e *environment) send(ctx context.Context, name, action string, inputs map[
 	}
 	tracking := guid.New().String()
 	for key, value := range map[string]string{
-		"User-Agent": "azure-logic-apps/1.0,(workflow 0f1e2d3c4b5a69788796a5b4c3d2e1f0; version 08584542217612634418)", "Accept-Language": "en",
-		"X-Ms-Workflow-Id": "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "X-Ms-Workflow-Version": "08584542217612634418", "X-Ms-Workflow-Run-Id": e.run.ID,
-		"X-Ms-Workflow-Run-Tracking-Id": guid.New().String(), "X-Ms-Workflow-Operation-Name": name, "X-Ms-Execution-Location": "westeurope",
-		"X-Ms-Tracking-Id": tracking, "X-Ms-Correlation-Id": tracking, "X-Ms-Client-Request-Id": tracking,
-		"X-Ms-Client-Tracking-Id": e.run.ID, "X-Ms-Action-Tracking-Id": action, "X-Ms-Activity-Vector": "IN.01.IN.18.IN.03",
+		"User-Agent":       "azure-logic-apps/1.0,(workflow " + workflowID + "; version " + workflowVersion + ")",
+		"Accept-Language":  "en",
+		"X-Ms-Workflow-Id": workflowID, "X-Ms-Workflow-Version": workflowVersion,
+		"X-Ms-Workflow-Run-Id":          e.run.ID,
+		"X-Ms-Workflow-Run-Tracking-Id": guid.New().String(), "X-Ms-Workflow-Operation-Name": name,
+		"X-Ms-Execution-Location": "westeurope",
+		"X-Ms-Tracking-Id":        tracking, "X-Ms-Correlation-Id": tracking, "X-Ms-Client-Request-Id": tracking,
+		"X-Ms-Client-Tracking-Id": e.run.ID, "X-Ms-Action-Tracking-Id": action,
+		"X-Ms-Activity-Vector": "IN.01.IN.18.IN.03",
 	} {
 		r.Header.Set(key, value)
 	}
 	headers, _ := inputs["headers"].(map[string]any)
 	for key, value := range headers {
-		if !dropped(key) {
+		if !isDropped(key) {
 			r.Header.Set(key, asText(value))
 		}
 	}
@@ -380,7 +390,7 @@ func (e *environment) send(ctx context.Context, name, action string, inputs map[
 		sent.Body, sent.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		e.run.Sent, e.run.Bodies = append(e.run.Sent, r), append(e.run.Bodies, string(body))
 		go func() {
-			answer, err := receive(e.host.Client, sent)
+			answer, err := outputsOf(e.host.Client, sent)
 			ends <- end{answer, err}
 		}()
 	}
@@ -391,15 +401,18 @@ func (e *environment) send(ctx context.Context, name, action string, inputs map[
 	return first.answer, first.err
 }
 
-// dropped reports whether the platform leaves a header of an HTTP action out.
-func dropped(key string) bool {
+// isDropped reports whether the platform leaves a header of an HTTP action out.
+func isDropped(key string) bool {
 	key = strings.ToLower(key)
-	content := strings.HasPrefix(key, "content-") && key != "content-disposition" && key != "content-encoding" && key != "content-type"
-	return content || strings.HasPrefix(key, "accept-") || slices.Contains([]string{"allow", "cookie", "expires", "host", "last-modified", "origin", "set-cookie", "transfer-encoding"}, key)
+	kept := []string{"content-disposition", "content-encoding", "content-type"}
+	content := strings.HasPrefix(key, "content-") && !slices.Contains(kept, key)
+	return content || strings.HasPrefix(key, "accept-") || slices.Contains([]string{
+		"allow", "cookie", "expires", "host", "last-modified", "origin", "set-cookie", "transfer-encoding",
+	}, key)
 }
 
-// receive sends r and returns the outputs of its action, or nil without a response.
-func receive(client *http.Client, r *http.Request) (map[string]any, error) {
+// outputsOf sends r and returns the outputs of its action, or nil without a response.
+func outputsOf(client *http.Client, r *http.Request) (map[string]any, error) {
 	resp, err := client.Do(r)
 	if err != nil {
 		return nil, err
@@ -430,9 +443,9 @@ func receive(client *http.Client, r *http.Request) (map[string]any, error) {
 	return outputs, nil
 }
 
-// intervals returns the delays before the retries of a policy. Without a policy: those of the plan with the fewest and latest
-// retries.
-func intervals(policy map[string]any) ([]time.Duration, error) {
+// retryDelays returns the delays before the retries of a policy. Without one, the plan with the fewest and latest
+// retries applies.
+func retryDelays(policy map[string]any) ([]time.Duration, error) {
 	if policy == nil {
 		return []time.Duration{5 * time.Minute, 10 * time.Minute}, nil
 	}
@@ -450,7 +463,8 @@ func intervals(policy map[string]any) ([]time.Duration, error) {
 	least, errLeast := duration("minimumInterval", 5*time.Second)
 	most, errMost := duration("maximumInterval", time.Hour)
 	count, ok := policy["count"].(float64)
-	if err = errors.Join(err, errLeast, errMost); err != nil || !ok || interval <= 0 || (kind != "fixed" && kind != "exponential") {
+	known := kind == "fixed" || kind == "exponential"
+	if err = errors.Join(err, errLeast, errMost); err != nil || !ok || interval <= 0 || !known {
 		return nil, fmt.Errorf("the retry policy %v: %w", policy, errors.Join(err, errors.New("not of this host")))
 	}
 	waits := make([]time.Duration, int(count))
@@ -463,20 +477,20 @@ func intervals(policy map[string]any) ([]time.Duration, error) {
 	return waits, nil
 }
 
-// value evaluates the expressions in a part of a definition.
-func (e *environment) value(v any) (any, error) {
+// evaluate evaluates the expressions in a part of a definition.
+func (e *environment) evaluate(v any) (any, error) {
 	switch v := v.(type) {
 	case string:
-		n, err := parse(v)
+		n, err := parseText(v)
 		if err != nil {
 			return nil, err
 		}
-		return n.value(e)
+		return n.valueIn(e)
 	case []any:
 		list := make([]any, len(v))
 		for i, part := range v {
 			var err error
-			if list[i], err = e.value(part); err != nil {
+			if list[i], err = e.evaluate(part); err != nil {
 				return nil, err
 			}
 		}
@@ -484,7 +498,7 @@ func (e *environment) value(v any) (any, error) {
 	case map[string]any:
 		object := map[string]any{}
 		for key, part := range v {
-			made, err := e.value(part)
+			made, err := e.evaluate(part)
 			if err != nil {
 				return nil, err
 			}
@@ -495,8 +509,8 @@ func (e *environment) value(v any) (any, error) {
 	return v, nil
 }
 
-// call evaluates a function.
-func (e *environment) call(function string, args []any) (any, error) {
+// callFunction evaluates a function.
+func (e *environment) callFunction(function string, args []any) (any, error) {
 	if f := functions[function]; f != nil {
 		return f(args)
 	}

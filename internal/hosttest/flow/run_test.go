@@ -46,18 +46,18 @@ func TestExpressions(t *testing.T) {
 		"@replace(concat('a', 'b'), decodeUriComponent('b'), '')":                      "a",
 		"@string(json('{\"a\":\"\\\"\"}'))":                                            `{"a":"\""}`,
 	} {
-		if got, err := e.value(text); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := e.evaluate(text); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s is %v (%v), want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"@", "@body('Send'", "@body('Send')?", "@body('Send').x", "@nosuch(1)", "@{body('Send')", "@'open", "@body('Send')['none']", "@body()", "@chunk('a', 2)", "@json('{')", "@1x", "@body('Page')?['error']", "@trim(null)", "@empty(1)", "@range(0, 0)", "@body('Send')?['list'][3]"} {
-		if got, err := e.value(text); err == nil {
+		if got, err := e.evaluate(text); err == nil {
 			t.Errorf("%s is %v", text, got)
 		}
 	}
 }
 
-func TestIntervals(t *testing.T) {
+func TestRetryDelays(t *testing.T) {
 	for name, test := range map[string]struct {
 		policy map[string]any
 		want   []time.Duration
@@ -70,12 +70,12 @@ func TestIntervals(t *testing.T) {
 			[]time.Duration{30 * time.Second, 40 * time.Second, time.Minute, time.Minute},
 		},
 	} {
-		if got, err := intervals(test.policy); err != nil || !slices.Equal(got, test.want) {
+		if got, err := retryDelays(test.policy); err != nil || !slices.Equal(got, test.want) {
 			t.Errorf("%s: %v (%v), want %v", name, got, err, test.want)
 		}
 	}
 	for _, policy := range []map[string]any{{}, {"type": "fixed", "interval": "PT1M"}, {"type": "fixed", "count": 2.0}, {"type": "linear", "count": 2.0, "interval": "PT1M"}, {"type": "fixed", "count": 2.0, "interval": "soon"}} {
-		if got, err := intervals(policy); err == nil {
+		if got, err := retryDelays(policy); err == nil {
 			t.Errorf("%v: %v", policy, got)
 		}
 	}
