@@ -174,7 +174,7 @@ func readInvocation(r *http.Request) (event handler.Event, original []byte, err 
 		if in.Data.Timer == nil {
 			return event, nil, errors.New("the invocation has no timer")
 		}
-		event = handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
+		event = handler.SweepEvent(handler.SourceTimer)
 		if in.Data.Timer.IsPastDue {
 			event.Context = map[string]string{"isPastDue": "true"}
 		}
@@ -189,9 +189,9 @@ func readInvocation(r *http.Request) (event handler.Event, original []byte, err 
 		"messageId": string(messageText(metadata["Id"])), "dequeueCount": string(messageText(metadata["DequeueCount"])),
 	})
 	original = messageText(in.Data.Message)
-	return handler.Event{
-		Source: handler.SourceStorageQueue, ID: words["messageId"], Command: messageBody(original), Context: words,
-	}, original, nil
+	event = handler.MessageEvent(handler.SourceStorageQueue, original)
+	event.ID, event.Context = words["messageId"], words
+	return event, original, nil
 }
 
 // messageText returns the text of a queue's message. The host encodes a text as JSON, and that once more as a JSON string; a

@@ -171,7 +171,7 @@ func TestCallDoctor(t *testing.T) {
 		{"as JSON", s.apiKey, server.URL, nil, append([]string{"-json"}, byKey...), `"ok": true`, ""},
 		{"the route", s.apiKey, server.URL + "/api/doctor", nil, byKey, "ok         ", ""},
 		{"the other route", s.apiKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
-		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden doctor_denied: "},
+		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden operator_denied: "},
 		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "", "call: 401 Unauthorized unauthenticated: "},
 		{"not well", s.apiKey, server.URL, func() { s.cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ", " checks failed"},
 		{"somebody else", s.apiKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},

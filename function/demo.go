@@ -157,7 +157,7 @@ func (p *play) sweeps(ctx context.Context) error {
 			return err
 		}
 		invocation := handler.WithInvocation(ctx, handler.Invocation{Host: config.Local})
-		_, err = h.Run(invocation, handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand)})
+		_, err = h.Run(invocation, handler.SweepEvent(handler.SourceSchedule))
 		if err != nil {
 			return err
 		}

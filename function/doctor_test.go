@@ -719,8 +719,8 @@ func TestDoctorRoute(t *testing.T) {
 				{"a key", nil, []func(*sent){unsigned, byKey}, 200, "examined", "api-key-flow", nil, `"check":"graph_devices","mark":"ok"`, "Content-Type: application/json"},
 				{"a user", nil, []func(*sent){unsigned, bearer(c, fromPowerAutomate)}, 200, "examined", operator, nil, "this report may be asked for by 2 callers", ""},
 				{"HEAD", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }}, 200, "examined", "api-key-flow", nil, "", "Content-Type: application/json"},
-				{"a key for devices", nil, nil, 403, "doctor_denied", "webhook-servicenow", nil, "OPERATOR_CALLERS", ""},
-				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "doctor_denied", "app:" + serviceNow, nil, "OPERATOR_CALLERS", ""},
+				{"a key for devices", nil, nil, 403, "operator_denied", "webhook-servicenow", nil, "OPERATOR_CALLERS", ""},
+				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "operator_denied", "app:" + serviceNow, nil, "OPERATOR_CALLERS", ""},
 				{"a stranger", nil, []func(*sent){unsigned}, 401, "unauthenticated", "", nil, "", `WWW-Authenticate: Webhook-Signature realm="unassign", Bearer realm="unassign"`},
 				{"a wrong key", nil, []func(*sent){unsigned, header("X-Api-Key", canaryAPIKey+"x")}, 401, "unauthenticated", "", nil, "", ""},
 				{"POST", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method, s.body = http.MethodPost, validBody }}, 405, "method_not_allowed", "", nil, "", "Allow: GET, HEAD"},
@@ -810,7 +810,7 @@ func TestDoctorRouteIsShut(t *testing.T) {
 		for _, changes := range [][]string{nil, {"AUTH=platform", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES="}} {
 			c := newCloud()
 			answer := askDoctor(t, host, deploy(t, c, host, changes...))
-			if answer.status != http.StatusForbidden || !strings.Contains(answer.body, `"doctor_denied"`) || c.Count(azuresim.StepGraph) > 0 {
+			if answer.status != http.StatusForbidden || !strings.Contains(answer.body, `"operator_denied"`) || c.Count(azuresim.StepGraph) > 0 {
 				t.Errorf("%s: %d %s", host, answer.status, answer.body)
 			}
 		}

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/base64"
 	"regexp"
 )
 
@@ -18,13 +16,4 @@ func hostWords(words map[string]string) map[string]string {
 		}
 	}
 	return words
-}
-
-// messageBody returns the JSON of a queue's message. Older SDKs encode messages as base64.
-func messageBody(text []byte) []byte {
-	decoded, err := base64.StdEncoding.AppendDecode(nil, bytes.TrimSpace(text))
-	if err != nil || !bytes.HasPrefix(bytes.TrimSpace(decoded), []byte("{")) {
-		return text
-	}
-	return decoded
 }

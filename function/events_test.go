@@ -860,6 +860,8 @@ func (oneDevice) Find(_ context.Context, selectors ...graph.Selector) []graph.Fo
 	return found
 }
 
+func (oneDevice) Page(context.Context, string) ([]graph.Device, string, error) { return nil, "", nil }
+
 func (oneDevice) All(context.Context) iter.Seq2[graph.Device, error] {
 	return func(yield func(graph.Device, error) bool) { yield(graph.Device{GroupTag: "MTR-Oslo"}, nil) }
 }

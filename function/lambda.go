@@ -102,7 +102,7 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 	case string(e.Command) == `"doctor"`:
 		return l.doctor(ctx, payload)
 	case kinds["command"]:
-		return l.event(ctx, handler.Event{Source: handler.SourceInvoke, Command: payload})
+		return l.event(ctx, handler.CommandEvent(payload))
 	}
 	var event events.APIGatewayV2HTTPRequest
 	if err := json.Unmarshal(payload, &event); err != nil {
@@ -120,7 +120,9 @@ func (l *lambdaHost) schedule(ctx context.Context, payload []byte) ([]byte, erro
 	if err := json.Unmarshal(payload, &event); err != nil || event.Source != "aws.events" || event.DetailType != "Scheduled Event" {
 		return nil, l.refuse(ctx, "the event is of EventBridge and has no command; give the schedule an input")
 	}
-	return l.event(ctx, handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand), Due: event.Time})
+	sweep := handler.SweepEvent(handler.SourceSchedule)
+	sweep.Due = event.Time
+	return l.event(ctx, sweep)
 }
 
 // event runs an event. A permanent failure has been logged and is no error to Lambda, which would retry it.
@@ -184,9 +186,9 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 				slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.String("message_id", words["messageId"]),
 				slog.String("receive_count", words["receiveCount"]), slog.Bool("throttled", throttled))
 		} else {
-			_, err := l.run(ctx, handler.Event{
-				Source: handler.SourceSQS, ID: words["messageId"], Command: messageBody([]byte(m.Body)), Context: words,
-			})
+			message := handler.MessageEvent(handler.SourceSQS, []byte(m.Body))
+			message.ID, message.Context = words["messageId"], words
+			_, err := l.run(ctx, message)
 			failed, ok := errors.AsType[*handler.EventError](err)
 			back, throttled = err != nil, ok && failed.Throttled
 		}

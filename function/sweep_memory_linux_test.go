@@ -31,7 +31,7 @@ func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching i
 		t.Fatal(err)
 	}
 	defer host.Stop()
-	result, err := host.Invoke(t.Context(), []byte(handler.SweepCommand))
+	result, err := host.Invoke(t.Context(), []byte(`{"command":"sweep"}`))
 	if err != nil || result.Error != nil {
 		t.Fatalf("%+v, %v", result, err)
 	}

@@ -12,11 +12,11 @@ import (
 )
 
 // timer is the event of a timer.
-var timer = handler.Event{Source: handler.SourceTimer, Command: []byte(handler.SweepCommand)}
+var timer = handler.SweepEvent(handler.SourceTimer)
 
 // command returns the event of somebody who invokes the function with that.
 func command(text string) handler.Event {
-	return handler.Event{Source: handler.SourceInvoke, Command: []byte(text)}
+	return handler.CommandEvent([]byte(text))
 }
 
 // applied are the settings of a sweep that acts, on up to that many devices.
@@ -168,7 +168,8 @@ func TestScheduleIsLate(t *testing.T) {
 	} {
 		for _, named := range []string{"by the host", "by the command"} {
 			onFleet(t, 200, applied(20), func(p *program) {
-				event := handler.Event{Source: handler.SourceSchedule, Command: []byte(handler.SweepCommand), Due: time.Now().Add(-late)}
+				event := handler.SweepEvent(handler.SourceSchedule)
+				event.Due = time.Now().Add(-late)
 				if named == "by the command" {
 					event = command(`{"command":"sweep","scheduledTime":"` + time.Now().Add(-late).UTC().Format(time.RFC3339) + `"}`)
 				}
@@ -391,18 +392,18 @@ func TestRunActsOnDevices(t *testing.T) {
 		codes   string
 		done    string
 	}{
-		{"a message", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"devices":[` + named(1) + `,` + named("S2") + `]}`)}, nil, "", "unassigned,unassigned", "1,2"},
+		{"a message", handler.MessageEvent(handler.SourceSQS, []byte(`{"devices":[`+named(1)+`,`+named("S2")+`]}`)), nil, "", "unassigned,unassigned", "1,2"},
 		{"a command", command(`{"command":"unassign","deviceId":"` + row(1) + `"}`), nil, "", "unassigned", "1"},
-		{"one that is not there", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"devices":[` + named(1) + `,` + named("nobody") + `]}`)}, nil, "device_not_found", "unassigned,device_not_found", "1"},
+		{"one that is not there", handler.MessageEvent(handler.SourceSQS, []byte(`{"devices":[`+named(1)+`,`+named("nobody")+`]}`)), nil, "device_not_found", "unassigned,device_not_found", "1"},
 		{
 			"one that is throttled beside one that is not there",
-			handler.Event{Source: handler.SourceStorageQueue, Command: []byte(`{"devices":[` + named(9) + `,` + named(1) + `]}`)},
+			handler.MessageEvent(handler.SourceStorageQueue, []byte(`{"devices":[`+named(9)+`,`+named(1)+`]}`)),
 			func(c *azuresim.Cloud) {
 				c.Fail(azuresim.StepItem, 1, azuresim.Delay(0))
 				c.Fail(azuresim.StepItem, -1, azuresim.Status(429))
 			}, "graph_throttled, retryable, throttled", "device_not_found,graph_throttled", "",
 		},
-		{"a message that is none", handler.Event{Source: handler.SourceSQS, Command: []byte(`{"command":"sweep"}`)}, nil, "unknown_field", "", ""},
+		{"a message that is none", handler.MessageEvent(handler.SourceSQS, []byte(`{"command":"sweep"}`)), nil, "unknown_field", "", ""},
 		{"a command that is none", command(`{"command":"dance"}`), nil, "event_invalid", "", ""},
 		{"a sweep with a device", command(`{"command":"sweep","deviceId":"` + row(1) + `"}`), nil, "unknown_field", "", ""},
 	} {

@@ -407,6 +407,8 @@ type fallingOver struct{}
 
 func (fallingOver) Find(context.Context, ...graph.Selector) []graph.Found { panic("canary") }
 
+func (fallingOver) Page(context.Context, string) ([]graph.Device, string, error) { panic("canary") }
+
 func (fallingOver) All(context.Context) iter.Seq2[graph.Device, error] { panic("canary") }
 
 func (fallingOver) UnassignResourceAccount(context.Context, ...graph.DeviceID) []graph.Result {

@@ -115,15 +115,16 @@ func wire(c config.Config, transport policy.Transporter, log *slog.Logger) (*ser
 	}
 	verifier, steps := verifier(c, to.store, transport, log)
 	return &server{handler.New(handler.Options{
-		Devices:  to.client,
-		Verifier: verifier,
-		Policy:   handler.Policy{GroupTags: c.GroupTags, PerMinute: c.RateLimit},
-		Sweep:    handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices, MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
-		Doctor:   handler.Doctor{Callers: c.OperatorCallers, Examine: examine},
-		Log:      log,
-		Timeout:  c.Timeout,
-		Window:   2 * c.Tolerance,
-		Version:  version,
+		Devices:   to.client,
+		Verifier:  verifier,
+		Policy:    handler.Policy{GroupTags: c.GroupTags, PerMinute: c.RateLimit},
+		Sweep:     handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices, MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
+		Operators: c.OperatorCallers,
+		Examine:   examine,
+		Log:       log,
+		Timeout:   c.Timeout,
+		Window:    2 * c.Tolerance,
+		Version:   version,
 	}), warmUp{append(steps, to.client.Warm), log}}, nil
 }
 

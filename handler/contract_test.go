@@ -33,7 +33,7 @@ func loadContract(t *testing.T) *openapi3.T {
 // statuses returns the codes of the status table by status, with those of a list of devices.
 func statuses() map[int][]string {
 	codes := map[int][]string{409: {string(devicesFailed)}, 424: {string(devicesFailed)}, 503: {string(devicesFailed)}}
-	for code, row := range rows {
+	for code, row := range statusTable {
 		codes[row.status] = append(codes[row.status], string(code))
 	}
 	for _, list := range codes {
@@ -42,30 +42,30 @@ func statuses() map[int][]string {
 	return codes
 }
 
-// doctorStatuses returns the codes that a request for the doctor's report can end with: its own, and those of reading the keys of
-// callers.
-func doctorStatuses() map[int][]string {
+// operatorStatuses returns the codes of a request for the doctor's report or the device list: those of every operator's request and
+// of reading the keys of callers, and more.
+func operatorStatuses(more ...error) map[int][]string {
 	codes := map[Code]bool{}
-	for _, err := range []error{
-		caller.ErrDenied, caller.ErrExpired, caller.ErrForbidden, &limited{}, errors.New("a panic"),
-		&refusal{code: methodNotAllowed}, &refusal{code: doctorDenied}, &refusal{code: inProgress},
-	} {
-		codes[outcome(err)] = true
+	for _, err := range append(more,
+		caller.ErrDenied, caller.ErrExpired, caller.ErrForbidden, &rateLimitError{}, errors.New("a panic"),
+		&refusal{code: methodNotAllowed}, &refusal{code: operatorDenied},
+	) {
+		codes[codeFor(err)] = true
 	}
 	for service, reasons := range map[upstream.Service][]upstream.Reason{
-		upstream.Vault: {upstream.SecretDisabled, upstream.SecretInvalid},
+		upstream.Vault: {upstream.SecretDisabled, upstream.SecretInvalid, upstream.VersionUnsupported},
 		upstream.Identity: {
 			upstream.CredentialRejected, upstream.CredentialExpired, upstream.AppNotFound, upstream.TenantNotFound, upstream.ScopeInvalid,
 		},
 	} {
 		for _, reason := range append(reasons, upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable,
 			upstream.Untrusted, upstream.BadAnswer, upstream.Forbidden, upstream.NotFound, upstream.Rejected) {
-			codes[outcome(&upstream.Error{Service: service, Reason: reason})] = true
+			codes[codeFor(&upstream.Error{Service: service, Reason: reason})] = true
 		}
 	}
 	list := map[int][]string{200: nil}
 	for code := range codes {
-		status := rows[code].status
+		status := statusTable[code].status
 		list[status] = append(list[status], string(code))
 		slices.Sort(list[status])
 	}
@@ -74,19 +74,28 @@ func doctorStatuses() map[int][]string {
 
 func TestContractHasEveryCode(t *testing.T) {
 	doc := loadContract(t)
-	if paths := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(paths, []string{RouteDoctor, RouteHealth, RouteUnassign}) {
+	if paths := slices.Sorted(maps.Keys(doc.Paths.Map())); !slices.Equal(paths, []string{RouteDevices, RouteDoctor, RouteHealth, RouteUnassign}) {
 		t.Errorf("openapi.yaml has the routes %v", paths)
 	}
 	want := statuses()
-	want[404] = slices.DeleteFunc(want[404], func(code string) bool { return code == string(routeNotFound) }) // of no route
-	want[403] = slices.DeleteFunc(want[403], func(code string) bool { return code == string(doctorDenied) })  // of another
+	want[404] = slices.DeleteFunc(want[404], func(code string) bool { return code == string(routeNotFound) })  // of no route
+	want[403] = slices.DeleteFunc(want[403], func(code string) bool { return code == string(operatorDenied) }) // of another
+	want[400] = slices.DeleteFunc(want[400], func(code string) bool { return code == string(queryInvalid) })
 	want[200], want[204], want[207] = nil, nil, nil
+	list := []error{&refusal{code: queryInvalid}}
+	for _, reason := range []upstream.Reason{
+		upstream.Rejected, upstream.Forbidden, upstream.TenantNotEnabled, upstream.ApprovalRequired, upstream.Throttled, upstream.Internal,
+		upstream.BadAnswer, upstream.Unavailable, upstream.Timeout,
+	} {
+		list = append(list, &upstream.Error{Service: upstream.Graph, Reason: reason})
+	}
 	for route, test := range map[string]struct {
 		operation *openapi3.Operation
 		want      map[int][]string
 	}{
 		RouteUnassign: {doc.Paths.Value(RouteUnassign).Post, want},
-		RouteDoctor:   {doc.Paths.Value(RouteDoctor).Get, doctorStatuses()},
+		RouteDoctor:   {doc.Paths.Value(RouteDoctor).Get, operatorStatuses(&refusal{code: inProgress})},
+		RouteDevices:  {doc.Paths.Value(RouteDevices).Get, operatorStatuses(list...)},
 	} {
 		described := map[int][]string{}
 		for status, response := range test.operation.Responses.Map() {
@@ -118,7 +127,7 @@ func TestContractHasEveryCode(t *testing.T) {
 	}
 	slices.Sort(enumerated)
 	all := []string{string(devicesFailed)}
-	for code := range rows {
+	for code := range statusTable {
 		all = append(all, string(code))
 	}
 	slices.Sort(all)
@@ -151,7 +160,7 @@ func TestDocsHaveEveryCode(t *testing.T) {
 	for _, m := range entry.FindAllStringSubmatch(requests, -1) {
 		documented[Code(m[1])] = m[2] + ", " + m[3]
 	}
-	for code, row := range rows {
+	for code, row := range statusTable {
 		want := fmt.Sprintf("%d, do not retry", row.status)
 		if retryable(row.status) {
 			want = fmt.Sprintf("%d, retry", row.status)
@@ -160,8 +169,8 @@ func TestDocsHaveEveryCode(t *testing.T) {
 			t.Errorf("docs/errors.md has %q for %s, want %q", documented[code], code, want)
 		}
 	}
-	if headings := strings.Count(requests, "\n## "); headings != len(rows)+1 || !strings.Contains(requests, "\n## devices_failed\n") {
-		t.Errorf("docs/errors.md has %d entries, the table %d and devices_failed", headings, len(rows))
+	if headings := strings.Count(requests, "\n## "); headings != len(statusTable)+1 || !strings.Contains(requests, "\n## devices_failed\n") {
+		t.Errorf("docs/errors.md has %d entries, the table %d and devices_failed", headings, len(statusTable))
 	}
 }
 
@@ -199,8 +208,8 @@ func TestPageHasTheTable(t *testing.T) {
 	}
 }
 
-func TestRows(t *testing.T) {
-	for code, row := range rows {
+func TestStatusTable(t *testing.T) {
+	for code, row := range statusTable {
 		switch {
 		case row.title == "" || row.message == "" || len(row.message) > 300:
 			t.Errorf("%s: title %q, message of %d bytes", code, row.title, len(row.message))

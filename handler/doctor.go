@@ -5,115 +5,68 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
-
-	"autopilot-unassign/handler/caller"
 )
 
-// Doctor has this deployment examined for those who may see what comes of it: which roles its app has, what its policy is and what
-// its secrets are called. A key for asking about devices is none for that.
-type Doctor struct {
-	// Callers are who may ask, each by the ID of its Caller. None means nobody.
-	Callers []string
-	// Examine returns the report, for the caller as JSON and for the log as a few numbers. It changes nothing, and returns when ctx
-	// ends at the latest. It may be nil where nobody may ask.
-	Examine func(ctx context.Context) (slog.LogValuer, error)
-}
-
-// examined is the code of a report, in records alone. What the report says of the deployment is no matter of this code.
-const examined Code = "examined"
-
-// examination is one that is being made or has been.
-type examination struct {
-	ended  chan struct{} // closed at the end, after which the rest does not change
-	report slog.LogValuer
-	err    error
-}
-
-// examinations has one made at a time, so that callers in great number cost the services behind no more than one.
-type examinations struct {
-	mu    sync.Mutex
-	going *examination // nil for none
-}
-
-// share returns the report of the examination that is being made or, if there is none, of one that it has made by examine.
-func (e *examinations) share(ctx context.Context, examine func(context.Context) (slog.LogValuer, error)) (slog.LogValuer, error) {
-	e.mu.Lock()
-	if going := e.going; going != nil {
-		e.mu.Unlock()
-		select {
-		case <-going.ended:
-			return going.report, going.err
-		case <-ctx.Done():
-			return nil, &refusal{code: inProgress}
-		}
+// serveDoctor serves GET /api/doctor: a report on this deployment. Its failed checks are no failure of the request.
+func (h *Handler) serveDoctor(w http.ResponseWriter, r *http.Request, o *origin) response {
+	var report slog.LogValuer
+	ctx := r.Context()
+	// A report calls the services about as often as a full list does, and counts as one.
+	ended := h.runOperation(w.Header(), r, o, maxDevices, func() (err error) {
+		report, err = h.examine(ctx)
+		return err
+	})
+	if ended.failed() {
+		h.write(ctx, o, operatorEntry(o, "doctor", examined, ended))
+		return h.fail(w.Header(), r, o, ended)
 	}
-	own := &examination{ended: make(chan struct{}), err: &refusal{code: internalError}} // what the others get if examine panics
-	e.going = own
-	e.mu.Unlock()
-	defer func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.going = nil
-		close(own.ended)
-	}()
-	own.report, own.err = examine(ctx)
-	return own.report, own.err
+	h.write(ctx, o, operatorEntry(o, "doctor", examined, ended, slog.Any("", report))) // its counts stand beside the others
+	return jsonResponse(http.StatusOK, "application/json", report)
 }
 
-// doctor serves the report on this deployment. What has failed in it is no failure of the request.
+// runOperation authenticates a request that only reads, checks that its caller is an operator within its rate limit, and runs operate.
+// cost is the number of devices that the request counts for.
 //
-// A body is not read, and a signature must be one over none. So the signature of a request for devices, whose body cannot be empty,
-// is good for nothing here, and one that is good here is good for no device.
-func (h *Handler) doctor(w http.ResponseWriter, r *http.Request, rec *record) {
-	err := reads(w, r)
-	if err == nil {
-		rec.caller, err = h.Verifier.Verify(r, nil)
-	}
-	if err == nil {
-		rec.report, err = h.report(r.Context(), rec.caller)
-	}
+// It reads no body, and a signature must be one over an empty body. A signature of a request for devices, whose body cannot be
+// empty, is invalid here, and a signature that is valid here is invalid for devices.
+func (h *Handler) runOperation(header http.Header, r *http.Request, o *origin, cost int, operate func() error) result {
+	err := catchPanic(func() error {
+		err := checkReadMethod(header, r)
+		if err == nil {
+			o.caller, err = h.Verifier.Verify(r, nil)
+		}
+		if err == nil && !slices.Contains(h.Operators, o.caller.ID) {
+			err = &refusal{code: operatorDenied}
+		}
+		if err == nil {
+			err = h.limits.take(o.caller, cost)
+		}
+		if err == nil {
+			err = operate()
+		}
+		return err
+	})
 	if err != nil {
-		h.fail(w, r, rec, err)
-		return
+		return classify(err)
 	}
-	rec.code, rec.status = examined, http.StatusOK
-	reply(w, rec.status, "application/json", rec.report)
+	return result{}
 }
 
-// report returns the report for who, if he may have it.
-func (h *Handler) report(ctx context.Context, who caller.Caller) (slog.LogValuer, error) {
-	if !slices.Contains(h.Doctor.Callers, who.ID) {
-		return nil, &refusal{code: doctorDenied}
-	}
-	// It asks the services behind about as often as a full list does, and counts as one.
-	if err := h.limits.take(who, maxDevices); err != nil {
-		return nil, err
-	}
-	return h.examinations.share(ctx, func(ctx context.Context) (slog.LogValuer, error) {
-		// It ends before the request does, so that what was not answered in time is told by the report, and those who
-		// share it have it in time as well.
-		if end, ok := ctx.Deadline(); ok {
+// examine returns the doctor's report. Requests that come during an examination share its report.
+func (h *Handler) examine(ctx context.Context) (slog.LogValuer, error) {
+	deadline, limited := ctx.Deadline()
+	report, _, err := h.examinations.Do(ctx, struct{}{}, func(ctx context.Context) (slog.LogValuer, error) {
+		// It ends before the request does, so that the report names the checks that took too long.
+		if limited {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, end.Add(-time.Until(end)/20))
+			ctx, cancel = context.WithDeadline(ctx, deadline.Add(-time.Until(deadline)/20))
 			defer cancel()
 		}
-		return h.Doctor.Examine(ctx)
+		return h.Examine(ctx)
 	})
-}
-
-// auditDoctor writes who has asked for a report and what came of it.
-func (h *Handler) auditDoctor(ctx context.Context, rec *record) {
-	attrs := append(rec.origin(rec.code), slog.Int("status", rec.status), milliseconds("total_ms", time.Since(rec.start)))
-	if rec.report != nil {
-		attrs = append(attrs, slog.Any("", rec.report)) // whose numbers stand beside the others
+	if err != nil && ctx.Err() != nil {
+		return nil, &refusal{code: inProgress}
 	}
-	if rec.err != nil {
-		attrs = append(attrs, reason(rec.err))
-	}
-	if rec.stack != nil {
-		attrs = append(attrs, slog.String("stack", string(rec.stack)))
-	}
-	h.Log.LogAttrs(ctx, level(rec.status), "doctor", attrs...)
+	return report, err
 }

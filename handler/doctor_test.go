@@ -51,14 +51,14 @@ func TestDoctorIsForWhomItNames(t *testing.T) {
 		"a key that is named":       {as(caller.KindAPIKey, "operations"), []string{"other", "operations"}, 200, "examined"},
 		"a user that is named":      {as(caller.KindToken, user), []string{user}, 200, "examined"},
 		"the platform, named":       {caller.Platform{}, []string{caller.PlatformID}, 200, "examined"},
-		"nobody is named":           {as(caller.KindAPIKey, "operations"), nil, 403, "doctor_denied"},
-		"the platform, not named":   {caller.Platform{}, nil, 403, "doctor_denied"},
-		"another is named":          {as(caller.KindSignature, "webhook"), []string{"operations"}, 403, "doctor_denied"},
-		"another case":              {as(caller.KindAPIKey, "Operations"), []string{"operations"}, 403, "doctor_denied"},
-		"a beginning is named":      {as(caller.KindAPIKey, "operations-2"), []string{"operations"}, 403, "doctor_denied"},
-		"the app of a user":         {as(caller.KindToken, user), []string{"app:2", "user:1"}, 403, "doctor_denied"},
-		"the user of another app":   {as(caller.KindToken, "user:1,app:3"), []string{user}, 403, "doctor_denied"},
-		"a caller without a name":   {as(caller.KindAPIKey, ""), nil, 403, "doctor_denied"},
+		"nobody is named":           {as(caller.KindAPIKey, "operations"), nil, 403, "operator_denied"},
+		"the platform, not named":   {caller.Platform{}, nil, 403, "operator_denied"},
+		"another is named":          {as(caller.KindSignature, "webhook"), []string{"operations"}, 403, "operator_denied"},
+		"another case":              {as(caller.KindAPIKey, "Operations"), []string{"operations"}, 403, "operator_denied"},
+		"a beginning is named":      {as(caller.KindAPIKey, "operations-2"), []string{"operations"}, 403, "operator_denied"},
+		"the app of a user":         {as(caller.KindToken, user), []string{"app:2", "user:1"}, 403, "operator_denied"},
+		"the user of another app":   {as(caller.KindToken, "user:1,app:3"), []string{user}, 403, "operator_denied"},
+		"a caller without a name":   {as(caller.KindAPIKey, ""), nil, 403, "operator_denied"},
 		"not authentic":             {refuses(caller.ErrDenied), []string{"app:1"}, 401, "unauthenticated"},
 		"too late":                  {refuses(caller.ErrExpired), []string{"app:1"}, 401, "request_expired"},
 		"named and without a role":  {refuses(caller.ErrForbidden), []string{"app:1"}, 403, "forbidden"},
@@ -66,7 +66,7 @@ func TestDoctorIsForWhomItNames(t *testing.T) {
 		"the vault does not answer": {refuses(&upstream.Error{Service: upstream.Vault, Reason: upstream.Timeout}), []string{"app:1"}, 504, "vault_timeout"},
 	} {
 		asked := 0
-		o := Options{Verifier: test.verifier, Doctor: Doctor{test.callers, func(context.Context) (slog.LogValuer, error) { asked++; return someReport{}, nil }}}
+		o := Options{Verifier: test.verifier, Operators: test.callers, Examine: func(context.Context) (slog.LogValuer, error) { asked++; return someReport{}, nil }}
 		w, log := ask(t, o, http.MethodGet, RouteDoctor, "")
 		var record struct {
 			Message        string `json:"msg"`
@@ -93,10 +93,10 @@ func TestDoctorIsForWhomItNames(t *testing.T) {
 func TestDoctorReadsNoBody(t *testing.T) {
 	key := []byte("key-of-the-doctor-0123456789")
 	o := Options{
-		Devices:  devicesFunc(done204),
-		Verifier: &caller.Signature{Keys: oneKey{key}, Tolerance: time.Minute},
-		Doctor:   Doctor{[]string{"operations"}, well},
-		Timeout:  time.Second, Log: slog.New(slog.DiscardHandler),
+		Devices:   devicesFunc(done204),
+		Verifier:  &caller.Signature{Keys: oneKey{key}, Tolerance: time.Minute},
+		Operators: []string{"operations"}, Examine: well,
+		Timeout: time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 	for name, test := range map[string]struct {
 		method, route, signed, body string
@@ -138,11 +138,11 @@ func TestOneExaminationAtATime(t *testing.T) {
 		var log bytes.Buffer
 		h := New(Options{
 			Verifier: caller.Platform{}, Timeout: 20 * time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)),
-			Doctor: Doctor{[]string{caller.PlatformID}, func(ctx context.Context) (slog.LogValuer, error) {
+			Operators: []string{caller.PlatformID}, Examine: func(ctx context.Context) (slog.LogValuer, error) {
 				made++
 				<-ctx.Done() // as slow as it may be
 				return someReport{OK: made == 1}, nil
-			}},
+			},
 		})
 		get := func(ctx context.Context) (int, string, time.Duration) {
 			start, w := time.Now(), httptest.NewRecorder()
@@ -180,7 +180,7 @@ func TestOneExaminationAtATime(t *testing.T) {
 func TestDoctorCountsAsAList(t *testing.T) {
 	h := New(Options{
 		Devices: devicesFunc(done204), Verifier: caller.Platform{}, Policy: Policy{PerMinute: maxDevices + 1}, Timeout: time.Second,
-		Log: slog.New(slog.DiscardHandler), Doctor: Doctor{[]string{caller.PlatformID}, well},
+		Log: slog.New(slog.DiscardHandler), Operators: []string{caller.PlatformID}, Examine: well,
 	})
 	for i, test := range []struct {
 		method, route, body string
@@ -203,7 +203,7 @@ func TestDoctorThatFails(t *testing.T) {
 		"a panic":  func(context.Context) (slog.LogValuer, error) { panic("canary") },
 	} {
 		var log bytes.Buffer
-		h := New(Options{Verifier: caller.Platform{}, Timeout: time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)), Doctor: Doctor{[]string{caller.PlatformID}, examine}})
+		h := New(Options{Verifier: caller.Platform{}, Timeout: time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)), Operators: []string{caller.PlatformID}, Examine: examine})
 		for range 2 {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, RouteDoctor, nil))

@@ -3,255 +3,238 @@ package handler
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
-	"runtime/debug"
 	"time"
-	"unicode/utf8"
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
-	"autopilot-unassign/internal/upstream"
 )
 
-// Event is work that nobody waits for. Its host has authenticated whoever caused it.
+// Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has authenticated the sender.
+// [SweepEvent], [MessageEvent] and [CommandEvent] make one.
 type Event struct {
 	Source  Source
-	Command []byte            // what is to be done, as JSON
-	Due     time.Time         // when it was to happen; zero if the host does not say
-	ID      string            // of a message of a queue, which may come twice; may be empty
-	Context map[string]string // words of the host's for the log; may be nil
+	Text    []byte            // of a message or a command, as it came
+	Due     time.Time         // its scheduled time; zero if unknown
+	ID      string            // of a queue message, which may be delivered twice; may be empty
+	Context map[string]string // the host's data for the log; may be nil
+
+	sweep   *sweepArgs // nil for a request
+	request request
+	invalid error // a *refusal of Text; nil for an event that can be carried out
+}
+
+// sweepArgs are the arguments of a sweep.
+type sweepArgs struct {
+	groupTag string // "" for the one in the settings
+	dryRun   bool
+	context  map[string]string
 }
 
 // Source is where an Event comes from.
 type Source string
 
-// The sources. What comes from a queue is a body as the webhook takes it. The others are commands: such a body with
-// "command":"unassign" in it, or SweepCommand with more or less in it.
+// The sources.
 const (
 	SourceTimer        Source = "timer"    // of Azure Functions
 	SourceSchedule     Source = "schedule" // of Amazon EventBridge
-	SourceInvoke       Source = "invoke"   // whoever may invoke the function
+	SourceInvoke       Source = "invoke"   // a direct invocation
 	SourceSQS          Source = "sqs"
 	SourceStorageQueue Source = "storage_queue"
 )
 
-// SweepCommand is the command of a sweep as the settings have it.
-const SweepCommand = `{"command":"sweep"}`
+// SweepEvent returns the event of a sweep as configured.
+func SweepEvent(source Source) Event { return Event{Source: source, sweep: &sweepArgs{}} }
 
-// EventError is the error of an event that was not carried out, or not wholly. It has been logged.
+// MessageEvent returns the event of a queue message: a body as the webhook accepts it, plain or in base64.
+func MessageEvent(source Source, text []byte) Event {
+	e := Event{Source: source, Text: text}
+	e.request, e.invalid = decodeBody(decodeMessage(text))
+	return e
+}
+
+// CommandEvent returns the event of a direct invocation: a body as the webhook accepts it with "command":"unassign" in it, or a sweep
+// ({"command":"sweep"}, optionally with groupTag and dryRun). Both may carry scheduledTime and scheduleArn.
+func CommandEvent(text []byte) Event {
+	e := Event{Source: SourceInvoke, Text: text}
+	e.invalid = e.decodeCommand()
+	return e
+}
+
+// EventError is the error of an event that was not carried out, or not completely. It was logged.
 type EventError struct {
 	Code      Code
-	Retryable bool // whether the same event may do better later; nothing is done twice then
-	Throttled bool // whether Graph asks to be left alone, so that other events had better wait too
+	Retryable bool // a retry of the same event may succeed; it does nothing twice
+	Throttled bool // Graph is throttling: other events should wait too
 }
 
 func (e *EventError) Error() string { return string(e.Code) }
 
-// late is how long after its time an event of a schedule is still carried out.
-const late = 6 * time.Hour
+// maxLateness is how long after its scheduled time an event is still carried out.
+const maxLateness = 6 * time.Hour
 
 // The codes of events, beside those of requests.
 const (
-	eventInvalid        Code = "event_invalid"         // a field of it, which the log names
-	eventLate           Code = "event_late"            // it is more than six hours behind its time
-	sweepTagMissing     Code = "sweep_tag_missing"     // neither the event nor SWEEP_GROUP_TAG names a group tag
+	eventInvalid        Code = "event_invalid"         // a field is invalid; the log names it
+	eventLate           Code = "event_late"            // more than six hours after its scheduled time
+	sweepTagMissing     Code = "sweep_tag_missing"     // neither the event nor SWEEP_GROUP_TAG has a group tag
 	sweepTooMany        Code = "sweep_too_many"        // more devices than SWEEP_MAX_DEVICES
 	sweepInventorySmall Code = "sweep_inventory_small" // fewer devices in Intune than SWEEP_MIN_INVENTORY
 	sweepIncomplete     Code = "sweep_incomplete"      // the time was up, or Graph was throttling
-	swept               Code = "swept"
 )
 
-// Run carries out an event and returns what its host may hand to whoever looks: the answers for devices, or the Report of
-// a sweep. The error is an *EventError.
+// Run carries out an event and returns a report for its host: the results of the devices, or the Report of a sweep. The error is an
+// *EventError.
 func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
-	rec := &record{
-		requestID: guid.New().String(), start: time.Now(), trace: &upstream.Trace{},
-		caller: caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)},
+	o := newOrigin(ctx, time.Now(), guid.New().String())
+	o.caller, o.delivery = caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)}, e.ID
+	ctx = o.withTrace(ctx)
+	job := work{request: request{list: true, context: e.request.context}} // a list: each device has a status of its own
+	if e.sweep != nil {
+		job.context = e.sweep.context
 	}
-	rec.invocation, _ = ctx.Value(invocationKey{}).(Invocation)
-	ctx = upstream.WithTrace(upstream.WithRequestID(ctx, rec.requestID), rec.trace)
-	defer func() {
-		if p := recover(); p != nil {
-			rec.err, rec.stack = fmt.Errorf("panic: %T", p), debug.Stack()
-			report, err = nil, h.refuse(ctx, rec, internalError)
+	if len(e.Context) > 0 {
+		job.context = maps.Clone(job.context)
+		if job.context == nil {
+			job.context = map[string]string{}
 		}
-	}()
-	rec.words(e.Context)
-	command, err := e.decode()
-	if err != nil {
-		rec.err = err
-		return nil, h.refuse(ctx, rec, outcome(err))
+		maps.Copy(job.context, e.Context) // the host's data wins
 	}
-	if due := later(e.Due, command.due); !due.IsZero() && time.Since(due) > late {
-		rec.words(command.context)
-		return nil, h.refuse(ctx, rec, eventLate)
-	}
-	if command.sweep {
-		rec.words(command.context)
-		return h.sweep(ctx, rec, command)
-	}
-	rec.begin(command.request)
-	rec.words(e.Context)
-	rec.request.several = true // each has its own status, and there is no other
-	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
-	rec.delivery = e.ID
-	err = h.once(ctx, rec, e.Command, func(ctx context.Context, rec *record) error {
-		h.act(ctx, rec)
-		return nil
+	failure := catchPanic(func() error {
+		switch {
+		case e.invalid != nil:
+			return e.invalid
+		case !e.Due.IsZero() && time.Since(e.Due) > maxLateness:
+			return &refusal{code: eventLate}
+		case e.sweep != nil:
+			report, err = h.sweep(ctx, o, &job, *e.sweep)
+			return nil
+		}
+		eventContext := job.context
+		job.setRequest(e.request)
+		job.list, job.context = true, eventContext
+		ctx, cancel := context.WithTimeout(ctx, h.Timeout)
+		defer cancel()
+		return h.perform(ctx, o, &job, e.Text)
 	})
-	if err != nil {
-		rec.err = err
-		return nil, h.refuse(ctx, rec, outcome(err))
+	switch {
+	case failure != nil:
+		job.result = classify(failure)
+		h.auditEvent(ctx, o, &job)
+		return nil, &EventError{Code: job.result.code, Retryable: retryable(job.result.status)}
+	case e.sweep != nil:
+		return report, err
 	}
-	h.audit(ctx, rec)
-	return ended(rec.devices)
+	h.auditEvent(ctx, o, &job)
+	return eventResult(job.devices)
 }
 
-// words adds words to the context that rec logs.
-func (rec *record) words(words map[string]string) {
-	if rec.request.context == nil && len(words) > 0 {
-		rec.request.context = map[string]string{}
+// auditEvent writes a record for each device of an event, or one for an event that names none.
+func (h *Handler) auditEvent(ctx context.Context, o *origin, w *work) {
+	if len(w.devices) > 0 {
+		h.auditWork(ctx, o, w, w.result.status)
+		return
 	}
-	maps.Copy(rec.request.context, words)
+	h.write(ctx, o, entry{message: "event", level: slog.LevelError, code: w.result.code, attrs: appendContext(nil, w.context), err: w.result.err})
 }
 
-// refuse logs an event that was not carried out, and returns its error. What became of devices that it has named already is in
-// doubt, and each has its record.
-func (h *Handler) refuse(ctx context.Context, rec *record, code Code) error {
-	rec.code, rec.status = code, rows[code].status
-	if len(rec.devices) > 0 {
-		h.audit(ctx, rec)
-		return &EventError{Code: code, Retryable: retryable(rec.status)}
-	}
-	attrs := rec.origin(code)
-	if len(rec.request.context) > 0 {
-		attrs = append(attrs, slog.Any("context", rec.request.context))
-	}
-	if rec.err != nil {
-		attrs = append(attrs, reason(rec.err))
-	}
-	if rec.stack != nil {
-		attrs = append(attrs, slog.String("stack", string(rec.stack)))
-	}
-	h.Log.LogAttrs(ctx, slog.LevelError, "event", attrs...)
-	return &EventError{Code: code, Retryable: retryable(rec.status)}
-}
-
-// ended returns the answers for devices, and the error that is left if any has failed: one that can be tried again counts
-// more than one that cannot.
-func ended(devices []*device) (any, error) {
+// eventResult returns the results of devices for the host, and the error of the first failed device. A retryable failure comes before
+// a permanent one.
+func eventResult(devices []*device) (any, error) {
 	var failed *EventError
-	answers := make([]any, len(devices))
+	results := make([]any, len(devices))
 	for i, d := range devices {
-		code, status, err := d.end()
-		if err == nil {
-			answer := d.success()
-			answer.Status = status
-			answers[i] = answer
+		results[i] = d.body()
+		if !d.result.failed() {
 			continue
 		}
-		answers[i] = d.failure(err)
-		if again := retryable(status); failed == nil || again && !failed.Retryable {
-			failed = &EventError{Code: code, Retryable: again}
+		if retry := retryable(d.result.status); failed == nil || retry && !failed.Retryable {
+			failed = &EventError{d.result.code, retry, failed != nil && failed.Throttled}
 		}
-		failed.Throttled = failed.Throttled || throttled(err)
+		failed.Throttled = failed.Throttled || d.result.throttled
 	}
-	report := map[string]any{"results": answers}
+	report := map[string]any{"results": results}
 	if failed != nil {
 		return report, failed
 	}
 	return report, nil
 }
 
-func throttled(err error) bool {
-	failed, ok := errors.AsType[*upstream.Error](err)
-	return ok && failed.Reason == upstream.Throttled
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// decodeCommand decodes the text of a command into e, as strictly as a body. Its error is a *refusal.
+func (e *Event) decodeCommand() error {
+	text, err := checkJSON(e.Text)
+	if err != nil {
+		return err
 	}
-	return b
-}
-
-// command is what an event asks for: a sweep or a request.
-type command struct {
-	request
-	sweep    bool
-	groupTag string    // of the sweep; "" for the one in the settings
-	due      time.Time // when it was to happen, as whoever made the event says
-}
-
-// decode reads what e asks for, as strictly as the body of a request.
-func (e Event) decode() (command, error) {
-	if e.Source == SourceSQS || e.Source == SourceStorageQueue {
-		req, err := decode(e.Command)
-		return command{request: req}, err
-	}
-	return decodeCommand(e.Command)
-}
-
-func decodeCommand(text []byte) (command, error) {
-	var c command
-	invalid := func(field string) error { return &refusal{eventInvalid, field} }
-	fields := map[string]func(json.RawMessage) error{
-		"command": func(value json.RawMessage) error {
-			word, _ := stringValue(value)
-			c.sweep = word == "sweep"
-			if !c.sweep && word != "unassign" {
-				return invalid("command")
-			}
-			return nil
-		},
-		// EventBridge Scheduler fills these in: <aws.scheduler.scheduled-time> and <aws.scheduler.schedule-arn>.
-		"scheduledTime": func(value json.RawMessage) error {
-			word, _ := stringValue(value)
-			var err error
-			if c.due, err = time.Parse(time.RFC3339, word); err != nil {
-				return invalid("scheduledTime")
-			}
-			return nil
-		},
-		"scheduleArn": func(value json.RawMessage) error {
-			arn, ok := stringValue(value)
-			if !ok || !printable(arn, maxContextValue) {
-				return invalid("scheduleArn")
-			}
-			c.context = map[string]string{"scheduleArn": arn}
-			return nil
-		},
-	}
-	var kind struct{ Command *string }
-	switch err := json.Unmarshal(text, &kind); {
-	case err == nil && kind.Command == nil:
-		return c, invalid("command")
-	case err != nil, *kind.Command != "sweep":
-		req, err := decodeWith(text, fields)
-		if req.context == nil {
-			req.context = c.context
-		} else {
-			maps.Copy(req.context, c.context)
+	var (
+		body         bodyDecoder
+		args         sweepArgs
+		command, arn string
+		ofRequest    string // the first field that a sweep does not have
+		ofSweep      string // the first field that a request does not have
+	)
+	err = readObject(text, &refusal{code: invalidJSON}, func(field string) fieldReader {
+		switch field {
+		case "command":
+			return textField(&command, func(s string) bool { return s == "sweep" || s == "unassign" }, field)
+		case "scheduledTime": // EventBridge Scheduler sets it: <aws.scheduler.scheduled-time>
+			return textField(new(string), func(s string) (ok bool) {
+				e.Due, err = time.Parse(time.RFC3339, s)
+				return err == nil
+			}, field)
+		case "scheduleArn": // <aws.scheduler.schedule-arn>
+			return textField(&arn, func(s string) bool { return printable(s, maxContextValue) }, field)
+		case "groupTag":
+			ofSweep = field
+			return textField(&args.groupTag, func(s string) bool { return s != "" && printable(s, maxContextValue) }, field)
 		}
-		c.request, c.sweep = req, false
-		return c, err
-	}
-	fields["dryRun"] = flag(&c.dryRun, &refusal{dryRunInvalid, "dryRun"})
-	fields["groupTag"] = func(value json.RawMessage) error {
-		tag, ok := stringValue(value)
-		if !ok || tag == "" || !printable(tag, maxContextValue) {
-			return invalid("groupTag")
+		if field != "dryRun" && ofRequest == "" {
+			ofRequest = field
 		}
-		c.groupTag = tag
+		return body.fieldReader(field)
+	})
+	switch {
+	case err != nil:
+		return err
+	case command == "":
+		return &refusal{eventInvalid, "command"}
+	case command == "sweep" && ofRequest != "":
+		return &refusal{unknownField, ofRequest}
+	case command == "unassign" && ofSweep != "":
+		return &refusal{unknownField, ofSweep}
+	}
+	if command == "sweep" {
+		args.dryRun = body.req.dryRun
+		e.sweep = &args
+		args.context = addContext(args.context, "scheduleArn", arn)
 		return nil
 	}
-	if !utf8.Valid(text) || !json.Valid(text) {
-		return c, &refusal{code: invalidJSON}
+	e.request, err = body.finish()
+	e.request.context = addContext(e.request.context, "scheduleArn", arn)
+	return err
+}
+
+// addContext adds a value to context unless it is empty.
+func addContext(context map[string]string, name, value string) map[string]string {
+	if value == "" {
+		return context
 	}
-	err := object(text, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error { return fields[field] })
-	return c, err
+	if context == nil {
+		context = map[string]string{}
+	}
+	context[name] = value
+	return context
+}
+
+// textField returns the reader of a field of a command that must be a valid string.
+func textField(into *string, valid func(string) bool, field string) fieldReader {
+	return func(value json.RawMessage) error {
+		text, ok := decodeString(value)
+		if !ok || !valid(text) {
+			return &refusal{eventInvalid, field}
+		}
+		*into = text
+		return nil
+	}
 }

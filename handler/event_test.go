@@ -43,6 +43,20 @@ func carryOut(t *testing.T, o Options, e Event) (any, *EventError, []map[string]
 	return report, failed, records
 }
 
+const sweepCommand = `{"command":"sweep"}`
+
+func message(source Source, text string, context map[string]string) Event {
+	e := MessageEvent(source, []byte(text))
+	e.Context = context
+	return e
+}
+
+func sweepWithContext(context map[string]string) Event {
+	e := SweepEvent(SourceTimer)
+	e.Context = context
+	return e
+}
+
 // A panic is an error that can be tried again. The devices that it concerns are recorded, and that it is not known what became
 // of them.
 func TestEventPanics(t *testing.T) {
@@ -51,8 +65,8 @@ func TestEventPanics(t *testing.T) {
 		event   Event
 		message string
 	}{
-		"a device": {Event{Source: SourceSQS, Command: []byte(someBody), Context: map[string]string{"messageId": "m-1"}}, "unassign"},
-		"a sweep":  {Event{Source: SourceTimer, Command: []byte(SweepCommand), Context: map[string]string{"messageId": "m-1"}}, "event"},
+		"a device": {message(SourceSQS, someBody, map[string]string{"messageId": "m-1"}), "unassign"},
+		"a sweep":  {sweepWithContext(map[string]string{"messageId": "m-1"}), "event"},
 	} {
 		report, failed, records := carryOut(t, Options{Devices: broken, Sweep: Sweep{GroupTag: "MTR-Oslo"}}, test.event)
 		if report != nil || failed == nil || failed.Code != internalError || !failed.Retryable || len(records) != 1 {
@@ -88,7 +102,7 @@ func TestEventFailuresAreLoud(t *testing.T) {
 		devices := devicesFunc(func(ids []graph.DeviceID) []graph.Result {
 			return []graph.Result{{ID: ids[0], Err: &upstream.Error{Service: upstream.Graph, Reason: test.reason}}}
 		})
-		_, failed, records := carryOut(t, Options{Devices: devices}, Event{Source: SourceStorageQueue, Command: []byte(test.command), Context: map[string]string{"messageId": "m-1", "dequeueCount": "2"}})
+		_, failed, records := carryOut(t, Options{Devices: devices}, message(SourceStorageQueue, test.command, map[string]string{"messageId": "m-1", "dequeueCount": "2"}))
 		if failed == nil || failed.Retryable != test.again || len(records) != 1 || records[0]["level"] != test.level {
 			t.Errorf("%s: %+v, %v", name, failed, records)
 			continue
@@ -101,10 +115,9 @@ func TestEventFailuresAreLoud(t *testing.T) {
 
 // The words of whoever made the event and those of its host stand beside each other, and the host's count.
 func TestEventContext(t *testing.T) {
-	_, failed, records := carryOut(t, Options{Devices: devicesFunc(done204)}, Event{
-		Source: SourceInvoke, Context: map[string]string{"messageId": "m-1"},
-		Command: []byte(`{"command":"unassign","deviceId":"` + someDevice + `","scheduleArn":"arn:1","context":{"room":"Fjord","messageId":"forged"}}`),
-	})
+	event := CommandEvent([]byte(`{"command":"unassign","deviceId":"` + someDevice + `","scheduleArn":"arn:1","context":{"room":"Fjord","messageId":"forged"}}`))
+	event.Context = map[string]string{"messageId": "m-1"}
+	_, failed, records := carryOut(t, Options{Devices: devicesFunc(done204)}, event)
 	want := map[string]any{"room": "Fjord", "scheduleArn": "arn:1", "messageId": "m-1"}
 	if words, _ := records[0]["context"].(map[string]any); failed != nil || !maps.Equal(words, want) {
 		t.Errorf("%v, the context is %v; want %v", failed, words, want)
@@ -118,7 +131,7 @@ func TestDecodeCommand(t *testing.T) {
 		code  Code // "" where it is accepted
 		field string
 	}{
-		"a sweep":                   {SweepCommand, "", ""},
+		"a sweep":                   {sweepCommand, "", ""},
 		"a sweep with all there is": {`{"command":"sweep","groupTag":"MTR-Oslo","dryRun":true,"scheduledTime":"2026-11-23T02:00:00Z","scheduleArn":"arn:1"}`, "", ""},
 		"nulls":                     {`{"command":"sweep","groupTag":null,"dryRun":null,"scheduledTime":null}`, "", ""},
 		"a device":                  {`{"command":"unassign",` + id + `,"verify":true}`, "", ""},
@@ -136,11 +149,11 @@ func TestDecodeCommand(t *testing.T) {
 		"an ARN with a line break":  {`{"command":"sweep","scheduleArn":"a\nb"}`, eventInvalid, "scheduleArn"},
 		"an empty tag":              {`{"command":"sweep","groupTag":""}`, eventInvalid, "groupTag"},
 		"a dry run in words":        {`{"command":"sweep","dryRun":"no"}`, dryRunInvalid, "dryRun"},
-		"more behind it":            {SweepCommand + `{}`, invalidJSON, ""},
-		"a list":                    {`[` + SweepCommand + `]`, invalidJSON, ""},
+		"more behind it":            {sweepCommand + `{}`, invalidJSON, ""},
+		"a list":                    {`[` + sweepCommand + `]`, invalidJSON, ""},
 		"nothing":                   {``, bodyMissing, ""},
 	} {
-		_, err := Event{Source: SourceInvoke, Command: []byte(test.text)}.decode()
+		err := CommandEvent([]byte(test.text)).invalid
 		refused, _ := errors.AsType[*refusal](err)
 		if refused == nil {
 			refused = &refusal{}
@@ -195,18 +208,15 @@ func TestDocsHaveEveryEventCode(t *testing.T) {
 	for _, m := range entry.FindAllStringSubmatch(events, -1) {
 		documented[Code(m[1])] = m[2]
 	}
-	codes := slices.DeleteFunc(eventCodes(t), func(code Code) bool { return code == swept })
+	codes := eventCodes(t)
 	if len(codes) < 6 || strings.Count(events, "\n## ") != len(codes) {
 		t.Errorf("docs/errors.md has %d entries of events, event.go the codes %v", strings.Count(events, "\n## "), codes)
 	}
 	h := New(Options{Log: slog.New(slog.DiscardHandler)})
-	rec := func() *record {
-		return &record{trace: &upstream.Trace{}, caller: caller.Caller{Kind: caller.KindEvent}}
-	}
 	for _, code := range codes {
-		err := h.refuse(t.Context(), rec(), code)
+		_, err := h.Run(t.Context(), Event{invalid: &refusal{code: code}})
 		if strings.HasPrefix(string(code), "sweep_") {
-			_, err = h.swept(t.Context(), rec(), Report{}, code, nil)
+			_, err = h.endSweep(t.Context(), newOrigin(t.Context(), time.Now(), ""), &work{}, Report{}, result{code: code})
 		}
 		want := "Not tried again"
 		if failed, ok := errors.AsType[*EventError](err); ok && failed.Retryable {
@@ -236,7 +246,8 @@ func TestEventComesAgain(t *testing.T) {
 		}),
 		Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second,
 	})
-	e := Event{Source: SourceSQS, ID: "m-1", Command: []byte(`{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"` + unknown + `"}]}`)}
+	e := MessageEvent(SourceSQS, []byte(`{"devices":[{"deviceId":"`+someDevice+`"},{"deviceId":"`+unknown+`"}]}`))
+	e.ID = "m-1"
 	for i, failed := range []bool{true, false, false} {
 		if _, err := h.Run(t.Context(), e); (err != nil) != failed {
 			t.Errorf("delivery %d: %v", i+1, err)

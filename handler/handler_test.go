@@ -24,8 +24,17 @@ func (f devicesFunc) UnassignResourceAccount(_ context.Context, ids ...graph.Dev
 	return f(ids)
 }
 
-func (devicesFunc) Find(context.Context, ...graph.Selector) []graph.Found {
-	panic("a device named by its id alone is not looked up")
+// Find reads devices by their ids. Each carries an account.
+func (devicesFunc) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	found := make([]graph.Found, len(selectors))
+	for i, s := range selectors {
+		found[i].Device = graph.Device{ID: s.ID, Account: graph.Account{UserPrincipalName: "room.fjord@contoso.com"}}
+	}
+	return found
+}
+
+func (devicesFunc) Page(context.Context, string) ([]graph.Device, string, error) {
+	panic("no request lists devices")
 }
 
 func (devicesFunc) All(context.Context) iter.Seq2[graph.Device, error] {
@@ -73,7 +82,7 @@ func TestPanicIsAnAnswer(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &failure); err != nil {
 			t.Fatalf("%s: %v in %s", name, err, w.Body)
 		}
-		if w.Code != http.StatusInternalServerError || failure.Error.Code != internalError || failure.Outcome != unknown || !failure.Retryable {
+		if w.Code != http.StatusInternalServerError || failure.Error.Code != internalError || failure.Outcome != OutcomeUnknown || !failure.Retryable {
 			t.Errorf("%s: %d %+v", name, w.Code, failure)
 		}
 		if strings.Count(log, "\n") != 1 || !strings.Contains(log, `"stack":"`) || !strings.Contains(log, `"code":"internal_error"`) || strings.Contains(log, "canary") {
@@ -92,8 +101,9 @@ func TestRoutes(t *testing.T) {
 		{http.MethodPost, "/api/unassign", 204, "", ""},
 		{http.MethodPost, "/api/unassign?deviceId=1", 204, "", ""},
 		{http.MethodPut, "/api/unassign", 405, `"code":"method_not_allowed"`, "POST"},
-		{http.MethodPost, "/api/unassign/", 404, `"code":"route_not_found"`, ""},
-		{http.MethodPost, "/api/Unassign", 404, `"code":"route_not_found"`, ""},
+		{http.MethodPost, "/api/unassign/", 204, "", ""},
+		{http.MethodPost, "/API/Unassign", 204, "", ""},
+		{http.MethodPost, "/api/unassign//", 404, `"code":"route_not_found"`, ""},
 		{http.MethodPost, "/api/%75nassign", 204, "", ""},
 		{http.MethodPost, "/api/unassign/../health", 404, `"code":"route_not_found"`, ""},
 		{http.MethodGet, "/", 404, `"code":"route_not_found"`, ""},

@@ -11,58 +11,63 @@ import (
 	"autopilot-unassign/handler/caller"
 )
 
-// Policy is what this function may be asked to do. The zero Policy allows everything.
+// Policy restricts the requests that this function carries out. The zero Policy allows everything.
 type Policy struct {
-	// GroupTags are those of the devices that may be acted on, exactly as written; a * at the end stands for any end. None
-	// means all devices, whatever their tag.
+	// GroupTags are the group tags of the devices that may be changed, exactly as written; a * at the end matches any suffix.
+	// None allows every device.
 	GroupTags []string
-	// PerMinute is for how many devices a caller may ask in a minute, 0 for any number. Each instance of this function
-	// counts for itself.
+	// PerMinute is the number of devices that a caller may name in a minute, 0 for no limit. Each instance counts for itself.
 	PerMinute int
 }
 
-// Allows reports whether a device with that group tag may be acted on.
+// Allows reports whether a device with that group tag may be changed.
 func (p Policy) Allows(groupTag string) bool {
-	for _, allowed := range p.GroupTags {
-		if prefix, ok := strings.CutSuffix(allowed, "*"); ok && strings.HasPrefix(groupTag, prefix) || allowed == groupTag {
+	for _, pattern := range p.GroupTags {
+		if matchTag(pattern, groupTag) {
 			return true
 		}
 	}
 	return len(p.GroupTags) == 0
 }
 
-// limits counts the devices that callers ask for.
-type limits struct {
+// matchTag reports whether a group tag matches a pattern, which may end with a * for any suffix.
+func matchTag(pattern, groupTag string) bool {
+	prefix, ok := strings.CutSuffix(pattern, "*")
+	return ok && strings.HasPrefix(groupTag, prefix) || pattern == groupTag
+}
+
+// rateLimits counts the devices that each caller names.
+type rateLimits struct {
 	perMinute int
 
 	mu       sync.Mutex
-	byCaller map[caller.Caller]*rate.Limiter
+	limiters map[caller.Caller]*rate.Limiter
 }
 
-// limited is the error of a caller that has asked for too many devices.
-type limited struct{ wait time.Duration }
+// rateLimitError is the error of a caller that exceeded its limit.
+type rateLimitError struct{ wait time.Duration }
 
-func (l *limited) Error() string { return fmt.Sprintf("rate_limited: for %v", l.wait) }
+func (e *rateLimitError) Error() string { return fmt.Sprintf("rate_limited: retry in %v", e.wait) }
 
-// take counts n devices for who, or returns a *limited and counts nothing. A caller who has been quiet may ask for a
-// minute's worth at once, and for a full list in any case.
-func (l *limits) take(who caller.Caller, n int) error {
+// take counts n devices for a caller, or returns a *rateLimitError and counts none. The burst is a minute's worth, and at least a
+// full list.
+func (l *rateLimits) take(from caller.Caller, n int) error {
 	if l.perMinute == 0 {
 		return nil
 	}
-	who.Delivery = "" // all of them count
+	from.Delivery = "" // all deliveries of a caller count together
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limiter := l.byCaller[who]
+	limiter := l.limiters[from]
 	if limiter == nil {
 		limiter = rate.NewLimiter(rate.Limit(float64(l.perMinute)/60), max(l.perMinute, maxDevices))
-		l.byCaller[who] = limiter
+		l.limiters[from] = limiter
 	}
 	now := time.Now()
 	reserved := limiter.ReserveN(now, n)
 	if wait := reserved.DelayFrom(now); wait > 0 {
 		reserved.CancelAt(now)
-		return &limited{wait}
+		return &rateLimitError{wait}
 	}
 	return nil
 }

@@ -2,129 +2,247 @@ package handler
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"io"
+	"mime"
+	"net/http"
+	"os"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"autopilot-unassign/graph"
+	"autopilot-unassign/handler/caller"
 )
 
-// The limits of a body.
+// The limits of a request.
 const (
 	maxBody           = 16 << 10 // bytes
-	maxUnread         = 1 << 20  // bytes of a larger body that are taken in before it is refused
-	maxDevices        = 20       // in a list: what Graph takes in one batch
+	maxUnread         = 1 << 20  // bytes of a larger body that are discarded before the refusal
+	maxDevices        = 20       // in a list: Graph's limit for a batch
 	maxSerialNumber   = 128      // characters
 	maxAccountName    = 256      // characters
 	maxReference      = 128      // characters
-	maxRequestID      = 64       // characters of the caller's id for a request
+	maxRequestID      = 64       // characters of X-Request-Id
+	maxDeliveryID     = 128      // characters
 	maxContextEntries = 20
 	maxContextName    = 64  // characters
 	maxContextValue   = 256 // characters
 )
 
-// request is what a caller asks for.
+// request is a decoded body.
 type request struct {
 	targets   []target // at least one
-	several   bool     // they came as a list, and are answered as one
+	list      bool     // the body has devices, and the response has results
 	dryRun    bool
 	verify    bool
 	reference string            // the caller's ticket; may be empty
-	context   map[string]string // the caller's own words for the log; may be nil
+	context   map[string]string // the caller's data for the log; may be nil
 }
 
-// target is one device, as a caller names it: by its id, or by serial if that is zero.
+// target names a device: by id, or by serial number where the id is zero.
 type target struct {
 	id       graph.DeviceID
 	serial   string
-	expected graph.Account // what it must still carry; zero if the caller does not say
+	expected graph.Account // the account that the device must still carry; zero for any
 }
 
-// decode reads a body. Unlike encoding/json alone it accepts each thing in one way only: it refuses unknown, repeated
-// and differently spelt fields, anything behind the object, and invalid UTF-8. A field that is null counts as absent,
-// since ServiceNow sends null for what is empty. Its error is a *refusal that names the field.
-func decode(body []byte) (request, error) { return decodeWith(body, nil) }
+// readBody returns the body of a POST of JSON that arrived within limit. Nothing is authenticated yet, so these checks are cheap.
+func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return nil, &refusal{code: methodNotAllowed}
+	}
+	if !isJSON(r.Header) {
+		w.Header().Set("Accept-Post", "application/json")
+		return nil, &refusal{code: unsupportedMediaType}
+	}
+	// Lambda has no connection: it has no deadline to set, and no slow body either.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(limit))
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	tooLarge := len(body) > maxBody
+	if tooLarge {
+		// Most callers read the response only after they have sent the whole body, and lose it if the connection closes before.
+		_, _ = io.CopyN(io.Discard, r.Body, maxUnread)
+	}
+	switch {
+	case tooLarge:
+		return nil, &refusal{code: bodyTooLarge}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &refusal{code: bodyTimeout}
+	case err != nil:
+		return nil, &refusal{code: invalidJSON}
+	}
+	// After an error the deadline stays: net/http reads the rest of the body before it responds.
+	_ = control.SetReadDeadline(time.Time{})
+	return body, nil
+}
 
-// decodeWith is decode for a body that may have more fields, each with what reads it.
-func decodeWith(body []byte, more map[string]func(json.RawMessage) error) (request, error) {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return request{}, &refusal{code: bodyMissing}
+// isJSON reports whether the headers declare plain JSON in UTF-8, or nothing: scripts in ServiceNow send no Content-Type by
+// default. Gateways send an empty one, or repeat it.
+func isJSON(h http.Header) bool {
+	for _, encoding := range listMembers(h, "Content-Encoding") {
+		if !strings.EqualFold(encoding, "identity") {
+			return false
+		}
 	}
-	if !utf8.Valid(body) || !json.Valid(body) {
-		return request{}, &refusal{code: invalidJSON}
+	for _, declared := range listMembers(h, "Content-Type") {
+		media, params, err := mime.ParseMediaType(declared)
+		charset, ok := params["charset"]
+		if err != nil || media != "application/json" || ok && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "utf8") {
+			return false
+		}
 	}
-	var (
-		req request
-		one target
-	)
-	err := object(body, &refusal{code: invalidJSON}, func(field string) func(json.RawMessage) error {
-		switch field {
-		case "devices":
-			return func(value json.RawMessage) (err error) {
-				req.several = true
-				req.targets, err = decodeTargets(value)
-				return err
-			}
-		case "dryRun":
-			return flag(&req.dryRun, &refusal{dryRunInvalid, field})
-		case "verify":
-			return flag(&req.verify, &refusal{verifyInvalid, field})
-		case "reference":
-			return func(value json.RawMessage) error {
-				text, ok := stringValue(value)
-				if !ok || !printable(text, maxReference) {
-					return &refusal{referenceInvalid, field}
-				}
-				req.reference = text
-				return nil
-			}
-		case "context":
-			return func(value json.RawMessage) (err error) {
-				req.context, err = decodeContext(value)
-				return err
+	return true
+}
+
+// listMembers returns the members of a header that is a comma-separated list, without empty ones and surrounding white space.
+func listMembers(h http.Header, name string) []string {
+	var members []string
+	for _, value := range h.Values(name) {
+		for member := range strings.SplitSeq(value, ",") {
+			if member = strings.TrimSpace(member); member != "" {
+				members = append(members, member)
 			}
 		}
-		if read := one.field(field); read != nil {
-			return read
-		}
-		return more[field]
-	})
+	}
+	return members
+}
+
+// deliveryID returns the id of a delivery: the id that the signature covers or, for callers that do not sign, the value of
+// Idempotency-Key with or without quotes. It is "" if the caller sent none.
+func deliveryID(h http.Header, from caller.Caller) (string, error) {
+	keys := h.Values("Idempotency-Key")
+	if from.Kind == caller.KindSignature || len(keys) == 0 {
+		return from.Delivery, nil
+	}
+	key := keys[0]
+	if len(key) > 1 && key[0] == '"' && key[len(key)-1] == '"' {
+		key = key[1 : len(key)-1]
+	}
+	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !printableASCII(key) {
+		return "", &refusal{code: deliveryIDInvalid}
+	}
+	return key, nil
+}
+
+// decodeBody decodes a body more strictly than encoding/json: it refuses unknown, duplicate and case-variant fields, trailing
+// data and invalid UTF-8. A null field counts as absent, because ServiceNow sends null for empty values. Its error is a *refusal
+// that names the field.
+func decodeBody(body []byte) (request, error) {
+	body, err := checkJSON(body)
 	if err != nil {
 		return request{}, err
 	}
-	switch {
-	case req.several && one != (target{}):
-		return request{}, &refusal{code: selectorAmbiguous}
-	case req.dryRun && req.verify:
-		return request{}, &refusal{verifyInvalid, "verify"}
-	case !req.several:
-		if err := one.check(""); err != nil {
-			return request{}, err
-		}
-		req.targets = []target{one}
+	var d bodyDecoder
+	if err := readObject(body, &refusal{code: invalidJSON}, d.fieldReader); err != nil {
+		return request{}, err
 	}
-	return req, nil
+	return d.finish()
 }
 
-// decodeTargets reads a list of devices.
+// bodyDecoder collects the fields of a body.
+type bodyDecoder struct {
+	req    request
+	single target // the device that the body names itself, outside devices
+}
+
+// fieldReader returns the reader of a field, nil for an unknown field.
+func (d *bodyDecoder) fieldReader(field string) fieldReader {
+	switch field {
+	case "devices":
+		return func(value json.RawMessage) (err error) {
+			d.req.list = true
+			d.req.targets, err = decodeTargets(value)
+			return err
+		}
+	case "dryRun":
+		return boolField(&d.req.dryRun, &refusal{dryRunInvalid, field})
+	case "verify":
+		return boolField(&d.req.verify, &refusal{verifyInvalid, field})
+	case "reference":
+		return func(value json.RawMessage) error {
+			text, ok := decodeString(value)
+			if !ok {
+				return &refusal{referenceInvalid, field}
+			}
+			d.req.reference = cleanLabel(text, maxReference)
+			return nil
+		}
+	case "context":
+		return func(value json.RawMessage) (err error) {
+			d.req.context, err = decodeContext(value)
+			return err
+		}
+	}
+	return d.single.fieldReader(field)
+}
+
+// finish returns the request, or a *refusal if its fields do not fit together.
+func (d *bodyDecoder) finish() (request, error) {
+	// Power Automate sends an empty value for an input that is not set.
+	if len(d.req.targets) == 0 && (d.single.id != (graph.DeviceID{}) || d.single.serial != "") {
+		d.req.list = false
+	}
+	switch {
+	case d.req.list && len(d.req.targets) == 0:
+		return request{}, &refusal{devicesInvalid, "devices"}
+	case d.req.list && d.single != (target{}):
+		return request{}, &refusal{code: selectorAmbiguous}
+	case d.req.dryRun && d.req.verify:
+		return request{}, &refusal{verifyInvalid, "verify"}
+	case !d.req.list:
+		if err := d.single.check(""); err != nil {
+			return request{}, err
+		}
+		d.req.targets = []target{d.single}
+	}
+	return d.req, nil
+}
+
+// checkJSON returns a body without its byte order mark. Its error is a *refusal of a body that is empty, too large or not JSON.
+func checkJSON(body []byte) ([]byte, error) {
+	body = bytes.TrimPrefix(body, []byte("\ufeff"))
+	switch {
+	case len(bytes.TrimSpace(body)) == 0:
+		return nil, &refusal{code: bodyMissing}
+	case len(body) > maxBody:
+		return nil, &refusal{code: bodyTooLarge}
+	case !utf8.Valid(body) || !json.Valid(body):
+		return nil, &refusal{code: invalidJSON}
+	}
+	return body, nil
+}
+
+// decodeMessage returns the text of a queue message: as it is, or decoded from base64, the default encoding of older SDKs.
+func decodeMessage(text []byte) []byte {
+	plain := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	if n, err := base64.StdEncoding.Decode(plain, bytes.TrimSpace(text)); err == nil && n > 0 {
+		return plain[:n]
+	}
+	return text
+}
+
+// decodeTargets decodes devices. An empty list is no error here.
 func decodeTargets(value json.RawMessage) ([]target, error) {
 	var list []json.RawMessage
-	if json.Unmarshal(value, &list) != nil || len(list) == 0 || len(list) > maxDevices {
+	if json.Unmarshal(value, &list) != nil || len(list) > maxDevices {
 		return nil, &refusal{devicesInvalid, "devices"}
 	}
 	targets := make([]target, len(list))
 	for i, item := range list {
-		at := fmt.Sprintf("devices[%d]", i)
-		err := object(item, &refusal{devicesInvalid, at}, targets[i].field)
-		if refused, ok := errors.AsType[*refusal](err); ok && refused.field != at {
-			return nil, &refusal{refused.code, at + "." + refused.field}
+		path := fmt.Sprintf("devices[%d]", i)
+		err := readObject(item, &refusal{devicesInvalid, path}, targets[i].fieldReader)
+		if refused, ok := errors.AsType[*refusal](err); ok && refused.field != path {
+			return nil, &refusal{refused.code, path + "." + refused.field}
 		}
 		if err == nil {
-			err = targets[i].check(at)
+			err = targets[i].check(path)
 		}
 		if err != nil {
 			return nil, err
@@ -133,12 +251,18 @@ func decodeTargets(value json.RawMessage) ([]target, error) {
 	return targets, nil
 }
 
-// field returns what reads a field of a device into t, nil if a device has no such field.
-func (t *target) field(name string) func(json.RawMessage) error {
+// fieldReader decodes the value of one field.
+type fieldReader func(json.RawMessage) error
+
+// fieldReader returns the reader of a device's field, nil for an unknown field. An empty selector counts as absent.
+func (t *target) fieldReader(name string) fieldReader {
 	switch name {
 	case "deviceId":
 		return func(value json.RawMessage) error {
-			text, ok := stringValue(value)
+			text, ok := decodeString(value)
+			if ok && isBlank(text) {
+				return nil
+			}
 			id, err := graph.ParseDeviceID(text)
 			if !ok || err != nil {
 				return &refusal{deviceIDInvalid, name}
@@ -148,8 +272,11 @@ func (t *target) field(name string) func(json.RawMessage) error {
 		}
 	case "serialNumber":
 		return func(value json.RawMessage) error {
-			text, ok := stringValue(value)
-			if !ok || !serialNumber(text) {
+			text, ok := decodeString(value)
+			if ok && isBlank(text) {
+				return nil
+			}
+			if !ok || !validSerialNumber(text) {
 				return &refusal{serialNumberInvalid, name}
 			}
 			t.serial = text
@@ -164,41 +291,58 @@ func (t *target) field(name string) func(json.RawMessage) error {
 	return nil
 }
 
-// check returns a *refusal unless t names a device in exactly one way. Its field is at.
-func (t *target) check(at string) error {
+// check returns a *refusal unless t names a device in exactly one way.
+func (t *target) check(path string) error {
 	switch {
 	case t.id == (graph.DeviceID{}) && t.serial == "":
-		return &refusal{selectorMissing, at}
+		return &refusal{selectorMissing, path}
 	case t.id != (graph.DeviceID{}) && t.serial != "":
-		return &refusal{selectorAmbiguous, at}
+		return &refusal{selectorAmbiguous, path}
 	}
 	return nil
 }
 
-// decodeExpected reads the account that a device must still carry, by one of its names.
+// decodeExpected decodes the account that a device must still carry. An empty name counts as absent beside the other name.
 func decodeExpected(value json.RawMessage) (graph.Account, error) {
 	var account graph.Account
 	invalid := &refusal{expectedInvalid, "expected"}
-	name := func(into *string) func(json.RawMessage) error {
+	nameField := func(name *string) fieldReader {
 		return func(value json.RawMessage) error {
-			text, ok := stringValue(value)
-			if !ok || text == "" || !printable(text, maxAccountName) {
+			text, ok := decodeString(value)
+			if !ok || !printable(text, maxAccountName) {
 				return invalid
 			}
-			*into = text
+			*name = text
 			return nil
 		}
 	}
-	fields := map[string]func(json.RawMessage) error{"userPrincipalName": name(&account.UserPrincipalName), "resourceName": name(&account.ResourceName)}
-	err := object(value, invalid, func(field string) func(json.RawMessage) error { return fields[field] })
+	fields := map[string]fieldReader{"userPrincipalName": nameField(&account.UserPrincipalName), "resourceName": nameField(&account.ResourceName)}
+	err := readObject(value, invalid, func(field string) fieldReader { return fields[field] })
 	if err == nil && (account.UserPrincipalName == "") == (account.ResourceName == "") {
 		err = invalid
 	}
 	return account, err
 }
 
-// flag returns what reads true or false into a flag.
-func flag(into *bool, invalid error) func(json.RawMessage) error {
+// decodeContext decodes the caller's data for the log.
+func decodeContext(value json.RawMessage) (map[string]string, error) {
+	invalid := &refusal{contextInvalid, "context"}
+	context := map[string]string{}
+	err := readObject(value, invalid, func(name string) fieldReader {
+		return func(value json.RawMessage) error {
+			text, ok := decodeString(value)
+			if !ok || !plain(name, maxContextName) || len(context) == maxContextEntries {
+				return invalid
+			}
+			context[name] = cleanLabel(text, maxContextValue)
+			return nil
+		}
+	})
+	return context, err
+}
+
+// boolField returns the reader of true or false.
+func boolField(into *bool, invalid error) fieldReader {
 	return func(value json.RawMessage) error {
 		if json.Unmarshal(value, into) != nil {
 			return invalid
@@ -207,57 +351,52 @@ func flag(into *bool, invalid error) func(json.RawMessage) error {
 	}
 }
 
-// serialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at an end, and a
-// letter or a digit among them, which the search in Graph needs.
-func serialNumber(s string) bool {
-	alphanumeric := false
-	for _, c := range []byte(s) {
-		if c < ' ' || c > '~' {
-			return false
-		}
-		alphanumeric = alphanumeric || ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9')
+// cleanLabel returns a text for people and the log in a form that breaks no line and changes no direction: each space of any
+// script becomes a plain one, invisible characters and controls are dropped, and the rest is cut to limit characters. A label
+// never refuses a request by its characters.
+func cleanLabel(s string, limit int) string {
+	if printable(s, limit) {
+		return s
 	}
-	return alphanumeric && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s
-}
-
-func decodeContext(value json.RawMessage) (map[string]string, error) {
-	context := map[string]string{}
-	invalid := &refusal{contextInvalid, "context"}
-	err := object(value, invalid, func(name string) func(json.RawMessage) error {
-		return func(value json.RawMessage) error {
-			text, ok := stringValue(value)
-			if !ok || !plain(name, maxContextName) || !printable(text, maxContextValue) || len(context) == maxContextEntries {
-				return invalid
-			}
-			context[name] = text
-			return nil
+	s = strings.Map(func(c rune) rune {
+		switch {
+		case unicode.IsSpace(c):
+			return ' '
+		case !unicode.IsPrint(c):
+			return -1
 		}
-	})
-	return context, err
+		return c
+	}, s)
+	count := 0
+	for i := range s {
+		if count++; count > limit {
+			return s[:i]
+		}
+	}
+	return s
 }
 
-// object reads the JSON object in value, which must be valid JSON in UTF-8: for each field, in order, it gets a function from
-// reader and calls it with the field's value unless that is null. It returns notObject if value is no object, and refuses
-// a field for which reader has no function and one that comes twice.
-func object(value []byte, notObject error, reader func(field string) func(json.RawMessage) error) error {
+// readObject calls the reader that fieldReader returns for each member of the JSON object in value, unless the member is null. It
+// returns notObject if value is no object, and refuses unknown and duplicate fields.
+func readObject(value []byte, notObject error, fieldReader func(field string) fieldReader) error {
 	text := bytes.TrimSpace(value)
 	if len(text) == 0 || text[0] != '{' {
 		return notObject
 	}
-	var seen []string
+	seen := map[string]bool{}
 	for text[0] != '}' {
-		name, rest := next(text[1:])
+		name, rest := cutToken(text[1:])
 		if len(name) == 0 { // of an empty object
 			return nil
 		}
 		var value json.RawMessage
-		value, text = next(rest[1:])
-		field, _ := stringValue(name)
-		if slices.Contains(seen, field) {
+		value, text = cutToken(rest[1:])
+		field, _ := decodeString(name)
+		if seen[field] {
 			return &refusal{duplicateField, field}
 		}
-		seen = append(seen, field)
-		read := reader(field)
+		seen[field] = true
+		read := fieldReader(field)
 		if read == nil {
 			return &refusal{unknownField, field}
 		}
@@ -271,9 +410,8 @@ func object(value []byte, notObject error, reader func(field string) func(json.R
 	return nil
 }
 
-// next returns the name or value that text begins with, in the middle of an object of valid JSON, and the rest from the colon, comma or
-// brace on that ends it.
-func next(text []byte) (value, rest []byte) {
+// cutToken cuts text, inside an object of valid JSON, before the colon, comma or brace that ends its first name or value.
+func cutToken(text []byte) (token, rest []byte) {
 	depth, quoted, end := 0, false, 0
 	for ; depth > 0 || quoted || strings.IndexByte(":,}", text[end]) < 0; end++ {
 		switch c := text[end]; {
@@ -291,12 +429,12 @@ func next(text []byte) (value, rest []byte) {
 	return bytes.TrimSpace(text[:end]), text[end:]
 }
 
-// stringValue returns the string in a JSON value, and whether it is one.
-func stringValue(value json.RawMessage) (string, bool) {
+// decodeString returns the string in a JSON value, and whether the value is a string.
+func decodeString(value json.RawMessage) (string, bool) {
 	if len(value) == 0 || value[0] != '"' {
 		return "", false
 	}
-	if !bytes.ContainsRune(value, '\\') { // as nearly all are
+	if bytes.IndexByte(value, '\\') < 0 { // the usual case
 		return string(value[1 : len(value)-1]), true
 	}
 	var text string
@@ -306,23 +444,32 @@ func stringValue(value json.RawMessage) (string, bool) {
 	return text, true
 }
 
-// printable reports whether s has at most limit characters, none of them a control or an invisible one, which could
-// break a line of a log or turn its direction.
+// isBlank reports whether s has no character but spaces.
+func isBlank(s string) bool { return strings.TrimSpace(s) == "" }
+
+// validSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either end, and a
+// letter or digit, which the search in Graph needs.
+func validSerialNumber(s string) bool {
+	return printableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s && strings.ContainsFunc(s, isASCIIAlphanumeric)
+}
+
+func isASCIIAlphanumeric(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
+
+// printableASCII reports whether s has no character but ASCII from space to tilde.
+func printableASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
+}
+
+// printable reports whether s has at most limit characters, and neither a control nor an invisible one.
 func printable(s string, limit int) bool {
-	for _, c := range s {
-		if !unicode.IsPrint(c) {
-			return false
-		}
-	}
-	return utf8.RuneCountInString(s) <= limit
+	return !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) && utf8.RuneCountInString(s) <= limit
 }
 
 // plain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.
 func plain(s string, limit int) bool {
-	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return s != "" && len(s) <= limit
+	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool {
+		return !isASCIIAlphanumeric(c) && c != '.' && c != '-' && c != '_'
+	})
 }

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -11,82 +12,77 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Sweep is what a sweep may do.
+// Sweep has the settings of sweeps.
 type Sweep struct {
-	GroupTag     string // of the devices that are meant, where an event names none; "" for none
-	MaxDevices   int    // a sweep that finds more does nothing
-	MinInventory int    // likewise one that finds fewer devices in all: what Graph tells may be a part
+	GroupTag     string // of the devices to change, for events that name none; "" for no default
+	MaxDevices   int    // a sweep that finds more changes nothing
+	MinInventory int    // a sweep that finds fewer devices in all changes nothing: Graph's list may be incomplete
 	Apply        bool   // false makes every sweep a dry run
 }
 
-// Report is what became of a sweep.
+// Report is the result of a sweep.
 type Report struct {
 	Code       Code   `json:"code"`
 	GroupTag   string `json:"groupTag"`
 	DryRun     bool   `json:"dryRun"`
-	Inventory  int    `json:"inventory"`  // devices in Intune, as far as they were looked at
-	Tagged     int    `json:"tagged"`     // of those, devices with the group tag
-	Unknown    int    `json:"unknown"`    // of the tagged, devices that do not show whether they carry an account
-	Matching   int    `json:"matching"`   // of the tagged, devices that carry one
-	Succeeded  int    `json:"succeeded"`  // of the matching, devices that were done, or would have been
-	Failed     int    `json:"failed"`     // devices that were not; each has a record of its own
-	HandedBack int    `json:"handedBack"` // devices that are left for the next run
+	Inventory  int    `json:"inventory"`  // devices in Intune, as far as the list was read
+	Tagged     int    `json:"tagged"`     // devices with the group tag
+	Unknown    int    `json:"unknown"`    // tagged devices that do not show whether they carry an account
+	Matching   int    `json:"matching"`   // tagged devices that carry an account
+	Succeeded  int    `json:"succeeded"`  // matching devices that were changed, or would be
+	Failed     int    `json:"failed"`     // matching devices that failed permanently; each has a record
+	HandedBack int    `json:"handedBack"` // matching devices left for the next run
 }
 
 const (
-	// pace is how many devices a second a sweep acts on: below Graph's limit for an app, 100 writes in 20 seconds
+	// sweepRate is the number of devices that a sweep changes in a second: below Graph's limit for an app, 100 writes in 20 seconds
 	// (https://learn.microsoft.com/graph/throttling-limits#intune-service-limits).
-	pace = 4
-	// slowest is what throttling can bring the pace down to.
-	slowest = 0.5
-	// patience is how many times in a row Graph may throttle a sweep, or do none of its devices, before it gives up.
-	patience = 3
-	// reserve is the time before the end of its time in which a sweep begins nothing new.
-	reserve = 15 * time.Second
+	sweepRate = 4
+	// minSweepRate is the lowest rate that throttling leads to.
+	minSweepRate = 0.5
+	// maxFruitlessGroups is the number of groups in a row that Graph may throttle or leave undone before a sweep gives up.
+	maxFruitlessGroups = 3
+	// sweepReserve is the time before its deadline in which a sweep starts no group.
+	sweepReserve = 15 * time.Second
 )
 
-// sweep takes the resource account off the devices of a group tag. It reads the whole inventory before it touches
-// anything: what breaks off on the way, or looks wrong as a whole, must not steer a change.
+// sweep removes the resource account from the devices of a group tag. It reads the whole inventory before it changes a device: a list
+// that breaks off, or looks wrong as a whole, must not steer a change.
 //
-// A run that does not come to its end is safe to repeat. The next one reads the state anew and goes on with what is left.
-func (h *Handler) sweep(ctx context.Context, rec *record, c command) (any, error) {
-	report := Report{GroupTag: c.groupTag, DryRun: c.dryRun || !h.Sweep.Apply}
-	if report.GroupTag == "" {
-		report.GroupTag = h.Sweep.GroupTag
-	}
-	rec.request.several, rec.request.dryRun = true, report.DryRun
+// A sweep that does not complete is safe to repeat: the next one reads the state anew and continues with the rest.
+func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs) (any, error) {
+	report := Report{GroupTag: cmp.Or(args.groupTag, h.Sweep.GroupTag), DryRun: args.dryRun || !h.Sweep.Apply}
+	w.dryRun = report.DryRun
 	switch {
 	case report.GroupTag == "":
-		return h.swept(ctx, rec, report, sweepTagMissing, nil)
+		return h.endSweep(ctx, o, w, report, result{code: sweepTagMissing})
 	case !h.Policy.Allows(report.GroupTag):
-		return h.swept(ctx, rec, report, policyDenied, nil)
+		return h.endSweep(ctx, o, w, report, result{code: policyDenied})
 	}
-	matching, err := h.survey(ctx, &report)
+	matching, err := h.readInventory(ctx, &report)
+	report.HandedBack = report.Matching
 	switch {
 	case err != nil:
-		report.HandedBack = report.Matching
-		return h.swept(ctx, rec, report, outcome(err), err)
+		return h.endSweep(ctx, o, w, report, classify(err))
 	case report.Matching > h.Sweep.MaxDevices:
-		report.HandedBack = report.Matching
-		return h.swept(ctx, rec, report, sweepTooMany, nil)
+		return h.endSweep(ctx, o, w, report, result{code: sweepTooMany})
 	case report.Inventory < h.Sweep.MinInventory:
-		report.HandedBack = report.Matching
-		return h.swept(ctx, rec, report, sweepInventorySmall, nil)
-	case report.DryRun:
-		for _, d := range matching {
-			d.code = WouldUnassign
-			h.log(ctx, rec, d)
-		}
-		report.Succeeded = len(matching)
-		return h.swept(ctx, rec, report, swept, nil)
+		return h.endSweep(ctx, o, w, report, result{code: sweepInventorySmall})
 	}
-	code, err := h.apply(ctx, rec, matching, &report)
-	return h.swept(ctx, rec, report, code, err)
+	report.HandedBack = 0
+	if !report.DryRun {
+		return h.endSweep(ctx, o, w, report, h.unassignGroups(ctx, o, w, matching, &report))
+	}
+	for _, d := range matching {
+		d.result = succeed(WouldUnassign)
+		h.write(ctx, o, workEntry(o, w, d, 0))
+	}
+	report.Succeeded = len(matching)
+	return h.endSweep(ctx, o, w, report, result{code: swept})
 }
 
-// survey counts the inventory into report and returns the devices that are to be acted on, of which it keeps no more than
-// a sweep may act on.
-func (h *Handler) survey(ctx context.Context, report *Report) ([]*device, error) {
+// readInventory counts the inventory into report and returns the devices to change, at most as many as a sweep may change.
+func (h *Handler) readInventory(ctx context.Context, report *Report) ([]*device, error) {
 	var matching []*device
 	for found, err := range h.Devices.All(ctx) {
 		if err != nil {
@@ -110,113 +106,87 @@ func (h *Handler) survey(ctx context.Context, report *Report) ([]*device, error)
 	return matching, nil
 }
 
-// apply acts on the devices, twenty at a time and at the pace that Graph takes. It returns the code of the sweep, and the
-// error that ended it early if there is one.
-func (h *Handler) apply(ctx context.Context, rec *record, devices []*device, report *Report) (Code, error) {
-	limiter := rate.NewLimiter(pace, maxDevices)
-	var last error // that made a device be handed back
-	tired := 0
+// unassignGroups changes the devices, twenty at a time and at the rate that Graph accepts. It returns the result of the sweep.
+func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, devices []*device, report *Report) result {
+	limiter := rate.NewLimiter(sweepRate, maxDevices)
+	incomplete := result{code: sweepIncomplete} // with the error of the last device handed back
+	fruitless := 0
 	for len(devices) > 0 {
 		group := devices[:min(maxDevices, len(devices))]
-		if !pause(ctx, limiter.ReserveN(time.Now(), len(group)).Delay()) {
+		if !sleep(ctx, limiter.ReserveN(time.Now(), len(group)).Delay(), sweepReserve) {
 			report.HandedBack += len(devices)
-			return sweepIncomplete, last
+			return incomplete
 		}
 		devices = devices[len(group):]
-		part := *rec
+		part := *o
 		part.trace, part.start = &upstream.Trace{}, time.Now()
-		h.unassignAll(upstream.WithTrace(ctx, part.trace), group)
-		rec.trace.Add(part.trace)
-		slower, progress, stop := false, false, error(nil)
+		h.unassignDevices(upstream.WithTrace(ctx, part.trace), group)
+		o.trace.Add(part.trace)
+		throttled, progress := false, false
+		var wait time.Duration
+		var stop result // of a device whose fault is the fault of all
 		for _, d := range group {
-			code, status, err := d.end()
 			switch {
-			case err == nil:
+			case !d.result.failed():
 				report.Succeeded++
 				progress = true
-			case retryable(status):
+			case retryable(d.result.status):
 				report.HandedBack++
-				last, slower = err, slower || throttled(err)
+				incomplete.err, incomplete.throttled, wait = d.result.err, d.result.throttled, d.result.retryAfter
+				throttled = throttled || d.result.throttled
 			default:
 				report.Failed++
 				progress = true
-				if status == http.StatusFailedDependency { // what is wrong with this one is wrong with all
-					stop, last = err, err
+				if d.result.status == http.StatusFailedDependency {
+					stop = d.result
 				}
 			}
-			part.code = code
-			h.log(ctx, &part, d)
+			h.write(ctx, &part, workEntry(&part, w, d, 0))
 		}
 		switch {
-		case stop != nil:
+		case stop.ended():
 			report.HandedBack += len(devices)
-			return outcome(stop), stop
-		case progress && !slower:
-			tired = 0
+			return stop
+		case progress && !throttled:
+			fruitless = 0
 			continue
 		}
-		if tired++; tired == patience {
+		if fruitless++; fruitless == maxFruitlessGroups {
 			report.HandedBack += len(devices)
-			return sweepIncomplete, last
+			return incomplete
 		}
-		limiter.SetLimit(max(limiter.Limit()/2, slowest))
-		if !pause(ctx, retryAfter(last)) {
+		limiter.SetLimit(max(limiter.Limit()/2, minSweepRate))
+		if !sleep(ctx, wait, sweepReserve) {
 			report.HandedBack += len(devices)
-			return sweepIncomplete, last
+			return incomplete
 		}
 	}
 	if report.HandedBack > 0 {
-		return sweepIncomplete, last
+		return incomplete
 	}
-	return swept, nil
+	return result{code: swept}
 }
 
-// pause waits for d, and reports whether there is time left after it.
-func pause(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d+reserve {
-		return false
+// endSweep writes the one record of a sweep and returns its report and error.
+func (h *Handler) endSweep(ctx context.Context, o *origin, w *work, report Report, ended result) (any, error) {
+	report.Code = ended.code
+	e := entry{message: "sweep", level: slog.LevelError, code: ended.code, err: ended.err}
+	failed := &EventError{Code: ended.code, Retryable: retryable(ended.status), Throttled: ended.throttled}
+	switch {
+	case ended.code == sweepIncomplete:
+		failed.Retryable, e.level = true, slog.LevelWarn
+	case ended.code == swept && report.Failed == 0:
+		e.level = slog.LevelInfo
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// swept ends a sweep with its one record.
-func (h *Handler) swept(ctx context.Context, rec *record, report Report, code Code, err error) (any, error) {
-	report.Code = code
-	level := slog.LevelInfo
-	failed := &EventError{Code: code, Retryable: retryable(rows[code].status), Throttled: throttled(err)}
-	switch code {
-	case swept:
-		failed = nil
-		if report.Failed > 0 {
-			level = slog.LevelError
-		}
-	case sweepIncomplete:
-		failed.Retryable, level = true, slog.LevelWarn
-	default:
-		level = slog.LevelError
-	}
-	attrs := append(rec.origin(code),
+	e.attrs = appendContext([]slog.Attr{
 		slog.String("group_tag", report.GroupTag), slog.Bool("dry_run", report.DryRun),
 		slog.Int("inventory", report.Inventory), slog.Int("tagged", report.Tagged), slog.Int("unknown", report.Unknown), slog.Int("matching", report.Matching),
 		slog.Int("succeeded", report.Succeeded), slog.Int("failed", report.Failed), slog.Int("handed_back", report.HandedBack),
-		slog.Int("attempts", rec.trace.Tries()), milliseconds("total_ms", time.Since(rec.start)),
-	)
-	if len(rec.request.context) > 0 {
-		attrs = append(attrs, slog.Any("context", rec.request.context))
+		slog.Int("attempts", o.trace.Tries()), milliseconds("total_ms", time.Since(o.start)),
+	}, w.context)
+	h.write(ctx, o, e)
+	if ended.code == swept {
+		return report, nil
 	}
-	if err != nil {
-		attrs = append(attrs, reason(err))
-	}
-	h.Log.LogAttrs(ctx, level, "sweep", attrs...)
-	if failed != nil {
-		return report, failed
-	}
-	return report, nil
+	return report, failed
 }

@@ -1,0 +1,354 @@
+package handler
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
+)
+
+// response is a response before it is sent. Its other headers are already in the header of the ResponseWriter.
+type response struct {
+	status      int
+	contentType string // "" without a body
+	body        string
+}
+
+// send writes the response. A caller that went away does not read it.
+func (r response) send(w http.ResponseWriter) {
+	if r.contentType != "" {
+		w.Header().Set("Content-Type", r.contentType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(r.body)))
+	}
+	w.WriteHeader(r.status)
+	_, _ = io.WriteString(w, r.body)
+}
+
+// jsonResponse returns a response with body as JSON.
+func jsonResponse(status int, contentType string, body any) response {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(body); err != nil {
+		panic(fmt.Sprintf("handler: encode %T: %v", body, err)) // every type is of this package
+	}
+	return response{status, contentType, b.String()}
+}
+
+// Success is the body of a response about a device that was changed, or that a dry run checked.
+type Success struct {
+	Code           Code     `json:"code"`
+	Message        string   `json:"message"`
+	Status         int      `json:"status,omitempty"` // in a list
+	DeviceID       string   `json:"deviceId"`
+	SerialNumber   string   `json:"serialNumber,omitempty"`
+	Account        *Account `json:"account,omitempty"`
+	Reference      string   `json:"reference,omitempty"`
+	RequestID      string   `json:"requestId,omitempty"`
+	GraphRequestID string   `json:"graphRequestId,omitempty"`
+	Verification   string   `json:"verification,omitempty"`
+}
+
+// Account is the resource account that a device carried when it was read.
+type Account struct {
+	UserPrincipalName string `json:"userPrincipalName,omitempty"`
+	ResourceName      string `json:"resourceName,omitempty"`
+}
+
+// Failure is the body of every response that is no success. What callers cut off or show alone comes first: ServiceNow keeps 100
+// characters of a body, Power Automate shows error.message. The other members are those of RFC 9457 and our own.
+type Failure struct {
+	Error        FailureError  `json:"error"`
+	Type         string        `json:"type"`
+	Title        string        `json:"title"`
+	Status       int           `json:"status"`
+	Detail       string        `json:"detail"`
+	Field        string        `json:"field,omitempty"`
+	Retryable    bool          `json:"retryable"`
+	Outcome      Outcome       `json:"outcome"`
+	DeviceID     string        `json:"deviceId,omitempty"`
+	SerialNumber string        `json:"serialNumber,omitempty"`
+	Account      *Account      `json:"account,omitempty"`
+	DeviceIDs    []string      `json:"deviceIds,omitempty"` // of the devices that share a serial number
+	RequestID    string        `json:"requestId,omitempty"`
+	Reference    string        `json:"reference,omitempty"`
+	Graph        *GraphFailure `json:"graph,omitempty"`
+}
+
+// FailureError is a failure in the form of Graph's own.
+type FailureError struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+}
+
+// GraphFailure has the details that Microsoft's support needs.
+type GraphFailure struct {
+	Status    int    `json:"status"`
+	Code      string `json:"code,omitempty"`
+	RequestID string `json:"requestId,omitempty"`
+}
+
+// List is the body of a response for a list of devices. Its Failure is nil where the status is 2xx.
+type List struct {
+	*Failure
+	Summary   Summary `json:"summary"`
+	Results   []any   `json:"results"` // a Success or a Failure for each device, in order
+	Reference string  `json:"reference,omitempty"`
+	RequestID string  `json:"requestId"`
+}
+
+// Summary counts the devices of a list.
+type Summary struct {
+	Total     int `json:"total"`
+	Succeeded int `json:"succeeded"`
+	Failed    int `json:"failed"`
+}
+
+// respond returns the response to a request for devices, and sets its headers in header.
+func (h *Handler) respond(header http.Header, r *http.Request, o *origin, w *work) response {
+	id := o.requestID
+	if w.replayOf != "" { // the body of a repetition is that of the first request
+		id = w.replayOf
+		header.Set("Idempotent-Replayed", "true")
+	}
+	if w.result.failed() || len(w.devices) == 1 && !w.list && w.devices[0].result.failed() {
+		ended := w.result
+		body := newFailure(ended)
+		if len(w.devices) == 1 {
+			if !ended.failed() {
+				ended = w.devices[0].result
+			}
+			body = w.devices[0].failure(ended)
+		}
+		body.RequestID, body.Reference = id, w.reference
+		h.setFailureHeaders(header, ended)
+		return jsonResponse(ended.status, failureType(r.Header), body)
+	}
+	if w.list {
+		return listResponse(header, r, w, id)
+	}
+	prefers := prefersRepresentation(r.Header)
+	if !prefers && !w.dryRun && !w.verify {
+		return response{status: http.StatusNoContent} // as Graph responds
+	}
+	if prefers {
+		header.Set("Preference-Applied", "return=representation")
+	}
+	body := w.devices[0].success()
+	body.Reference, body.RequestID = w.reference, id
+	return jsonResponse(http.StatusOK, "application/json", body)
+}
+
+// fail returns the response to a request that failed as a whole, without devices.
+func (h *Handler) fail(header http.Header, r *http.Request, o *origin, ended result) response {
+	return h.respond(header, r, o, &work{result: ended})
+}
+
+// setFailureHeaders sets WWW-Authenticate and Retry-After.
+func (h *Handler) setFailureHeaders(header http.Header, ended result) {
+	if ended.status == http.StatusUnauthorized || ended.code == forbidden {
+		header.Set("WWW-Authenticate", h.challenge(ended.err))
+	}
+	if ended.retryAfter > 0 {
+		header.Set("Retry-After", formatSeconds(ended.retryAfter))
+	}
+}
+
+func formatSeconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
+
+// challenge returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401 must name one.
+func (h *Handler) challenge(err error) string {
+	if c, ok := h.Verifier.(caller.Challenger); ok {
+		if challenge := c.Challenge(err); challenge != "" {
+			return challenge
+		}
+	}
+	return (&caller.Signature{}).Challenge(err)
+}
+
+// listResponse returns the response for a list of devices. Its status is 200 when all succeeded, 503 when a retry may help, which is
+// safe, the common status where all failed alike, and 207 otherwise.
+func listResponse(header http.Header, r *http.Request, w *work, id string) response {
+	body := List{Results: make([]any, len(w.devices)), Reference: w.reference, RequestID: id}
+	body.Summary.Total = len(w.devices)
+	first := w.devices[0].result
+	sameStatus, sameCode, retry := true, true, false
+	wait, outcome := 10*time.Second, OutcomeNotDone
+	for i, d := range w.devices {
+		ended := d.result
+		body.Results[i] = d.body()
+		sameStatus, sameCode = sameStatus && ended.status == first.status, sameCode && ended.code == first.code
+		if !ended.failed() {
+			body.Summary.Succeeded++
+			continue
+		}
+		body.Summary.Failed++
+		retry = retry || retryable(ended.status)
+		wait = max(wait, ended.retryAfter)
+		if ended.outcome == OutcomeUnknown {
+			outcome = OutcomeUnknown
+		}
+	}
+	status, code := first.status, devicesFailed
+	switch {
+	case body.Summary.Failed == 0:
+		return jsonResponse(http.StatusOK, "application/json", body)
+	case retry:
+		status = http.StatusServiceUnavailable
+		header.Set("Retry-After", formatSeconds(wait))
+	case !sameStatus:
+		return jsonResponse(http.StatusMultiStatus, "application/json", body)
+	case sameCode:
+		code = first.code
+	}
+	title := "Devices failed"
+	if code != devicesFailed {
+		title = statusTable[code].title
+	}
+	message := fmt.Sprintf("%d of %d devices failed. results has the result of each device, in order.", body.Summary.Failed, body.Summary.Total)
+	body.Failure = &Failure{
+		Error: FailureError{code, message}, Type: docsOf(code), Title: title, Status: status, Detail: message, Retryable: retry, Outcome: outcome,
+	}
+	return jsonResponse(status, failureType(r.Header), body)
+}
+
+// body returns the result of d in a list.
+func (d *device) body() any {
+	if d.result.failed() {
+		return d.failure(d.result)
+	}
+	body := d.success()
+	body.Status = d.result.status
+	return body
+}
+
+// success returns the body for a device that has not failed.
+func (d *device) success() Success {
+	return Success{
+		Code: d.result.code, Message: successMessage(d.result.code, d.verification), DeviceID: d.known.ID.String(),
+		SerialNumber: d.known.SerialNumber, Account: d.account(), GraphRequestID: d.graphRequestID, Verification: d.verification,
+	}
+}
+
+// successMessage returns the message of a success. It never contradicts the verification.
+func successMessage(code Code, verification string) string {
+	message := "Graph removed the resource account."
+	switch code {
+	case WouldUnassign:
+		return "The request would remove the resource account. This was a dry run: nothing was changed."
+	case AlreadyUnassigned:
+		message = "The device had no resource account when it was read."
+	}
+	switch verification {
+	case verifiedCleared:
+		message += " The device shows none now."
+	case verifiedPending:
+		message += " The device still shows one: Intune may need some minutes. Check it later."
+	case verifiedUnknown:
+		message += " The device could not be read again to verify it."
+	}
+	return message
+}
+
+// account returns the account that d carried when it was read, nil for none.
+func (d *device) account() *Account {
+	if !d.read || !d.known.Account.Assigned() {
+		return nil
+	}
+	return &Account{d.known.Account.UserPrincipalName, d.known.Account.ResourceName}
+}
+
+// newFailure returns the body for a failure, without the members about a device.
+func newFailure(ended result) Failure {
+	row := statusTable[ended.code]
+	body := Failure{
+		Error:     FailureError{ended.code, row.message},
+		Type:      docsOf(ended.code),
+		Title:     row.title,
+		Status:    ended.status,
+		Detail:    row.message,
+		Retryable: retryable(ended.status),
+		Outcome:   ended.outcome,
+	}
+	if refused, ok := errors.AsType[*refusal](ended.err); ok {
+		body.Field = quoteField(refused.field)
+	}
+	if failed, ok := errors.AsType[*upstream.Error](ended.err); ok && failed.Service == upstream.Graph && failed.Status != 0 {
+		body.Graph = &GraphFailure{failed.Status, failed.Code, failed.RequestID}
+	}
+	return body
+}
+
+// failure returns the body for a device that failed. Of a device outside the policy it says only what the caller sent.
+func (d *device) failure(ended result) Failure {
+	body := newFailure(ended)
+	known := d.known
+	if ended.code == policyDenied {
+		known = graph.Device{ID: d.id, SerialNumber: d.serial}
+	} else {
+		body.Account = d.account()
+	}
+	if known.ID != (graph.DeviceID{}) {
+		body.DeviceID = known.ID.String()
+	}
+	body.SerialNumber = known.SerialNumber
+	for _, id := range d.candidates {
+		body.DeviceIDs = append(body.DeviceIDs, id.String())
+	}
+	return body
+}
+
+// docsOf returns the address of a code's documentation.
+func docsOf(code Code) string { return "docs/errors.md#" + string(code) }
+
+// quoteField returns the name of a field as the caller wrote it, cut and in plain ASCII.
+func quoteField(field string) string {
+	if len(field) > 64 {
+		field = field[:64] + "…"
+	}
+	return strings.Trim(strconv.QuoteToASCII(field), `"`)
+}
+
+// prefersRepresentation reports whether the caller wants the result in the body of a success (RFC 7240).
+func prefersRepresentation(h http.Header) bool {
+	return slices.ContainsFunc(listMembers(h, "Prefer"), func(preference string) bool {
+		preference, _, _ = strings.Cut(preference, ";") // parameters
+		name, value, _ := strings.Cut(preference, "=")
+		return strings.EqualFold(strings.TrimSpace(name), "return") && strings.EqualFold(strings.Trim(value, " \t\""), "representation")
+	})
+}
+
+// failureType returns the media type of a failure: application/problem+json for a caller that lists it, else application/json, the
+// only type that Power Automate documents as JSON.
+func failureType(h http.Header) string {
+	const problem = "application/problem+json"
+	if acceptQuality(h, problem) > 0 {
+		return problem
+	}
+	return "application/json"
+}
+
+// acceptQuality returns the quality that Accept gives a media type by name, 0 if it does not list the type.
+func acceptQuality(h http.Header, media string) float64 {
+	for _, accepted := range listMembers(h, "Accept") {
+		listed, params, err := mime.ParseMediaType(accepted)
+		if err != nil || listed != media {
+			continue
+		}
+		if quality, err := strconv.ParseFloat(params["q"], 64); err == nil {
+			return quality
+		}
+		return 1
+	}
+	return 0
+}
