@@ -491,6 +491,7 @@ func TestPoison(t *testing.T) {
 		"base64 by chance":                 {"abcd", "invalid_json"},
 		"a number, and base64":             {"12345678", "invalid_json"},
 		"base64 of no object":              {"WyI1Q0cxMjM0QUJDIl0=", "invalid_json"},
+		"a sender's own base64":            {"eyJzZXJpYWwiOiI1Q0cxMjM0QUJDIn0=", "unknown_field"}, // the poison is the message as it came
 		"a list of JSON":                   {`["abcd","efgh"]`, "invalid_json"},
 		"a text of JSON":                   {`"abcd"`, "invalid_json"},
 		"line breaks, quotes and the rest": {"{\r\n\t\"x\": \"\\\"é\\u202e\",\n\"<&>\":\u2028\U0001f600}", "invalid_json"},

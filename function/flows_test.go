@@ -196,7 +196,7 @@ func (o *office) account() string {
 	return cmp.Or(device.UserPrincipalName, device.ResourceName)
 }
 
-const stateChangedSentence = "The device does not carry the account that was expected, or was changed by somebody else meanwhile. Look at it before asking again."
+const stateChangedSentence = "The device carries another account than expected, or changed during the request. account is the account found. Check the device before you retry."
 
 var button = map[string]any{"text": " 5CG1234ABC ", "text_1": "INC0012345"}
 

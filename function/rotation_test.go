@@ -43,7 +43,7 @@ const (
 func gather(t *testing.T, cloud *azuresim.Cloud, before, after func(*sent), changes ...string) *crowd {
 	t.Helper()
 	c := &crowd{cloud: cloud, handler: wired(t, cloud, &bytes.Buffer{}, changes...), home: make(chan struct{})}
-	cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(3*time.Second)) // so that there are always some on the way
+	cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(3*time.Second/2)) // so that there are always some on the way; a call has two
 	for i := range callers {
 		c.calling.Go(func() {
 			for time.Sleep(time.Duration(i)*every/callers + time.Millisecond); ; time.Sleep(every) {
@@ -288,7 +288,7 @@ func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, 
 				if n := cloud.Count(azuresim.StepToken) - tokens; n != test.token {
 					t.Errorf("%d requests for tokens after the rotation, want %d", n, test.token)
 				}
-				if n := cloud.Count(azuresim.StepGraph) - int(c.answered.Load()); n < 0 || n > callers {
+				if n := cloud.Count(azuresim.StepGraph) - 2*int(c.answered.Load()); n < 0 || n > callers {
 					t.Errorf("Graph was asked %d times more than callers were answered, want at most %d", n, callers)
 				}
 			})

@@ -137,7 +137,7 @@ func BenchmarkServing(b *testing.B) {
 
 // mostAllocations is how many allocations a warm call may take, the making of the request included. The race detector has some
 // more, since it throws away what is pooled.
-const mostAllocations = 150
+const mostAllocations = 340
 
 func TestWarmCallAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(200, warmCall(t)); n > mostAllocations {

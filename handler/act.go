@@ -174,10 +174,10 @@ func (h *Handler) requiresRead(d *device, dryRun bool) bool {
 }
 
 // isReadFailure reports whether err is a failure of this read alone: it says nothing about the device, the tenant, the credential, the
-// connection or the load, so that the change may succeed.
+// connection or the load, so that the change may succeed. A Retry-After is obeyed.
 func isReadFailure(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
-	if !ok || failed.Service != upstream.Graph {
+	if !ok || failed.Service != upstream.Graph || failed.RetryAfter > 0 {
 		return false
 	}
 	switch failed.Reason {

@@ -42,7 +42,7 @@ func TestAzurePackage(t *testing.T) {
 	want := []struct {
 		name string
 		mode fs.FileMode
-	}{{"doctor/function.json", 0o644}, {"health/function.json", 0o644}, {"host.json", 0o644}, {"root/function.json", 0o644}, {"unassign/function.json", 0o644}, {"worker", 0o755}}
+	}{{"devices/function.json", 0o644}, {"doctor/function.json", 0o644}, {"health/function.json", 0o644}, {"host.json", 0o644}, {"root/function.json", 0o644}, {"unassign/function.json", 0o644}, {"worker", 0o755}}
 	if len(r.File) != len(want) {
 		t.Fatalf("%d entries, want %d", len(r.File), len(want))
 	}
