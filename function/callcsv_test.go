@@ -227,7 +227,7 @@ func TestCallCSVStops(t *testing.T) {
 		results  string // of the first row; "" if it has none
 		took     time.Duration
 	}{
-		"nobody answers":      {func(*simulation) *http.Response { return says(0, "") }, "no response from contoso.example (connection lost before the answer was whole): the outcome is unknown", 4, " no_response", 14 * time.Second},
+		"nobody answers":      {func(*simulation) *http.Response { return says(0, "") }, "no response from contoso.example (connection lost before the end of the response): the outcome is unknown", 4, " no_response", 14 * time.Second},
 		"a gateway is down":   {func(*simulation) *http.Response { return says(503, "7") }, "503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
 		"down for very long":  {func(*simulation) *http.Response { return says(503, "86400") }, "503 Service Unavailable without a body", 1, "503 ", 0},
 		"the key is not ours": {func(*simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a body", 1, "", 0},

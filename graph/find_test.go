@@ -183,7 +183,7 @@ func TestFindInAFleet(t *testing.T) {
 // Serial numbers that match much of the inventory cost one walk for all, and two walks at most run at one time.
 func TestFindShortSerialNumbers(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.PutFleet(2000)
+		w.cloud.PutFleet(1200)
 		w.cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(time.Second))
 		w.client.Find(w.t.Context(), ids(1)...) // fetches the token
 		var short, common []string

@@ -12,11 +12,9 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"autopilot-unassign/handler/caller"
@@ -211,11 +209,6 @@ func (c *Client) wait(ctx context.Context, why string, retryAfter time.Duration,
 func (c *Client) attempt(ctx context.Context, method string, query url.Values, id string, body []byte) (Response, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
-	var dialled, connected bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { dialled = true },
-		GotConn: func(httptrace.GotConnInfo) { connected = true },
-	})
 	req, err := http.NewRequestWithContext(ctx, method, c.URL, bytes.NewReader(body))
 	if err != nil {
 		return Response{}, err
@@ -237,7 +230,7 @@ func (c *Client) attempt(ctx context.Context, method string, query url.Values, i
 	c.Evidence(req.Header, id, body)
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
-		return Response{}, connectionError(req.URL.Host, err, dialled && !connected)
+		return Response{}, connectionError(req.URL.Host, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	c.reached = true
@@ -251,18 +244,13 @@ func (c *Client) attempt(ctx context.Context, method string, query url.Values, i
 	return response, nil
 }
 
-// connectionError returns an error without the address of the request, which may hold a key. unsent reports that no connection
-// was there.
-func connectionError(host string, err error, unsent bool) error {
-	failed := upstream.Transport("", err)
-	cause := failed.Cause
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		cause = "connection refused"
+// connectionError returns an error without the address of the request, which may hold a key.
+func connectionError(host string, err error) error {
+	fault := upstream.Classify(err)
+	if !fault.Sent {
+		return fmt.Errorf("no connection to %s (%s): %w", host, fault.Cause, ErrNotSent)
 	}
-	if unsent || !failed.MaybeDone {
-		return fmt.Errorf("no connection to %s (%s): %w", host, cause, ErrNotSent)
-	}
-	return fmt.Errorf("no response from %s (%s): %w", host, cause, ErrNoResponse)
+	return fmt.Errorf("no response from %s (%s): %w", host, fault.Cause, ErrNoResponse)
 }
 
 // statusText returns a status with its name from our own table: a name from the wire may do anything to a terminal.
