@@ -15,7 +15,7 @@ import (
 const fakeAz = `#!/bin/sh
 cd "$(dirname "$0")" || exit 9
 line=az
-for arg; do line="$line|$arg"; done
+for arg; do case $arg in @*) arg=$(cat "${arg#@}") ;; esac; line="$line|$arg"; done
 printf '%s\n' "$line" >> calls
 fail() { echo "ERROR: $1" >&2; exit 1; }
 show() { [ ! -e "$1" ] || cat "$1"; }
@@ -25,17 +25,25 @@ case "$*" in
 "cloud show --query endpoints.activeDirectory "*) echo https://login.microsoftonline.com ;;
 "ad sp list --filter appId eq '00000003-0000-0000-c000-000000000000' "*) echo 22222222-2222-4222-8222-222222222222 ;;
 "ad sp list "*) show principal ;;
-"ad sp show "*) show identity | grep . || fail "does not exist" ;;
+"ad sp show --id "*) show identity | grep -F "$(echo "$*" | cut -d' ' -f5)" || fail "does not exist" ;;
 "ad app show "*) show application | grep . || fail "does not exist" ;;
-"ad sp create "*) echo 33333333-3333-4333-8333-333333333333 > principal; echo '{"appId": "…"}' ;;
+"ad sp create "*) echo 33333333-3333-4333-8333-333333333333 > "$([ -e delay ] && echo coming || echo principal)"; echo '{"appId": "…"}' ;;
 "ad app permission list "*) show listed ;;
 "ad app permission add "*) echo listed > listed ;;
 "rest --method GET "*) show granted ;;
-"rest --method POST "*) [ ! -e forbidden ] || fail "Authorization_RequestDenied"; echo granted > granted ;;
+"rest --method POST "*)
+	[ ! -e forbidden ] || fail "Authorization_RequestDenied"
+	[ ! -e delay ] || { rm delay; fail "Request_ResourceNotFound"; }
+	echo granted > granted ;;
 "ad app federated-credential list "*) show trusted ;;
 "ad app federated-credential create "*) echo unassign > trusted ;;
 *) fail "unknown: $*" ;;
 esac
+`
+
+// fakeSleep lets a minute pass in the directory: a service principal that was created becomes visible.
+const fakeSleep = `#!/bin/sh
+cd "$(dirname "$0")" && { [ ! -e coming ] || mv coming principal; }
 `
 
 const (
@@ -49,7 +57,20 @@ const (
 // calls of az that change something.
 func tenant(t *testing.T, files map[string]string) (dir string, grant func(args ...string) (string, int, []string)) {
 	t.Helper()
+	script, err := filepath.Abs("azure/grant.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tenantOf(t, files, "/bin/sh", script)
+}
+
+// tenantOf is tenant for the script that a command runs.
+func tenantOf(t *testing.T, files map[string]string, script ...string) (dir string, grant func(args ...string) (string, int, []string)) {
+	t.Helper()
 	dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "sleep"), []byte(fakeSleep), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "az"), []byte(fakeAz), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -65,17 +86,13 @@ func tenant(t *testing.T, files map[string]string) (dir string, grant func(args 
 		}
 		put(t, dir, name, text)
 	}
-	script, err := filepath.Abs("azure/grant.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
 	return dir, func(args ...string) (string, int, []string) {
 		t.Helper()
 		if err := os.RemoveAll(filepath.Join(dir, "calls")); err != nil {
 			t.Fatal(err)
 		}
-		command := exec.CommandContext(t.Context(), "/bin/sh", append([]string{script}, args...)...)
-		command.Env = []string{"PATH=" + dir + ":/usr/bin:/bin"}
+		command := exec.CommandContext(t.Context(), script[0], append(script[1:len(script):len(script)], args...)...)
+		command.Env = []string{"PATH=" + dir + ":/usr/bin:/bin", "HOME=" + os.Getenv("HOME"), "DIR=" + dir}
 		output, err := command.CombinedOutput()
 		status := 0
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -116,7 +133,7 @@ func TestGrant(t *testing.T) {
 	list := "az|ad|app|permission|add|--id|" + grantApp + "|--api|00000003-0000-0000-c000-000000000000|--api-permissions|" + grantRole + "=Role"
 	federate := func(audience string) string {
 		return "az|ad|app|federated-credential|create|--id|" + grantApp + "|--parameters|" +
-			`{"name":"unassign","issuer":"https://login.microsoftonline.com/11111111-1111-4111-8111-111111111111/v2.0","subject":"` + grantMachine + `","audiences":["` + audience + `"]}`
+			`{"name":"unassign-` + grantMachine + `","issuer":"https://login.microsoftonline.com/11111111-1111-4111-8111-111111111111/v2.0","subject":"` + grantMachine + `","audiences":["` + audience + `"]}`
 	}
 	for name, test := range map[string]struct {
 		files map[string]string
@@ -135,6 +152,12 @@ func TestGrant(t *testing.T) {
 			[]string{"--app", grantApp, "--federate", grantMachine},
 			[]string{federate("api://AzureADTokenExchangeUSGov")},
 		},
+		// The directory shows a new service principal late, and refuses the consent once.
+		"an application that becomes visible late": {
+			map[string]string{"delay": ""},
+			[]string{"--app", grantApp},
+			[]string{create, list, wantGrant("https://graph.microsoft.com", grantPrincipal), wantGrant("https://graph.microsoft.com", grantPrincipal)},
+		},
 		"an identity":          {nil, []string{"--identity", grantMachine}, []string{wantGrant("https://graph.microsoft.com", grantMachine)}},
 		"an identity in China": {map[string]string{"cloud": "https://microsoftgraph.chinacloudapi.cn"}, []string{"--identity", grantMachine}, []string{wantGrant("https://microsoftgraph.chinacloudapi.cn", grantMachine)}},
 	} {
@@ -143,12 +166,12 @@ func TestGrant(t *testing.T) {
 
 			// First it says what it would do.
 			output, status, changes := grant(test.args...)
-			if status != 0 || len(changes) > 0 || strings.Count(output, "\n  missing: ") != len(test.want) || !strings.Contains(output, "Nothing was changed") {
+			if status != 0 || len(changes) > 0 || strings.Count(output, "\n  missing: ") != distinct(test.want) || !strings.Contains(output, "Nothing was changed") {
 				t.Errorf("without --yes: %d, %v\n%s", status, changes, output)
 			}
 			// Then it does it, and then it finds nothing to do.
 			output, status, changes = grant(append(test.args, "--yes")...)
-			if status != 0 || !slices.Equal(changes, test.want) || strings.Count(output, "\n  now: ") != len(test.want) {
+			if status != 0 || !slices.Equal(changes, test.want) || strings.Count(output, "\n  now: ") != distinct(test.want) {
 				t.Errorf("with --yes: %d\n%s\n%v\nwant %v", status, output, changes, test.want)
 			}
 			output, status, changes = grant(append(test.args, "--yes")...)
@@ -159,6 +182,9 @@ func TestGrant(t *testing.T) {
 	}
 }
 
+// distinct returns the number of different calls: a repeated one is a retry.
+func distinct(calls []string) int { return len(slices.Compact(slices.Clone(calls))) }
+
 func TestGrantFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		files  map[string]string
@@ -166,17 +192,18 @@ func TestGrantFails(t *testing.T) {
 		status int
 		says   string
 	}{
-		"nobody is signed in":          {map[string]string{"signed-in": "absent"}, []string{"--app", grantApp, "--yes"}, 1, "az is not signed in: az login"},
-		"no such application":          {map[string]string{"application": "absent"}, []string{"--app", grantApp, "--yes"}, 1, "the tenant does not have the application " + grantApp},
-		"no such identity":             {map[string]string{"identity": "absent"}, []string{"--identity", grantMachine, "--yes"}, 1, "the tenant does not have the identity " + grantMachine},
-		"nothing to give it to":        {nil, []string{"--yes"}, 2, "usage: "},
-		"two to give it to":            {nil, []string{"--app", grantApp, "--identity", grantMachine}, 2, "usage: "},
-		"trust without application":    {nil, []string{"--identity", grantMachine, "--federate", grantMachine}, 2, "usage: "},
-		"an option without a value":    {nil, []string{"--app"}, 2, "usage: "},
-		"an option that is none":       {nil, []string{"--app", grantApp, "--force"}, 2, "usage: "},
-		"an id that is none":           {nil, []string{"--app", "https://contoso.example", "--yes"}, 1, "--app must be followed by a GUID"},
-		"an id with more behind it":    {nil, []string{"--identity", grantMachine + "' or 'a", "--yes"}, 1, "--identity must be followed by a GUID"},
-		"who signs in may not consent": {map[string]string{"forbidden": ""}, []string{"--identity", grantMachine, "--yes"}, 1, "Authorization_RequestDenied"},
+		"nobody is signed in":           {map[string]string{"signed-in": "absent"}, []string{"--app", grantApp, "--yes"}, 1, "az is not signed in: az login"},
+		"no such application":           {map[string]string{"application": "absent"}, []string{"--app", grantApp, "--yes"}, 1, "the tenant does not have the application " + grantApp},
+		"an identity of another tenant": {map[string]string{"principal": grantPrincipal, "listed": grantRole, "granted": "an id", "identity": "absent"}, []string{"--app", grantApp, "--federate", grantMachine, "--yes"}, 1, "trusts managed identities of its own tenant alone"},
+		"no such identity":              {map[string]string{"identity": "absent"}, []string{"--identity", grantMachine, "--yes"}, 1, "the tenant does not have the identity " + grantMachine},
+		"nothing to give it to":         {nil, []string{"--yes"}, 2, "usage: "},
+		"two to give it to":             {nil, []string{"--app", grantApp, "--identity", grantMachine}, 2, "usage: "},
+		"trust without application":     {nil, []string{"--identity", grantMachine, "--federate", grantMachine}, 2, "usage: "},
+		"an option without a value":     {nil, []string{"--app"}, 2, "usage: "},
+		"an option that is none":        {nil, []string{"--app", grantApp, "--force"}, 2, "usage: "},
+		"an id that is none":            {nil, []string{"--app", "https://contoso.example", "--yes"}, 1, "--app must be followed by a GUID"},
+		"an id with more behind it":     {nil, []string{"--identity", grantMachine + "' or 'a", "--yes"}, 1, "--identity must be followed by a GUID"},
+		"who signs in may not consent":  {map[string]string{"forbidden": ""}, []string{"--identity", grantMachine, "--yes"}, 1, "Authorization_RequestDenied"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, grant := tenant(t, test.files)
@@ -187,7 +214,7 @@ func TestGrantFails(t *testing.T) {
 			if _, forbidden := test.files["forbidden"]; len(changes) > 0 != forbidden || strings.Contains(output, "Done.") {
 				t.Errorf("changed %v\n%s", changes, output)
 			}
-			if _, err := os.Stat(filepath.Join(dir, "granted")); err == nil {
+			if _, err := os.Stat(filepath.Join(dir, "granted")); err == nil && test.files["granted"] == "" {
 				t.Error("it was granted")
 			}
 		})
@@ -203,7 +230,7 @@ func TestGrantNeedsAz(t *testing.T) {
 	command := exec.CommandContext(t.Context(), "/bin/sh", script, "--app", grantApp)
 	command.Env = []string{"PATH=" + t.TempDir()}
 	output, err := command.CombinedOutput()
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(string(output), "az is not there: https://") {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(string(output), "az is not installed: https://") {
 		t.Errorf("%v: %s", err, output)
 	}
 }

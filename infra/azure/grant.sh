@@ -1,23 +1,23 @@
 #!/bin/sh
-# Gives an application or a managed identity the one permission of Microsoft Graph that this function needs:
+# Gives an application or a managed identity the Microsoft Graph permission of the function:
 #
-#   grant.sh --app CLIENT_ID [--federate PRINCIPAL_ID] [--yes]
 #   grant.sh --identity PRINCIPAL_ID [--yes]
+#   grant.sh --app CLIENT_ID [--federate PRINCIPAL_ID] [--yes]
 #
-# It says what is missing, and without --yes does nothing else. What is there already is left alone, so that it can be run again.
-# --federate lets a managed identity sign in as the application, without a secret. It needs az, signed in to the tenant of the
-# devices as somebody who may consent to application permissions: Privileged Role Administrator, or Global Administrator.
+# Without --yes it only reports. It keeps what is there, so that it can be repeated. --federate lets a managed identity sign in as the
+# application, without a secret. It needs az, signed in to the tenant of the devices with a role that may consent to application
+# permissions: Privileged Role Administrator or Global Administrator. grant.ps1 does the same in PowerShell.
 set -eu
 
 graph_app=00000003-0000-0000-c000-000000000000
-# The application permission DeviceManagementServiceConfig.ReadWrite.All; its id is the same in every tenant
+# DeviceManagementServiceConfig.ReadWrite.All as an application permission: the id is the same in every tenant
 # (https://learn.microsoft.com/graph/permissions-reference).
 role=5ac13192-7ace-4fcf-b828-1a26f28068ee
 role_name=DeviceManagementServiceConfig.ReadWrite.All
 
 usage() {
-	echo "usage: grant.sh --app CLIENT_ID [--federate PRINCIPAL_ID] [--yes]" >&2
-	echo "       grant.sh --identity PRINCIPAL_ID [--yes]" >&2
+	echo "usage: grant.sh --identity PRINCIPAL_ID [--yes]" >&2
+	echo "       grant.sh --app CLIENT_ID [--federate PRINCIPAL_ID] [--yes]" >&2
 	exit 2
 }
 
@@ -26,7 +26,7 @@ die() {
 	exit 1
 }
 
-# Prints $2 if it is a GUID. $1 is what it was given as.
+# Prints $2 if it is a GUID. $1 is the option it belongs to.
 guid() {
 	case $2 in
 	*[!0-9A-Fa-f-]*) ;;
@@ -62,7 +62,7 @@ done
 [ -z "$app" ] || [ -z "$identity" ] || usage
 [ -z "$federate" ] || [ -n "$app" ] || usage
 
-command -v az >/dev/null || die "az is not there: https://learn.microsoft.com/cli/azure/install-azure-cli"
+command -v az >/dev/null || die "az is not installed: https://learn.microsoft.com/cli/azure/install-azure-cli"
 tenant=$(az account show --query tenantId --output tsv) || die "az is not signed in: az login"
 cloud=$(az cloud show --query endpoints.microsoftGraphResourceId --output tsv)
 cloud=${cloud%/}
@@ -70,32 +70,51 @@ echo "In the tenant $tenant:"
 
 missing=0
 
-# Says what is missing ($1), and does it with --yes: the rest is the command. Its output has nothing that is needed.
+# Reports a missing step ($1). With --yes it runs the command in the other arguments, up to six times: a new object reaches all of
+# Entra ID within a minute, and until then the next step is refused.
 step() {
-	what=$1
+	name=$1
 	shift
 	missing=$((missing + 1))
 	if [ -z "$yes" ]; then
-		echo "  missing: $what"
+		echo "  missing: $name"
 		return
 	fi
-	echo "  now: $what"
-	"$@" >/dev/null || die "this was refused. Who may do it is told at the head of this script, and what went wrong by az above"
+	echo "  now: $name"
+	for attempt in 1 2 3 4 5 6; do
+		if output=$("$@" 2>&1); then
+			return
+		fi
+		case $output in
+		*Authorization_RequestDenied* | *"Insufficient privileges"*) break ;;
+		esac
+		[ "$attempt" = 6 ] || sleep 10
+	done
+	printf '%s\n' "$output" >&2
+	die "Entra ID refused this step: sign in with the role Privileged Role Administrator, then run the script again"
 }
 
-graph=$(az ad sp list --filter "appId eq '$graph_app'" --query '[].id' --output tsv)
-[ -n "$graph" ] || die "the tenant does not have Microsoft Graph"
+# Prints the object id of the application's service principal, or nothing.
+service_principal() {
+	az ad sp list --filter "appId eq '$1'" --query '[].id' --output tsv
+}
+
+graph=$(service_principal "$graph_app")
+[ -n "$graph" ] || die "the tenant has no service principal of Microsoft Graph"
 
 if [ -n "$app" ]; then
-	principal=$(az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv)
+	principal=$(service_principal "$app")
 	if [ -z "$principal" ]; then
 		az ad app show --id "$app" --query appId --output tsv >/dev/null || die "the tenant does not have the application $app"
 		step "a service principal for the application $app" az ad sp create --id "$app"
-		[ -z "$yes" ] || principal=$(az ad sp list --filter "appId eq '$app'" --query '[].id' --output tsv)
-		[ -z "$yes" ] || [ -n "$principal" ] || die "the service principal cannot be seen yet: run this again in a minute"
+		for attempt in 1 2 3 4 5 6; do
+			[ -z "$yes" ] || [ -n "$principal" ] || principal=$(service_principal "$app")
+			[ -z "$yes" ] || [ -n "$principal" ] || [ "$attempt" = 6 ] || sleep 10
+		done
+		[ -z "$yes" ] || [ -n "$principal" ] || die "the service principal is not visible yet: run the script again in a minute"
 	fi
 	listed=$(az ad app permission list --id "$app" --query "[].resourceAccess[?id=='$role'].id[]" --output tsv)
-	[ -n "$listed" ] || step "$role_name in the list of what the application asks for" \
+	[ -n "$listed" ] || step "$role_name in the permissions that the application requests" \
 		az ad app permission add --id "$app" --api $graph_app --api-permissions "$role=Role"
 else
 	principal=$identity
@@ -110,6 +129,8 @@ granted=''
 	--body "{\"principalId\":\"$principal\",\"resourceId\":\"$graph\",\"appRoleId\":\"$role\"}"
 
 if [ -n "$federate" ]; then
+	az ad sp show --id "$federate" --query id --output tsv >/dev/null ||
+		die "the identity $federate is not in this tenant: an application trusts managed identities of its own tenant alone. Use a client secret or a certificate"
 	trusted=$(az ad app federated-credential list --id "$app" --query "[?subject=='$federate'].name" --output tsv)
 	if [ -z "$trusted" ]; then
 		authority=$(az cloud show --query endpoints.activeDirectory --output tsv)
@@ -119,14 +140,14 @@ if [ -n "$federate" ]; then
 		*) audience=api://AzureADTokenExchange ;;
 		esac
 		step "trust in the managed identity $federate" az ad app federated-credential create --id "$app" \
-			--parameters "{\"name\":\"unassign\",\"issuer\":\"${authority%/}/$tenant/v2.0\",\"subject\":\"$federate\",\"audiences\":[\"$audience\"]}"
+			--parameters "{\"name\":\"unassign-$federate\",\"issuer\":\"${authority%/}/$tenant/v2.0\",\"subject\":\"$federate\",\"audiences\":[\"$audience\"]}"
 	fi
 fi
 
 if [ $missing -eq 0 ]; then
 	echo "  nothing is missing"
 elif [ -z "$yes" ]; then
-	echo "Nothing was changed. With --yes it is."
+	echo "Nothing was changed. Run the script with --yes to change it."
 else
-	echo "Done. Graph may need some minutes to see it, and a token that was issued before does not have it."
+	echo "Done. Graph may need some minutes to apply it, and tokens that were issued before do not have it."
 fi
