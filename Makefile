@@ -44,7 +44,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race -timeout 30m ./...
 
 .PHONY: check
-check: lint templates workflows power-automate servicenow servicenow-test reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
+check: lint templates docs-commands workflows power-automate servicenow servicenow-test reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -154,6 +154,17 @@ templates: $(PYTHON) $(CHECKOV) $(KQL) ## compile and lint the templates of both
 	$(CHECKOV) infra/azure/lint.py infra/azure/azuredeploy.json template.yaml
 	.tools/checkov/bin/shellcheck infra/azure/grant.sh .ci/run
 
+# The real az, which parses the commands of docs/ and runs none. It is 730 MB.
+AZ := .tools/az/bin/python
+$(AZ): docs/check/requirements.txt
+	python3 -m venv .tools/az
+	$(AZ) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+.PHONY: docs-commands
+docs-commands: $(AZ) ## run the pages' commands with doubles, and have the real az parse them (needs python3 with venv, bash; PowerShell if it is there)
+	$(GO) test -count=1 -tags templates -run 'PagesRun|AzTakes' ./docs
+
 # After a change of a Bicep file or of infra/azure/release.json: look at the difference before you commit it.
 .PHONY: azuredeploy
 azuredeploy: ## write azuredeploy.json, the snapshots and the deploy button anew (needs Bicep)
@@ -239,7 +250,7 @@ build-Function build-QueueFunction:
 
 # Every file that a person downloads. release fails when one is missing, and when another one is there.
 PROGRAMS := darwin-amd64.tar.gz darwin-arm64.tar.gz linux-amd64.tar.gz linux-arm64.tar.gz windows-amd64.zip windows-arm64.zip
-DEPLOYED := azure-linux-amd64.zip azure-linux-amd64-events.zip azuredeploy.json lambda-linux-arm64.zip aws-sam.zip powershell.zip
+DEPLOYED := azure-linux-amd64.zip azure-linux-amd64-events.zip azuredeploy.json grant.ps1 grant.sh lambda-linux-arm64.zip aws-sam.zip powershell.zip
 IMPORTED := power-automate.zip servicenow.zip
 SBOMS    := $(addsuffix .cdx.json,azure-linux-amd64 lambda-linux-arm64 $(addprefix unassign-,$(basename $(PROGRAMS:.tar.gz=.tar))))
 RELEASED := $(addprefix unassign-,$(PROGRAMS)) $(DEPLOYED) $(IMPORTED) $(SBOMS) licenses.txt
@@ -263,9 +274,8 @@ release-programs: package-lambda
 		GOOS=$$os GOARCH=$$arch $(BUILD) -o dist/programs/$$platform/unassign$$exe ./function && \
 		$(PACK) $(OUT)/unassign-$$target unassign$$exe=dist/programs/$$platform/unassign$$exe LICENSE infra/release/README.txt && \
 		$(COMPONENTS) -output $(OUT)/unassign-$$platform.cdx.json dist/programs/$$platform/unassign$$exe || exit 1; done
-	@$(MAKE) --no-print-directory package-azure && cp dist/azure.zip $(OUT)/azure-linux-amd64.zip
-	@$(MAKE) --no-print-directory package-azure WITH='sweep queue' && cp dist/azure.zip $(OUT)/azure-linux-amd64-events.zip
-	@cp infra/azure/azuredeploy.json dist/lambda.zip $(OUT)/ && mv $(OUT)/lambda.zip $(OUT)/lambda-linux-arm64.zip
+	@$(MAKE) --no-print-directory package-azure && cp dist/azure.zip $(OUT)/azure-linux-amd64.zip && cp dist/azure-events.zip $(OUT)/azure-linux-amd64-events.zip
+	@cp infra/azure/azuredeploy.json infra/azure/grant.sh infra/azure/grant.ps1 dist/lambda.zip $(OUT)/ && mv $(OUT)/lambda.zip $(OUT)/lambda-linux-arm64.zip
 	@rm -rf dist/sam && mkdir -p dist/sam && cp LICENSE samconfig.toml infra/aws/README.md $(OUT)/lambda-linux-arm64.zip dist/sam/
 	@sed -E -e 's|CodeUri: \.$$|CodeUri: lambda-linux-arm64.zip|' -e '/^    Metadata:$$/,/^      BuildMethod:/d' -e 's|infra/aws/README.md|README.md|' \
 		-e 's|^#   sam build && sam deploy|#   sam deploy|' -e 's|SemanticVersion: .*|SemanticVersion: $(or $(SEMVER),0.0.0-g$(VERSION))|' template.yaml > dist/sam/template.yaml

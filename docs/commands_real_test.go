@@ -1,0 +1,91 @@
+//go:build templates
+
+package docs_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// stubs take the place of every program that reaches a cloud, in PowerShell.
+const stubs = `Set-StrictMode -Version 3
+$ErrorActionPreference = 'Stop'
+`
+
+// The PowerShell blocks of a page run from top to bottom as the bash blocks do, with strict variables.
+func TestPagesRunInPowerShell(t *testing.T) {
+	pwsh := powershell(t)
+	for name := range pagesThatRun {
+		if len(blocks(read(t, name), "powershell")) == 0 {
+			continue
+		}
+		script := filepath.Join(t.TempDir(), "page.ps1")
+		text := stubs + strings.Join(blocks(read(t, name), "powershell"), "\n")
+		text = strings.ReplaceAll(text, "./grant.ps1", "sh grant.ps1") // recorded; TestGrantPowerShell runs it
+		if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		checkCommands(t, name, runPage(t, name, "none", pwsh, "-NoProfile", "-NonInteractive", "-File", script))
+	}
+}
+
+func powershell(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"../../shared/tools/pwsh", "pwsh"} {
+		if path, err := exec.LookPath(name); err == nil {
+			if path, err = filepath.Abs(path); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+	}
+	t.Skip("no PowerShell")
+	return ""
+}
+
+// The real az takes every az command of the pages, with its options.
+func TestAzTakesEveryCommand(t *testing.T) {
+	const python = "../.tools/az/bin/python"
+	if _, err := os.Stat(python); err != nil {
+		t.Skip("no az: make docs-commands installs it")
+	}
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash")
+	}
+	commands := [][]string{{"group", "create", "--nam", "planted"}}
+	for name := range pagesThatRun {
+		for _, command := range runPage(t, name, "sh", bash, "--noprofile", "--norc", "-euo", "pipefail") {
+			if command[0] == "az" {
+				commands = append(commands, command[1:])
+			}
+		}
+	}
+	input, err := json.Marshal(commands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.CommandContext(t.Context(), python, "check/az.py")
+	command.Stdin = bytes.NewReader(input)
+	command.Env = append(os.Environ(), "AZURE_CONFIG_DIR="+t.TempDir(), "AZURE_CORE_COLLECT_TELEMETRY=false")
+	output, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted := 0
+	for line := range strings.Lines(string(output)) {
+		if strings.HasPrefix(line, "az group create --nam planted: ") {
+			planted++
+			continue
+		}
+		t.Error(line)
+	}
+	if planted != 1 || len(commands) < 20 {
+		t.Errorf("of %d commands az refuses\n%s", len(commands), output)
+	}
+}

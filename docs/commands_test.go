@@ -1,0 +1,184 @@
+package docs_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// pagesThatRun are pages whose blocks run from top to bottom: each variable is set on the page before it is used. The value names
+// variables and files that the page's prose introduces.
+var pagesThatRun = map[string]struct{ env, files []string }{
+	"azure.md": {files: []string{"grant.sh", "grant.ps1", "azure-linux-amd64.zip"}},
+}
+
+// recordedPrograms are programs of which a double records the arguments.
+var recordedPrograms = []string{"az", "azd", "aws", "sam", "unassign", "make", "git", "gh", "curl", "openssl", "sh", "node", "npm"}
+
+// realPrograms are those that POSIX has everywhere.
+var realPrograms = []string{"cat", "cp", "date", "mkdir", "mv", "printf", "rm", "sed", "tr", "chmod"}
+
+// recordArgs writes its own name and its arguments, and prints something that can be a GUID, a name or a file.
+const recordArgs = `#!/bin/sh
+{ printf '%s' "${0##*/}"; for arg; do printf '\037%s' "$arg"; done; printf '\036'; } >> "$RECORD"
+previous=
+for arg; do
+	[ "$previous" != --file ] || [ -e "$arg" ] || echo stub > "$arg"
+	previous=$arg
+done
+echo 11111111-1111-4111-8111-111111111111
+`
+
+// blocks returns the code blocks of a page in a language.
+func blocks(page, language string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// runPage runs all blocks of a page in one shell, with doubles of every program that reaches a cloud, and returns the commands.
+func runPage(t *testing.T, name, language string, shell ...string) [][]string {
+	t.Helper()
+	setup := pagesThatRun[name]
+	dir := t.TempDir()
+	bin, work := filepath.Join(dir, "bin"), filepath.Join(dir, "work")
+	for _, folder := range []string{bin, work} {
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, program := range recordedPrograms {
+		if err := os.WriteFile(filepath.Join(bin, program), []byte(recordArgs), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, program := range realPrograms {
+		path, err := exec.LookPath(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(bin, program)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range setup.files {
+		if err := os.WriteFile(filepath.Join(work, file), []byte(recordArgs), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record := filepath.Join(dir, "record")
+	command := exec.CommandContext(t.Context(), shell[0], shell[1:]...)
+	command.Dir = work
+	command.Env = append([]string{"PATH=" + bin, "HOME=" + os.Getenv("HOME"), "RECORD=" + record}, setup.env...)
+	command.Stdin = strings.NewReader(strings.Join(blocks(read(t, name), language), "\n"))
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, output)
+	}
+	text, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands [][]string
+	for line := range strings.SplitSeq(strings.TrimSuffix(string(text), "\036"), "\036") {
+		commands = append(commands, strings.Split(line, "\037"))
+	}
+	return commands
+}
+
+// A reader who runs a page's blocks from top to bottom has every variable and every file.
+func TestPagesRun(t *testing.T) {
+	t.Parallel()
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash")
+	}
+	for name := range pagesThatRun {
+		for _, block := range blocks(read(t, name), "sh") {
+			if m := regexp.MustCompile(`\bdate [^|)]*-d|\bsed -i|\bgrep -P|\bbase64 -w|\breadlink -f`).FindString(block); m != "" {
+				t.Errorf("%s: %q is GNU's alone", name, m)
+			}
+		}
+		checkCommands(t, name, runPage(t, name, "sh", bash, "--noprofile", "--norc", "-euo", "pipefail"))
+	}
+}
+
+// checkCommands holds commands to the repository: flags, parameters and variables exist.
+func checkCommands(t *testing.T, page string, commands [][]string) {
+	t.Helper()
+	var template struct{ Parameters, Outputs map[string]any }
+	if err := json.Unmarshal([]byte(read(t, "../infra/azure/azuredeploy.json")), &template); err != nil {
+		t.Fatal(err)
+	}
+	azd := read(t, "../infra/azure/main.parameters.json")
+	targets := regexp.MustCompile(`(?m)^([a-z][a-z-]*):`).FindAllStringSubmatch(read(t, "../Makefile"), -1)
+	flags := map[string]bool{}
+	files, err := filepath.Glob("../internal/client/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		for _, m := range regexp.MustCompile(`\.\w*(?:Var|Func|String|Bool|Int|Duration)\((?:&?\w+(?:\.\w+)?, )?"([a-z-]+)", `).FindAllStringSubmatch(read(t, path), -1) {
+			flags["-"+m[1]] = true
+		}
+	}
+	if len(flags) < 10 || len(template.Parameters) < 20 || len(template.Outputs) < 5 {
+		t.Fatalf("%d flags, %d parameters, %d outputs", len(flags), len(template.Parameters), len(template.Outputs))
+	}
+	for _, command := range commands {
+		line := strings.Join(command, " ")
+		switch command[0] {
+		case "az":
+			if strings.Contains(line, " deployment group create ") {
+				at := slices.Index(command, "--parameters")
+				for _, word := range command[at+1:] {
+					if name, _, ok := strings.Cut(word, "="); at < 0 || ok && template.Parameters[name] == nil {
+						t.Errorf("%s: the template has no parameter %s", page, name)
+					}
+				}
+			}
+			if m := regexp.MustCompile(`properties\.outputs\.(\w+)\.value`).FindStringSubmatch(line); m != nil && template.Outputs[m[1]] == nil {
+				t.Errorf("%s: the template has no output %s", page, m[1])
+			}
+		case "azd":
+			if len(command) > 3 && command[1] == "env" && command[2] == "set" && !strings.Contains(azd, "${"+command[3]) {
+				t.Errorf("%s: main.parameters.json does not take %s", page, command[3])
+			}
+			if len(command) > 3 && command[2] == "get-value" && template.Outputs[command[3]] == nil {
+				t.Errorf("%s: the template has no output %s", page, command[3])
+			}
+		case "unassign":
+			for _, word := range command[2:] {
+				if strings.HasPrefix(word, "-") && !flags[word] {
+					t.Errorf("%s: unassign has no flag %s", page, word)
+				}
+			}
+		case "make":
+			if !slices.ContainsFunc(targets, func(m []string) bool { return m[1] == command[1] }) {
+				t.Errorf("%s: make has no target %s", page, command[1])
+			}
+		}
+	}
+}
+
+// Every parameter of the Azure template is on its page, by its name or by that of its setting.
+func TestAzureParametersAreDocumented(t *testing.T) {
+	t.Parallel()
+	var template struct{ Parameters map[string]any }
+	if err := json.Unmarshal([]byte(read(t, "../infra/azure/azuredeploy.json")), &template); err != nil {
+		t.Fatal(err)
+	}
+	page, settings := read(t, "azure.md"), read(t, "settings.md")
+	for name := range template.Parameters {
+		setting := strings.ToUpper(regexp.MustCompile(`([a-z])([A-Z])`).ReplaceAllString(name, "${1}_$2"))
+		if !strings.Contains(page, "`"+name) && !strings.Contains(settings, "`"+setting+"`") {
+			t.Errorf("docs/azure.md says nothing of %s", name)
+		}
+	}
+}
