@@ -143,7 +143,7 @@ func checkCommands(t *testing.T, page string, commands [][]string) {
 					}
 				}
 			}
-			if m := regexp.MustCompile(`properties\.outputs\.(\w+)\.value`).FindStringSubmatch(line); m != nil && template.Outputs[m[1]] == nil {
+			if m := regexp.MustCompile(`properties\.outputs\.(\w+)\.value`).FindStringSubmatch(line); len(m) == 2 && template.Outputs[m[1]] == nil {
 				t.Errorf("%s: the template has no output %s", page, m[1])
 			}
 		case "azd":
