@@ -166,7 +166,7 @@ func writes(c *azuresim.Cloud) int {
 	return n
 }
 
-// eventsOnAzure is the package for Azure with the sweep and the queue, as `make package-azure WITH='sweep queue'` makes it, but
+// eventsOnAzure is the package for Azure with the sweep and the queue, dist/azure-events.zip of `make package-azure`, but
 // that a retry does not wait.
 func eventsOnAzure(t *testing.T, c *azuresim.Cloud, o functions.Options, changes ...string) azureDeployment {
 	t.Helper()
