@@ -29,7 +29,7 @@ func TestAWSPage(t *testing.T) {
 			t.Errorf("%s is not in the template or in cloud.go", audience[1])
 		}
 	}
-	log := read(t, "../function/sts.go")
+	log := read(t, "../internal/app/sts.go")
 	for _, cause := range []string{"outbound web identity federation is not enabled in the account", "the role may not ask for this token"} {
 		if !strings.Contains(page, "`"+cause+"`") || !strings.Contains(log, cause) {
 			t.Errorf("the page or the program does not say %q", cause)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
 )
 
@@ -28,7 +29,7 @@ func listenAzure(ctx context.Context, port string) (net.Listener, error) {
 //
 // It always returns an error: the host restarts a worker that exits with an error and never one that exits with 0.
 func serveAzure(
-	ctx context.Context, listener net.Listener, s *server, timeout time.Duration, getenv func(string) string, log *slog.Logger,
+	ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, getenv func(string) string, log *slog.Logger,
 ) error {
 	address := listener.Addr().String()
 	_, port, err := net.SplitHostPort(address)
@@ -36,7 +37,7 @@ func serveAzure(
 		return err
 	}
 	log.InfoContext(ctx, "listening", slog.String("host", config.Azure), slog.String("port", port), slog.String("version", version))
-	go s.warmUp.run(context.WithoutCancel(ctx)) // a request that waits for a warm-up fetch must not lose it to a signal
+	go s.WarmUp(context.WithoutCancel(ctx)) // a request that waits for a warm-up fetch must not lose it to a signal
 	worker := &azureWorker{
 		handler: s.Handler, address: address, coreTools: getenv(coreToolsVariable) != "", stop: ctx.Done(), log: log,
 	}

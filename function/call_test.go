@@ -21,6 +21,8 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/demo"
+	"autopilot-unassign/internal/text"
 )
 
 func noEnv(string) string { return "" }
@@ -34,13 +36,13 @@ func runCommand(t *testing.T, stdin string, args ...string) (stdout, stderr stri
 }
 
 // serveSimulation serves a simulated cloud until the test ends, and returns it with its address.
-func serveSimulation(t *testing.T) (*simulation, string) {
+func serveSimulation(t *testing.T) (*demo.Simulation, string) {
 	t.Helper()
-	s, err := newSimulation(noEnv, &lockedBuffer{})
+	s, err := demo.New(noEnv, &text.Buffer{}, version)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(s.handler)
+	server := httptest.NewServer(s.App)
 	t.Cleanup(server.Close)
 	return s, server.URL
 }
@@ -48,8 +50,8 @@ func serveSimulation(t *testing.T) (*simulation, string) {
 func TestCall(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
-	device := s.cloud.Devices()[0].ID
-	keyFile := writeFile(t, "key", s.webhookKey)
+	device := s.Cloud.Devices()[0].ID
+	keyFile := writeFile(t, "key", s.WebhookKey)
 	for _, test := range []struct {
 		name, stdin string
 		args        []string
@@ -57,23 +59,23 @@ func TestCall(t *testing.T) {
 		err         string   // "" for success
 	}{
 		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device + ": 200 unassigned. "}, ""},
-		{"with an API key", s.apiKey, []string{"-api-key-file", "-", "-device", device}, []string{": 200 "}, ""},
-		{"a dry run by serial number", s.webhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: kiosk.lobby@contoso.com. "}, ""},
-		{"another account", s.webhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 refused: 1 state_changed"},
-		{"two devices", s.webhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device, "-serial", "PF3-0123-4567", "-verify"}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
-		{"an unknown device", s.webhookKey, []string{"-secret-file", "-", "-device", unknownDevice}, []string{unknownDevice + ": 404 device_not_found. "}, "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
-		{"a device that is none", s.webhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x", "-dry-run"}, []string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."}, "call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
-		{"as JSON", s.webhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice, "-dry-run", "-json"}, []string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`}, "call: 2 devices: "},
+		{"with an API key", s.APIKey, []string{"-api-key-file", "-", "-device", device}, []string{": 200 "}, ""},
+		{"a dry run by serial number", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: kiosk.lobby@contoso.com. "}, ""},
+		{"another account", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 refused: 1 state_changed"},
+		{"two devices", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device, "-serial", "PF3-0123-4567", "-verify"}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
+		{"an unknown device", s.WebhookKey, []string{"-secret-file", "-", "-device", unknownDevice}, []string{unknownDevice + ": 404 device_not_found. "}, "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
+		{"a device that is none", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x", "-dry-run"}, []string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."}, "call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
+		{"as JSON", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice, "-dry-run", "-json"}, []string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`}, "call: 2 devices: "},
 	} {
 		stdout, stderr, err := runCommand(t, test.stdin, slices.Concat([]string{"call", "-url", url}, test.args)...)
 		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) || !containsAll(stdout, test.out...) {
 			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
 		}
 	}
-	if d, _ := s.cloud.Device(device); d.UserPrincipalName != "" {
+	if d, _ := s.Cloud.Device(device); d.UserPrincipalName != "" {
 		t.Errorf("the device still has %s", d.UserPrincipalName)
 	}
-	stdout, stderr, err := runCommand(t, "", "call", "-url", url+"/", "-api-key-file", writeFile(t, "key", s.apiKey), "-json", "-serial", "R90D4E5F")
+	stdout, stderr, err := runCommand(t, "", "call", "-url", url+"/", "-api-key-file", writeFile(t, "key", s.APIKey), "-json", "-serial", "R90D4E5F")
 	var document struct {
 		Version string
 		OK      bool
@@ -94,15 +96,15 @@ func containsAll(text string, parts ...string) bool {
 func TestCallSettings(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
-	key, secret, wrong := writeFile(t, "key", s.apiKey), writeFile(t, "secret", s.webhookKey), writeFile(t, "wrong", strings.Repeat("k", 24))
+	key, secret, wrong := writeFile(t, "key", s.APIKey), writeFile(t, "secret", s.WebhookKey), writeFile(t, "wrong", strings.Repeat("k", 24))
 	for name, test := range map[string]struct {
 		env  map[string]string
 		args []string
 		err  string
 	}{
 		"files":             {map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret}, nil, ""},
-		"a value":           {map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.apiKey + "\r\n"}, nil, ""},
-		"a signing key":     {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.webhookKey}, nil, ""},
+		"a value":           {map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.APIKey + "\r\n"}, nil, ""},
+		"a signing key":     {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.WebhookKey}, nil, ""},
 		"the flag counts":   {map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong}, []string{"-url", url, "-api-key-file", key}, ""},
 		"the flag's kind":   {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong}, []string{"-secret-file", secret}, ""},
 		"two settings":      {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"}, nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE"},
@@ -111,7 +113,7 @@ func TestCallSettings(t *testing.T) {
 	} {
 		var out, errs bytes.Buffer
 		getenv := func(name string) string { return test.env[name] }
-		err := run(t.Context(), slices.Concat([]string{"unassign", "call", "-device", fjord, "-dry-run"}, test.args), getenv, strings.NewReader(""), &out, &errs)
+		err := run(t.Context(), slices.Concat([]string{"unassign", "call", "-device", demo.Fjord, "-dry-run"}, test.args), getenv, strings.NewReader(""), &out, &errs)
 		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "canary")) {
 			t.Errorf("%s: %v\n%s", name, err, errs.String())
 		}
@@ -121,14 +123,14 @@ func TestCallSettings(t *testing.T) {
 // A host in front may ask for a key of its own.
 func TestCallFunctionKey(t *testing.T) {
 	t.Parallel()
-	s, err := newSimulation(noEnv, io.Discard)
+	s, err := demo.New(noEnv, io.Discard, version)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &loopback{handler: s.handler}
+	w := &loopback{handler: s.App}
 	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key", "a-function-key")}} {
-		p := client.Program{HTTP: w, Stdin: strings.NewReader(s.apiKey), Stdout: io.Discard, Stderr: io.Discard}
-		if err := p.Call(t.Context(), slices.Concat([]string{"-url", "https://contoso.example", "-api-key-file", "-", "-device", fjord}, args)); err != nil {
+		p := client.Program{HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: io.Discard}
+		if err := p.Call(t.Context(), slices.Concat([]string{"-url", "https://contoso.example", "-api-key-file", "-", "-device", demo.Fjord}, args)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -142,16 +144,16 @@ func TestCallFunctionKey(t *testing.T) {
 // A deployment examines itself for those who may have it so. The exit status is that of the command that examines.
 func TestCallDoctor(t *testing.T) {
 	t.Parallel()
-	s, err := newSimulation(func(name string) string {
-		return map[string]string{"OPERATOR_CALLERS": simulatedAPIKey, "RATE_LIMIT": "0"}[name]
-	}, &lockedBuffer{})
+	s, err := demo.New(func(name string) string {
+		return map[string]string{"OPERATOR_CALLERS": demo.APIKeyName, "RATE_LIMIT": "0"}[name]
+	}, &text.Buffer{}, version)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var asked []*http.Request
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r)
-		s.handler.ServeHTTP(w, r)
+		s.App.ServeHTTP(w, r)
 	}))
 	defer server.Close()
 	strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -167,14 +169,14 @@ func TestCallDoctor(t *testing.T) {
 		out            string
 		err            string // what the error has, "" for none
 	}{
-		{"well", s.apiKey, server.URL, nil, byKey, "ok         ", ""},
-		{"as JSON", s.apiKey, server.URL, nil, append([]string{"-json"}, byKey...), `"ok": true`, ""},
-		{"the route", s.apiKey, server.URL + "/api/doctor", nil, byKey, "ok         ", ""},
-		{"the other route", s.apiKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
-		{"signed", s.webhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden operator_denied: "},
+		{"well", s.APIKey, server.URL, nil, byKey, "ok         ", ""},
+		{"as JSON", s.APIKey, server.URL, nil, append([]string{"-json"}, byKey...), `"ok": true`, ""},
+		{"the route", s.APIKey, server.URL + "/api/doctor", nil, byKey, "ok         ", ""},
+		{"the other route", s.APIKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
+		{"signed", s.WebhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden operator_denied: "},
 		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "", "call: 401 Unauthorized unauthenticated: "},
-		{"not well", s.apiKey, server.URL, func() { s.cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ", " checks failed"},
-		{"somebody else", s.apiKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},
+		{"not well", s.APIKey, server.URL, func() { s.Cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ", " checks failed"},
+		{"somebody else", s.APIKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},
 	} {
 		if test.prepare != nil {
 			test.prepare()
@@ -239,13 +241,13 @@ func TestCallKeyFiles(t *testing.T) {
 		return string(bom)
 	}
 	for name, test := range map[string]struct{ flag, text, err string }{
-		"PowerShell 5.1 >":                {"-api-key-file", utf16(s.apiKey+"\r\n", 0xff, 0xfe), ""},
-		"UTF-16 without a mark":           {"-api-key-file", utf16(s.apiKey + "\r\n"), ""},
-		"PowerShell 5.1 -Encoding utf8":   {"-api-key-file", "\ufeff" + s.apiKey + "\r\n", ""},
-		"a signing key of PowerShell 5.1": {"-secret-file", utf16(s.webhookKey+"\r\n", 0xff, 0xfe), ""},
-		"line ends":                       {"-secret-file", s.webhookKey + "\r\n\r\n", ""},
-		"two lines":                       {"-api-key-file", s.apiKey + "\n" + s.apiKey, "has more than one line"},
-		"two lines of a signing key":      {"-secret-file", s.webhookKey + "\n" + s.webhookKey, "has more than one line"},
+		"PowerShell 5.1 >":                {"-api-key-file", utf16(s.APIKey+"\r\n", 0xff, 0xfe), ""},
+		"UTF-16 without a mark":           {"-api-key-file", utf16(s.APIKey + "\r\n"), ""},
+		"PowerShell 5.1 -Encoding utf8":   {"-api-key-file", "\ufeff" + s.APIKey + "\r\n", ""},
+		"a signing key of PowerShell 5.1": {"-secret-file", utf16(s.WebhookKey+"\r\n", 0xff, 0xfe), ""},
+		"line ends":                       {"-secret-file", s.WebhookKey + "\r\n\r\n", ""},
+		"two lines":                       {"-api-key-file", s.APIKey + "\n" + s.APIKey, "has more than one line"},
+		"two lines of a signing key":      {"-secret-file", s.WebhookKey + "\n" + s.WebhookKey, "has more than one line"},
 		"two lines of a token":            {"-token-file", "canary.a.b\ncanary.a.b", "has more than one line"},
 		"two words of a token":            {"-token-file", "canary.a.b canary.a.b", "not an access token"},
 		"a NUL":                           {"-api-key-file", "canary-canary\x00canary-canary", "characters that no HTTP header can carry"},
@@ -258,9 +260,9 @@ func TestCallKeyFiles(t *testing.T) {
 		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		before := s.cloud.Count(azuresim.StepGraph)
-		_, stderr, err := runCommand(t, "", "call", "-url", url, test.flag, path, "-device", fjord, "-dry-run")
-		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "\n") || s.cloud.Count(azuresim.StepGraph) != before) {
+		before := s.Cloud.Count(azuresim.StepGraph)
+		_, stderr, err := runCommand(t, "", "call", "-url", url, test.flag, path, "-device", demo.Fjord, "-dry-run")
+		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "\n") || s.Cloud.Count(azuresim.StepGraph) != before) {
 			t.Errorf("%s: %v\n%s", name, err, stderr)
 		}
 		if strings.Contains(fmt.Sprint(stderr, err), "canary") {
@@ -437,7 +439,7 @@ func TestDemo(t *testing.T) {
 
 func TestServeSimulated(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	out := &lockedBuffer{}
+	out := &text.Buffer{}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, noEnv, nil, out, out)

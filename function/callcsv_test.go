@@ -21,6 +21,8 @@ import (
 
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/client"
+	"autopilot-unassign/internal/demo"
+	"autopilot-unassign/internal/text"
 )
 
 // loopback hands requests to a handler without a network, so that time can be that of a bubble. It keeps what was sent.
@@ -63,11 +65,11 @@ func says(status int, retryAfter string) *http.Response {
 }
 
 // fleet puts n devices into a simulation, and returns their ids. The serial number of the ith is SN-i.
-func fleet(s *simulation, n int) []string {
+func fleet(s *demo.Simulation, n int) []string {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("0aa00000-0000-4000-8000-%012d", i+1)
-		s.cloud.PutDevice(azuresim.Device{ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1), UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1)})
+		s.Cloud.PutDevice(azuresim.Device{ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1), UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1)})
 	}
 	return ids
 }
@@ -85,11 +87,11 @@ func acted(c *azuresim.Cloud) map[string]int {
 }
 
 // callList sends the devices of a file by way of w, and returns the printed text.
-func callList(ctx context.Context, t *testing.T, s *simulation, w *loopback, file string, args ...string) (string, error) {
+func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback, file string, args ...string) (string, error) {
 	t.Helper()
-	var stderr lockedBuffer
-	w.handler = s.handler
-	program := client.Program{Version: "test", HTTP: w, Stdin: strings.NewReader(s.apiKey), Stdout: io.Discard, Stderr: &stderr}
+	var stderr text.Buffer
+	w.handler = s.App
+	program := client.Program{Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: &stderr}
 	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"}, args...))
 	return stderr.String(), err
 }
@@ -133,7 +135,7 @@ func readResults(t *testing.T, path string) map[string]string {
 // once, and again only where it was answered that this is needed.
 func TestCallCSV(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := newSimulation(noEnv, io.Discard)
+		s, err := demo.New(noEnv, io.Discard, version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +161,7 @@ func TestCallCSV(t *testing.T) {
 		w.before = func(n int) *http.Response {
 			switch n {
 			case 2: // of the second twenty, three are locked
-				s.cloud.Fail(azuresim.StepItem, 3, azuresim.GraphError(503, azuresim.Nested, 77))
+				s.Cloud.Fail(azuresim.StepItem, 3, azuresim.GraphError(503, azuresim.Nested, 77))
 			case 3: // they are asked for again, and meanwhile somebody stops it
 				interrupt()
 			}
@@ -189,9 +191,9 @@ func TestCallCSV(t *testing.T) {
 		if len(again.bodies) != 1 || strings.Count(again.bodies[0], "deviceId") != 3 {
 			t.Errorf("the second run sends %q", again.bodies)
 		}
-		counts := acted(s.cloud)
+		counts := acted(s.Cloud)
 		for i, id := range ids {
-			if d, _ := s.cloud.Device(id); d.UserPrincipalName != "" || counts[id] != 1 {
+			if d, _ := s.Cloud.Device(id); d.UserPrincipalName != "" || counts[id] != 1 {
 				t.Errorf("device %d was acted on %d times, want once, and has %q", i, counts[id], d.UserPrincipalName)
 			}
 		}
@@ -221,29 +223,29 @@ func TestCallCSV(t *testing.T) {
 // What fails for all devices ends the run, and what is kept of it lets the next run go on.
 func TestCallCSVStops(t *testing.T) {
 	for name, test := range map[string]struct {
-		answer   func(*simulation) *http.Response
+		answer   func(*demo.Simulation) *http.Response
 		want     string
 		requests int
 		results  string // of the first row; "" if it has none
 		took     time.Duration
 	}{
-		"nobody answers":      {func(*simulation) *http.Response { return says(0, "") }, "no response from contoso.example (connection lost before the end of the response): the outcome is unknown", 4, " no_response", 14 * time.Second},
-		"a gateway is down":   {func(*simulation) *http.Response { return says(503, "7") }, "503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
-		"down for very long":  {func(*simulation) *http.Response { return says(503, "86400") }, "503 Service Unavailable without a body", 1, "503 ", 0},
-		"the key is not ours": {func(*simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a body", 1, "", 0},
-		"not the function":    {func(*simulation) *http.Response { return says(200, "") }, "but not from the function", 1, " bad_response", 0},
-		"no permission": {func(s *simulation) *http.Response {
-			s.cloud.SetGraphRoles()
+		"nobody answers":      {func(*demo.Simulation) *http.Response { return says(0, "") }, "no response from contoso.example (connection lost before the end of the response): the outcome is unknown", 4, " no_response", 14 * time.Second},
+		"a gateway is down":   {func(*demo.Simulation) *http.Response { return says(503, "7") }, "503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
+		"down for very long":  {func(*demo.Simulation) *http.Response { return says(503, "86400") }, "503 Service Unavailable without a body", 1, "503 ", 0},
+		"the key is not ours": {func(*demo.Simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a body", 1, "", 0},
+		"not the function":    {func(*demo.Simulation) *http.Response { return says(200, "") }, "but not from the function", 1, " bad_response", 0},
+		"no permission": {func(s *demo.Simulation) *http.Response {
+			s.Cloud.SetGraphRoles()
 			return nil
 		}, "before this is fixed: graph_permission_missing", 1, "424 graph_permission_missing", 0},
-		"Graph is down": {func(s *simulation) *http.Response {
-			s.cloud.Fail(azuresim.StepGraph, 1, azuresim.GraphError(503, azuresim.Nested, 60))
+		"Graph is down": {func(s *demo.Simulation) *http.Response {
+			s.Cloud.Fail(azuresim.StepGraph, 1, azuresim.GraphError(503, azuresim.Nested, 60))
 			return nil
 		}, "no device can be changed at present", 4, "503 graph_unavailable", 180 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, err := newSimulation(noEnv, io.Discard)
+				s, err := demo.New(noEnv, io.Discard, version)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -261,9 +263,9 @@ func TestCallCSVStops(t *testing.T) {
 				if got := readResults(t, strings.TrimSuffix(file, ".csv")+".results.csv")[lines[1]]; got != test.results {
 					t.Errorf("the first row has %q, want %q", got, test.results)
 				}
-				s.cloud.Heal()
-				s.cloud.SetGraphRoles(azuresim.GraphRole)
-				s.cloud.RevokeTokens() // or the one without roles would be used on
+				s.Cloud.Heal()
+				s.Cloud.SetGraphRoles(azuresim.GraphRole)
+				s.Cloud.RevokeTokens() // or the one without roles would be used on
 				time.Sleep(time.Minute)
 				next := &loopback{}
 				if out, err := callList(t.Context(), t, s, next, file); err != nil || len(next.bodies) != 3 {
@@ -297,23 +299,23 @@ func TestCallCSVDryRun(t *testing.T) {
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1", "5CG5678DEF;room.skog;RITM2")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
-	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr, "2 devices: 2 succeeded: 2 would_unassign. Results: ") || len(acted(s.cloud)) > 0 {
+	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr, "2 devices: 2 succeeded: 2 would_unassign. Results: ") || len(acted(s.Cloud)) > 0 {
 		t.Errorf("dry: %v\n%s", err, stderr)
 	}
 	dry := strings.TrimSuffix(file, ".csv") + ".dry-run.csv"
 	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";would_unassign;") != 2 || strings.Count(string(text), ";dry_run;") != 2 {
 		t.Errorf("%v\n%s", err, text)
 	}
-	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(), "holds the results of a dry run; use another -out file") {
+	if _, _, err := runCommand(t, s.APIKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(), "holds the results of a dry run; use another -out file") {
 		t.Errorf("results of a dry run are taken for those of another: %v", err)
 	}
-	if _, _, err := runCommand(t, s.apiKey, append(args, "-out", file)...); err == nil || !strings.Contains(err.Error(), "-out is the file with the devices") {
+	if _, _, err := runCommand(t, s.APIKey, append(args, "-out", file)...); err == nil || !strings.Contains(err.Error(), "-out is the file with the devices") {
 		t.Errorf("the list would be overwritten: %v", err)
 	}
-	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-verify")...); err != nil || len(acted(s.cloud)) != 2 {
+	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-verify")...); err != nil || len(acted(s.Cloud)) != 2 {
 		t.Errorf("verified: %v\n%s", err, stderr)
 	}
-	if _, stderr, err := runCommand(t, s.apiKey, append(args, "-dry-run")...); err != nil {
+	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-dry-run")...); err != nil {
 		t.Errorf("dry once more: %v\n%s", err, stderr)
 	}
 	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";already_unassigned;") != 2 || strings.Contains(string(text), "would_unassign") {
@@ -328,25 +330,25 @@ func TestCallCSVOfSomethingElse(t *testing.T) {
 	file := writeFile(t, "devices.csv", "serialNumber,expected", "5CG1234ABC,room.cellar@contoso.com", "PF3-0123-4567,")
 	call := func(url string) (string, error) {
 		t.Helper()
-		_, stderr, err := runCommand(t, s.apiKey, "call", "-url", url, "-api-key-file", "-", "-csv", file)
+		_, stderr, err := runCommand(t, s.APIKey, "call", "-url", url, "-api-key-file", "-", "-csv", file)
 		return stderr, err
 	}
-	if _, err := call(url); err == nil || len(acted(s.cloud)) != 1 {
-		t.Errorf("the wrong account: %v, %v", err, acted(s.cloud))
+	if _, err := call(url); err == nil || len(acted(s.Cloud)) != 1 {
+		t.Errorf("the wrong account: %v, %v", err, acted(s.Cloud))
 	}
 	if err := os.WriteFile(file, []byte("serialNumber,expected\n5CG1234ABC,room.fjord@contoso.com\nPF3-0123-4567,\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	results := strings.TrimSuffix(file, ".csv") + ".results.csv"
-	if stderr, err := call(url + "/api/unassign?code=c2VjcmV0"); err != nil || acted(s.cloud)[fjord] != 1 || readResults(t, results)["5CG1234ABC"] != "200 unassigned" {
-		t.Errorf("the right one: %v, %v\n%s", err, acted(s.cloud), stderr)
+	if stderr, err := call(url + "/api/unassign?code=c2VjcmV0"); err != nil || acted(s.Cloud)[demo.Fjord] != 1 || readResults(t, results)["5CG1234ABC"] != "200 unassigned" {
+		t.Errorf("the right one: %v, %v\n%s", err, acted(s.Cloud), stderr)
 	}
 	before, err := os.ReadFile(results)
 	if err != nil || strings.Contains(string(before), "code=") {
 		t.Errorf("the results keep a key: %v\n%s", err, before)
 	}
 	other, otherURL := serveSimulation(t)
-	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), " holds the results of another deployment, "+url+"/api/unassign; use another -out file") || len(acted(other.cloud)) > 0 {
+	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), " holds the results of another deployment, "+url+"/api/unassign; use another -out file") || len(acted(other.Cloud)) > 0 {
 		t.Errorf("another deployment: %v", err)
 	}
 	if after, _ := os.ReadFile(results); !bytes.Equal(after, before) {
@@ -359,16 +361,16 @@ func TestCallCSVInvalidRows(t *testing.T) {
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber,id", "5CG1234ABC,", ",5CG5678DEF", "1.2E+11,")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
-	_, stderr, err := runCommand(t, s.apiKey, args...)
-	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") || !strings.Contains(stderr, "line 4: ") || len(acted(s.cloud)) > 0 {
+	_, stderr, err := runCommand(t, s.APIKey, args...)
+	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") || !strings.Contains(stderr, "line 4: ") || len(acted(s.Cloud)) > 0 {
 		t.Errorf("%v\n%s", err, stderr)
 	}
 	one := writeFile(t, "devices.csv", "serialNumber", "5CG1234ABC", "1.2E+11")
-	if _, _, err := runCommand(t, s.apiKey, append(slices.Clone(args[:6]), one)...); err == nil || !strings.Contains(err.Error(), "call: 1 row is not valid, so nothing was sent; correct ") {
+	if _, _, err := runCommand(t, s.APIKey, append(slices.Clone(args[:6]), one)...); err == nil || !strings.Contains(err.Error(), "call: 1 row is not valid, so nothing was sent; correct ") {
 		t.Errorf("one row: %v", err)
 	}
-	_, stderr, err = runCommand(t, s.apiKey, append(args, "-skip-invalid")...)
-	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded; 2 rows are not valid. Results: ") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.cloud)) != 1 {
+	_, stderr, err = runCommand(t, s.APIKey, append(args, "-skip-invalid")...)
+	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded; 2 rows are not valid. Results: ") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.Cloud)) != 1 {
 		t.Errorf("-skip-invalid: %v\n%s", err, stderr)
 	}
 }
@@ -393,7 +395,7 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stdout, _, err := runCommand(t, s.apiKey, "call", "-url", url, "-api-key-file", "-", "-serial", serial, "-dry-run")
+		stdout, _, err := runCommand(t, s.APIKey, "call", "-url", url, "-api-key-file", "-", "-serial", serial, "-dry-run")
 		refused := strings.Contains(stdout, "serial_number_invalid")
 		if refused != (len(table.Invalid) == 1) || refused != (len(table.Rows) == 0) {
 			t.Errorf("%q: the file has %+v, the function says %v %s", serial, table, err, stdout)
@@ -403,7 +405,7 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 
 // A hostile server reaches neither the terminal nor a spreadsheet with more than text.
 func TestCallCSVHostileAnswer(t *testing.T) {
-	s, err := newSimulation(noEnv, io.Discard)
+	s, err := demo.New(noEnv, io.Discard, version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -433,7 +435,7 @@ func TestCallCSVHostileAnswer(t *testing.T) {
 // The program itself, stopped by a signal while a request is under way, gets that one's answer and keeps it.
 func TestCallCSVStoppedBySignal(t *testing.T) {
 	t.Parallel()
-	s, err := newSimulation(noEnv, io.Discard)
+	s, err := demo.New(noEnv, io.Discard, version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -442,7 +444,7 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 		mu      sync.Mutex
 		served  int
 		process *exec.Cmd
-		stderr  *lockedBuffer
+		stderr  *text.Buffer
 	)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
@@ -455,14 +457,14 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 		}
-		s.handler.ServeHTTP(w, r)
+		s.App.ServeHTTP(w, r)
 	}))
 	defer server.Close()
 	file := writeFile(t, "devices.csv", slices.Concat([]string{"deviceId"}, ids)...)
-	key := writeFile(t, "key", s.webhookKey)
+	key := writeFile(t, "key", s.WebhookKey)
 	start := func() int {
 		mu.Lock()
-		stderr = &lockedBuffer{}
+		stderr = &text.Buffer{}
 		process = exec.Command(binary, "call", "-url", server.URL, "-secret-file", key, "-csv", file)
 		process.Stderr = stderr
 		err := process.Start()
@@ -479,7 +481,7 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in an earlier run). Results: ") {
 		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
 	}
-	counts := acted(s.cloud)
+	counts := acted(s.Cloud)
 	for _, id := range ids {
 		if counts[id] != 1 {
 			t.Errorf("%s was acted on %d times", id, counts[id])
@@ -503,7 +505,7 @@ func TestCallStoppedTwice(t *testing.T) {
 	}))
 	defer server.Close()
 	key := writeFile(t, "key", encodeKey(canaryKey))
-	stderr := &lockedBuffer{}
+	stderr := &text.Buffer{}
 	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device", someDevice, "-retries", "0", "-timeout", "20s")
 	process.Stderr = stderr
 	if err := process.Start(); err != nil {

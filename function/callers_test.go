@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"autopilot-unassign/internal/demo"
 )
 
 // snippets are the scripts in docs/callers.md, by their language.
@@ -85,7 +87,7 @@ func TestSnippets(t *testing.T) {
 func runSnippet(t *testing.T, program, path, setting string) {
 	t.Helper()
 	const token = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
-	s, err := newSimulation(noEnv, io.Discard)
+	s, err := demo.New(noEnv, io.Discard, version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func runSnippet(t *testing.T, program, path, setting string) {
 		n := len(headers)
 		mu.Unlock()
 		if r.Header.Get("Authorization") == "Bearer "+token { // the simulation has no callers with tokens
-			r.Header.Set("X-Api-Key", s.apiKey)
+			r.Header.Set("X-Api-Key", s.APIKey)
 		}
 		switch {
 		case n == 1 && setting == "UNASSIGN_TOKEN":
@@ -108,7 +110,7 @@ func runSnippet(t *testing.T, program, path, setting string) {
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(http.StatusServiceUnavailable)
 		default:
-			s.handler.ServeHTTP(w, r)
+			s.App.ServeHTTP(w, r)
 		}
 	}))
 	defer server.Close()
@@ -121,13 +123,13 @@ func runSnippet(t *testing.T, program, path, setting string) {
 		command := exec.CommandContext(t.Context(), program, path)
 		command.Env = []string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL + route, "UNASSIGN_SERIAL=" + serial,
-			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.webhookKey, "UNASSIGN_API_KEY": s.apiKey, "UNASSIGN_TOKEN": token}[setting],
+			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey, "UNASSIGN_TOKEN": token}[setting],
 		}
 		out, _ := command.CombinedOutput()
 		return string(out), command.ProcessState.ExitCode()
 	}
 	out, code := send("5CG1234ABC", map[string]string{"UNASSIGN_API_KEY": "/", "UNASSIGN_TOKEN": "/api/unassign"}[setting])
-	if d, _ := s.cloud.Device(fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out, `"code":"unassigned"`) || !strings.Contains(out, "asking again in") {
+	if d, _ := s.Cloud.Device(demo.Fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out, `"code":"unassigned"`) || !strings.Contains(out, "asking again in") {
 		t.Errorf("exit code %d, the device has %q\n%s", code, d.UserPrincipalName, out)
 	}
 	requests := seen()

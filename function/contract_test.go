@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,8 +21,6 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 )
-
-var base64Std = base64.StdEncoding
 
 // contractCase is a request and what must come of it, on every host.
 type contractCase struct {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
@@ -825,7 +827,7 @@ func TestStorageQueueWithRetries(t *testing.T) {
 			return nil, err
 		}
 	}})
-	q.Send(validBody, "no JSON", base64Std.EncodeToString([]byte(validBody)))
+	q.Send(validBody, "no JSON", base64.StdEncoding.EncodeToString([]byte(validBody)))
 	q.Run(t.Context())
 	stats := q.Stats()
 	if stats.Done != 3 || len(stats.Dead) != 1 || stats.Dead[0].Body != "no JSON" || stats.Deliveries != 4 || carrying(c) != 0 {
@@ -900,7 +902,7 @@ func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.De
 // A process that is to end ends the sweep that it has begun, in time to record what is not known of the device and to be asked again.
 func TestSweepEndsWithTheProcess(t *testing.T) {
 	var log bytes.Buffer
-	logger := newLog(&log, slog.LevelInfo)
+	logger := app.NewLog(&log, slog.LevelInfo)
 	asked, stop := make(chan struct{}), make(chan struct{})
 	w := &azureWorker{handler: handler.New(handler.Options{
 		Devices: slowDevice{asked: asked}, Verifier: caller.Platform{}, Log: logger, Timeout: time.Hour,
@@ -931,7 +933,7 @@ func FuzzInvocation(f *testing.F) {
 		f.Add(false, []byte(seed))
 	}
 	var log bytes.Buffer
-	logger := newLog(&log, slog.LevelInfo)
+	logger := app.NewLog(&log, slog.LevelInfo)
 	w := &azureWorker{handler: handler.New(handler.Options{
 		Devices: oneDevice{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10}, Log: logger, Timeout: time.Second,
 	}), address: "127.0.0.1:1", coreTools: true, log: logger}

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 )
@@ -104,7 +105,7 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	h, err := wire(c, cloud, newLog(&log, c.LogLevel))
+	h, err := newApp(c, cloud, app.NewLog(&log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 const (
-	roleARN  = "arn:aws:iam::111122223333:role/autopilot-unassign"
-	exchange = "api://AzureADTokenExchange"
+	roleARN  = simulated.RoleARN
+	exchange = simulated.Exchange
 )
 
 // onLambda returns what the environment of a function with a role has more, and the role of a cloud.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 )
@@ -24,7 +25,7 @@ import (
 type program struct {
 	t       *testing.T
 	cloud   *azuresim.Cloud
-	handler *server
+	handler *app.App
 	timeout time.Duration
 	log     *bytes.Buffer
 }
@@ -54,7 +55,7 @@ func (p *program) rewire(settings []string) {
 }
 
 // assemble puts the program together on a cloud, and returns it and its time for a request.
-func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*server, time.Duration, error) {
+func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*app.App, time.Duration, error) {
 	values := []string{
 		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
 		"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform",
@@ -67,7 +68,7 @@ func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*server,
 	if err != nil {
 		return nil, 0, err
 	}
-	h, err := wire(c, cloud, newLog(log, c.LogLevel))
+	h, err := newApp(c, cloud, app.NewLog(log, c.LogLevel))
 	return h, c.Timeout, err
 }
 

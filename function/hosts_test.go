@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,12 +15,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/doctor"
 	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/hosttest/lambda"
+	"autopilot-unassign/internal/hosttest/simulated"
+	"autopilot-unassign/internal/text"
 )
 
 // binary is the program, built once for the tests that start it as a process.
@@ -41,42 +47,29 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// What must never be seen outside the vault. A test that plants one looks for it everywhere.
 const (
-	canarySecret = "canary-app-secret-6a5b"
-	canaryAPIKey = "canary-api-key-0123456789abcdef"
+	canarySecret = simulated.AppSecret
+	canaryAPIKey = simulated.APIKey
+	someDevice   = simulated.DeviceID
+	tenantID     = simulated.TenantID
+	clientID     = simulated.ClientID
 )
 
-var canaryKey = []byte("canary-signing-key-0123456789ab")
+var (
+	canaryKey = []byte(simulated.SigningKey)
 
-const someDevice = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
+	newCloud            = simulated.NewCloud
+	canaries            = simulated.Canaries
+	leaks               = simulated.Leaks
+	encodeKey           = simulated.EncodeKey
+	complete            = simulated.Minimal
+	newCertificate      = simulated.NewCertificate
+	newCertificateUntil = simulated.NewCertificateUntil
+)
 
-// newCloud returns a cloud with one device, and all that the program needs in its vault.
-func newCloud() *azuresim.Cloud {
-	c := azuresim.New()
-	c.SetAppSecrets(canarySecret)
-	c.PutSecret("graph-client-secret", azuresim.Secret{Value: canarySecret})
-	c.PutSecret("webhook-servicenow", azuresim.Secret{Value: encodeKey(canaryKey)})
-	c.PutSecret("api-key-flow", azuresim.Secret{Value: canaryAPIKey})
-	c.PutDevice(azuresim.Device{
-		ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com",
-		AddressableUserName: "Fjord Room", ResourceName: "room.fjord", DeviceAccountPassword: "canary-device-password",
-	})
-	return c
-}
-
-// canaries are what must be in no log and no answer, whatever happens.
-func canaries(c *azuresim.Cloud, served *azuresim.Served) []string {
-	list := []string{
-		canarySecret, string(canaryKey), encodeKey(canaryKey), canaryAPIKey, "canary-device-password",
-		c.TenantID, "eyJ", "fef.msub01", "manage.microsoft.com", "AADSTS7000215:", "Trace ID", "contains(serialNumber", "$filter", "simulated-vault", "simulated-identity-header",
-	}
-	if served != nil {
-		for _, address := range []string{served.VaultURL, served.AuthorityHost, served.GraphEndpoint, served.IdentityEndpoint} {
-			list = append(list, strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://"))
-		}
-	}
-	return list
+// newApp returns the function for c in this process.
+func newApp(c config.Config, transport policy.Transporter, log *slog.Logger) (*app.App, error) {
+	return app.New(c, transport, doctor.ForApp(c, transport, version), log, version)
 }
 
 // sent is a request to the program.
@@ -224,7 +217,7 @@ func (d lambdaDeployment) stop()           { d.Stop() }
 type localDeployment struct {
 	url     string
 	process *exec.Cmd
-	out     *lockedBuffer
+	out     *text.Buffer
 	ended   sync.WaitGroup
 }
 
@@ -232,7 +225,7 @@ var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
 
 func startLocal(t *testing.T, env []string) deployment {
 	t.Helper()
-	d := &localDeployment{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0"), out: &lockedBuffer{}}
+	d := &localDeployment{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0"), out: &text.Buffer{}}
 	d.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, env...)
 	d.process.Stdout, d.process.Stderr = d.out, d.out
 	if err := d.process.Start(); err != nil {
@@ -278,45 +271,4 @@ func sendHTTP(ctx context.Context, url string, s sent) (got, error) {
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	return got{resp.StatusCode, resp.Header, string(body)}, err
-}
-
-// leaks returns the canaries that are in any of the texts.
-func leaks(canaries []string, texts ...string) []string {
-	var found []string
-	for _, canary := range canaries {
-		for _, text := range texts {
-			if strings.Contains(text, canary) {
-				found = append(found, canary)
-			}
-		}
-	}
-	return found
-}
-
-func encodeKey(key []byte) string {
-	var b bytes.Buffer
-	b.WriteString("whsec_")
-	b.WriteString(base64Std.EncodeToString(key))
-	return b.String()
-}
-
-const (
-	tenantID = "11111111-2222-4333-8444-555555555555"
-	clientID = "66666666-7777-4888-8999-aaaaaaaaaaaa"
-)
-
-// complete returns the least settings of a deployment, changed as given by pairs of a name and a value.
-func complete(changes ...string) func(string) string {
-	values := map[string]string{
-		"KEY_VAULT_URL":        "https://contoso.vault.azure.net",
-		"GRAPH_TENANT_ID":      tenantID,
-		"GRAPH_CLIENT_ID":      clientID,
-		"GRAPH_SECRET_NAME":    "graph-client-secret",
-		"WEBHOOK_SECRET_NAMES": "webhook-servicenow",
-		"RATE_LIMIT":           "0",
-	}
-	for i := 0; i < len(changes); i += 2 {
-		values[changes[i]] = changes[i+1]
-	}
-	return func(name string) string { return values[name] }
 }

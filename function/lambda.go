@@ -18,7 +18,9 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/doctor"
 )
 
 // responseMargin is the part of the function's time that is left for the response, which would else be Lambda's own.
@@ -31,7 +33,7 @@ const warmUpLimit = 3 * time.Second
 // serveLambda serves the invocations of Lambda. It returns only if ctx has ended before: the runtime ends the process itself.
 //
 // The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have requests open.
-func serveLambda(ctx context.Context, s *server, examine func(context.Context) (report, error), log *slog.Logger) error {
+func serveLambda(ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -39,7 +41,7 @@ func serveLambda(ctx context.Context, s *server, examine func(context.Context) (
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelError)
 	start, cancel := context.WithTimeout(ctx, warmUpLimit)
-	s.warmUp.run(start)
+	s.WarmUp(start)
 	cancel()
 	log.InfoContext(ctx, "listening", slog.String("host", config.Lambda), slog.String("version", version))
 	lambda.StartWithOptions(&lambdaHost{http: s, run: s.Run, examine: examine, log: log}, lambda.WithContext(ctx))
@@ -51,7 +53,7 @@ func serveLambda(ctx context.Context, s *server, examine func(context.Context) (
 type lambdaHost struct {
 	http    http.Handler
 	run     func(context.Context, handler.Event) (any, error)
-	examine func(context.Context) (report, error) // the doctor's report on this deployment
+	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
 	log     *slog.Logger
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/lambda"
 )
@@ -102,7 +103,7 @@ func TestLambdaRefusesOtherEvents(t *testing.T) {
 				asked = true
 				return struct{}{}, nil
 			},
-			log: newLog(&logged, slog.LevelInfo),
+			log: app.NewLog(&logged, slog.LevelInfo),
 		}
 		answer, err := l.Invoke(t.Context(), []byte(test.payload))
 		if err == nil || err.Error() != test.want || answer != nil || asked {

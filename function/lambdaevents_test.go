@@ -11,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/lambda"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -404,9 +406,9 @@ func TestEventThatPanics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log lockedBuffer
-	logger := newLog(&log, deployed.LogLevel)
-	h, err := wire(deployed, panicking{c}, logger)
+	var log text.Buffer
+	logger := app.NewLog(&log, deployed.LogLevel)
+	h, err := newApp(deployed, panicking{c}, logger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/demo"
 )
 
 // serveLocal serves plain HTTP on this machine until ctx ends.
-func serveLocal(ctx context.Context, listener net.Listener, s *server, timeout time.Duration, log *slog.Logger) error {
+func serveLocal(ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, log *slog.Logger) error {
 	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address", listener.Addr().String()), slog.String("version", version))
-	go s.warmUp.run(context.WithoutCancel(ctx))
+	go s.WarmUp(context.WithoutCancel(ctx))
 	return serveHTTP(ctx, listener, withInvocation(localWorker(s), config.Local, ""), timeout, log)
 }
 
@@ -175,7 +177,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeo
 
 // simulate answers requests on a simulated cloud, and tells how to send one, if need be with the program by its name.
 func simulate(ctx context.Context, program, address string, getenv func(string) string, stdout io.Writer) error {
-	s, err := newSimulation(getenv, stdout)
+	s, err := demo.New(getenv, stdout, version)
 	if err != nil {
 		return err
 	}
@@ -183,6 +185,6 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 	if err != nil {
 		return err
 	}
-	s.banner(stdout, program, "http://"+listener.Addr().String())
-	return serveHTTP(ctx, listener, withInvocation(localWorker(s.handler), config.Local, ""), s.config.Timeout, s.log)
+	s.Banner(stdout, program, "http://"+listener.Addr().String())
+	return serveHTTP(ctx, listener, withInvocation(localWorker(s.App), config.Local, ""), s.Config.Timeout, s.Log)
 }

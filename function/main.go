@@ -1,8 +1,8 @@
-// Unassign takes the resource account off Windows Autopilot devices when an authenticated caller asks for it. It is an
-// Azure Functions custom handler, an AWS Lambda function, or a server on this machine, whichever host starts it; with no
-// settings at all it runs on a simulated cloud.
+// Unassign removes the resource account from Windows Autopilot devices on request of authenticated callers. It is an Azure
+// Functions custom handler, an AWS Lambda function, or a server on this machine, depending on the host that starts it. Without
+// settings it runs on a simulated cloud.
 //
-// Package main knows the hosts and puts the rooms together. What the function does is in package handler.
+// Package main holds the commands and the hosts. Package handler serves requests; package app builds it from the settings.
 package main
 
 import (
@@ -11,13 +11,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"autopilot-unassign/internal/client"
-	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/demo"
+	"autopilot-unassign/internal/doctor"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -38,8 +38,8 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// stopOnSignal calls stop when the process is to end. Go listens for signals on a thread of its own, for which a port need not wait to be
-// opened: a signal that comes before ends the process at once.
+// stopOnSignal calls stop on SIGINT or SIGTERM. It runs beside the start of the server: a signal that comes before it is ready ends the
+// process at once.
 func stopOnSignal(stop func()) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -101,9 +101,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		if len(rest) > 0 {
 			return usageError("demo takes no arguments")
 		}
-		return demo(ctx, getenv, stdout)
+		return demo.Play(ctx, getenv, stdout, version)
 	case "doctor":
-		return doctor(ctx, rest, getenv, upstream.NewClient(), stdout, stderr)
+		return doctor.Command(ctx, rest, getenv, upstream.NewClient(), version, stdout, stderr)
 	case "call":
 		return caller.Call(ctx, rest)
 	case "list":
@@ -119,62 +119,4 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return nil
 	}
 	return usageError(fmt.Sprintf("no command %q\n%s", command, usage))
-}
-
-// serve answers requests until ctx ends, under the host that the environment shows. The program goes by the name program.
-func serve(ctx context.Context, program string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")
-	if err := flags.Parse(args); err != nil {
-		return errors.Join(usageError("serve"), err)
-	}
-	host, err := config.DetectHost(getenv)
-	if err != nil {
-		return err
-	}
-	if host == config.Local && !config.HasDeployment(getenv) {
-		return simulate(ctx, program, *listen, getenv, stdout)
-	}
-	c, err := config.Load(getenv, host)
-	if err != nil {
-		return err
-	}
-	log := newLog(stdout, c.LogLevel)
-	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
-		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
-	}
-	if c.PlatformAuth {
-		log.WarnContext(ctx, "AUTH=platform: every request that the host lets through is carried out")
-	}
-	// Before the rooms are put together: a request that comes meanwhile waits in the port for less time than it would take to come again.
-	listener, err := open(ctx, host, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), *listen)
-	if err != nil {
-		return err
-	}
-	transport := upstream.NewClient()
-	s, err := wire(c, transport, log)
-	if err != nil {
-		return err
-	}
-	switch host {
-	case config.Azure:
-		return serveAzure(ctx, listener, s, c.Timeout, getenv, log)
-	case config.Lambda:
-		examine := func(ctx context.Context) (report, error) { return examineDeployment(ctx, c, transport) }
-		return serveLambda(ctx, s, examine, log)
-	}
-	return serveLocal(ctx, listener, s, c.Timeout, log)
-}
-
-// open returns the port on which host is to find the process, which is one of its own or an address. A host that is asked for its
-// requests has none.
-func open(ctx context.Context, host, port, address string) (net.Listener, error) {
-	switch host {
-	case config.Azure:
-		return listenAzure(ctx, port)
-	case config.Lambda:
-		return nil, nil //nolint:nilnil // there is none to find
-	}
-	return listenAt(ctx, address)
 }

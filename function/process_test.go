@@ -16,6 +16,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/functions"
+	"autopilot-unassign/internal/text"
 )
 
 // deploy serves the cloud and starts the program on it under a host, both until the test ends.
@@ -275,7 +276,7 @@ func TestUnusedSecretIsReported(t *testing.T) {
 		{complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret, "AZURE_CLIENT_ID", clientID, "AZURE_TENANT_ID", tenantID), false},
 	} {
 		ctx, stop := context.WithCancel(t.Context())
-		out := &lockedBuffer{}
+		out := &text.Buffer{}
 		ended := make(chan error, 1)
 		go func() {
 			ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, test.getenv, nil, out, out)

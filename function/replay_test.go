@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 )
@@ -179,7 +180,7 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 // wired returns the whole program in this process, on cloud, with settings changed as for complete.
-func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) *server {
+func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) *app.App {
 	t.Helper()
 	c, err := config.Load(complete(append([]string{
 		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
@@ -187,7 +188,7 @@ func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...st
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := wire(c, cloud, newLog(log, c.LogLevel))
+	h, err := newApp(c, cloud, app.NewLog(log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,13 +2,10 @@ package main
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
-	"math/big"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -294,30 +291,4 @@ func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, 
 			})
 		})
 	}
-}
-
-// newCertificate makes a certificate that signs itself, with its key, for the time in which synctest begins and for ours.
-func newCertificate() (*rsa.PrivateKey, *x509.Certificate) {
-	return newCertificateUntil(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC))
-}
-
-// newCertificateUntil is newCertificate for a certificate that ends before.
-func newCertificateUntil(end time.Time) (*rsa.PrivateKey, *x509.Certificate) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "canary"},
-		NotBefore: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: end,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		panic(err)
-	}
-	return key, cert
 }

@@ -26,8 +26,10 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/text"
 )
 
 // listeners starts the program on the two hosts where it listens itself, with no host in front of it.
@@ -43,7 +45,7 @@ func listeners(t *testing.T, env []string) map[string]*localDeployment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := &localDeployment{url: "http://" + address, process: exec.Command(binary), out: &lockedBuffer{}}
+	worker := &localDeployment{url: "http://" + address, process: exec.Command(binary), out: &text.Buffer{}}
 	worker.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "FUNCTIONS_CUSTOMHANDLER_PORT=" + port}, env...)
 	worker.process.Stdout, worker.process.Stderr = worker.out, worker.out
 	if err := worker.process.Start(); err != nil {
@@ -418,8 +420,8 @@ func (fallingOver) UnassignResourceAccount(context.Context, ...graph.DeviceID) [
 // TestPanicOnEveryHost has the handler panic under every host, for requests and events. Each answer is one that makes the
 // caller or the host try again, and the next one is answered too.
 func TestPanicOnEveryHost(t *testing.T) {
-	out := &lockedBuffer{}
-	log := newLog(out, slog.LevelInfo)
+	out := &text.Buffer{}
+	log := app.NewLog(out, slog.LevelInfo)
 	h := handler.New(handler.Options{
 		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10, MinInventory: 1}, Log: log, Timeout: time.Second,
 	})
@@ -551,7 +553,7 @@ func TestCanariesPassThrough(t *testing.T) {
 		{azuresim.StepSecret, azuresim.Status(403)},
 		{azuresim.StepIdentity, azuresim.Reset()},
 	} {
-		h, err := wire(c, p, newLog(&log, c.LogLevel))
+		h, err := newApp(c, p, app.NewLog(&log, c.LogLevel))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -564,7 +566,7 @@ func TestCanariesPassThrough(t *testing.T) {
 	}
 	cloud.Heal()
 	cloud.SetAppSecrets("another")
-	h, err := wire(c, p, newLog(&log, c.LogLevel))
+	h, err := newApp(c, p, app.NewLog(&log, c.LogLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/text"
 )
 
 const (
@@ -181,8 +183,8 @@ func setPrincipal(s *sent) {
 type tokens struct {
 	t       *testing.T
 	cloud   *azuresim.Cloud
-	handler *server
-	log     lockedBuffer
+	handler *app.App
+	log     text.Buffer
 }
 
 func newTokens(t *testing.T, settings ...string) *tokens {
@@ -195,7 +197,7 @@ func newTokens(t *testing.T, settings ...string) *tokens {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.handler, err = wire(c, p.cloud, newLog(&p.log, c.LogLevel)); err != nil {
+	if p.handler, err = newApp(c, p.cloud, app.NewLog(&p.log, c.LogLevel)); err != nil {
 		t.Fatal(err)
 	}
 	return p

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
@@ -38,11 +39,11 @@ func warmCall(tb testing.TB) func() {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := wire(c, acting{cloud}, newLog(io.Discard, c.LogLevel))
+	s, err := newApp(c, acting{cloud}, app.NewLog(io.Discard, c.LogLevel))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s.warmUp.run(tb.Context())
+	s.WarmUp(tb.Context())
 	return func() {
 		r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "/api/unassign", strings.NewReader(validBody))
 		r.Header.Set("Content-Type", "application/json")

@@ -9,8 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 // allSteps are the steps of the cloud that a request can wait for.
@@ -45,8 +47,12 @@ func TestColdCall(t *testing.T) {
 		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph.
 		"a secret": {sequence: 4, asked: "[0 1 1 2 1 1 0 1 1]"},
 		"a certificate": {
-			settings: byCertificate,
-			prepare:  withCertificate(until(90 * 24 * time.Hour)),
+			settings: []string{"GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate"},
+			prepare: func(c *azuresim.Cloud) {
+				key, cert := newCertificateUntil(time.Now().Add(90 * 24 * time.Hour))
+				c.SetAppCertificates(cert)
+				c.PutSecret("graph-certificate", azuresim.Secret{Value: simulated.InPEM(key, cert)})
+			},
 			sequence: 4, asked: "[0 1 1 2 1 1 0 1 1]",
 		},
 		"callers of all kinds": {
@@ -92,7 +98,7 @@ func TestColdCall(t *testing.T) {
 					if test.prepare != nil {
 						test.prepare(c)
 					} else {
-						trustingAll(c, role)
+						simulated.TrustAll(c, role)
 					}
 					for _, step := range allSteps {
 						c.Fail(step, -1, azuresim.Delay(answerTime))
@@ -102,7 +108,7 @@ func TestColdCall(t *testing.T) {
 						"AZURE_TENANT_ID", c.TenantID, "AWS_REGION", role.Region,
 						"AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey, "AWS_SESSION_TOKEN", role.SessionToken,
 					}, test.settings...)...)
-					go s.warmUp.run(t.Context())
+					go s.WarmUp(t.Context())
 					time.Sleep(later)
 					request := post(validBody)
 					if test.request != nil {
@@ -143,7 +149,7 @@ func TestWarmUpThatPanics(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	role := c.PutRole(roleARN)
-	trustingAll(c, role)
+	simulated.TrustAll(c, role)
 	for _, settings := range [][]string{
 		{"API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
 		append([]string{"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey}, withoutVault...),
@@ -156,13 +162,13 @@ func TestWarmUpThatPanics(t *testing.T) {
 				t.Fatal(err)
 			}
 			var log bytes.Buffer
-			s, err := wire(deployed, stumbling{c, but}, newLog(&log, deployed.LogLevel))
+			s, err := newApp(deployed, stumbling{c, but}, app.NewLog(&log, deployed.LogLevel))
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.warmUp.run(t.Context())
-			if got, want := strings.Count(log.String(), "warm-up failed"), len(s.warmUp.steps); got != want || strings.Contains(log.String(), "canary") {
-				t.Errorf("%d of %d steps have failed: %s", got, want, &log)
+			s.WarmUp(t.Context())
+			if got := strings.Count(log.String(), "warm-up failed"); got == 0 || strings.Contains(log.String(), "warmed up") || strings.Contains(log.String(), "canary") {
+				t.Errorf("%d steps have failed: %s", got, &log)
 			}
 		}
 	}

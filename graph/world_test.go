@@ -15,7 +15,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"autopilot-unassign/graph"
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -40,8 +42,8 @@ func simulate(t *testing.T, test func(w *world)) {
 		w := &world{t: t, cloud: azuresim.New(), pace: graph.NewPace()}
 		w.cloud.SetAppSecrets("canary-secret")
 		w.cloud.PutSecret("app", azuresim.Secret{Value: "canary-secret"})
-		options := vault.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: 25 * time.Second, Log: slog.New(slog.DiscardHandler)}
-		identity, err := vault.ManagedIdentity(w.cloud.IdentityClientID, options)
+		options := azsdk.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: 25 * time.Second, Log: slog.New(slog.DiscardHandler)}
+		identity, err := entra.ManagedIdentity(w.cloud.IdentityClientID, options)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +51,7 @@ func simulate(t *testing.T, test func(w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.client, err = graph.New(endpoint, store.AppSecret(w.cloud.TenantID, w.cloud.ClientID, "app"), graph.Options{Transport: w.cloud, Pace: w.pace})
+		w.client, err = graph.New(endpoint, entra.AppSecret(w.cloud.TenantID, w.cloud.ClientID, "app", store, options), graph.Options{Transport: w.cloud, Pace: w.pace})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,11 +30,21 @@ func (v *Vault) Certificate(ctx context.Context, name string) (Secret, error) {
 // Certificate returns the certificate that s is, without its key. The error says in fixed words why it is none that an app
 // could sign in with.
 func (s Secret) Certificate() (*x509.Certificate, error) {
-	certs, _, err := parseCertificate(s.value)
+	certs, _, err := s.KeyPair()
 	if err != nil {
-		return nil, certificateError(reasonOf(err))
+		return nil, err
 	}
 	return certs[0], nil
+}
+
+// KeyPair returns the certificate of s with its RSA key, in PEM or as PKCS#12. The leaf comes first, the rest of its chain follows.
+// The error says in fixed words what is wrong.
+func (s Secret) KeyPair() ([]*x509.Certificate, crypto.PrivateKey, error) {
+	certs, key, err := parseCertificate(s.value)
+	if err != nil {
+		return nil, nil, certificateError(FaultOf(err))
+	}
+	return certs, key, nil
 }
 
 // certificateError says what is wrong with a certificate, in fixed words.
@@ -42,8 +52,8 @@ type certificateError string
 
 func (e certificateError) Error() string { return string(e) }
 
-// reasonOf returns the words of a certificateError. What another error says may be part of the secret.
-func reasonOf(err error) string {
+// FaultOf returns what is wrong with a certificate or secret, in fixed words. Another error may hold a part of the secret.
+func FaultOf(err error) string {
 	if known, ok := errors.AsType[certificateError](err); ok {
 		return string(known)
 	}

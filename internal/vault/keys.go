@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -35,7 +36,7 @@ type Keys struct {
 	names  []string
 	decode func(value string) ([]byte, error)
 
-	flight flight[struct{}]
+	flight azsdk.Flight[struct{}]
 
 	mu       sync.Mutex
 	known    map[string]knownKey
@@ -55,8 +56,8 @@ type knownKey struct {
 // expired reports whether a secret that expires at that time has done so.
 func expired(expires, now time.Time) bool { return !expires.IsZero() && !now.Before(expires) }
 
-// mismatch is the least time between two readings that evidence which fits no key causes.
-const mismatch = 5 * time.Minute
+// minRefreshInterval is the least time between two readings that evidence which fits no key causes.
+const minRefreshInterval = 5 * time.Minute
 
 // Keys returns the keys in the secrets of those names, as decode reads them. It makes no request. An error of decode is
 // shown in the log: it must not have the value in it.
@@ -82,7 +83,7 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
-	join := k.reading || now.Sub(k.rereadAt) >= mismatch
+	join := k.reading || now.Sub(k.rereadAt) >= minRefreshInterval
 	if join && !k.reading {
 		k.rereadAt, k.reading = now, true
 	}
@@ -108,7 +109,7 @@ func (k *Keys) now() ([]Key, error) {
 
 // readAgain reads all keys, or waits for a reading that is under way. They were found to be due at the time asked.
 func (k *Keys) readAgain(ctx context.Context, asked time.Time) ([]Key, error) {
-	_, err := k.flight.do(ctx, "", func(ctx context.Context) (struct{}, error) {
+	_, err := k.flight.Do(ctx, "", func(ctx context.Context) (struct{}, error) {
 		k.mu.Lock()
 		done := k.readAt.After(asked) // by a reading that ended just before this one began
 		k.reading = !done
@@ -141,9 +142,9 @@ func (k *Keys) read(ctx context.Context) {
 				outcomes[i].value, err = k.decode(secret.value)
 				switch {
 				case err != nil:
-					err = invalid(name, "is unusable: "+err.Error())
+					err = Invalid(name, "is unusable: "+err.Error())
 				case expired(secret.Expires, time.Now()):
-					err = invalid(name, "has expired")
+					err = Invalid(name, "has expired")
 				}
 			}
 			outcomes[i].err = err
@@ -164,7 +165,7 @@ func (k *Keys) read(ctx context.Context) {
 		}
 		failed++
 		old, known := k.known[name]
-		keep := known && usable(err) && now.Sub(old.readAt) < stale && !expired(old.expires, now)
+		keep := known && KeepsSecret(err) && now.Sub(old.readAt) < maxStale && !expired(old.expires, now)
 		if !keep {
 			delete(k.known, name)
 			k.err = worse(k.err, err)
@@ -173,13 +174,13 @@ func (k *Keys) read(ctx context.Context) {
 	}
 	switch {
 	case failed == 0:
-		k.readNext = now.Add(fresh)
+		k.readNext = now.Add(refreshAfter)
 	case upstream.WarmUp(ctx):
 		k.readNext = now
 	case len(k.known) > 0:
-		k.readNext = now.Add(partial)
+		k.readNext = now.Add(partialTTL)
 	default:
-		k.readNext = now.Add(negative)
+		k.readNext = now.Add(failureTTL)
 	}
 	for _, key := range k.known {
 		if !key.expires.IsZero() && key.expires.Before(k.readNext) {
@@ -195,7 +196,7 @@ func worse(a, b error) error {
 		return b
 	}
 	first, ok := errors.AsType[*upstream.Error](a)
-	if ok && !usable(first) && usable(b) {
+	if ok && !KeepsSecret(first) && KeepsSecret(b) {
 		return b
 	}
 	return a

@@ -1,20 +1,16 @@
-// Package vault keeps what the program must not know for longer than it needs: the credential of its app and the keys of
-// its callers. Both are secrets in Azure Key Vault, read when they are first needed and kept in memory.
+// Package vault reads secrets, certificates and callers' keys from Azure Key Vault.
 //
-// Nothing needs a restart. A credential that Entra ID refuses is read again inside the call that finds out, and a key that
-// does not fit may be a new one. While the vault is down, what has been read is used on. See [Credential] and [Keys].
+// Callers' keys are read on first use and kept in memory. A mismatch reads them again, so that a rotation needs no restart. While
+// the vault is down, keys stay in use. See [Keys].
 //
-// Every error that leaves the package is an *upstream.Error: those of azidentity and azsecrets print whole answers, one of
-// them the access token.
+// Every error is an *upstream.Error: the errors of azsecrets print whole responses.
 package vault
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"sync"
 	"time"
 
@@ -22,60 +18,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/upstream"
 )
-
-// Options are what the package may be told beside its addresses and names.
-type Options struct {
-	azcore.ClientOptions               // Transport is the one seam to the cloud; nil means upstream.NewClient
-	Timeout              time.Duration // the time for one request to the program, of which the steps here get a share
-	Scope                string        // of the vault's tokens, "" where the vault must be asked for it
-	Custom               bool          // a cloud of one's own: Key Vault's challenge may name another domain than the vault's
-	Log                  *slog.Logger
-}
-
-// The shares of Options.Timeout. Cold, the steps come one after another: managed identity inside vault, then the token.
-// What they leave is Graph's.
-const (
-	identityShare = 0.15
-	vaultShare    = 0.3
-	tokenShare    = 0.3
-)
-
-func (o *Options) share(of float64) time.Duration { return time.Duration(of * float64(o.Timeout)) }
-
-// largestAnswer is as much of an answer as is read, in bytes. A certificate with its chain is some ten thousand.
-const largestAnswer = 256 << 10
-
-func (o Options) withDefaults() Options {
-	if o.Transport == nil {
-		o.Transport = upstream.NewClient()
-	}
-	if o.Timeout == 0 {
-		o.Timeout = 25 * time.Second
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return o
-}
-
-// client returns the options for a client of the SDK whose step may take limit: up to three tries in that time, of which
-// one that hangs leaves enough for a second, and the wire watched.
-func (o Options) client(limit time.Duration) azcore.ClientOptions {
-	c := o.ClientOptions
-	c.Transport = wire{upstream.Capped(o.Transport, largestAnswer)}
-	c.Retry = policy.RetryOptions{
-		MaxRetries:    2,
-		TryTimeout:    firstTry(limit),
-		RetryDelay:    limit / 50,
-		MaxRetryDelay: limit / 10,
-	}
-	return c
-}
-
-// firstTry is the time for one of up to three tries in limit.
-func firstTry(limit time.Duration) time.Duration { return limit * 6 / 10 }
 
 // Secret is a version of a secret. Its value is only to be had by asking for it: it does not print.
 type Secret struct {
@@ -104,16 +49,16 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 type Vault struct {
 	client   *azsecrets.Client
 	identity azcore.TokenCredential
-	options  Options
+	options  azsdk.Options
 	first    sync.Once // reading
 }
 
 // New returns the Vault at an address (https://contoso.vault.azure.net), read with the tokens of identity. It makes no
 // request.
-func New(vaultURL string, identity azcore.TokenCredential, o Options) (*Vault, error) {
-	o = o.withDefaults()
+func New(vaultURL string, identity azcore.TokenCredential, o azsdk.Options) (*Vault, error) {
+	o = o.WithDefaults()
 	client, err := azsecrets.NewClient(vaultURL, identity, &azsecrets.ClientOptions{
-		ClientOptions:                        o.client(o.share(vaultShare)),
+		ClientOptions:                        o.Client(o.Share(azsdk.VaultShare)),
 		DisableChallengeResourceVerification: o.Custom,
 	})
 	if err != nil {
@@ -124,7 +69,7 @@ func New(vaultURL string, identity azcore.TokenCredential, o Options) (*Vault, e
 
 // Scope asks the vault at an address, without a token, and returns the scope of the tokens that it wants. So one finds out
 // whether it is there without an identity. Its error is an *upstream.Error of the vault.
-func Scope(ctx context.Context, vaultURL string, o Options) (string, error) {
+func Scope(ctx context.Context, vaultURL string, o azsdk.Options) (string, error) {
 	asked := &askedForToken{}
 	o.Scope = "" // as if nobody knew it
 	v, err := New(vaultURL, asked, o)
@@ -175,9 +120,9 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	}
 	start := time.Now()
 	trace := &upstream.Trace{} // of this read alone: what the identity takes is not the vault's time
-	step, cancel := context.WithTimeout(upstream.WithTrace(ctx, trace), v.options.share(vaultShare))
+	step, cancel := context.WithTimeout(upstream.WithTrace(ctx, trace), v.options.Share(azsdk.VaultShare))
 	defer cancel()
-	step, seen := watch(step)
+	step, seen := azsdk.Watch(step)
 	v.begin(ctx)
 	resp, err := v.get(step, name, o)
 	identity := trace.Spent(upstream.Identity)
@@ -194,7 +139,7 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 		s.Expires = *a.Expires
 	}
 	if s.value == "" {
-		return Secret{}, invalid(name, "has no value")
+		return Secret{}, Invalid(name, "has no value")
 	}
 	if left := time.Until(s.Expires); !s.Expires.IsZero() && left < 14*24*time.Hour {
 		// Key Vault hands out what has expired, and Entra is the judge of whether it is still good.
@@ -243,14 +188,14 @@ func deref[T any](p *T) (zero T) {
 	return *p
 }
 
-// invalid is the error of a secret that could be read and is of no use.
-func invalid(name, why string) *upstream.Error {
+// Invalid returns the error of a secret that was read and is unusable, for the reason why.
+func Invalid(name, why string) *upstream.Error {
 	return &upstream.Error{Service: upstream.Vault, Reason: upstream.SecretInvalid, Cause: "secret " + name + " " + why}
 }
 
-// usable reports whether what was read of a secret before may be used on although reading it again ended with err: while
-// the vault is down or does not let us in, but not when it says that the secret is gone, disabled or another thing now.
-func usable(err error) bool {
+// KeepsSecret reports whether an earlier version of a secret stays in use after reading it again failed with err: while the vault
+// is down or refuses us, but not once it says that the secret is gone, disabled or invalid.
+func KeepsSecret(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok {
 		return false
@@ -262,50 +207,10 @@ func usable(err error) bool {
 	return true
 }
 
-// The times after which what has been read is read again.
+// The lifetimes of what was read.
 const (
-	fresh    = time.Hour        // a secret is not looked at again before
-	stale    = 24 * time.Hour   // for so long a secret is used while it cannot be read again
-	negative = 5 * time.Second  // a failure is not tried again before, so that many callers do not all try
-	partial  = 30 * time.Second // likewise, where some of several keys could be read
+	refreshAfter = time.Hour        // a key is read again
+	maxStale     = 24 * time.Hour   // a key is used so long while the vault is down
+	failureTTL   = 5 * time.Second  // a failure is not retried before, so that many callers cause one attempt
+	partialTTL   = 30 * time.Second // likewise, if some of several keys could be read
 )
-
-// wire is the Transport of the SDK's clients. It keeps the last error of the network for the one who watches: azidentity
-// turns it into a text.
-type wire struct{ next upstream.Doer }
-
-type watchKey struct{}
-
-// wireError is the last error of the network that a step has seen, in asking or in reading the answer.
-type wireError struct{ err error }
-
-// watch returns a context whose requests leave their network errors in the wireError.
-func watch(ctx context.Context) (context.Context, *wireError) {
-	seen := &wireError{}
-	return context.WithValue(ctx, watchKey{}, seen), seen
-}
-
-func (w wire) Do(req *http.Request) (*http.Response, error) {
-	resp, err := w.next.Do(req)
-	if seen, ok := req.Context().Value(watchKey{}).(*wireError); ok {
-		seen.err = err
-		if err == nil {
-			resp.Body = watchedBody{resp.Body, seen}
-		}
-	}
-	return resp, err
-}
-
-// watchedBody is the body of an answer, and leaves the error that ends it early in the wireError.
-type watchedBody struct {
-	io.ReadCloser
-	seen *wireError
-}
-
-func (b watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.seen.err = err
-	}
-	return n, err
-}

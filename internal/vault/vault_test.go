@@ -2,13 +2,10 @@ package vault_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,10 +13,10 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -32,20 +29,9 @@ const (
 	newSecret     = "canary-new-client-secret"
 )
 
-var graphToken = policy.TokenRequestOptions{Scopes: []string{"https://graph.microsoft.com/.default"}}
-
 // coldSteps are the steps of a cold GetToken, in their order.
 var coldSteps = []azuresim.Step{
 	azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken,
-}
-
-// shares are the times that the steps may take of it, when those before take none.
-var shares = map[azuresim.Step]time.Duration{
-	azuresim.StepIdentity:  3750 * time.Millisecond,
-	azuresim.StepChallenge: 7500 * time.Millisecond,
-	azuresim.StepSecret:    7500 * time.Millisecond,
-	azuresim.StepDiscovery: 7500 * time.Millisecond,
-	azuresim.StepToken:     7500 * time.Millisecond,
 }
 
 // world is a vault in a cloud of its own, as the program has them on Azure Functions.
@@ -54,6 +40,8 @@ type world struct {
 	cloud *azuresim.Cloud
 	vault *vault.Vault
 	log   *bytes.Buffer
+
+	options azsdk.Options
 }
 
 // simulate runs a test in which time is not real: what waits for a deadline takes none, and the clocks of this package, of
@@ -65,7 +53,7 @@ func simulate(t *testing.T, test func(w *world)) {
 	t.Setenv("IDENTITY_HEADER", "simulated-identity-header")
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, cloud: azuresim.New(), log: &bytes.Buffer{}}
-		w.rewire(w.cloud, vault.ManagedIdentity)
+		w.rewire(w.cloud, entra.ManagedIdentity)
 		w.cloud.SetAppSecrets(oldSecret)
 		w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: oldSecret})
 		test(w)
@@ -75,24 +63,20 @@ func simulate(t *testing.T, test func(w *world)) {
 }
 
 // rewire makes the vault anew, with nothing read, with that transport and the identity that is had by asking so for it.
-func (w *world) rewire(transport policy.Transporter, identity func(clientID string, o vault.Options) (azcore.TokenCredential, error)) {
+func (w *world) rewire(transport policy.Transporter, identity func(clientID string, o azsdk.Options) (azcore.TokenCredential, error)) {
 	w.t.Helper()
-	options := vault.Options{
+	w.options = azsdk.Options{
 		ClientOptions: azcore.ClientOptions{Transport: transport},
 		Timeout:       timeout,
 		Log:           slog.New(slog.NewJSONHandler(w.log, nil)),
 	}
-	credential, err := identity(w.cloud.IdentityClientID, options)
+	credential, err := identity(w.cloud.IdentityClientID, w.options)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if w.vault, err = vault.New(w.cloud.VaultURL, credential, options); err != nil {
+	if w.vault, err = vault.New(w.cloud.VaultURL, credential, w.options); err != nil {
 		w.t.Fatal(err)
 	}
-}
-
-func (w *world) appSecret() *vault.Credential {
-	return w.vault.AppSecret(w.cloud.TenantID, w.cloud.ClientID, appSecretName)
 }
 
 // requests returns how many requests each step of a cold call has seen, in one word: "1 1 1 1 1".
@@ -149,137 +133,6 @@ func (w *world) canariesIn(text string) (found []string) {
 	return found
 }
 
-// faults are the ways in which each step can go wrong, for ever, by the names that testdata/faults.txt has for them.
-var faults = map[string]azuresim.Fault{
-	"400":                 azuresim.Status(400),
-	"401":                 azuresim.Status(401),
-	"403":                 azuresim.Status(403),
-	"404":                 azuresim.Status(404),
-	"429":                 azuresim.Status(429),
-	"429 for 2 s":         azuresim.Status(429, "Retry-After", "2"),
-	"429 for 2 min":       azuresim.Status(429, "Retry-After", "120"),
-	"500":                 azuresim.Status(500),
-	"502":                 azuresim.Status(502, "X-Ms-Request-Id", "request-7"),
-	"503":                 azuresim.Status(503),
-	"503 for 1 h":         azuresim.Status(503, "Retry-After", "3600"),
-	"slow":                azuresim.Delay(2 * time.Second),
-	"too slow":            azuresim.Delay(24 * time.Second),
-	"hangs":               azuresim.Hang(),
-	"truncated":           azuresim.Truncated(),
-	"reset":               azuresim.Reset(),
-	"reset in the body":   azuresim.ResetMidBody(),
-	"wrong type":          azuresim.WrongType(),
-	"oversize":            azuresim.Oversize(20 << 20),
-	"redirect":            azuresim.Redirect("https://canary.example/"),
-	"malformed challenge": azuresim.MalformedChallenge(),
-	"no host":             azuresim.NoHost(),
-	"refused":             azuresim.Refused(),
-	"untrusted":           azuresim.Untrusted(),
-}
-
-// TestFaults has every step of a cold GetToken and of reading a key go wrong in every way, and compares what comes of it
-// with testdata/faults.txt.
-func TestFaults(t *testing.T) {
-	table, err := os.ReadFile("testdata/faults.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := map[string]bool{}
-	for line := range strings.Lines(string(table)) {
-		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
-			continue
-		}
-		columns := strings.Split(strings.TrimSpace(line), "|")
-		for i := range columns {
-			columns[i] = strings.TrimSpace(columns[i])
-		}
-		name, what, step, want := columns[0], columns[1], columns[2], strings.Join(columns[3:], " | ")
-		fault, known := faults[name]
-		if !known {
-			t.Fatalf("testdata/faults.txt has the fault %q", name)
-		}
-		rows[name+what+step] = true
-		t.Run(fmt.Sprintf("%s of the %s, %s", step, what, name), func(t *testing.T) {
-			simulate(t, func(w *world) {
-				if got := w.endOf(what, azuresim.Step(step), fault); got != want {
-					t.Errorf("%s\nwant %s", got, want)
-				}
-			})
-		})
-	}
-	if want := len(faults) * (len(coldSteps) + 3); len(rows) != want {
-		t.Errorf("testdata/faults.txt has %d rows, want %d", len(rows), want)
-	}
-}
-
-// endOf gets a token, or a key, while a step goes wrong, and returns what comes of it: the requests of every step, how long
-// it took, and the whole error.
-func (w *world) endOf(what string, step azuresim.Step, fault azuresim.Fault) string {
-	ctx, cancel := context.WithTimeout(w.t.Context(), timeout)
-	defer cancel()
-	w.cloud.Fail(step, -1, fault)
-	start := time.Now()
-	var err error
-	switch what {
-	case "token":
-		_, err = w.appSecret().GetToken(ctx, graphToken)
-	case "key":
-		_, err = w.vault.Keys(plain, appSecretName).Current(ctx)
-	default:
-		w.t.Fatalf("testdata/faults.txt has a read of %q", what)
-	}
-	if took := time.Since(start); took > shares[step] {
-		w.t.Errorf("it took %v of %v", took, shares[step])
-	}
-	end := []string{w.requests(), "ok", "-", "-"}
-	if err != nil {
-		failed := w.failure(err)
-		end[1] = failed.Error()
-		if failed.RetryAfter > 0 {
-			end[2] = failed.RetryAfter.String()
-		}
-		if failed.RequestID != "" {
-			end[3] = failed.RequestID
-		}
-	}
-	return strings.Join(end, " | ")
-}
-
-// TestLibrariesLeak shows that the search for leaks finds what the libraries' own errors would tell.
-func TestLibrariesLeak(t *testing.T) {
-	simulate(t, func(w *world) {
-		bare := azcore.ClientOptions{Transport: w.cloud}
-		credential, err1 := azidentity.NewClientSecretCredential(w.cloud.TenantID, w.cloud.ClientID, oldSecret, &azidentity.ClientSecretCredentialOptions{ClientOptions: bare})
-		identity, err2 := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: bare, ID: azidentity.ClientID(w.cloud.IdentityClientID)})
-		client, err3 := azsecrets.NewClient(w.cloud.VaultURL, identity, &azsecrets.ClientOptions{ClientOptions: bare})
-		if err := errors.Join(err1, err2, err3); err != nil {
-			w.t.Fatal(err)
-		}
-		for _, test := range []struct {
-			name   string
-			step   azuresim.Step
-			fault  azuresim.Fault
-			canary string
-		}{
-			{"a token answer that is cut off tells the token", azuresim.StepToken, azuresim.Truncated(), "eyJ"},
-			{"a token request that is refused tells the tenant", azuresim.StepToken, azuresim.Status(400), w.cloud.TenantID},
-			{"a secret that may not be read tells the vault", azuresim.StepSecret, azuresim.Status(403), "simulated-vault"},
-		} {
-			w.cloud.Fail(test.step, -1, test.fault)
-			var err error
-			if test.step == azuresim.StepToken {
-				_, err = credential.GetToken(w.t.Context(), graphToken)
-			} else {
-				_, err = client.GetSecret(w.t.Context(), appSecretName, "", nil)
-			}
-			if err == nil || !slices.Contains(w.canariesIn(err.Error()), test.canary) {
-				w.t.Errorf("%s, and the search finds none in %v", test.name, err)
-			}
-			w.cloud.Heal()
-		}
-	})
-}
-
 // TestSecretsDoNotPrint holds what has a secret in it to telling it to those alone who ask for it.
 func TestSecretsDoNotPrint(t *testing.T) {
 	simulate(t, func(w *world) {
@@ -328,7 +181,7 @@ func TestScope(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				w.cloud.Fail(azuresim.StepChallenge, test.times, test.fault)
-				scope, err := vault.Scope(w.t.Context(), w.cloud.VaultURL, vault.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: timeout})
+				scope, err := vault.Scope(w.t.Context(), w.cloud.VaultURL, azsdk.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: timeout})
 				if got := fmt.Sprint(scope, " ", err); !strings.HasPrefix(got, test.want) {
 					w.t.Errorf("Scope = %s, want %s", got, test.want)
 				}

@@ -1,6 +1,6 @@
 //go:build !noaws
 
-package main
+package app
 
 import (
 	"context"
@@ -15,20 +15,17 @@ import (
 	"github.com/aws/smithy-go"
 
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/upstream"
-	"autopilot-unassign/internal/vault"
 )
 
-// withAWS is whether this build can speak to AWS.
-const withAWS = true
-
-// assertionLife is for how long a token of the role is good, in seconds. It is used at once; template.yaml allows no longer one.
+// assertionLife is the lifetime of a token of the role, in seconds. It is used at once; template.yaml allows no longer one.
 const assertionLife = 300
 
-// roleAssertion returns what asks AWS for a token of the function's role, for an audience of Entra ID's: a JWT that names the
-// role's ARN as its subject (https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_outbound.html). Entra ID accepts
+// RoleAssertion returns the source of tokens of the function's role, for an audience of Entra ID: AWS STS issues a JWT with the role's
+// ARN as its subject (https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_outbound.html). Entra ID accepts
 // RS256 alone.
-func roleAssertion(role config.AWSRole, transport upstream.Doer, audience string) vault.Assertion {
+func RoleAssertion(role config.AWSRole, transport upstream.Doer, audience string) entra.Assertion {
 	options := sts.Options{
 		Region:     role.Region,
 		HTTPClient: upstream.Capped(transport, 64<<10),

@@ -1,4 +1,4 @@
-package vault
+package entra
 
 import (
 	"context"
@@ -10,15 +10,16 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/upstream"
 )
 
 // ManagedIdentity returns the credential of the host's managed identity, the user-assigned one with that client id, or the
 // system-assigned one if it is "". The errors of its tokens are *upstream.Errors.
-func ManagedIdentity(clientID string, o Options) (azcore.TokenCredential, error) {
-	o = o.withDefaults()
-	limit := o.share(identityShare)
-	options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o.client(limit)}
+func ManagedIdentity(clientID string, o azsdk.Options) (azcore.TokenCredential, error) {
+	o = o.WithDefaults()
+	limit := o.Share(azsdk.IdentityShare)
+	options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o.Client(limit)}
 	if clientID != "" {
 		options.ID = azidentity.ClientID(clientID)
 	}
@@ -28,11 +29,11 @@ func ManagedIdentity(clientID string, o Options) (azcore.TokenCredential, error)
 
 // ClientSecret returns the credential of an app with a client secret, for hosts that have no identity of their own. The
 // errors of its tokens are *upstream.Errors.
-func ClientSecret(tenantID, clientID, secret string, o Options) (azcore.TokenCredential, error) {
-	o = o.withDefaults()
-	limit := o.share(identityShare)
+func ClientSecret(tenantID, clientID, secret string, o azsdk.Options) (azcore.TokenCredential, error) {
+	o = o.WithDefaults()
+	limit := o.Share(azsdk.IdentityShare)
 	credential, err := azidentity.NewClientSecretCredential(tenantID, clientID, secret, &azidentity.ClientSecretCredentialOptions{
-		ClientOptions:            o.client(limit),
+		ClientOptions:            o.Client(limit),
 		DisableInstanceDiscovery: true,
 	})
 	return newIdentity(credential, limit), err
@@ -40,9 +41,9 @@ func ClientSecret(tenantID, clientID, secret string, o Options) (azcore.TokenCre
 
 // AzureCLI returns the credential of whoever is signed in with az, for a terminal. The errors of its tokens are
 // *upstream.Errors.
-func AzureCLI(o Options) (azcore.TokenCredential, error) {
+func AzureCLI(o azsdk.Options) (azcore.TokenCredential, error) {
 	credential, err := azidentity.NewAzureCLICredential(nil)
-	i := newIdentity(credential, o.withDefaults().Timeout)
+	i := newIdentity(credential, o.WithDefaults().Timeout)
 	i.tenants = true
 	return signedIn{i}, err
 }
@@ -52,13 +53,13 @@ func AzureCLI(o Options) (azcore.TokenCredential, error) {
 type identity struct {
 	azcore.TokenCredential
 	limit   time.Duration
-	flight  *flight[azcore.AccessToken]
+	flight  *azsdk.Flight[azcore.AccessToken]
 	tenants bool // it has tokens of other tenants than its own
 }
 
 func newIdentity(credential azcore.TokenCredential, limit time.Duration) identity {
-	i := identity{TokenCredential: credential, limit: limit, flight: &flight[azcore.AccessToken]{}}
-	i.flight.stage.Store(upstream.Identity)
+	i := identity{TokenCredential: credential, limit: limit, flight: &azsdk.Flight[azcore.AccessToken]{}}
+	i.flight.SetStage(upstream.Identity)
 	return i
 }
 
@@ -67,7 +68,7 @@ func (i identity) GetToken(ctx context.Context, o policy.TokenRequestOptions) (a
 	if !i.tenants { // so the vault's is its own, or the vault will not take the token
 		o.TenantID = ""
 	}
-	return i.flight.do(ctx, fmt.Sprint(o), func(ctx context.Context) (azcore.AccessToken, error) { return i.ask(ctx, o) })
+	return i.flight.Do(ctx, fmt.Sprint(o), func(ctx context.Context) (azcore.AccessToken, error) { return i.ask(ctx, o) })
 }
 
 // ask asks for a token.
@@ -75,7 +76,7 @@ func (i identity) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore
 	start := time.Now()
 	step, cancel := context.WithTimeout(ctx, i.limit)
 	defer cancel()
-	step, seen := watch(step)
+	step, seen := azsdk.Watch(step)
 	token, err := i.TokenCredential.GetToken(step, o)
 	upstream.Spent(ctx, upstream.Identity, time.Since(start))
 	if err != nil {

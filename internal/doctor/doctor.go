@@ -1,4 +1,6 @@
-package main
+// Package doctor examines a deployment: settings, vault, tokens, permission, clock, policy. It changes nothing, and names the fix
+// for each fault.
+package doctor
 
 import (
 	"context"
@@ -15,30 +17,32 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
-// mark is how a finding of the doctor's is to be taken.
-type mark string
+// Mark is how a finding of the doctor's is to be taken.
+type Mark string
 
 // The marks. A warning is what works and should not stay so.
 const (
-	markOK       mark = "ok"
-	markWarning  mark = "warning"
-	markFailed   mark = "failed"
-	markNotTried mark = "not_tried"
+	OK       Mark = "ok"
+	Warning  Mark = "warning"
+	Failed   Mark = "failed"
+	NotTried Mark = "not_tried"
 )
 
-// finding is one line of the doctor's report. The names of its members are part of what docs/operations.md promises.
-type finding struct {
+// Finding is one line of the doctor's report. The names of its members are part of what docs/operations.md promises.
+type Finding struct {
 	Check   string   `json:"check"`             // what was looked at, as one of the words of docs/operations.md
 	Subject string   `json:"subject,omitempty"` // which one of several
-	Mark    mark     `json:"mark"`
+	Mark    Mark     `json:"mark"`
 	Tried   string   `json:"tried"`
 	Found   string   `json:"found"`
 	Mend    []string `json:"mend,omitempty"` // sentences and commands, in the order in which they are to be followed
-	Error   *fault   `json:"error,omitempty"`
+	Error   *Fault   `json:"error,omitempty"`
 
 	asked party // who gives the token that this is about
 }
@@ -47,15 +51,15 @@ type finding struct {
 type party int
 
 const (
-	entra         party = iota // for a secret or a certificate, or for nothing
+	entraID       party = iota // for a secret or a certificate, or for nothing
 	entraTrusting              // for the word of somebody whom an app trusts
 	awsSTS
 	hostIdentity // the managed identity
 	vaultReader  // whoever else reads the vault
 )
 
-// fault is what a service has said of a failure, as far as its support asks for it.
-type fault struct {
+// Fault is what a service has said of a failure, as far as its support asks for it.
+type Fault struct {
 	Service   upstream.Service `json:"service"`
 	Reason    upstream.Reason  `json:"reason"`
 	Status    int              `json:"status,omitempty"`
@@ -63,24 +67,24 @@ type fault struct {
 	RequestID string           `json:"requestId,omitempty"`
 }
 
-func (f *finding) ok(format string, args ...any) {
-	f.Mark, f.Found = markOK, fmt.Sprintf(format, args...)
+func (f *Finding) ok(format string, args ...any) {
+	f.Mark, f.Found = OK, fmt.Sprintf(format, args...)
 }
 
-func (f *finding) warn(mend []string, format string, args ...any) {
-	f.Mark, f.Mend, f.Found = markWarning, mend, fmt.Sprintf(format, args...)
+func (f *Finding) warn(mend []string, format string, args ...any) {
+	f.Mark, f.Mend, f.Found = Warning, mend, fmt.Sprintf(format, args...)
 }
 
-func (f *finding) fail(mend []string, format string, args ...any) {
-	f.Mark, f.Mend, f.Found = markFailed, mend, fmt.Sprintf(format, args...)
+func (f *Finding) fail(mend []string, format string, args ...any) {
+	f.Mark, f.Mend, f.Found = Failed, mend, fmt.Sprintf(format, args...)
 }
 
-func (f *finding) skip(because string) {
-	f.Mark, f.Found = markNotTried, "because "+because
+func (f *Finding) skip(because string) {
+	f.Mark, f.Found = NotTried, "because "+because
 }
 
 // failWith records that what was tried ended with err, explained. renew are the steps that make what is missing; they may be nil.
-func (f *finding) failWith(err error, renew []string) {
+func (f *Finding) failWith(err error, renew []string) {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok { // which no room returns
 		f.fail(nil, "an error that nobody foresaw, of type %T", err)
@@ -91,7 +95,7 @@ func (f *finding) failWith(err error, renew []string) {
 		found += " (" + words + ")"
 	}
 	f.fail(mend, "%s", found)
-	f.Error = &fault{failed.Service, failed.Reason, failed.Status, failed.Code, failed.RequestID}
+	f.Error = &Fault{failed.Service, failed.Reason, failed.Status, failed.Code, failed.RequestID}
 }
 
 // quote returns what a service has said: its status, its code and the id of the request.
@@ -114,8 +118,8 @@ type probe struct {
 	needs     []*probe // none of which may fail
 	after     []*probe // which must have ended before, whatever came of them
 	otherwise string   // what is not so if this fails, for those who need it
-	findings  []finding
-	run       func(ctx context.Context, f []finding)
+	findings  []Finding
+	run       func(ctx context.Context, f []Finding)
 
 	spoilt string // why those who need this cannot be tried; "" if they can
 	done   chan struct{}
@@ -138,7 +142,7 @@ func (c *probe) do(ctx context.Context) {
 	}
 	c.try(ctx)
 	for _, f := range c.findings {
-		if f.Mark == markFailed {
+		if f.Mark == Failed {
 			c.spoilt = c.otherwise
 		}
 	}
@@ -174,18 +178,18 @@ func together(n int, do func(i int)) {
 	}
 }
 
-// report is what the doctor has found. The names of its members are part of what docs/operations.md promises.
-type report struct {
+// Report is what the doctor has found. The names of its members are part of what docs/operations.md promises.
+type Report struct {
 	Version  string    `json:"version"`
 	OK       bool      `json:"ok"` // nothing has failed
 	Failed   int       `json:"failed"`
 	Warnings int       `json:"warnings"`
 	NotTried int       `json:"notTried"`
-	Findings []finding `json:"findings"`
+	Findings []Finding `json:"findings"`
 }
 
-// err returns an error if anything has failed.
-func (r report) err() error {
+// Err returns an error if anything has failed.
+func (r Report) Err() error {
 	if !r.OK {
 		return fmt.Errorf("%d of %d checks failed", r.Failed, len(r.Findings))
 	}
@@ -193,7 +197,7 @@ func (r report) err() error {
 }
 
 // LogValue returns how much of it is not well.
-func (r report) LogValue() slog.Value {
+func (r Report) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried", r.NotTried))
 }
 
@@ -202,7 +206,7 @@ const doctorLimit = 28 * time.Second
 
 // examine runs probes, those that need nothing of each other at the same time, and shows each finding in order as soon as
 // it is there.
-func examine(ctx context.Context, probes []*probe, show func(finding)) report {
+func examine(ctx context.Context, probes []*probe, show func(Finding)) Report {
 	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
 	defer cancel()
 	var running sync.WaitGroup
@@ -212,19 +216,19 @@ func examine(ctx context.Context, probes []*probe, show func(finding)) report {
 	for _, c := range probes {
 		running.Go(func() { c.do(ctx) })
 	}
-	r := report{Version: version, OK: true}
+	r := Report{OK: true}
 	for _, c := range probes {
 		<-c.done
 		for _, f := range c.findings {
 			show(f)
 			r.Findings = append(r.Findings, f)
 			switch f.Mark {
-			case markFailed:
+			case Failed:
 				r.OK = false
 				r.Failed++
-			case markWarning:
+			case Warning:
 				r.Warnings++
-			case markNotTried:
+			case NotTried:
 				r.NotTried++
 			}
 		}
@@ -233,72 +237,100 @@ func examine(ctx context.Context, probes []*probe, show func(finding)) report {
 	return r
 }
 
-// diagnose examines the deployment that the settings describe, for host, and shows each finding. transport is between it and
-// the cloud. It changes nothing anywhere, and is at its end when ctx is.
-func diagnose(ctx context.Context, getenv func(string) string, host string, transport policy.Transporter, show func(finding)) (report, error) {
-	c, wrong := config.Load(getenv, host)
+// Examination describes an examination of a deployment. It changes nothing anywhere.
+type Examination struct {
+	Getenv    func(string) string
+	Host      string
+	Transport policy.Transporter // the boundary to the cloud
+	Version   string
+	Show      func(Finding) // called for each finding, in order; may be nil
+}
+
+// Run examines the deployment that the settings describe. It returns before ctx ends.
+func (e Examination) Run(ctx context.Context) (Report, error) {
+	c, faults := config.Load(e.Getenv, e.Host)
 	limit := doctorLimit
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(end))
 	}
-	// What the steps of a check take their shares of (see vault.Options): of 28 seconds 20, so that all of them fit in, as a rule.
+	// The steps take shares of this time (see azsdk.Options): of 28 seconds 20, so that all of them fit in, as a rule.
 	c.Timeout = limit * 5 / 7
-	watched := &dates{next: transport, seen: map[string]time.Duration{}}
+	watched := &dates{next: e.Transport, seen: map[string]time.Duration{}}
 	d := &diagnosis{Config: c, dates: watched, log: slog.New(slog.DiscardHandler)}
-	if wrong == nil {
+	if faults == nil {
 		var err error
-		if d.connections, err = connect(c, watched, d.log); err != nil {
-			return report{}, err
+		if d.Parts, err = app.Connect(c, watched, d.log, e.Version); err != nil {
+			return Report{}, err
 		}
 	}
-	return examine(ctx, d.checks(wrong, getenv), show), nil
+	show := e.Show
+	if show == nil {
+		show = func(Finding) {}
+	}
+	r := examine(ctx, d.checks(faults, e.Getenv), show)
+	r.Version = e.Version
+	return r, nil
 }
 
-// examine examines the deployment that serves with c, whose settings are read anew.
-func examineDeployment(ctx context.Context, c config.Config, transport policy.Transporter) (report, error) {
-	return diagnose(ctx, c.Getenv, c.Host, transport, func(finding) {})
+// ForApp returns the Examine of an app that runs with c. It reads the settings again.
+func ForApp(c config.Config, transport policy.Transporter, version string) app.Examine {
+	return func(ctx context.Context) (slog.LogValuer, error) {
+		r, err := Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}.Run(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
 }
 
-// doctor is the command of that name.
-func doctor(ctx context.Context, args []string, getenv func(string) string, transport policy.Transporter, stdout, stderr io.Writer) error {
+// UsageError is an error in the command line.
+type UsageError string
+
+func (e UsageError) Error() string { return string(e) }
+
+// ExitCode returns the exit status of the process.
+func (UsageError) ExitCode() int { return 2 }
+
+// Command runs the command doctor.
+func Command(ctx context.Context, args []string, getenv func(string) string, transport policy.Transporter, version string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	asJSON := flags.Bool("json", false, "print the report as one JSON document")
 	if err := flags.Parse(args); err != nil {
-		return errors.Join(usageError("doctor"), err)
+		return errors.Join(UsageError("doctor"), err)
 	}
 	if flags.NArg() > 0 {
-		return usageError("doctor takes no arguments: it reads the settings that serve reads")
+		return UsageError("doctor takes no arguments: it reads the settings that serve reads")
 	}
 	host, err := config.DetectHost(getenv)
 	if err != nil {
 		return err
 	}
 	if host == config.Local && !config.HasDeployment(getenv) {
-		return usageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
-			"Set those that it runs with (README, Settings), and VAULT_CREDENTIAL=azure-cli to read the vault as who is signed in with az.\n" +
-			"Without settings the program simulates a cloud, which is always well")
+		return UsageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
+			"Set those that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account of az.\n" +
+			"Without settings the program simulates a cloud, which is always healthy")
 	}
-	p := &printout{w: stdout, coloured: isTerminal(stdout) && getenv("NO_COLOR") == ""}
-	show := p.finding
+	p := &printout{w: stdout, coloured: text.IsTerminal(stdout) && getenv("NO_COLOR") == ""}
+	e := Examination{Getenv: getenv, Host: host, Transport: transport, Version: version, Show: p.finding}
 	if *asJSON {
-		show = func(finding) {}
+		e.Show = nil
 	}
-	r, err := diagnose(ctx, getenv, host, transport, show)
+	r, err := e.Run(ctx)
 	if err != nil {
 		return err
 	}
 	if *asJSON {
-		e := json.NewEncoder(stdout)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		if err := e.Encode(r); err != nil {
+		encoder := json.NewEncoder(stdout)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(r); err != nil {
 			return fmt.Errorf("doctor: %w", err)
 		}
 	} else {
 		p.summary(r)
 	}
-	return r.err()
+	return r.Err()
 }
 
 // printout prints a report for a person.
@@ -309,16 +341,21 @@ type printout struct {
 	letters, principal bool
 }
 
-// yellow is a colour beside those of the demo.
-const yellow = "33"
+// The colours of marks (ECMA-48, select graphic rendition).
+const (
+	faint  = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
 
 // markWidth is the width of the column of marks.
 const markWidth = len("not tried")
 
-func (p *printout) finding(f finding) {
+func (p *printout) finding(f Finding) {
 	word := fmt.Sprintf("%-*s", markWidth, strings.ReplaceAll(string(f.Mark), "_", " "))
 	if p.coloured {
-		colour := map[mark]string{markOK: green, markWarning: yellow, markFailed: red, markNotTried: faint}[f.Mark]
+		colour := map[Mark]string{OK: green, Warning: yellow, Failed: red, NotTried: faint}[f.Mark]
 		word = "\x1b[" + colour + "m" + word + "\x1b[0m"
 	}
 	fmt.Fprintf(p.w, "%s  %s: %s\n", word, f.Tried, f.Found)
@@ -329,7 +366,7 @@ func (p *printout) finding(f finding) {
 	}
 }
 
-func (p *printout) summary(r report) {
+func (p *printout) summary(r Report) {
 	if p.letters || p.principal {
 		fmt.Fprintln(p.w)
 	}

@@ -1,4 +1,5 @@
-package main
+// Package demo runs the function on a simulated cloud: for a person who tries it, and for tests.
+package demo
 
 import (
 	"bytes"
@@ -9,10 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -20,13 +19,14 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/text"
 )
 
-// demo plays the main job on the simulated cloud, over HTTP on this machine, so that a person sees it. Its error names
-// the first thing that did not happen as it is told.
-func demo(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
-	logs := &lockedBuffer{}
-	s, err := newSimulation(getenv, logs)
+// Play plays the main job on the simulated cloud, over HTTP on this machine. Its error names the first result that is not as
+// announced.
+func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, version string) error {
+	logs := &text.Buffer{}
+	s, err := New(getenv, logs, version)
 	if err != nil {
 		return err
 	}
@@ -34,25 +34,19 @@ func demo(ctx context.Context, getenv func(string) string, stdout io.Writer) err
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- serveHTTP(ctx, listener, withInvocation(localWorker(s.handler), config.Local, ""), s.config.Timeout, s.log)
-	}()
-
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.App.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), handler.Invocation{Host: config.Local})))
+	})}
+	go func() { _ = server.Serve(listener) }()
+	defer func() { _ = server.Close() }()
 	p := &play{
-		simulation: s,
+		Simulation: s,
 		url:        "http://" + listener.Addr().String() + handler.RouteUnassign,
 		logs:       logs,
 		out:        stdout,
-		coloured:   isTerminal(stdout) && getenv("NO_COLOR") == "",
+		coloured:   text.IsTerminal(stdout) && getenv("NO_COLOR") == "",
 	}
-	err = p.run(ctx)
-	stop()
-	if end := <-ended; err == nil {
-		err = end
-	}
-	if err != nil {
+	if err := p.run(ctx); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	return nil
@@ -60,26 +54,26 @@ func demo(ctx context.Context, getenv func(string) string, stdout io.Writer) err
 
 // play is a demo on its way.
 type play struct {
-	*simulation
+	*Simulation
 	url      string
-	logs     *lockedBuffer
+	logs     *text.Buffer
 	out      io.Writer
 	coloured bool
 	scene    int
 }
 
 func (p *play) run(ctx context.Context) error {
-	fmt.Fprintf(p.out, "Autopilot Unassign %s on a simulated cloud: nothing leaves this process.\n", version)
+	fmt.Fprintf(p.out, "Autopilot Unassign %s on a simulated cloud: nothing leaves this process.\n", p.version)
 
 	p.title("Seven devices, each with a resource account")
 	p.printDevices(p.out)
 
 	p.title("ServiceNow sends a signed webhook for the first")
-	a, err := p.send(ctx, p.webhookKey, `{"deviceId":"`+fjord+`","reference":"RITM0012345"}`)
+	a, err := p.send(ctx, p.WebhookKey, `{"deviceId":"`+Fjord+`","reference":"RITM0012345"}`)
 	if err != nil {
 		return err
 	}
-	after, _ := p.cloud.Device(fjord)
+	after, _ := p.Cloud.Device(Fjord)
 	if err := want(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "", "the answer to the signed webhook is %d %s", a.status, a.Code); err != nil {
 		return err
 	}
@@ -91,19 +85,19 @@ func (p *play) run(ctx context.Context) error {
 
 	p.title("Somebody signs with another key")
 	stranger := "whsec_" + base64.StdEncoding.EncodeToString(randomKey())
-	before := p.cloud.Count(azuresim.StepGraph)
-	a, err = p.send(ctx, stranger, `{"deviceId":"`+skog+`"}`)
+	before := p.Cloud.Count(azuresim.StepGraph)
+	a, err = p.send(ctx, stranger, `{"deviceId":"`+Skog+`"}`)
 	if err != nil {
 		return err
 	}
-	untouched := p.cloud.Count(azuresim.StepGraph) == before
+	untouched := p.Cloud.Count(azuresim.StepGraph) == before
 	if err := want(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched, "the answer to the wrong signature is %d %s", a.status, a.Error.Code); err != nil {
 		return err
 	}
 
 	p.title("A device by its serial number, while the app's secret is rotated")
 	p.rotate()
-	a, err = p.send(ctx, p.webhookKey, `{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
+	a, err = p.send(ctx, p.WebhookKey, `{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
 	if err != nil {
 		return err
 	}
@@ -113,7 +107,7 @@ func (p *play) run(ctx context.Context) error {
 	p.note("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was restarted.")
 
 	p.title("A serial number that two devices share is refused")
-	a, err = p.send(ctx, p.webhookKey, `{"serialNumber":"Default string"}`)
+	a, err = p.send(ctx, p.WebhookKey, `{"serialNumber":"Default string"}`)
 	if err != nil {
 		return err
 	}
@@ -122,7 +116,7 @@ func (p *play) run(ctx context.Context) error {
 	}
 
 	p.title("A list, with a device in it that nobody knows")
-	a, err = p.send(ctx, p.webhookKey, `{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
+	a, err = p.send(ctx, p.WebhookKey, `{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
 	if err != nil {
 		return err
 	}
@@ -151,8 +145,8 @@ func (p *play) sweeps(ctx context.Context) error {
 		{"The next night, with SWEEP_APPLY=true", true},
 	} {
 		p.title(night.title)
-		p.config.SweepApply = night.apply
-		h, err := wire(p.config, p.cloud, p.log)
+		p.Config.SweepApply = night.apply
+		h, err := p.newApp()
 		if err != nil {
 			return err
 		}
@@ -164,7 +158,7 @@ func (p *play) sweeps(ctx context.Context) error {
 		if err := p.printAudit(`"message":"sweep"`, fmt.Sprintf(`"dry_run":%t`, !night.apply), `"succeeded":2`); err != nil {
 			return err
 		}
-		for _, d := range p.cloud.Devices() {
+		for _, d := range p.Cloud.Devices() {
 			if err := want(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device %s has the account %q", d.SerialNumber, d.UserPrincipalName); err != nil {
 				return err
 			}
@@ -176,9 +170,9 @@ func (p *play) sweeps(ctx context.Context) error {
 // rotate puts a new secret for the app into the vault, and makes Entra refuse the old one and Graph its tokens.
 func (p *play) rotate() {
 	secret := base64.RawURLEncoding.EncodeToString(randomKey())
-	p.cloud.SetAppSecrets(secret)
-	p.cloud.PutSecret(simulatedAppSecret, azuresim.Secret{Value: secret, Expires: time.Now().AddDate(0, 6, 0)})
-	p.cloud.RevokeTokens()
+	p.Cloud.SetAppSecrets(secret)
+	p.Cloud.PutSecret(AppSecretName, azuresim.Secret{Value: secret, Expires: time.Now().AddDate(0, 6, 0)})
+	p.Cloud.RevokeTokens()
 }
 
 // answered is what the demo looks at in an answer.
@@ -283,31 +277,3 @@ func (p *play) title(text string) {
 }
 
 func (p *play) note(text string) { fmt.Fprintf(p.out, "\n  %s\n", text) }
-
-// isTerminal reports whether w is a terminal, for colours.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// lockedBuffer is a buffer that the log may write to while the demo reads it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}

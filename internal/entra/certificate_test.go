@@ -1,4 +1,4 @@
-package vault_test
+package entra_test
 
 import (
 	"cmp"
@@ -22,11 +22,11 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/vault"
+	"autopilot-unassign/internal/entra"
 )
 
-func (w *world) appCertificate() *vault.Credential {
-	return w.vault.AppCertificate(w.cloud.TenantID, w.cloud.ClientID, appSecretName)
+func (w *world) appCertificate() *entra.Credential {
+	return entra.AppCertificate(w.cloud.TenantID, w.cloud.ClientID, appSecretName, w.vault, w.options)
 }
 
 // pair is a certificate with its key.

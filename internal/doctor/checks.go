@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"cmp"
@@ -19,7 +19,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -60,7 +62,7 @@ const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 // diagnosis is what the checks of one examination know.
 type diagnosis struct {
 	config.Config
-	connections
+	app.Parts
 	dates *dates
 	log   *slog.Logger
 
@@ -75,23 +77,23 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 	settings := d.settings(wrong, getenv)
 	inVault := &probe{
 		needs: []*probe{settings}, otherwise: "Key Vault was not reached",
-		findings: []finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
+		findings: []Finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
 		run:      d.askVault,
 	}
 	assertion := d.assertion(settings)
 	identity := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
-		findings: []finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential, asked: d.reader()}},
+		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential, asked: d.reader()}},
 		run:      d.askIdentity,
 	}
 	if d.VaultCredential == config.AWSFederation {
 		identity.needs = append(identity.needs, assertion)
 	}
 	if d.withoutVault() {
-		inVault.findings[0].Tried, inVault.run = "look whether there is a vault", func(_ context.Context, f []finding) {
+		inVault.findings[0].Tried, inVault.run = "look whether there is a vault", func(_ context.Context, f []Finding) {
 			f[0].ok("there is none, and none is needed: KEY_VAULT_URL is not set")
 		}
-		identity.findings, identity.run = nil, func(context.Context, []finding) {}
+		identity.findings, identity.run = nil, func(context.Context, []Finding) {}
 	}
 	reading := []*probe{inVault, identity}
 	credential := d.appCredential(reading)
@@ -107,25 +109,25 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 		d.keys(checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey, reading))
 	token := &probe{
 		needs: []*probe{credential}, otherwise: "there is no token for Graph",
-		findings: []finding{d.graphToken()},
+		findings: []Finding{d.graphToken()},
 		run:      d.askEntra,
 	}
 	roles := &probe{
 		needs: []*probe{token}, otherwise: "the " + d.holder() + " does not have the permission for it",
-		findings: []finding{{Check: checkRole, Tried: "look for the permission in the token"}, {Check: checkOtherRoles, Tried: "look for other permissions in the token"}},
+		findings: []Finding{{Check: checkRole, Tried: "look for the permission in the token"}, {Check: checkOtherRoles, Tried: "look for other permissions in the token"}},
 		run:      d.lookAtRoles,
 	}
 	devices := &probe{
-		needs: []*probe{roles}, findings: []finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", asked: d.graphToken().asked}}, run: d.askGraph,
+		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", asked: d.graphToken().asked}}, run: d.askGraph,
 	}
 	keys := d.signing(settings)
 	clock := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault, assertion, token, devices, keys},
-		findings: []finding{{Check: checkClock, Tried: "compare the clock with the cloud's"}}, run: d.compareClocks,
+		findings: []Finding{{Check: checkClock, Tried: "compare the clock with the cloud's"}}, run: d.compareClocks,
 	}
 	words := &probe{
 		needs: []*probe{settings},
-		findings: []finding{
+		findings: []Finding{
 			{Check: checkCallers, Tried: "look who may call"},
 			{Check: checkPolicy, Tried: "look what callers may ask for"},
 			{Check: checkSweep, Tried: "look what a sweep does"},
@@ -160,8 +162,8 @@ func (d *diagnosis) holder() string {
 }
 
 // graphToken is the finding about the token for Graph, before it is tried.
-func (d *diagnosis) graphToken() finding {
-	f := finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID"}
+func (d *diagnosis) graphToken() Finding {
+	f := Finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID"}
 	switch {
 	case !d.GraphDirect:
 	case d.VaultCredential == config.AWSFederation:
@@ -178,16 +180,16 @@ func (d *diagnosis) graphToken() finding {
 // there is no such app.
 func (d *diagnosis) assertion(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that says who this is"}
-	var ask vault.Assertion
+	var ask entra.Assertion
 	switch {
 	case d.VaultCredential == config.AWSFederation:
-		c.findings = []finding{{Check: checkAssertion, Tried: "get a token from AWS STS that says which role the function has", asked: awsSTS}}
-		ask = roleAssertion(d.Role, d.dates, d.Cloud.Exchange)
+		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token from AWS STS that says which role the function has", asked: awsSTS}}
+		ask = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
 	case d.GraphDirect && d.ClientID != "":
-		c.findings = []finding{{Check: checkAssertion, Tried: "get a token that says which managed identity this is", asked: hostIdentity}}
-		ask = vault.Asserted(d.identity, d.Cloud.Exchange)
+		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token that says which managed identity this is", asked: hostIdentity}}
+		ask = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
-	c.run = func(ctx context.Context, f []finding) {
+	c.run = func(ctx context.Context, f []Finding) {
 		if len(f) == 0 {
 			return
 		}
@@ -208,12 +210,12 @@ func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 	tried := "read the settings, for the host " + d.Host
 	faults, _ := errors.AsType[config.Error](wrong)
 	for _, fault := range faults {
-		c.findings = append(c.findings, finding{Check: checkSettings, Tried: tried, Mark: markFailed, Found: fault})
+		c.findings = append(c.findings, Finding{Check: checkSettings, Tried: tried, Mark: Failed, Found: fault})
 	}
 	if len(faults) == 0 {
-		c.findings = []finding{{Check: checkSettings, Tried: tried}}
+		c.findings = []Finding{{Check: checkSettings, Tried: tried}}
 	}
-	c.run = func(_ context.Context, f []finding) {
+	c.run = func(_ context.Context, f []Finding) {
 		last := &f[len(f)-1]
 		switch {
 		case len(faults) > 0:
@@ -227,8 +229,8 @@ func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 	return c
 }
 
-func (d *diagnosis) askVault(ctx context.Context, f []finding) {
-	scope, err := vault.Scope(ctx, d.VaultURL, vaultOptions(d.Config, d.dates, d.log))
+func (d *diagnosis) askVault(ctx context.Context, f []Finding) {
+	scope, err := vault.Scope(ctx, d.VaultURL, app.SDKOptions(d.Config, d.dates, d.log))
 	if err != nil {
 		f[0].failWith(err, nil)
 		if d.Cloud.VaultSuffix != "" { // so that the identity can be tried all the same
@@ -240,12 +242,12 @@ func (d *diagnosis) askVault(ctx context.Context, f []finding) {
 	f[0].ok("it answers as a vault does")
 }
 
-func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
+func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
 	if d.scope == "" {
 		f[0].skip("Key Vault was not reached, and alone knows what to ask for")
 		return
 	}
-	if _, err := d.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
+	if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
 		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.Cloud.Exchange)) // for an app that trusts; others do without
 		return
 	}
@@ -256,10 +258,10 @@ func (d *diagnosis) askIdentity(ctx context.Context, f []finding) {
 func (d *diagnosis) appCredential(needs []*probe) *probe {
 	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
 	name := d.SecretName + d.CertificateName // of which one is ""
-	c.findings = []finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()}}
+	c.findings = []Finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()}}
 	if d.CertificateName == "" {
-		c.run = func(ctx context.Context, f []finding) {
-			if s, err := d.store.Secret(ctx, name); err != nil {
+		c.run = func(ctx context.Context, f []Finding) {
+			if s, err := d.Vault.Secret(ctx, name); err != nil {
 				f[0].failWith(err, newAppSecret(name))
 			} else {
 				f[0].version(s, newAppSecret(name))
@@ -267,9 +269,9 @@ func (d *diagnosis) appCredential(needs []*probe) *probe {
 		}
 		return c
 	}
-	c.findings = append(c.findings, finding{Check: checkCertificate, Subject: name, Tried: "read the certificate in " + name})
-	c.run = func(ctx context.Context, f []finding) {
-		s, err := d.store.Certificate(ctx, name)
+	c.findings = append(c.findings, Finding{Check: checkCertificate, Subject: name, Tried: "read the certificate in " + name})
+	c.run = func(ctx context.Context, f []Finding) {
+		s, err := d.Vault.Certificate(ctx, name)
 		if err != nil {
 			f[0].failWith(err, newCertificateSteps(name))
 			f[1].skip("the secret could not be read")
@@ -288,7 +290,7 @@ func (d *diagnosis) appCredential(needs []*probe) *probe {
 
 // version records that a secret could be read, and how long it is good. Key Vault hands out what has expired, and whether it is
 // still good is not for the vault to say.
-func (f *finding) version(s vault.Secret, renew []string) {
+func (f *Finding) version(s vault.Secret, renew []string) {
 	text := "version " + s.Version[:min(8, len(s.Version))]
 	switch left := time.Until(s.Expires); {
 	case s.Expires.IsZero():
@@ -302,7 +304,7 @@ func (f *finding) version(s vault.Secret, renew []string) {
 	}
 }
 
-func (f *finding) certificate(cert *x509.Certificate) {
+func (f *Finding) certificate(cert *x509.Certificate) {
 	renew, end := newCertificateSteps(f.Subject), cert.NotAfter.UTC().Format(time.DateOnly)
 	switch left := time.Until(cert.NotAfter); {
 	case left < 0:
@@ -327,10 +329,10 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 	c := &probe{needs: needs}
 	for _, name := range names {
 		c.findings = append(c.findings,
-			finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()},
-			finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
+			Finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()},
+			Finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
 	}
-	c.run = func(ctx context.Context, f []finding) {
+	c.run = func(ctx context.Context, f []Finding) {
 		errs := make([]error, len(names))
 		together(len(names), func(i int) { errs[i] = d.key(ctx, f[2*i:2*i+2], names[i], kind, decode) })
 		if !slices.Contains(errs, nil) {
@@ -342,8 +344,8 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 				continue
 			}
 			for j := range f[2*i : 2*i+2] {
-				if one := &f[2*i+j]; one.Mark == markFailed {
-					one.Mark = markWarning
+				if one := &f[2*i+j]; one.Mark == Failed {
+					one.Mark = Warning
 					one.Found += "; it is no fault while another key of the kind is good"
 				}
 			}
@@ -353,8 +355,8 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 }
 
 // key looks at one key, and returns why it cannot be used.
-func (d *diagnosis) key(ctx context.Context, f []finding, name, kind string, decode func(string) ([]byte, error)) error {
-	s, err := d.store.Secret(ctx, name)
+func (d *diagnosis) key(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte, error)) error {
+	s, err := d.Vault.Secret(ctx, name)
 	if err != nil {
 		f[0].failWith(err, newKey(kind, name))
 		f[1].skip("the secret could not be read")
@@ -374,8 +376,8 @@ func (d *diagnosis) key(ctx context.Context, f []finding, name, kind string, dec
 	return nil
 }
 
-func (d *diagnosis) askEntra(ctx context.Context, f []finding) {
-	token, err := d.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.Cloud.Graph + "/.default"}, EnableCAE: true})
+func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
+	token, err := d.Credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.Cloud.Graph + "/.default"}, EnableCAE: true})
 	if err != nil {
 		trust := trustIdentity()
 		if d.VaultCredential == config.AWSFederation {
@@ -410,7 +412,7 @@ func rolesIn(token string) ([]string, error) {
 	return claims.Roles, nil
 }
 
-func (d *diagnosis) lookAtRoles(_ context.Context, f []finding) {
+func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 	if d.opaque {
 		f[0].warn(nil, "the token cannot be looked into; what Graph answers counts")
 		f[1].skip("the token cannot be looked into")
@@ -447,10 +449,10 @@ func quoted(texts []string) string {
 	return strings.Join(list, ", ")
 }
 
-func (d *diagnosis) askGraph(ctx context.Context, f []finding) {
+func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 	ctx, cancel := context.WithTimeout(ctx, graphStep)
 	defer cancel()
-	seen, more, err := d.client.Sample(ctx)
+	seen, more, err := d.Graph.Sample(ctx)
 	switch {
 	case err != nil:
 		f[0].failWith(err, nil)
@@ -499,7 +501,7 @@ func (d *dates) ahead(address string) (time.Duration, bool) {
 	return by, ok
 }
 
-func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
+func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	var worst time.Duration
 	var asked []string
 	sts := cmp.Or(d.Role.Endpoint, "https://sts."+d.Role.Region+".amazonaws.com")
@@ -531,7 +533,7 @@ func (d *diagnosis) compareClocks(_ context.Context, f []finding) {
 	}
 }
 
-func (d *diagnosis) readPolicy(_ context.Context, f []finding) {
+func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	callers, policy, sweep := &f[0], &f[1], &f[2]
 	var kinds []string
 	if n := len(d.WebhookSecretNames); n > 0 {
@@ -587,15 +589,15 @@ func count(n int, what string) string {
 func (d *diagnosis) signing(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}}
 	if len(d.EntraAudiences) == 0 {
-		c.run = func(context.Context, []finding) {}
+		c.run = func(context.Context, []Finding) {}
 		return c
 	}
 	for i := range d.EntraTenants {
 		which := fmt.Sprintf("tenant %d", i+1) // its id is in no report
-		c.findings = append(c.findings, finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID"})
+		c.findings = append(c.findings, Finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID"})
 	}
-	c.run = func(ctx context.Context, f []finding) {
-		source := signingKeys(d.Config, d.dates, d.log)
+	c.run = func(ctx context.Context, f []Finding) {
+		source := app.SigningKeys(d.Config, d.dates, d.log)
 		together(len(d.EntraTenants), func(i int) {
 			if _, err := source.Keys(ctx, d.EntraTenants[i], "any"); err != nil {
 				f[i].failWith(err, nil)

@@ -1,4 +1,8 @@
-package vault
+// Package entra gets tokens from Entra ID: for a managed identity, a client secret, a certificate, a federated identity, or the
+// account of the Azure CLI.
+//
+// Every error is an *upstream.Error: the errors of azidentity print whole responses, sometimes with the access token.
+package entra
 
 import (
 	"context"
@@ -11,7 +15,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/upstream"
+	"autopilot-unassign/internal/vault"
 )
 
 // Credential is the credential of an app whose client secret or certificate is in the vault, or that has neither ([Direct]).
@@ -21,19 +27,19 @@ import (
 // then tried within the same call. A token is kept until it nears its end; the call that notices that has it renewed, and
 // goes on with the old one.
 type Credential struct {
-	vault *Vault
-	name  string
-	read  func(ctx context.Context) (Secret, error)
+	options azsdk.Options
+	name    string
+	read    func(ctx context.Context) (vault.Secret, error)
 	// discover asks meanwhile for what signing in needs beside the secret.
 	discover func(ctx context.Context)
 	// signIn returns what asks Entra ID for tokens with a version of the secret. It makes no request.
-	signIn func(Secret) (azcore.TokenCredential, error)
+	signIn func(vault.Secret) (azcore.TokenCredential, error)
 
-	flight flight[azcore.AccessToken]
+	flight azsdk.Flight[azcore.AccessToken]
 
 	mu       sync.Mutex
 	token    azcore.AccessToken // the last one; its Token is "" before there is one
-	secret   Secret
+	secret   vault.Secret
 	signed   azcore.TokenCredential // made of secret; nil before that is read
 	readAt   time.Time              // when secret was read
 	rereadAt time.Time              // when it was read because Entra refused it
@@ -41,8 +47,13 @@ type Credential struct {
 	failedAt time.Time
 }
 
-// reread is the least time between two reads that a refusal of Entra ID causes.
-const reread = 30 * time.Second
+// The lifetimes of what was read.
+const (
+	refreshAfter = time.Hour        // the secret is read again
+	maxStale     = 24 * time.Hour   // the secret is used so long while the vault is down
+	failureTTL   = 5 * time.Second  // a failure is not retried before, so that many callers cause one attempt
+	minReread    = 30 * time.Second // the least time between two reads because of a refusal by Entra ID
+)
 
 // The times before the end of a token: it is renewed from the first on, and used until the second.
 const (
@@ -50,38 +61,40 @@ const (
 	useUntil    = time.Minute
 )
 
-// AppSecret returns the credential of an app of a tenant whose client secret is the secret of that name. It makes no
-// request.
-func (v *Vault) AppSecret(tenantID, clientID, name string) *Credential {
+// AppSecret returns the credential of an app of a tenant whose client secret is the secret of that name in store. It makes
+// no request.
+func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
+	o = o.WithDefaults()
 	return &Credential{
-		vault:    v,
+		options:  o,
 		name:     name,
-		read:     func(ctx context.Context) (Secret, error) { return v.Secret(ctx, name) },
-		discover: func(ctx context.Context) { v.options.discover(ctx, tenantID) },
-		signIn: func(s Secret) (azcore.TokenCredential, error) {
-			return azidentity.NewClientSecretCredential(tenantID, clientID, s.value, &azidentity.ClientSecretCredentialOptions{
-				ClientOptions:            v.options.client(v.options.share(tokenShare)),
+		read:     func(ctx context.Context) (vault.Secret, error) { return store.Secret(ctx, name) },
+		discover: func(ctx context.Context) { o.Discover(ctx, tenantID) },
+		signIn: func(s vault.Secret) (azcore.TokenCredential, error) {
+			return azidentity.NewClientSecretCredential(tenantID, clientID, s.Value(), &azidentity.ClientSecretCredentialOptions{
+				ClientOptions:            o.Client(o.Share(azsdk.TokenShare)),
 				DisableInstanceDiscovery: true,
 			})
 		},
 	}
 }
 
-// AppCertificate returns the credential of an app of a tenant that signs in with the certificate of that name. It makes no
-// request.
-func (v *Vault) AppCertificate(tenantID, clientID, name string) *Credential {
+// AppCertificate returns the credential of an app of a tenant that signs in with the certificate of that name in store. It
+// makes no request.
+func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
+	o = o.WithDefaults()
 	return &Credential{
-		vault:    v,
+		options:  o,
 		name:     name,
-		read:     func(ctx context.Context) (Secret, error) { return v.Certificate(ctx, name) },
-		discover: func(ctx context.Context) { v.options.discover(ctx, tenantID) },
-		signIn: func(s Secret) (azcore.TokenCredential, error) {
-			certs, key, err := parseCertificate(s.value)
+		read:     func(ctx context.Context) (vault.Secret, error) { return store.Certificate(ctx, name) },
+		discover: func(ctx context.Context) { o.Discover(ctx, tenantID) },
+		signIn: func(s vault.Secret) (azcore.TokenCredential, error) {
+			certs, key, err := s.KeyPair()
 			if err != nil {
 				return nil, err
 			}
 			return azidentity.NewClientCertificateCredential(tenantID, clientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
-				ClientOptions:            v.options.client(v.options.share(tokenShare)),
+				ClientOptions:            o.Client(o.Share(azsdk.TokenShare)),
 				DisableInstanceDiscovery: true,
 			})
 		},
@@ -99,13 +112,13 @@ func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 		switch {
 		case token.Token == "" || token.ExpiresOn.Sub(now) < useUntil:
 		case token.ExpiresOn.Sub(now) < renewBefore, !token.RefreshOn.IsZero() && token.RefreshOn.Before(now):
-			c.flight.start(ctx, "", work)
+			c.flight.Start(ctx, "", work)
 			return token, nil
 		default:
 			return token, nil
 		}
 	}
-	return c.flight.do(ctx, o.Claims, work)
+	return c.flight.Do(ctx, o.Claims, work)
 }
 
 // Expire tells that Graph has refused a token. If it is the one that is kept, the next GetToken gets another from Entra ID,
@@ -129,7 +142,7 @@ func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) 
 	c.mu.Lock()
 	failure, since := c.failure, time.Since(c.failedAt)
 	c.mu.Unlock()
-	if failure != nil && since < negative {
+	if failure != nil && since < failureTTL {
 		return azcore.AccessToken{}, failure
 	}
 	token, err := c.ask(ctx, o)
@@ -157,7 +170,7 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 	// Refused: it may have been rotated. If it has not been, the refusal stands.
 	now := time.Now()
 	c.mu.Lock()
-	before, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < reread
+	before, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < minReread
 	if !tooSoon {
 		c.rereadAt = now
 	}
@@ -183,15 +196,15 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 	c.mu.Lock()
 	signed, age := c.signed, time.Since(c.readAt)
 	c.mu.Unlock()
-	if signed != nil && age < fresh {
+	if signed != nil && age < refreshAfter {
 		return signed, false, nil
 	}
 	again, _, err := c.load(ctx)
 	switch {
 	case err == nil:
 		return again, true, nil
-	case signed != nil && age < stale && usable(err):
-		c.vault.options.Log.WarnContext(ctx, "the vault is not answering; the app's credential is used on", slog.String("secret", c.name), slog.Any("error", err))
+	case signed != nil && age < maxStale && vault.KeepsSecret(err):
+		c.options.Log.WarnContext(ctx, "the vault is not answering; the app's credential is used on", slog.String("secret", c.name), slog.Any("error", err))
 		return signed, false, nil
 	}
 	return nil, false, err
@@ -199,12 +212,12 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 
 // load reads the secret and returns what signs in with it, and its version.
 func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
-	c.flight.stage.Store(upstream.Vault)
+	c.flight.SetStage(upstream.Vault)
 	go c.discover(ctx)
 	secret, err := c.read(ctx)
 	if err == nil {
 		if signed, err = c.signIn(secret); err != nil {
-			err = invalid(c.name, reasonOf(err))
+			err = vault.Invalid(c.name, vault.FaultOf(err))
 		}
 	}
 	c.mu.Lock()
@@ -212,19 +225,19 @@ func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, v
 	switch {
 	case err == nil:
 		c.secret, c.signed, c.readAt = secret, signed, time.Now()
-	case !usable(err): // nor is what was read before, even if the vault is down the next time
-		c.secret, c.signed = Secret{}, nil
+	case !vault.KeepsSecret(err): // nor is what was read before, even if the vault is down the next time
+		c.secret, c.signed = vault.Secret{}, nil
 	}
 	return signed, secret.Version, err
 }
 
 // signInWith asks Entra ID for a token.
 func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.flight.stage.Store(upstream.Identity)
+	c.flight.SetStage(upstream.Identity)
 	inTime, ok := signed.(identity) // one that is used directly has its errors reduced already
 	if !ok {
 		inTime.TokenCredential = signed
 	}
-	inTime.limit = c.vault.options.share(tokenShare)
+	inTime.limit = c.options.Share(azsdk.TokenShare)
 	return inTime.ask(ctx, o)
 }

@@ -1,4 +1,4 @@
-package vault_test
+package entra_test
 
 import (
 	"context"
@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/upstream"
-	"autopilot-unassign/internal/vault"
 )
 
 // wantToken gets a token and returns it.
-func (w *world) wantToken(c *vault.Credential, when string) string {
+func (w *world) wantToken(c *entra.Credential, when string) string {
 	w.t.Helper()
 	token, err := c.GetToken(w.t.Context(), graphToken)
 	if err != nil || !strings.HasPrefix(token.Token, "eyJ") {
@@ -24,7 +24,7 @@ func (w *world) wantToken(c *vault.Credential, when string) string {
 }
 
 // wantFailure fails the test unless getting a token fails with that error.
-func (w *world) wantFailure(c *vault.Credential, want, when string) {
+func (w *world) wantFailure(c *entra.Credential, want, when string) {
 	w.t.Helper()
 	token, err := c.GetToken(w.t.Context(), graphToken)
 	if err == nil {
@@ -37,7 +37,7 @@ func (w *world) wantFailure(c *vault.Credential, want, when string) {
 
 // kind is a way in which an app signs in.
 type kind struct {
-	credential func(*world) *vault.Credential
+	credential func(*world) *entra.Credential
 	put        func(w *world, renewed bool) // in the vault
 	accept     func(w *world, renewed bool) // by Entra, and nothing else
 	refused    string
@@ -67,7 +67,7 @@ func kinds() map[string]kind {
 }
 
 // eachKind runs a test with a credential of every kind, after its first token.
-func eachKind(t *testing.T, test func(w *world, k kind, c *vault.Credential, first string)) {
+func eachKind(t *testing.T, test func(w *world, k kind, c *entra.Credential, first string)) {
 	t.Helper()
 	for name, k := range kinds() {
 		t.Run(name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func eachKind(t *testing.T, test func(w *world, k kind, c *vault.Credential, fir
 }
 
 func TestRotation(t *testing.T) {
-	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.put(w, true)
 		k.accept(w, true)
 		c.Expire(first)
@@ -98,7 +98,7 @@ func TestRotation(t *testing.T) {
 }
 
 func TestRefusedWithoutRotation(t *testing.T) {
-	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.accept(w, true)
 		c.Expire(first)
 		w.wantFailure(c, k.refused, "with the same version in the vault")
@@ -129,7 +129,7 @@ func TestRefusedWhenJustRead(t *testing.T) {
 // TestRefusedWithTheVaultDown has the refused one replaced where nobody can see it: that is the vault's failure, which passes, and
 // not the credential's, until the vault has been read.
 func TestRefusedWithTheVaultDown(t *testing.T) {
-	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.put(w, true)
 		k.accept(w, true)
 		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
@@ -145,7 +145,7 @@ func TestRefusedWithTheVaultDown(t *testing.T) {
 
 // TestRefusedTwice has both versions refused: the second is the end of it.
 func TestRefusedTwice(t *testing.T) {
-	eachKind(t, func(w *world, k kind, c *vault.Credential, first string) {
+	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.put(w, true)
 		w.cloud.SetAppSecrets()
 		w.cloud.SetAppCertificates()
@@ -175,7 +175,7 @@ func TestUsedOn(t *testing.T) {
 		"vault: forbidden (403 SimulatedFault): secret graph-client-secret":   azuresim.Status(403),
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachKind(t, func(w *world, _ kind, c *vault.Credential, first string) {
+			eachKind(t, func(w *world, _ kind, c *entra.Credential, first string) {
 				w.cloud.Fail(azuresim.StepSecret, -1, fault)
 				const warning = "the vault is not answering; the app's credential is used on"
 				for _, pause := range []time.Duration{time.Hour + time.Second, 22*time.Hour + 58*time.Minute} {
@@ -203,7 +203,7 @@ func TestNotUsedOn(t *testing.T) {
 		"vault: secret_invalid: secret graph-client-secret has no value":          func(w *world) { w.cloud.PutSecret(appSecretName, azuresim.Secret{}) },
 	} {
 		t.Run(want, func(t *testing.T) {
-			eachKind(t, func(w *world, k kind, c *vault.Credential, _ string) {
+			eachKind(t, func(w *world, k kind, c *entra.Credential, _ string) {
 				change(w)
 				time.Sleep(time.Hour + time.Second)
 				w.wantFailure(c, want, "gone")

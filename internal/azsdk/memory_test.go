@@ -1,4 +1,4 @@
-package vault
+package azsdk
 
 import (
 	"context"
@@ -83,7 +83,7 @@ func TestRemember(t *testing.T) {
 				t.Errorf("%s was asked %d times", question.step, n)
 			}
 			// An hour later they ask again, and who has asked for another thing has another answer.
-			time.Sleep(fresh)
+			time.Sleep(memoryTTL)
 			if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil || asked()-before != 2 {
 				t.Errorf("an hour later: %v, asked %d times", err, asked()-before)
 			}

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -10,16 +10,17 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// warmUp is what a process does of itself, so that the first request finds it done: the keys of callers are read and a token for
-// Graph is there. A request that comes before joins what is under way.
+// warmUp reads callers' keys and gets a token for Graph before the first request needs them. A request that comes earlier joins the
+// calls that run.
 type warmUp struct {
 	steps []func(context.Context) error
 	log   *slog.Logger
 }
 
-// run carries out all steps at once, and returns when they are done or ctx has ended. What fails is logged, and tried again by
-// the request that needs it.
-func (w warmUp) run(ctx context.Context) {
+// WarmUp runs all steps at once, and returns when they are done or ctx has ended. It logs failures; the request that needs the step
+// retries it.
+func (a *App) WarmUp(ctx context.Context) {
+	w := a.warmUp
 	start := time.Now()
 	ctx = upstream.WithWarmUp(ctx)
 	failures := make([]error, len(w.steps))

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"crypto/rand"
@@ -9,50 +9,53 @@ import (
 	"time"
 
 	"autopilot-unassign/handler"
+	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/doctor"
 )
 
 // The names of the secrets in the simulated vault.
 const (
-	simulatedAppSecret  = "graph-client-secret"
-	simulatedWebhookKey = "webhook-servicenow"
-	simulatedAPIKey     = "api-key-flow"
+	AppSecretName  = "graph-client-secret"
+	WebhookKeyName = "webhook-servicenow"
+	APIKeyName     = "api-key-flow"
 )
 
-// simulation is the whole program on a simulated cloud: the rooms are put together as for a deployment, and the requests
-// that they make are answered in this process.
-type simulation struct {
-	cloud      *azuresim.Cloud
-	config     config.Config
-	handler    *server
-	log        *slog.Logger
-	webhookKey string // as Key Vault has it: whsec_…
-	apiKey     string
+// Simulation is the whole function on a simulated cloud in this process. It is built like a deployment.
+type Simulation struct {
+	Cloud      *azuresim.Cloud
+	Config     config.Config
+	App        *app.App
+	WebhookKey string // as Key Vault has it: whsec_…
+	APIKey     string
+
+	Log     *slog.Logger
+	version string
 }
 
 // The ids of two simulated devices.
 const (
-	fjord = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
-	skog  = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
+	Fjord = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
+	Skog  = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
 )
 
-// newSimulation makes a cloud with seven devices, and the program on it, which logs to logs. Of the environment only the
-// settings count that are not about the cloud.
-func newSimulation(getenv func(string) string, logs io.Writer) (*simulation, error) {
-	s := &simulation{
-		cloud:      azuresim.New(),
-		webhookKey: "whsec_" + base64.StdEncoding.EncodeToString(randomKey()),
-		apiKey:     base64.RawURLEncoding.EncodeToString(randomKey()),
+// New returns a cloud with seven devices and the function on it, which logs to logs. It takes the settings that are not about the
+// cloud from getenv.
+func New(getenv func(string) string, logs io.Writer, version string) (*Simulation, error) {
+	s := &Simulation{
+		Cloud:      azuresim.New(),
+		WebhookKey: "whsec_" + base64.StdEncoding.EncodeToString(randomKey()),
+		APIKey:     base64.RawURLEncoding.EncodeToString(randomKey()),
 	}
 	appSecret := base64.RawURLEncoding.EncodeToString(randomKey())
-	s.cloud.SetAppSecrets(appSecret)
-	s.cloud.PutSecret(simulatedAppSecret, azuresim.Secret{Value: appSecret, Expires: time.Now().AddDate(0, 6, 0)})
-	s.cloud.PutSecret(simulatedWebhookKey, azuresim.Secret{Value: s.webhookKey})
-	s.cloud.PutSecret(simulatedAPIKey, azuresim.Secret{Value: s.apiKey})
+	s.Cloud.SetAppSecrets(appSecret)
+	s.Cloud.PutSecret(AppSecretName, azuresim.Secret{Value: appSecret, Expires: time.Now().AddDate(0, 6, 0)})
+	s.Cloud.PutSecret(WebhookKeyName, azuresim.Secret{Value: s.WebhookKey})
+	s.Cloud.PutSecret(APIKeyName, azuresim.Secret{Value: s.APIKey})
 	for _, d := range []azuresim.Device{
-		{ID: fjord, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com", AddressableUserName: "Fjord Room", ResourceName: "room.fjord"},
-		{ID: skog, SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com", AddressableUserName: "Skog Room", ResourceName: "room.skog"},
+		{ID: Fjord, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com", AddressableUserName: "Fjord Room", ResourceName: "room.fjord"},
+		{ID: Skog, SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com", AddressableUserName: "Skog Room", ResourceName: "room.skog"},
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03", SerialNumber: "PF3-0123-4567", GroupTag: "Kiosk", UserPrincipalName: "kiosk.lobby@contoso.com", AddressableUserName: "Lobby Kiosk", ResourceName: "kiosk.lobby"},
 		// What a mainboard is called that nobody has given a name. Such serial numbers are many devices'.
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a04", SerialNumber: "Default string", GroupTag: "Kiosk", UserPrincipalName: "kiosk.north@contoso.com", AddressableUserName: "North Kiosk", ResourceName: "kiosk.north"},
@@ -60,28 +63,33 @@ func newSimulation(getenv func(string) string, logs io.Writer) (*simulation, err
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a06", SerialNumber: "R90A2B3C", GroupTag: "Retired", UserPrincipalName: "room.elv@contoso.com", AddressableUserName: "Elv Room", ResourceName: "room.elv"},
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a07", SerialNumber: "R90D4E5F", GroupTag: "Retired", UserPrincipalName: "room.dal@contoso.com", AddressableUserName: "Dal Room", ResourceName: "room.dal"},
 	} {
-		s.cloud.PutDevice(d)
+		s.Cloud.PutDevice(d)
 	}
 	c, err := config.Load(s.settings(getenv), config.Local)
 	if err != nil {
 		return nil, err
 	}
-	s.config = c
-	s.log = newLog(logs, c.LogLevel)
-	s.handler, err = wire(c, s.cloud, s.log)
+	s.Config = c
+	s.Log, s.version = app.NewLog(logs, c.LogLevel), version
+	s.App, err = s.newApp()
 	return s, err
 }
 
+// newApp returns the function under s.Config.
+func (s *Simulation) newApp() (*app.App, error) {
+	return app.New(s.Config, s.Cloud, doctor.ForApp(s.Config, s.Cloud, s.version), s.Log, s.version)
+}
+
 // settings are those of a deployment to the simulated cloud.
-func (s *simulation) settings(getenv func(string) string) func(string) string {
+func (s *Simulation) settings(getenv func(string) string) func(string) string {
 	values := map[string]string{
-		"KEY_VAULT_URL":        s.cloud.VaultURL,
-		"AZURE_CLIENT_ID":      s.cloud.IdentityClientID,
-		"GRAPH_TENANT_ID":      s.cloud.TenantID,
-		"GRAPH_CLIENT_ID":      s.cloud.ClientID,
-		"GRAPH_SECRET_NAME":    simulatedAppSecret,
-		"WEBHOOK_SECRET_NAMES": simulatedWebhookKey,
-		"API_KEY_SECRET_NAMES": simulatedAPIKey,
+		"KEY_VAULT_URL":        s.Cloud.VaultURL,
+		"AZURE_CLIENT_ID":      s.Cloud.IdentityClientID,
+		"GRAPH_TENANT_ID":      s.Cloud.TenantID,
+		"GRAPH_CLIENT_ID":      s.Cloud.ClientID,
+		"GRAPH_SECRET_NAME":    AppSecretName,
+		"WEBHOOK_SECRET_NAMES": WebhookKeyName,
+		"API_KEY_SECRET_NAMES": APIKeyName,
 		"SWEEP_GROUP_TAG":      "Retired",
 	}
 	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT", "OPERATOR_CALLERS"} {
@@ -96,8 +104,8 @@ func randomKey() []byte {
 	return key
 }
 
-// banner tells a person what is running at address and how to try it, also with the program by its name.
-func (s *simulation) banner(w io.Writer, program, address string) {
+// Banner prints the devices and a request to try, for the function at address. program is the name of the executable.
+func (s *Simulation) Banner(w io.Writer, program, address string) {
 	fmt.Fprintf(w, "simulated: nothing leaves this process\n\n")
 	s.printDevices(w)
 	fmt.Fprintf(w, `
@@ -111,13 +119,13 @@ or, signed as ServiceNow does it, ask what would happen to two by their serial n
 
 Stop with Ctrl-C; the next start begins anew. The log follows.
 
-`, address, handler.RouteUnassign, s.apiKey, fjord, s.webhookKey, program, s.cloud.Devices()[0].SerialNumber, s.cloud.Devices()[1].SerialNumber)
+`, address, handler.RouteUnassign, s.APIKey, Fjord, s.WebhookKey, program, s.Cloud.Devices()[0].SerialNumber, s.Cloud.Devices()[1].SerialNumber)
 }
 
 // printDevices prints the devices as a table.
-func (s *simulation) printDevices(w io.Writer) {
+func (s *Simulation) printDevices(w io.Writer) {
 	fmt.Fprintf(w, "  %-16s %-10s %-38s %s\n", "SERIAL NUMBER", "GROUP TAG", "DEVICE ID", "RESOURCE ACCOUNT")
-	for _, d := range s.cloud.Devices() {
+	for _, d := range s.Cloud.Devices() {
 		account := d.UserPrincipalName
 		if account == "" {
 			account = "-"

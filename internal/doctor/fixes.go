@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"fmt"
@@ -129,8 +129,8 @@ var parties = map[party]struct{ name, where string }{ //nolint:gochecknoglobals 
 
 // explain says in words what it means that what f is about has ended with e, and what to do. renew are the steps that make what
 // is missing.
-func explain(f *finding, e *upstream.Error, renew []string) (found string, mend []string) {
-	service, asked := serviceNames[e.Service], entra
+func explain(f *Finding, e *upstream.Error, renew []string) (found string, mend []string) {
+	service, asked := serviceNames[e.Service], entraID
 	if e.Service == upstream.Identity {
 		if asked = f.asked; parties[asked].name != "" {
 			service = parties[asked]

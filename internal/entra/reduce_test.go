@@ -1,4 +1,4 @@
-package vault_test
+package entra_test
 
 import (
 	"context"
@@ -14,9 +14,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/upstream"
-	"autopilot-unassign/internal/vault"
 )
 
 // TestRefusals has a step refuse for good, in the service's own words, and looks at what is made of them.
@@ -98,7 +99,7 @@ func TestBodyThatHangs(t *testing.T) {
 	} {
 		t.Run("at "+at, func(t *testing.T) {
 			simulate(t, func(w *world) {
-				w.rewire(stuckBodies{w.cloud, at}, vault.ManagedIdentity)
+				w.rewire(stuckBodies{w.cloud, at}, entra.ManagedIdentity)
 				start := time.Now()
 				_, err := w.appSecret().GetToken(w.t.Context(), graphToken)
 				if failed := w.failure(err); failed.Error() != want || time.Since(start) > 7500*time.Millisecond {
@@ -168,7 +169,7 @@ func TestExpiry(t *testing.T) {
 // TestTenantThatIsNone has the library refuse to sign in with what it is given. Its words are not passed on.
 func TestTenantThatIsNone(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.wantFailure(w.vault.AppSecret("canary tenant", w.cloud.ClientID, appSecretName), "vault: secret_invalid: secret graph-client-secret cannot be used to sign in", "no tenant")
+		w.wantFailure(entra.AppSecret("canary tenant", w.cloud.ClientID, appSecretName, w.vault, w.options), "vault: secret_invalid: secret graph-client-secret cannot be used to sign in", "no tenant")
 		w.wantRequests("1 1 1 0 0", "no tenant")
 	})
 }
@@ -177,9 +178,9 @@ func TestTenantThatIsNone(t *testing.T) {
 func TestClientSecret(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.IdentityClientID = w.cloud.ClientID
-		asApp := func(secret string) func(string, vault.Options) (azcore.TokenCredential, error) {
-			return func(id string, o vault.Options) (azcore.TokenCredential, error) {
-				return vault.ClientSecret(w.cloud.TenantID, id, secret, o)
+		asApp := func(secret string) func(string, azsdk.Options) (azcore.TokenCredential, error) {
+			return func(id string, o azsdk.Options) (azcore.TokenCredential, error) {
+				return entra.ClientSecret(w.cloud.TenantID, id, secret, o)
 			}
 		}
 		w.rewire(w.cloud, asApp(oldSecret))
@@ -215,7 +216,7 @@ func TestAzureCLI(t *testing.T) {
 			if test.script == "" {
 				t.Setenv("PATH", dir)
 			}
-			credential, err := vault.AzureCLI(vault.Options{})
+			credential, err := entra.AzureCLI(azsdk.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,18 +1,16 @@
-package vault
+package azsdk
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -25,7 +23,7 @@ func Remember(next upstream.Doer) upstream.Doer {
 
 type memory struct {
 	next   upstream.Doer
-	asking singleflight.Group
+	asking singleflight.Group[string, remembered]
 
 	mu    sync.Mutex
 	known map[string]remembered
@@ -37,6 +35,9 @@ type remembered struct {
 	body  []byte
 	until time.Time
 }
+
+// memoryTTL is how long a response is remembered.
+const memoryTTL = time.Hour
 
 // openIDConfiguration is the path of the document behind an authority, a tenant included.
 const openIDConfiguration = "/v2.0/.well-known/openid-configuration"
@@ -87,31 +88,20 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	if time.Now().Before(known.until) {
 		return known.to(req), nil
 	}
-	answer := m.asking.DoChan(name, func() (_ any, err error) {
-		defer func() { // since it would be thrown again where nobody could catch it
-			if p := recover(); p != nil {
-				err = fmt.Errorf("panic of type %T", p)
-			}
-		}()
+	a, _, err := m.asking.Do(req.Context(), name, func(context.Context) (remembered, error) {
 		a, err := m.ask(req)
 		if err == nil && answered(a) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			a.until = time.Now().Add(fresh)
+			a.until = time.Now().Add(memoryTTL)
 			m.known[name] = a
 		}
 		return a, err
 	})
-	select {
-	case result := <-answer:
-		if result.Err != nil {
-			return nil, result.Err
-		}
-		a, _ := result.Val.(remembered)
-		return a.to(req), nil
-	case <-req.Context().Done():
-		return nil, req.Context().Err()
+	if err != nil {
+		return nil, err
 	}
+	return a.to(req), nil
 }
 
 // ask sends req for all who wait for its answer. It has the time of the one who came first.
@@ -127,7 +117,7 @@ func (m *memory) ask(req *http.Request) (remembered, error) {
 		return remembered{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(upstream.Cap(resp.Body, largestAnswer))
+	text, err := io.ReadAll(upstream.Cap(resp.Body, maxResponse))
 	return remembered{Response: *resp, body: text}, err
 }
 
@@ -138,13 +128,13 @@ func (r remembered) to(req *http.Request) *http.Response {
 	return &resp
 }
 
-// discover asks where the endpoints of a tenant are, for whoever asks next. Without a memory it would be asked in vain.
-func (o Options) discover(ctx context.Context, tenantID string) {
+// Discover asks where the endpoints of a tenant are, for whoever asks next. Without a memory it would be asked in vain.
+func (o Options) Discover(ctx context.Context, tenantID string) {
 	m, ok := o.Transport.(*memory)
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, firstTry(o.share(tokenShare))) // who waits for it has time for a second one
+	ctx, cancel := context.WithTimeout(ctx, FirstTry(o.Share(TokenShare))) // who waits for it has time for a second one
 	defer cancel()
 	address := strings.TrimSuffix(o.Cloud.ActiveDirectoryAuthorityHost, "/") + "/" + tenantID + openIDConfiguration
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)

@@ -1,4 +1,4 @@
-package vault
+package entra
 
 import (
 	"context"
@@ -10,7 +10,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/upstream"
+	"autopilot-unassign/internal/vault"
 )
 
 // Assertion returns a token that says who this process is, in the words of somebody whom an app trusts: AWS, or the managed
@@ -20,9 +22,9 @@ type Assertion func(ctx context.Context) (string, error)
 // Federated returns the credential of an app of a tenant that trusts whoever assertion speaks for, by a federated identity
 // credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored anywhere. The
 // errors of its tokens are *upstream.Errors.
-func Federated(tenantID, clientID string, assertion Assertion, o Options) (azcore.TokenCredential, error) {
-	o = o.withDefaults()
-	limit := o.share(identityShare)
+func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
+	o = o.WithDefaults()
+	limit := o.Share(azsdk.IdentityShare)
 	early := &earlyAssertion{assertion: assertion, limit: limit}
 	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string, error) {
 		text, err := early.take(ctx)
@@ -31,7 +33,7 @@ func Federated(tenantID, clientID string, assertion Assertion, o Options) (azcor
 		}
 		return text, err
 	}, &azidentity.ClientAssertionCredentialOptions{
-		ClientOptions:            o.client(limit),
+		ClientOptions:            o.Client(limit),
 		DisableInstanceDiscovery: true,
 	})
 	return newIdentity(federated{credential, early}, limit), err
@@ -114,14 +116,14 @@ func (e *earlyAssertion) take(ctx context.Context) (string, error) {
 }
 
 // Direct returns a Credential that has nothing in a vault: what signIn returns signs in by itself. It makes no request.
-func Direct(signIn func() (azcore.TokenCredential, error), o Options) (*Credential, error) {
+func Direct(signIn func() (azcore.TokenCredential, error), o azsdk.Options) (*Credential, error) {
 	if _, err := signIn(); err != nil { // which is about what it was given, and would be the same each time
 		return nil, err
 	}
 	return &Credential{
-		vault:    &Vault{options: o.withDefaults()},
-		read:     func(context.Context) (Secret, error) { return Secret{}, nil },
+		options:  o.WithDefaults(),
+		read:     func(context.Context) (vault.Secret, error) { return vault.Secret{}, nil },
 		discover: func(context.Context) {},
-		signIn:   func(Secret) (azcore.TokenCredential, error) { return signIn() },
+		signIn:   func(vault.Secret) (azcore.TokenCredential, error) { return signIn() },
 	}, nil
 }

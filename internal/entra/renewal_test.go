@@ -1,4 +1,4 @@
-package vault_test
+package entra_test
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/vault"
+	"autopilot-unassign/internal/entra"
 )
 
 // TestRenewal has a token near its end.
@@ -88,7 +88,7 @@ func TestRefreshIn(t *testing.T) {
 }
 
 func TestExpire(t *testing.T) {
-	eachKind(t, func(w *world, _ kind, c *vault.Credential, first string) {
+	eachKind(t, func(w *world, _ kind, c *entra.Credential, first string) {
 		for _, other := range []string{"", "eyJ.other"} {
 			c.Expire(other)
 			if w.wantToken(c, fmt.Sprintf("%q expired", other)) != first {

@@ -1,4 +1,4 @@
-package vault_test
+package entra_test
 
 import (
 	"bytes"

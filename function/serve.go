@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"net"
+
+	"autopilot-unassign/internal/app"
+	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/doctor"
+	"autopilot-unassign/internal/upstream"
+)
+
+// serve serves requests until ctx ends, for the host that the environment shows. program is the name of the executable.
+func serve(ctx context.Context, program string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")
+	if err := flags.Parse(args); err != nil {
+		return errors.Join(usageError("serve"), err)
+	}
+	host, err := config.DetectHost(getenv)
+	if err != nil {
+		return err
+	}
+	if host == config.Local && !config.HasDeployment(getenv) {
+		return simulate(ctx, program, *listen, getenv, stdout)
+	}
+	c, err := config.Load(getenv, host)
+	if err != nil {
+		return err
+	}
+	log := app.NewLog(stdout, c.LogLevel)
+	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
+		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
+	}
+	if c.PlatformAuth {
+		log.WarnContext(ctx, "AUTH=platform: the host authenticates callers; every request that it passes on is served")
+	}
+	// Listen before building the app: early connections wait in the accept queue instead of being refused.
+	listener, err := openListener(ctx, host, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), *listen)
+	if err != nil {
+		return err
+	}
+	transport := upstream.NewClient()
+	s, err := app.New(c, transport, doctor.ForApp(c, transport, version), log, version)
+	if err != nil {
+		return err
+	}
+	switch host {
+	case config.Azure:
+		return serveAzure(ctx, listener, s, c.Timeout, getenv, log)
+	case config.Lambda:
+		examine := doctor.Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}
+		return serveLambda(ctx, s, examine.Run, log)
+	}
+	return serveLocal(ctx, listener, s, c.Timeout, log)
+}
+
+// openListener opens the port on which host reaches the process. Lambda needs none: the process polls it.
+func openListener(ctx context.Context, host, port, address string) (net.Listener, error) {
+	switch host {
+	case config.Azure:
+		return listenAzure(ctx, port)
+	case config.Lambda:
+		return nil, nil //nolint:nilnil // Lambda has no port
+	}
+	return listenAt(ctx, address)
+}

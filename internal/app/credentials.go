@@ -1,0 +1,49 @@
+package app
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"autopilot-unassign/internal/azsdk"
+	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/vault"
+)
+
+// newIdentity returns the credential that reads the vault.
+func newIdentity(c config.Config, transport policy.Transporter, o azsdk.Options) (azcore.TokenCredential, error) {
+	switch c.VaultCredential {
+	case config.ManagedIdentity:
+		return entra.ManagedIdentity(c.AzureClientID, o)
+	case config.AWSFederation: // unused without a vault
+		return entra.Federated(cmp.Or(c.AzureTenantID, c.TenantID), cmp.Or(c.AzureClientID, c.ClientID), RoleAssertion(c.Role, transport, c.Cloud.Exchange), o)
+	case config.ClientSecret:
+		return entra.ClientSecret(c.AzureTenantID, c.AzureClientID, c.AzureSecret, o)
+	case config.AzureCLI:
+		return entra.AzureCLI(o)
+	}
+	return nil, fmt.Errorf("no vault credential %q", c.VaultCredential)
+}
+
+// newGraphCredential returns the credential of the app that may call Graph: its secret or certificate in the vault, or no secret at
+// all. Then the app trusts the role or the managed identity, or is the managed identity.
+func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.TokenCredential, transport policy.Transporter, o azsdk.Options) (azcore.TokenCredential, error) {
+	switch {
+	case c.GraphDirect && c.VaultCredential == config.AWSFederation:
+		return entra.Direct(func() (azcore.TokenCredential, error) {
+			return entra.Federated(c.TenantID, c.ClientID, RoleAssertion(c.Role, transport, c.Cloud.Exchange), o)
+		}, o)
+	case c.GraphDirect && c.ClientID != "":
+		return entra.Direct(func() (azcore.TokenCredential, error) {
+			return entra.Federated(c.TenantID, c.ClientID, entra.Asserted(identity, c.Cloud.Exchange), o)
+		}, o)
+	case c.GraphDirect:
+		return entra.Direct(func() (azcore.TokenCredential, error) { return entra.ManagedIdentity(c.AzureClientID, o) }, o)
+	case c.CertificateName != "":
+		return entra.AppCertificate(c.TenantID, c.ClientID, c.CertificateName, store, o), nil
+	}
+	return entra.AppSecret(c.TenantID, c.ClientID, c.SecretName, store, o), nil
+}

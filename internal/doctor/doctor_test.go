@@ -1,0 +1,664 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/app"
+	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/simulated"
+)
+
+// sickness is a fault that is planted in a deployment which is well, and what the doctor says of it.
+type sickness struct {
+	plant    func(*azuresim.Cloud)
+	settings []string
+	// want are the findings that are not ok, in order, none where all is well: mark, check and subject. A * at the end of the
+	// last one stands for all that follow being not tried.
+	want []string
+	says []string // of the report
+	mend string   // a part of a step
+}
+
+// healthy are the settings of a deployment that leaves nothing to be wished for.
+func healthy(c *azuresim.Cloud, changes ...string) func(string) string {
+	return simulated.Minimal(append([]string{
+		"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID,
+		"API_KEY_SECRET_NAMES", "api-key-flow", "ALLOWED_GROUP_TAGS", "MTR-*", "RATE_LIMIT", "60",
+	}, changes...)...)
+}
+
+// noGraph is what is not tried where the app's credential cannot be used.
+var noGraph = []string{"not_tried graph_token graph-client-secret", "not_tried graph_role", "not_tried graph_other_roles", "not_tried graph_devices"}
+
+// noVault is what is not tried where no secret can be read.
+var noVault = append([]string{
+	"not_tried secret graph-client-secret", "not_tried secret webhook-servicenow", "not_tried webhook_key webhook-servicenow",
+	"not_tried secret api-key-flow", "not_tried api_key api-key-flow",
+}, noGraph...)
+
+// nothingKnown is what is not tried where nobody has answered.
+var nothingKnown = append(slices.Clone(noVault), "not_tried clock")
+
+func behind(first string, others ...string) []string { return append([]string{first}, others...) }
+
+// vaultSays is what Key Vault answers to whoever it does not let in, by the code of the inner error.
+func vaultSays(code string) azuresim.Fault {
+	return azuresim.Body(403, "application/json", `{"error":{"code":"Forbidden","message":"Client address 192.0.2.1 is not authorized.","innererror":{"code":"`+code+`"}}}`)
+}
+
+// entraSays is what Entra ID answers, by the number of the error.
+func entraSays(word string, number int) azuresim.Fault {
+	return azuresim.Body(400, "application/json", fmt.Sprintf(`{"error":%q,"error_description":"AADSTS%d: canary. Trace ID: x","error_codes":[%[2]d]}`, word, number))
+}
+
+// stored puts a secret in the place of what was there.
+func stored(name, value string) func(*azuresim.Cloud) {
+	return func(c *azuresim.Cloud) { c.PutSecret(name, azuresim.Secret{Value: value}) }
+}
+
+// ahead puts the cloud's clock ahead of ours.
+func ahead(by time.Duration) func(*azuresim.Cloud) {
+	return func(c *azuresim.Cloud) { c.Now = func() time.Time { return time.Now().Add(by) } }
+}
+
+// withCertificate has the app sign in with a certificate that Entra ID knows.
+func withCertificate(text func() (string, *x509.Certificate)) func(*azuresim.Cloud) {
+	return func(c *azuresim.Cloud) {
+		value, cert := text()
+		c.SetAppCertificates(cert)
+		c.PutSecret("graph-certificate", azuresim.Secret{Value: value})
+	}
+}
+
+// byCertificate are the settings for that.
+var byCertificate = []string{"GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate"}
+
+// sicknesses are the faults.
+func sicknesses() map[string]sickness {
+	noCertificate := []string{"not_tried graph_token graph-certificate", "not_tried graph_role", "not_tried graph_other_roles", "not_tried graph_devices"}
+	return map[string]sickness{
+		"a setting is missing":          {nil, []string{"GRAPH_CLIENT_ID", ""}, []string{"failed settings", "not_tried vault*"}, []string{"GRAPH_CLIENT_ID is not set", "because the settings are not complete"}, "appsettings set"},
+		"three settings are wrong":      {nil, []string{"GRAPH_CLIENT_ID", "x", "RATE_LIMIT", "-1", "API_KEY_SECRET_NAMES", "a/b"}, []string{"failed settings", "failed settings", "failed settings", "not_tried vault*"}, []string{"GRAPH_CLIENT_ID is not a GUID", "RATE_LIMIT must be", "API_KEY_SECRET_NAMES must be"}, "README"},
+		"the vault of another cloud":    {nil, []string{"KEY_VAULT_URL", "https://contoso.vault.azure.cn"}, []string{"failed settings", "not_tried vault*"}, []string{"KEY_VAULT_URL must end in .vault.azure.net"}, "README"},
+		"a secret that nobody uses":     {nil, []string{"AZURE_CLIENT_SECRET", simulated.AppSecret}, []string{"warning settings"}, []string{"AZURE_CLIENT_SECRET is set and not used"}, "remove AZURE_CLIENT_SECRET"},
+		"the vault's name is not known": {failing(azuresim.StepChallenge, azuresim.NoHost()), nil, behind("failed vault", nothingKnown...), []string{"is not known to the DNS", "because Key Vault was not reached"}, "KEY_VAULT_URL"},
+		"the vault takes no connection": {failing(azuresim.StepChallenge, azuresim.Refused()), nil, behind("failed vault", nothingKnown...), []string{"Key Vault does not take the connection"}, "HTTPS_PROXY"},
+		"a stranger answers":            {failing(azuresim.StepChallenge, azuresim.Untrusted()), nil, behind("failed vault", nothingKnown...), []string{"certificate of Key Vault is not trusted"}, "SSL_CERT_FILE"},
+		"a proxy's page":                {failing(azuresim.StepChallenge, azuresim.WrongType()), nil, behind("failed vault", noVault...), []string{"no answer of its"}, "proxy"},
+		"a vault that hangs":            {failing(azuresim.StepChallenge, azuresim.Hang()), nil, behind("failed vault", nothingKnown...), []string{"Key Vault has not answered in time"}, "firewall"},
+		"a vault that is down":          {failing(azuresim.StepChallenge, azuresim.Status(503)), nil, behind("failed vault", noVault...), []string{"Key Vault is not well (503"}, "azure.status.microsoft"},
+		"a challenge that is none":      {failing(azuresim.StepChallenge, azuresim.MalformedChallenge()), nil, behind("failed vault", noVault...), []string{"no answer of its"}, "KEY_VAULT_URL"},
+		"the identity is down":          {failing(azuresim.StepIdentity, azuresim.Status(500)), nil, behind("failed vault_identity", noVault...), []string{"the identity that reads the vault is not well", "because there is no token for Key Vault"}, "az functionapp identity show"},
+		"a machine without an identity": {failing(azuresim.StepIdentity, azuresim.Refused()), nil, behind("failed vault_identity", noVault...), []string{"the identity that reads the vault does not take the connection"}, "VAULT_CREDENTIAL=azure-cli"},
+		"an identity that hangs":        {failing(azuresim.StepIdentity, azuresim.Hang()), nil, behind("failed vault_identity", noVault...), []string{"has not answered in time"}, "az login"},
+		"another identity":              {nil, []string{"AZURE_CLIENT_ID", simulated.ClientID}, behind("failed vault_identity", noVault...), []string{"there is no such identity"}, "AZURE_CLIENT_ID"},
+		"vault and identity are down": {func(c *azuresim.Cloud) {
+			c.Fail(azuresim.StepChallenge, -1, azuresim.NoHost())
+			c.Fail(azuresim.StepIdentity, -1, azuresim.Refused())
+		}, nil, append([]string{"failed vault", "failed vault_identity"}, nothingKnown...), []string{"is not known to the DNS", "does not take the connection"}, "nslookup"},
+		"an identity without the role":   {failing(azuresim.StepSecret, vaultSays("ForbiddenByRbac")), nil, refused(), []string{"may not read the secrets of the vault (403 ForbiddenByRbac)", "because the secret could not be read"}, `az role assignment create --role "Key Vault Secrets User"`},
+		"the vault's firewall":           {failing(azuresim.StepSecret, vaultSays("ForbiddenByFirewall")), nil, refused(), []string{"firewall of the vault does not let this machine in"}, "az keyvault network-rule add"},
+		"a vault without public network": {failing(azuresim.StepSecret, vaultSays("ForbiddenByConnection")), nil, refused(), []string{"takes no connection from the public network"}, "private endpoint"},
+		"an access policy":               {failing(azuresim.StepSecret, vaultSays("ForbiddenByPolicy")), nil, refused(), []string{"access policies of the vault"}, "az keyvault set-policy"},
+		"the vault of another tenant":    {failing(azuresim.StepSecret, azuresim.Status(401)), nil, refused(), []string{"of another tenant or cloud"}, "properties.tenantId"},
+		"a throttling vault":             {failing(azuresim.StepSecret, azuresim.Status(429, "Retry-After", "60")), nil, refused(), []string{"Key Vault is throttling"}, "try again after 1m0s"},
+
+		"the app's secret is missing": {func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, nil, behind("failed secret graph-client-secret", noGraph...), []string{"there is no secret graph-client-secret in the vault", "because the credential of the app cannot be used"}, "az ad app credential reset --id $APP_ID --append"},
+		"the app's secret is disabled": {func(c *azuresim.Cloud) {
+			c.PutSecret("graph-client-secret", azuresim.Secret{Value: "x", Disabled: true})
+		}, nil, behind("failed secret graph-client-secret", noGraph...), []string{"the secret graph-client-secret is disabled"}, "--enabled true"},
+		"the app's secret is empty":    {stored("graph-client-secret", ""), nil, behind("failed secret graph-client-secret", noGraph...), []string{"the secret graph-client-secret is empty"}, "az keyvault secret set"},
+		"a secret that ends in 9 days": {expiring(9*24*time.Hour + time.Hour), nil, []string{"warning secret graph-client-secret"}, []string{"which ends in 9 days, on 2000-01-10"}, "credential reset"},
+		"a secret that ends tomorrow":  {expiring(25 * time.Hour), nil, []string{"warning secret graph-client-secret"}, []string{"which ends in 1 day, on 2000-01-02"}, "credential reset"},
+		"a secret past its end":        {expiring(-48 * time.Hour), nil, []string{"warning secret graph-client-secret"}, []string{"whose end was set to 1999-12-30; whether it is still good"}, "credential reset"},
+		"a key that is missing":        {func(c *azuresim.Cloud) { c.DeleteSecret("webhook-servicenow") }, nil, []string{"failed secret webhook-servicenow", "not_tried webhook_key webhook-servicenow"}, []string{"there is no secret webhook-servicenow"}, "whsec_%s"},
+		"one of two keys is missing":   {nil, []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next"}, []string{"warning secret webhook-next", "not_tried webhook_key webhook-next"}, []string{"there is no secret webhook-next", "no fault while another key of the kind is good"}, "--name webhook-next --file new-key"},
+		"one of two keys is weak":      {stored("api-key-next", "short"), []string{"API_KEY_SECRET_NAMES", "api-key-flow,api-key-next"}, []string{"warning api_key api-key-next"}, []string{"the key is shorter than 24 bytes; it is no fault while"}, "--name api-key-next"},
+		"two keys are weak":            {func(c *azuresim.Cloud) { stored("api-key-flow", "short")(c); stored("api-key-next", "short")(c) }, []string{"API_KEY_SECRET_NAMES", "api-key-flow,api-key-next"}, []string{"failed api_key api-key-flow", "failed api_key api-key-next"}, []string{"the key is shorter than 24 bytes"}, "--name api-key-next"},
+		"a key that has expired": {func(c *azuresim.Cloud) {
+			c.PutSecret("api-key-flow", azuresim.Secret{Value: simulated.SigningKey + "-and-more-of-it", Expires: time.Now().Add(-time.Hour)})
+		}, nil, []string{"warning secret api-key-flow", "failed api_key api-key-flow"}, []string{"the secret has expired, and with it the key"}, "--name api-key-flow"},
+		"a weak key of signatures": {stored("webhook-servicenow", "whsec_c2hvcnQ="), nil, []string{"failed webhook_key webhook-servicenow"}, []string{"the key is shorter than 24 bytes"}, "whsec_%s"},
+		"a key that is not base64": {stored("webhook-servicenow", "whsec_not base64, and a canary-signing-key"), nil, []string{"failed webhook_key webhook-servicenow"}, []string{"the key is not base64"}, "openssl rand -base64 32"},
+		"a weak API key":           {stored("api-key-flow", "canary-api-key"), nil, []string{"failed api_key api-key-flow"}, []string{"the key is shorter than 24 bytes"}, `printf '%s' "$(openssl`},
+		"a disabled API key":       {func(c *azuresim.Cloud) { c.PutSecret("api-key-flow", azuresim.Secret{Value: "x", Disabled: true}) }, nil, []string{"failed secret api-key-flow", "not_tried api_key api-key-flow"}, []string{"the secret api-key-flow is disabled"}, "set-attributes"},
+
+		"a certificate without a key": {withCertificate(func() (string, *x509.Certificate) {
+			_, cert := simulated.NewCertificate()
+			return simulated.InPEM(nil, cert), cert
+		}), byCertificate, behind("failed certificate graph-certificate", noCertificate...), []string{"it has no private key"}, "az keyvault certificate import"},
+		"an EC key": {withCertificate(func() (string, *x509.Certificate) {
+			key, cert := ecCertificate()
+			return simulated.InPEM(key, cert), cert
+		}), byCertificate, behind("failed certificate graph-certificate", noCertificate...), []string{"it has a key that is not RSA"}, "whose key is RSA"},
+		"the key of another certificate": {withCertificate(func() (string, *x509.Certificate) {
+			key, _ := simulated.NewCertificate()
+			_, cert := simulated.NewCertificate()
+			return simulated.InPEM(key, cert), cert
+		}), byCertificate, behind("failed certificate graph-certificate", noCertificate...), []string{"it has no certificate that its key belongs to"}, "import"},
+		"a certificate that ends soon":   {withCertificate(until(5 * 24 * time.Hour)), byCertificate, []string{"warning certificate graph-certificate"}, []string{"which ends in 5 days, on 2000-01-06"}, "--append --cert @new.pem"},
+		"a certificate that has expired": {withCertificate(until(-30 * time.Minute)), byCertificate, []string{"warning certificate graph-certificate"}, []string{"which has expired on 1999-12-31; Entra ID is the judge"}, "--cert"},
+		"a certificate unknown to Entra": {func(c *azuresim.Cloud) { withCertificate(until(90 * 24 * time.Hour))(c); c.SetAppCertificates() }, byCertificate, behind("failed graph_token graph-certificate", noCertificate[1:]...), []string{"the certificate is not one of the app's (401 AADSTS700027)"}, "--append --cert"},
+
+		"a wrong client secret":     {func(c *azuresim.Cloud) { c.SetAppSecrets("another") }, nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"the client secret is wrong: often the secret's id", "AADSTS7000215", "because there is no token for Graph"}, "az ad app credential reset"},
+		"an expired client secret":  {func(c *azuresim.Cloud) { c.ExpireAppSecret(simulated.AppSecret) }, nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"the client secret has expired (401 AADSTS7000222"}, "az ad app credential reset"},
+		"an unknown app":            {nil, []string{"GRAPH_CLIENT_ID", simulated.ClientID}, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"there is no such app in the tenant (400 AADSTS700016"}, "GRAPH_CLIENT_ID"},
+		"an unknown tenant":         {nil, []string{"GRAPH_TENANT_ID", simulated.TenantID}, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"there is no such tenant in this cloud (400 AADSTS90002"}, "az account show"},
+		"a wrong cloud":             {failing(azuresim.StepToken, entraSays("invalid_resource", 500011)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"Graph goes by another address in the cloud of this tenant (400 AADSTS500011)"}, "AZURE_CLOUD"},
+		"a disabled app":            {failing(azuresim.StepToken, entraSays("unauthorized_client", 7000112)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"the app is disabled"}, "enable sign-in"},
+		"Conditional Access":        {failing(azuresim.StepToken, entraSays("access_denied", 53003)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"Conditional Access blocks the app"}, "sign-in log"},
+		"another refusal of Entra":  {failing(azuresim.StepToken, entraSays("invalid_client", 7000218)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"Entra ID refuses the credential of the app (400 AADSTS7000218)"}, "az ad app credential list"},
+		"Entra is down":             {failing(azuresim.StepToken, azuresim.Status(503)), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"Entra ID is not well (503"}, "azure.status.microsoft"},
+		"a token that breaks off":   {failing(azuresim.StepToken, azuresim.Truncated()), nil, behind("failed graph_token graph-client-secret", noGraph[1:]...), []string{"no answer of its"}, "proxy"},
+		"the permission is missing": {func(c *azuresim.Cloud) { c.SetGraphRoles() }, nil, []string{"failed graph_role", "not_tried graph_devices"}, []string{"DeviceManagementServiceConfig.ReadWrite.All is missing", "because the app does not have the permission for it"}, "=Role"},
+		"another permission alone":  {func(c *azuresim.Cloud) { c.SetGraphRoles("DeviceManagementServiceConfig.Read.All") }, nil, []string{"failed graph_role", "warning graph_other_roles", "not_tried graph_devices"}, []string{"is missing", "more than it must: DeviceManagementServiceConfig.Read.All"}, "admin-consent"},
+		"too many permissions": {func(c *azuresim.Cloud) {
+			c.SetGraphRoles("Mail.Read", azuresim.GraphRole, "Directory.ReadWrite.All", "a\x1b[2J")
+		}, nil, []string{"warning graph_other_roles"}, []string{`this app can do more than it must: Mail.Read, Directory.ReadWrite.All, "a\x1b[2J"`}, "az ad app permission delete"},
+		"a token nobody can look into": {failing(azuresim.StepToken, azuresim.Body(200, "application/json", `{"access_token":"opaque","token_type":"Bearer","expires_in":3599}`)), nil, []string{"warning graph_role", "not_tried graph_other_roles", "failed graph_devices"}, []string{"the token cannot be looked into", "Graph does not let the app read"}, "admin-consent"},
+		"Graph refuses the list":       {failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Plain, 0)), nil, []string{"failed graph_devices"}, []string{"Graph refuses to list devices: rejected (400 SimulatedFault"}, "GRAPH_ENDPOINT"},
+		"no Intune in the tenant":      {failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`)), nil, []string{"failed graph_devices"}, []string{"the tenant has no Intune"}, "Intune licence"},
+		"Graph refuses all the same":   {failing(azuresim.StepGraph, azuresim.GraphError(403, azuresim.DoublyNested, 0)), nil, []string{"failed graph_devices"}, []string{"although the token is there (403"}, "start the processes anew"},
+		"Graph is throttling":          {failing(azuresim.StepGraph, azuresim.Status(429, "Retry-After", "120")), nil, []string{"failed graph_devices"}, []string{"Graph is throttling (429"}, "try again after 2m0s"},
+		"Graph is down":                {failing(azuresim.StepGraph, azuresim.Status(503)), nil, []string{"failed graph_devices"}, []string{"Graph is not well (503"}, "azure.status.microsoft"},
+		"Graph hangs":                  {failing(azuresim.StepGraph, azuresim.Hang()), nil, []string{"failed graph_devices"}, []string{"Graph has not answered in time"}, "firewall"},
+		"a tenant without a device":    {failing(azuresim.StepGraph, azuresim.Body(200, "application/json", `{"value":[]}`)), nil, []string{"warning graph_devices"}, []string{"knows no Autopilot device"}, "GRAPH_TENANT_ID"},
+		"a clock that is late":         {ahead(10 * time.Minute), nil, []string{"failed clock"}, []string{"this machine is 10m0s behind what Graph, Key Vault, Entra ID say"}, "timedatectl"},
+		"a clock that is early":        {ahead(-10 * time.Minute), nil, []string{"failed clock"}, []string{"this machine is 10m0s ahead of what"}, "timedatectl"},
+		"a clock beyond the tolerance": {ahead(90 * time.Second), []string{"SIGNATURE_TOLERANCE", "60s"}, []string{"failed clock"}, []string{"this machine is 1m30s behind"}, "timedatectl"},
+		"a clock that is a bit late":   {ahead(90 * time.Second), nil, []string{"warning clock"}, []string{"this machine is 1m30s behind"}, "timedatectl"},
+		"a clock that is a bit early":  {ahead(-90 * time.Second), nil, []string{"warning clock"}, []string{"this machine is 1m30s ahead of", "from 5m0s on signatures are refused"}, "timedatectl"},
+
+		"a host that is trusted":     {nil, []string{"WEBHOOK_SECRET_NAMES", "", "API_KEY_SECRET_NAMES", "", "AUTH", "platform"}, []string{"warning callers"}, []string{"AUTH=platform, nothing is checked here"}, "function key or IAM"},
+		"a sweep of many":            {nil, []string{"SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_APPLY", "true", "SWEEP_MAX_DEVICES", "5000"}, []string{"warning sweep"}, []string{"it ACTS on the devices with the group tag MTR-Oslo, none if there are more than 5000"}, "SWEEP_MAX_DEVICES"},
+		"signing keys are not there": {failing(azuresim.StepKeys, azuresim.Status(503)), []string{"ENTRA_AUDIENCE", simulated.ClientID}, []string{"failed signing_keys tenant 1"}, []string{"Entra ID is not well (503)"}, "azure.status.microsoft"},
+		"signing keys of a stranger": {nil, []string{"ENTRA_AUDIENCE", simulated.ClientID, "ENTRA_TENANT_ID", simulated.TenantID}, []string{"failed signing_keys tenant 1"}, []string{"there is no such tenant in this cloud (400 AADSTS90002)"}, "ENTRA_TENANT_ID"},
+	}
+}
+
+// refused is what is found where the vault lets nobody read.
+func refused() []string {
+	return append([]string{
+		"failed secret graph-client-secret", "failed secret webhook-servicenow", "not_tried webhook_key webhook-servicenow",
+		"failed secret api-key-flow", "not_tried api_key api-key-flow",
+	}, noGraph...)
+}
+
+// expiring has the app's secret end after left.
+func expiring(left time.Duration) func(*azuresim.Cloud) {
+	return func(c *azuresim.Cloud) {
+		c.PutSecret("graph-client-secret", azuresim.Secret{Value: simulated.AppSecret, Expires: time.Now().Add(left)})
+	}
+}
+
+// until makes a certificate that ends after left.
+func until(left time.Duration) func() (string, *x509.Certificate) {
+	return func() (string, *x509.Certificate) {
+		key, cert := simulated.NewCertificateUntil(time.Now().Add(left))
+		return simulated.InPEM(key, cert), cert
+	}
+}
+
+func ecCertificate() (*ecdsa.PrivateKey, *x509.Certificate) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().AddDate(1, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return key, cert
+}
+
+// diagnosed examines a deployment in this process, and returns its report in both forms. What it does must change nothing and
+// leak nothing.
+func diagnosed(t *testing.T, c *azuresim.Cloud, getenv func(string) string) (r Report, printed string) {
+	t.Helper()
+	start, before := time.Now(), c.Devices()
+	var asText, asJSON, stderr bytes.Buffer
+	err := Command(t.Context(), nil, getenv, c, simulated.Version, &asText, &stderr)
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if failed := Command(t.Context(), []string{"-json"}, getenv, c, simulated.Version, &asJSON, &stderr); fmt.Sprint(failed) != fmt.Sprint(err) || stderr.Len() > 0 {
+		t.Errorf("with -json the end is %v, without %v; %s", failed, err, stderr.String())
+	}
+	d := json.NewDecoder(&asJSON)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		t.Fatal(err)
+	}
+	if r.OK != (err == nil) || err != nil && err.Error() != fmt.Sprintf("%d of %d checks failed", r.Failed, len(r.Findings)) {
+		t.Errorf("%v although ok is %v", err, r.OK)
+	}
+	if found := simulated.Leaks(simulated.Canaries(c, nil), asText.String(), fmt.Sprintf("%+v %v", r, err)); len(found) > 0 {
+		t.Errorf("leaked %q in\n%s", found, asText.String())
+	}
+	if !slices.Equal(before, c.Devices()) {
+		t.Error("a device has changed")
+	}
+	if deployed, err := config.Load(getenv, config.Local); err == nil {
+		if got, want := notWell(served(t, c, deployed)), notWell(r); !slices.Equal(got, want) {
+			t.Errorf("over HTTP found %q, want %q", got, want)
+		}
+	}
+	for _, request := range c.Requests(azuresim.StepGraph) {
+		if request.Method != "GET" {
+			t.Errorf("Graph was asked to %s", request.Method)
+		}
+	}
+	return r, asText.String()
+}
+
+// served asks for the report over HTTP, which must come in time and leak nothing.
+func served(t *testing.T, cloud *azuresim.Cloud, c config.Config) (r Report) {
+	t.Helper()
+	c.WebhookSecretNames, c.APIKeySecretNames, c.EntraAudiences, c.PlatformAuth, c.OperatorCallers = nil, nil, nil, true, []string{caller.PlatformID}
+	var log bytes.Buffer
+	h, err := app.New(c, cloud, ForApp(c, cloud, simulated.Version), app.NewLog(&log, c.LogLevel), simulated.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, w := time.Now(), httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/doctor", nil))
+	if took := time.Since(start); took > c.Timeout {
+		t.Errorf("over HTTP it took %v of %v", took, c.Timeout)
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%d %v: %s", w.Code, err, w.Body)
+	}
+	if found := simulated.Leaks(simulated.Canaries(cloud, nil), w.Body.String(), fmt.Sprint(w.Header()), log.String()); len(found) > 0 {
+		t.Errorf("leaked %q in\n%s\n%s", found, w.Body, log.String())
+	}
+	return r
+}
+
+// notWell returns the findings of r that are not ok: mark, check and subject.
+func notWell(r Report) []string {
+	var list []string
+	for _, f := range r.Findings {
+		if f.Mark != OK {
+			list = append(list, strings.TrimSpace(fmt.Sprintf("%s %s %s", f.Mark, f.Check, f.Subject)))
+		}
+	}
+	return list
+}
+
+// Every fault is found, named and explained, and nothing but it fails beside what needs what it has spoilt.
+func TestDoctorFinds(t *testing.T) {
+	for name, test := range sicknesses() {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := simulated.NewCloud()
+				if test.plant != nil {
+					test.plant(c)
+				}
+				r, printed := diagnosed(t, c, healthy(c, test.settings...))
+				test.isFound(t, r, printed)
+			})
+		})
+	}
+}
+
+// isFound looks for the sickness in a report.
+func (test sickness) isFound(t *testing.T, r Report, printed string) {
+	t.Helper()
+	got, want := notWell(r), test.want
+	if n := len(want); n > 0 && strings.HasSuffix(want[n-1], "*") {
+		want = append(slices.Clone(want[:n-1]), strings.TrimSuffix(want[n-1], "*"))
+		for _, more := range got[min(len(got), len(want)):] {
+			if !strings.HasPrefix(more, string(NotTried)) {
+				t.Errorf("%s", more)
+			}
+		}
+		got = got[:min(len(got), len(want))]
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q\nwant %q\n%s", got, want, printed)
+	}
+	for _, words := range append(test.says, test.mend) {
+		if !strings.Contains(printed, words) {
+			t.Errorf("%q is not in\n%s", words, printed)
+		}
+	}
+	mended := false
+	for _, f := range r.Findings {
+		mended = mended || strings.Contains(strings.Join(f.Mend, "\n"), test.mend)
+		// Of a failure the request's id differs from run to run.
+		if words, _, _ := strings.Cut(f.Found, " request "); !strings.Contains(printed, f.Tried+": "+words) {
+			t.Errorf("%q is not printed:\n%s", words, printed)
+		}
+	}
+	if !mended {
+		t.Errorf("%q mends nothing:\n%s", test.mend, printed)
+	}
+}
+
+// Where all is well there is nothing but ok, whatever is set up.
+func TestDoctorIsSilent(t *testing.T) {
+	for name, test := range map[string]struct {
+		plant    func(*azuresim.Cloud)
+		settings []string
+		says     []string
+	}{
+		"a secret":     {nil, nil, []string{"which has no end set", "1, and no more", "devices with the group tags \"MTR-*\"; at most 60 devices in a minute each", "nothing: SWEEP_GROUP_TAG is not set", "who signs with 1 key, within 5m0s; who sends 1 API key\n"}},
+		"an end":       {expiring(100*24*time.Hour + time.Hour), nil, []string{"which ends in 100 days, on 2000-04-10"}},
+		"certificate":  {withCertificate(until(400*24*time.Hour + time.Hour)), byCertificate, []string{"an RSA key and its certificate, which ends in 400 days, on 2001-02-04"}},
+		"tokens":       {nil, []string{"WEBHOOK_SECRET_NAMES", "", "API_KEY_SECRET_NAMES", "", "ENTRA_AUDIENCE", simulated.ClientID + ",api://unassign"}, []string{"with the role Device.Unassign, for 2 audiences, of 1 tenant\n", "tenant 1 of ENTRA_TENANT_ID: they could be read"}},
+		"two keys":     {stored("webhook-next", simulated.EncodeKey([]byte("next-signing-key-0123456789abc"))), []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next"}, []string{"who signs with 2 keys"}},
+		"all tags":     {nil, []string{"ALLOWED_GROUP_TAGS", "", "RATE_LIMIT", "0"}, []string{"all devices, whatever their group tag; as often as they like", "> a hint: ALLOWED_GROUP_TAGS="}},
+		"a dry sweep":  {nil, []string{"SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_MAX_DEVICES", "5000"}, []string{"it is a dry run, and looks at the devices with the group tag MTR-Oslo"}},
+		"a sweep":      {nil, []string{"SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_APPLY", "true"}, []string{"it ACTS on the devices with the group tag MTR-Oslo, none if there are more than 10 to clean or fewer than 1 in Intune"}},
+		"a late clock": {ahead(30 * time.Second), nil, []string{"30s behind Graph, Key Vault, Entra ID"}},
+		"many devices": {func(c *azuresim.Cloud) { c.PutFleet(50) }, nil, []string{"at least 1, and there are more"}},
+		// One page of one device is not made, and the first page is.
+		"no small page": {func(c *azuresim.Cloud) {
+			c.PutFleet(50)
+			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(400, azuresim.HTML, 0))
+		}, nil, []string{"51, and no more"}},
+		"a slow cloud": {func(c *azuresim.Cloud) {
+			for _, step := range []azuresim.Step{azuresim.StepChallenge, azuresim.StepIdentity, azuresim.StepSecret, azuresim.StepToken, azuresim.StepGraph} {
+				c.Fail(step, -1, azuresim.Delay(time.Second))
+			}
+		}, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := simulated.NewCloud()
+				if test.plant != nil {
+					test.plant(c)
+				}
+				r, printed := diagnosed(t, c, healthy(c, test.settings...))
+				if got := notWell(r); len(got) > 0 || !r.OK || r.Failed+r.Warnings+r.NotTried > 0 {
+					t.Errorf("found %q:\n%s", got, printed)
+				}
+				for _, words := range test.says {
+					if !strings.Contains(printed, words) {
+						t.Errorf("%q is not in\n%s", words, printed)
+					}
+				}
+			})
+		})
+	}
+}
+
+// withoutASecret are the settings of a deployment that stores none for Graph. It keeps a vault for the callers' keys.
+var withoutASecret = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", ""}
+
+// keepingNothing are those of one that has no vault either.
+var keepingNothing = append(slices.Clone(withoutASecret), "KEY_VAULT_URL", "", "WEBHOOK_SECRET_NAMES", "", "API_KEY_SECRET_NAMES", "", "ENTRA_AUDIENCE", simulated.ClientID)
+
+// asItself are those of one whose managed identity has the permission in Graph itself.
+var asItself = append(slices.Clone(keepingNothing), "GRAPH_CLIENT_ID", "")
+
+// onAWS are those of a function with a role.
+func onAWS(c *azuresim.Cloud, role azuresim.Role) []string {
+	return []string{
+		"VAULT_CREDENTIAL", "aws-federation", "AZURE_TENANT_ID", c.TenantID, "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID", role.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY", role.SecretAccessKey, "AWS_SESSION_TOKEN", role.SessionToken,
+	}
+}
+
+// A deployment that signs in without a secret is examined for what it has, and for nothing that it has not.
+func TestDoctorWithoutASecret(t *testing.T) {
+	const itself, byIdentity, byRole = "get a token for Graph by the managed identity itself: it was given one", "by the app that trusts the managed identity: it was given one", "by the app that trusts the function's role: it was given one"
+	const nothingKept = "look whether there is a vault: there is none, and none is needed: KEY_VAULT_URL is not set"
+	noGraph := []string{"not_tried graph_role", "not_tried graph_other_roles", "not_tried graph_devices"}
+	noKeys := []string{"not_tried secret webhook-servicenow", "not_tried webhook_key webhook-servicenow", "not_tried secret api-key-flow", "not_tried api_key api-key-flow"}
+	noToken := append([]string{"not_tried graph_token"}, noGraph...)
+	for name, test := range map[string]struct {
+		aws     bool
+		prepare func(*azuresim.Cloud, azuresim.Role)
+		sickness
+	}{
+		"the identity itself":                {false, nil, sickness{settings: asItself, says: []string{nothingKept, itself, "within a second of Graph, Entra ID"}}},
+		"an app that trusts the identity":    {false, nil, sickness{settings: keepingNothing, says: []string{nothingKept, "which managed identity this is: it was given one", byIdentity}}},
+		"the identity, and a vault":          {false, nil, sickness{settings: withoutASecret, says: []string{"by VAULT_CREDENTIAL=managed-identity: it was given one", byIdentity, "who sends 1 API key"}}},
+		"a role":                             {true, nil, sickness{settings: keepingNothing, says: []string{nothingKept, "which role the function has: it was given one", byRole, "AWS STS"}}},
+		"a role, and a vault":                {true, nil, sickness{settings: withoutASecret, says: []string{"by VAULT_CREDENTIAL=aws-federation: it was given one", byRole}}},
+		"a role, and a secret for Graph":     {true, nil, sickness{says: []string{"by VAULT_CREDENTIAL=aws-federation: it was given one", "get a token for Graph from Entra ID: it was given one"}}},
+		"a setting is missing":               {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "GRAPH_TENANT_ID", ""), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_TENANT_ID is not set"}, mend: "README"}},
+		"somebody who has signed in with az": {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "VAULT_CREDENTIAL", "azure-cli"), want: []string{"failed settings", "not_tried vault*"}, says: []string{"GRAPH_CREDENTIAL=identity needs VAULT_CREDENTIAL"}, mend: "README"}},
+		"a secret that nobody uses":          {true, nil, sickness{settings: append(slices.Clone(keepingNothing), "AZURE_CLIENT_SECRET", simulated.AppSecret), want: []string{"warning settings"}, says: []string{"not used: VAULT_CREDENTIAL is aws-federation"}, mend: "remove AZURE_CLIENT_SECRET"}},
+
+		"the identity lacks the permission": {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetIdentityRoles() }, sickness{settings: asItself, want: []string{"failed graph_role", "not_tried graph_devices"}, says: []string{"is missing: the managed identity was never given it", "because the managed identity does not have the permission", "$PRINCIPAL_ID is the object id"}, mend: "grant.sh --identity $PRINCIPAL_ID --yes"}},
+		"the identity has too many":         {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetIdentityRoles(azuresim.GraphRole, "Mail.Read") }, sickness{settings: asItself, want: []string{"warning graph_other_roles"}, says: []string{"this managed identity can do more than it must: Mail.Read"}, mend: "https://graph.microsoft.com/v1.0/servicePrincipals/$PRINCIPAL_ID/appRoleAssignments/ID_OF_THE_OTHER"}},
+		"Graph refuses the identity": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepGraph, -1, azuresim.GraphError(403, azuresim.Nested, 0))
+		}, sickness{settings: asItself, want: []string{"failed graph_devices"}, says: []string{"Graph does not let the managed identity read"}, mend: "grant.sh --identity"}},
+		"another identity":                          {false, nil, sickness{settings: append(slices.Clone(asItself), "AZURE_CLIENT_ID", simulated.ClientID), want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the managed identity gets no token: there is no such identity on this host (400 invalid_request"}, mend: "AZURE_CLIENT_ID"}},
+		"a machine without an identity":             {false, unreachable, sickness{settings: asItself, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the managed identity does not take the connection"}, mend: "run the doctor on the host"}},
+		"a machine without an identity, for an app": {false, unreachable, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"the managed identity does not take the connection", "because there is no token that says who this is"}, mend: "run the doctor on the host"}},
+		"the app trusts another identity": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: c.Issuer(), Subject: "another", Audience: simulated.Exchange})
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts somebody else of this issuer (401 AADSTS700213"}, mend: "grant.sh --app $APP_ID --federate $PRINCIPAL_ID --yes"}},
+		"the app trusts nobody": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_client", 70025))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts nobody (400 AADSTS70025"}, mend: "az ad app federated-credential list --id $APP_ID"}},
+		"the app that trusts lacks the permission": {false, func(c *azuresim.Cloud, _ azuresim.Role) { c.SetGraphRoles() }, sickness{settings: keepingNothing, want: []string{"failed graph_role", "not_tried graph_devices"}, says: []string{"it was never added to the app"}, mend: "admin-consent --id $APP_ID"}},
+		"the app that trusts is disabled": {false, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("unauthorized_client", 7000112))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app is disabled"}, mend: "enable sign-in"}},
+		"no app that trusts": {false, nil, sickness{settings: append(slices.Clone(keepingNothing), "GRAPH_CLIENT_ID", simulated.ClientID), want: append([]string{"failed graph_token"}, noGraph...), says: []string{"there is no such app in the tenant (400 AADSTS700016"}, mend: "GRAPH_CLIENT_ID"}},
+
+		"the account's switch is off": {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.DisableFederation() }, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"outbound web identity federation is not enabled in the account (403"}, mend: "aws iam enable-outbound-web-identity-federation"}},
+		"the role may not ask": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepSTS, -1, azuresim.Body(403, "text/xml", `<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary</Message></Error></ErrorResponse>`))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"the role may not ask AWS STS for this token (403 AccessDenied"}, mend: "SayWhoItIs"}},
+		"credentials that are not the role's": {true, nil, sickness{settings: append(slices.Clone(keepingNothing), "AWS_SESSION_TOKEN", "another"), want: append([]string{"failed assertion"}, noToken...), says: []string{"AWS STS does not take the credentials of the role (403 SignatureDoesNotMatch"}, mend: "are set by Lambda"}},
+		"STS is down":                         {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Status(503)) }, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"AWS STS is not well (503"}, mend: "https://health.aws.amazon.com"}},
+		"STS hangs":                           {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Hang()) }, sickness{settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...), says: []string{"AWS STS has not answered in time"}, mend: "AWS_REGION"}},
+		"no role for the vault and for Graph": {true, func(c *azuresim.Cloud, _ azuresim.Role) { c.DisableFederation() }, sickness{settings: withoutASecret, want: slices.Concat([]string{"failed assertion", "not_tried vault_identity"}, noKeys, noToken), says: []string{"because there is no token that says who this is"}, mend: "enable-outbound"}},
+		"another issuer is trusted": {true, func(c *azuresim.Cloud, role azuresim.Role) {
+			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: "https://another.tokens.sts.global.api.aws", Subject: role.ARN, Audience: simulated.Exchange})
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts another issuer, or does not trust this one yet (401 AADSTS700211"}, mend: "aws iam get-outbound-web-identity-federation-info"}},
+		"another role is trusted": {true, func(c *azuresim.Cloud, role azuresim.Role) {
+			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: role.Issuer, Subject: role.ARN + "-2", Audience: simulated.Exchange})
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app trusts somebody else of this issuer (401 AADSTS700213"}, mend: "az ad app federated-credential list --id $APP_ID"}},
+		"no match at all": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_request", 70021))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"the app does not trust who this is, or does not yet (400 AADSTS70021"}, mend: simulated.Exchange}},
+		"a signature that Entra does not take": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_client", 50013))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"Entra ID does not take the token that says who this is (400 AADSTS50013"}, mend: "docs/aws.md"}},
+		"a token of another time": {true, func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepToken, -1, entraSays("invalid_client", 700024))
+		}, sickness{settings: keepingNothing, want: append([]string{"failed graph_token"}, noGraph...), says: []string{"is not of this time"}, mend: "the line about the clock"}},
+		"the vault's app trusts another audience": {true, func(c *azuresim.Cloud, role azuresim.Role) {
+			c.SetTrust(c.IdentityClientID, azuresim.Trust{Issuer: role.Issuer, Subject: role.ARN, Audience: "api://another"})
+		}, sickness{settings: withoutASecret, want: append([]string{"failed vault_identity"}, noKeys...), says: []string{"the app trusts tokens for another audience (401 AADSTS700212"}, mend: "federated-credential list --id $AZURE_CLIENT_ID"}},
+		"no app for the vault": {true, nil, sickness{settings: append(slices.Clone(withoutASecret), "AZURE_CLIENT_ID", simulated.ClientID), want: append([]string{"failed vault_identity"}, noKeys...), says: []string{"there is no such app that reads the vault (400 AADSTS700016"}, mend: "AZURE_TENANT_ID"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := simulated.NewCloud()
+				role := c.PutRole(simulated.RoleARN)
+				simulated.TrustAll(c, role)
+				if test.prepare != nil {
+					test.prepare(c, role)
+				}
+				var settings []string
+				if test.aws {
+					settings = onAWS(c, role)
+				}
+				settings = append(settings, test.settings...)
+				r, printed := diagnosed(t, c, healthy(c, settings...))
+				test.isFound(t, r, printed)
+				if found := simulated.Leaks([]string{role.SecretAccessKey, role.SessionToken, role.Issuer, role.ARN, c.IdentityObjectID}, printed, fmt.Sprintf("%+v", r)); len(found) > 0 {
+					t.Errorf("leaked %q in\n%s", found, printed)
+				}
+				if !slices.Contains(test.settings, "KEY_VAULT_URL") {
+					return
+				}
+				if n := c.Count(azuresim.StepChallenge) + c.Count(azuresim.StepSecret); n > 0 {
+					t.Errorf("a vault was asked %d times, where there is none", n)
+				}
+			})
+		})
+	}
+}
+
+// unreachable is a machine that has no managed identity.
+func unreachable(c *azuresim.Cloud, _ azuresim.Role) {
+	c.Fail(azuresim.StepIdentity, -1, azuresim.Refused())
+}
+
+// However slow everything is, the report comes in time, and says what was not answered.
+func TestDoctorIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := simulated.NewCloud()
+		for step, takes := range map[azuresim.Step]time.Duration{
+			azuresim.StepChallenge: 3 * time.Second, azuresim.StepIdentity: 2500 * time.Millisecond, azuresim.StepSecret: 3 * time.Second,
+			azuresim.StepDiscovery: 2500 * time.Millisecond, azuresim.StepToken: 3 * time.Second, azuresim.StepGraph: 7 * time.Second, azuresim.StepKeys: 4 * time.Second,
+		} {
+			c.Fail(step, -1, azuresim.Delay(takes))
+		}
+		r, printed := diagnosed(t, c, healthy(c, "ENTRA_AUDIENCE", simulated.ClientID)) // which looks at the time
+		if r.OK || !strings.Contains(printed, "has not answered in time") {
+			t.Errorf("the report says nothing of it:\n%s", printed)
+		}
+	})
+}
+
+// On a terminal the marks are coloured, and nothing else.
+func TestDoctorColours(t *testing.T) {
+	var out bytes.Buffer
+	p := &printout{w: &out, coloured: true}
+	for _, m := range []Mark{OK, Warning, Failed, NotTried} {
+		p.finding(Finding{Mark: m, Tried: "try", Found: "found"})
+	}
+	if got, want := out.String(), "\x1b[32mok       \x1b[0m  try: found\n\x1b[33mwarning  \x1b[0m  try: found\n\x1b[31mfailed   \x1b[0m  try: found\n\x1b[2mnot tried\x1b[0m  try: found\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// With little time a step that hangs is told by the report, in time, and nothing else is blamed for it.
+func TestDoctorRouteWithLittleTime(t *testing.T) {
+	for step, want := range map[azuresim.Step]string{
+		azuresim.StepChallenge: "failed vault", azuresim.StepIdentity: "failed vault_identity", azuresim.StepSecret: "failed secret graph-client-secret",
+		azuresim.StepToken: "failed graph_token graph-client-secret", azuresim.StepGraph: "failed graph_devices", azuresim.StepKeys: "failed signing_keys tenant 1",
+	} {
+		t.Run(string(step), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := simulated.NewCloud()
+				cloud.Fail(step, -1, azuresim.Hang())
+				c, err := config.Load(healthy(cloud, "REQUEST_TIMEOUT", "2s", "ENTRA_AUDIENCE", simulated.ClientID, "WEBHOOK_SECRET_NAMES", ""), config.Local)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := served(t, cloud, c)
+				got := slices.DeleteFunc(notWell(r), func(f string) bool { return strings.HasPrefix(f, string(NotTried)) })
+				if want := append([]string{want}, map[azuresim.Step][]string{azuresim.StepSecret: {"failed secret api-key-flow"}}[step]...); !slices.Equal(got, want) {
+					t.Errorf("found %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// A fault of this program is a finding, and no end of a process that serves requests.
+func TestDoctorPanics(t *testing.T) {
+	first := &probe{otherwise: "it panics", findings: []Finding{{Check: checkVault}, {Check: checkIdentity}}, run: func(context.Context, []Finding) {
+		together(3, func(i int) {
+			if i == 1 {
+				panic(errors.New("canary"))
+			}
+		})
+	}}
+	second := &probe{needs: []*probe{first}, findings: []Finding{{Check: checkToken}}, run: func(context.Context, []Finding) {}}
+	r := examine(t.Context(), []*probe{first, second}, func(Finding) {})
+	if got, want := notWell(r), []string{"failed vault", "failed vault_identity", "not_tried graph_token"}; !slices.Equal(got, want) || strings.Contains(fmt.Sprint(r), "canary") {
+		t.Errorf("found %q, want %q: %v", got, want, r)
+	}
+}
+
+// inExample is the deployment whose report docs/operations.md shows.
+func inExample(c *azuresim.Cloud) func(string) string {
+	expiring(9*24*time.Hour + time.Hour)(c)
+	c.SetGraphRoles("Directory.Read.All")
+	return healthy(c, "WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-b", "SWEEP_GROUP_TAG", "MTR-Oslo")
+}
+
+// The page shows a real report, and has every word and member that a program may look at.
+func TestDoctorPage(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ := strings.Cut(string(text), "\n## Doctor\n")
+	page, _, _ = strings.Cut(page, "\n## ")
+	synctest.Test(t, func(t *testing.T) {
+		c := simulated.NewCloud()
+		r, printed := diagnosed(t, c, inExample(c))
+		printed = regexp.MustCompile(`version [0-9a-f]{8}`).ReplaceAllString(printed, "version 5f0c9a1e")
+		if !strings.Contains(page, "\n```\n"+printed+"```\n") {
+			t.Errorf("the page does not show this report:\n%s", printed)
+		}
+		words := []string{
+			checkSettings, checkVault, checkAssertion, checkIdentity, checkSecret, checkCertificate, checkWebhookKey, checkAPIKey, checkToken, checkRole,
+			checkOtherRoles, checkDevices, checkClock, checkCallers, checkPolicy, checkSweep, checkSigningKeys,
+		}
+		for _, m := range []Mark{OK, Warning, Failed, NotTried} {
+			words = append(words, string(m))
+		}
+		contract, err := openapi3.NewLoader().LoadFromFile("../../handler/openapi.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var listed []string
+		for _, name := range []string{"check", "mark"} {
+			for _, word := range contract.Components.Schemas["Finding"].Value.Properties[name].Value.Enum {
+				listed = append(listed, fmt.Sprint(word))
+			}
+		}
+		if !slices.Equal(listed, words) {
+			t.Errorf("openapi.yaml lists %v, want %v", listed, words)
+		}
+		r.Findings[0].Error, r.Findings[0].Subject, r.Findings[0].Mend = &Fault{Status: 1, Code: "x", RequestID: "x"}, "x", []string{"x"}
+		encoded, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(string(encoded), -1) {
+			words = append(words, m[1])
+		}
+		for _, word := range words {
+			if !strings.Contains(page, "`"+word+"`") {
+				t.Errorf("the page says nothing of `%s`", word)
+			}
+		}
+	})
+}
+
+// failing lets a step of the cloud fail.
+func failing(step azuresim.Step, f azuresim.Fault) func(*azuresim.Cloud) {
+	return func(c *azuresim.Cloud) { c.Fail(step, -1, f) }
+}
