@@ -197,8 +197,10 @@ func TestContract(t *testing.T) {
 		})
 	}
 	// The codes that cannot be had by one request through every host have tests of their own.
-	for _, code := range []string{"", "unassigned", "route_not_found", "body_timeout", "internal_error", "rate_limited", "idempotency_key_reused", "in_progress", "operator_denied", "query_invalid",
-		"admin_approval_required", "vault_version_unsupported"} {
+	for _, code := range []string{
+		"", "unassigned", "route_not_found", "body_timeout", "internal_error", "rate_limited", "idempotency_key_reused", "in_progress", "operator_denied", "query_invalid",
+		"admin_approval_required", "vault_version_unsupported",
+	} {
 		covered[code] = true
 	}
 	for _, code := range doc.Components.Schemas["FailureError"].Value.Properties["code"].Value.Enum {

@@ -212,8 +212,12 @@ func (g *generator) makeOperation(source object, id string, o object) (object, e
 			return nil, err
 		}
 		parameters = append(parameters, object{
-			{"name", "body"}, {"in", "body"}, {"required", true}, {"x-ms-summary", "Request"},
-			{"description", "The request."}, {"schema", referTo(name)},
+			{"name", "body"},
+			{"in", "body"},
+			{"required", true},
+			{"x-ms-summary", "Request"},
+			{"description", "The request."},
+			{"schema", referTo(name)},
 		})
 	}
 	responses := object{}
@@ -243,9 +247,12 @@ func (g *generator) makeOperation(source object, id string, o object) (object, e
 		object{{"description", toSentence(g.schemas.text("Failure", "description"))}, {"schema", referTo("Failure")}},
 	})
 	made := object{
-		{"operationId", id}, {"summary", o.get("summary")}, {"description", o.get("description")},
+		{"operationId", id},
+		{"summary", o.get("summary")},
+		{"description", o.get("description")},
 		{"x-ms-visibility", o.get("visibility")},
-		{"parameters", parameters}, {"responses", responses},
+		{"parameters", parameters},
+		{"responses", responses},
 	}
 	if security, ok := route.get("security").([]any); ok {
 		made = append(made, member{"security", security})
@@ -257,8 +264,12 @@ func (g *generator) makeOperation(source object, id string, o object) (object, e
 func makeHeader(p object) object {
 	name := p.text("name")
 	made := object{
-		{"name", name}, {"in", p.get("in")}, {"type", p.get("schema", "type")}, {"required", name == "Prefer"},
-		{"x-ms-summary", toTitle(name)}, {"description", toSentence(p.text("description"))},
+		{"name", name},
+		{"in", p.get("in")},
+		{"type", p.get("schema", "type")},
+		{"required", name == "Prefer"},
+		{"x-ms-summary", toTitle(name)},
+		{"description", toSentence(p.text("description"))},
 	}
 	if name == "Prefer" {
 		return append(made, member{"x-ms-visibility", "internal"}, member{"default", "return=representation"})
@@ -347,7 +358,8 @@ func (g *generator) makeProperty(schema, name string, p object, request bool) (o
 		label = "Expected " + label
 	}
 	made := object{
-		{"type", p.get("type")}, {"x-ms-summary", label},
+		{"type", p.get("type")},
+		{"x-ms-summary", label},
 		{"description", toSentence(g.descriptionOf(name, p, label))},
 	}
 	var used []string

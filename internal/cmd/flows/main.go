@@ -163,11 +163,13 @@ func makeLegacy(name string, f *flow) (files, error) {
 		},
 		dir + id + "/apisMap.json":        apisMap,
 		dir + id + "/connectionsMap.json": connectionsMap,
-		dir + id + "/definition.json": object{"name": inner, "id": "/providers/Microsoft.Flow/flows/" + inner,
+		dir + id + "/definition.json": object{
+			"name": inner, "id": "/providers/Microsoft.Flow/flows/" + inner,
 			"type": "Microsoft.Flow/flows", "properties": object{
 				"apiId": apis + "shared_logicflows", "displayName": f.DisplayName, "definition": f.Definition,
 				"connectionReferences": references, "flowFailureAlertSubscribed": false,
-			}},
+			},
+		},
 	})
 }
 
