@@ -49,8 +49,8 @@ func (w *work) setRequest(req request) {
 	}
 }
 
-// perform carries out w, unless its delivery was carried out before: then the ledger has the results. body is the delivery's content.
-// Its error is about w as a whole.
+// perform carries out w, unless its delivery was carried out before: then the ledger has the results. body is the
+// delivery's content. Its error is about w as a whole.
 func (h *Handler) perform(ctx context.Context, o *origin, w *work, body []byte) error {
 	if o.delivery == "" || w.dryRun { // a dry run changes nothing, however often it comes
 		return h.act(ctx, o, w)
@@ -116,7 +116,8 @@ const (
 	minAttemptTime = 3 * time.Second
 )
 
-// waitForGraph waits for the longest Retry-After of the devices. It returns false at once if too little time would be left.
+// waitForGraph waits for the longest Retry-After of the devices. It returns false at once if too little time would be
+// left.
 func waitForGraph(ctx context.Context, throttled []*device) bool {
 	var longest time.Duration
 	for _, d := range throttled {
@@ -140,8 +141,8 @@ func sleep(ctx context.Context, d, reserve time.Duration) bool {
 	}
 }
 
-// readDevices reads the devices that have neither been read nor have a result. A failed read is the device's result, unless the
-// change does not depend on it: then the account stays unknown.
+// readDevices reads the devices that have neither been read nor have a result. A failed read is the device's result,
+// unless the change does not depend on it: then the account stays unknown.
 func (h *Handler) readDevices(ctx context.Context, devices []*device, dryRun bool) {
 	var reading []*device
 	required := false
@@ -173,8 +174,8 @@ func (h *Handler) requiresRead(d *device, dryRun bool) bool {
 	return dryRun || d.serial != "" || d.expected != (graph.Account{}) || len(h.Policy.GroupTags) > 0
 }
 
-// isReadFailure reports whether err is a failure of this read alone: it says nothing about the device, the tenant, the credential, the
-// connection or the load, so that the change may succeed. A Retry-After is obeyed.
+// isReadFailure reports whether err is a failure of this read alone: it says nothing about the device, the tenant, the
+// credential, the connection or the load, so that the change may succeed. A Retry-After is obeyed.
 func isReadFailure(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok || failed.Service != upstream.Graph || failed.RetryAfter > 0 {
@@ -199,7 +200,8 @@ func (h *Handler) findDevices(ctx context.Context, devices []*device) []graph.Fo
 	return h.Devices.Find(ctx, selectors...)
 }
 
-// checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account or a dry run.
+// checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account
+// or a dry run.
 func (h *Handler) checkDevice(d *device, dryRun bool) {
 	account, expects := d.known.Account, d.expected != (graph.Account{})
 	switch {
@@ -226,7 +228,8 @@ func matchesAccount(account, expected graph.Account) bool {
 		(expected.ResourceName == "" || strings.EqualFold(account.ResourceName, expected.ResourceName))
 }
 
-// unassignDevices removes the resource account from the devices without a result, from each once however often it is named.
+// unassignDevices removes the resource account from the devices without a result, from each once however often it is
+// named.
 //
 // It also changes devices that show no account: no source says which properties show one. Only the code differs.
 func (h *Handler) unassignDevices(ctx context.Context, devices []*device) {

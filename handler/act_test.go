@@ -202,7 +202,8 @@ func TestMessageFitsVerification(t *testing.T) {
 	}
 }
 
-// TestThrottledList has a list meet Graph's limit: the throttled devices are retried while the request has time for Retry-After.
+// TestThrottledList has a list meet Graph's limit: the throttled devices are retried while the request has time for
+// Retry-After.
 func TestThrottledList(t *testing.T) {
 	var list []string
 	var ids []graph.DeviceID

@@ -59,7 +59,8 @@ func (h *Handler) write(ctx context.Context, o *origin, e entry) {
 	h.Log.LogAttrs(ctx, e.level, e.message, attrs...)
 }
 
-// auditWork writes a record for each device of w, or one for w if it was refused before it named a device. status is the response's.
+// auditWork writes a record for each device of w, or one for w if it was refused before it named a device. status is
+// the response's.
 func (h *Handler) auditWork(ctx context.Context, o *origin, w *work, status int) {
 	if len(w.devices) == 0 {
 		h.write(ctx, o, workEntry(o, w, nil, status))
@@ -69,7 +70,8 @@ func (h *Handler) auditWork(ctx context.Context, o *origin, w *work, status int)
 	}
 }
 
-// workEntry returns the record of a device, or of w where d is nil. A device of a list has the status that it has in results.
+// workEntry returns the record of a device, or of w where d is nil. A device of a list has the status that it has in
+// results.
 func workEntry(o *origin, w *work, d *device, status int) entry {
 	ended := w.result
 	if !ended.failed() && d != nil {
@@ -121,7 +123,8 @@ func workEntry(o *origin, w *work, d *device, status int) entry {
 	return e
 }
 
-// operatorEntry returns the record of a request for the doctor's report or the device list. details are from the response.
+// operatorEntry returns the record of a request for the doctor's report or the device list. details are from the
+// response.
 func operatorEntry(o *origin, message string, code Code, ended result, details ...slog.Attr) entry {
 	e := entry{message: message, code: code, level: slog.LevelInfo}
 	status := http.StatusOK
@@ -132,9 +135,9 @@ func operatorEntry(o *origin, message string, code Code, ended result, details .
 	return e
 }
 
-// flowOf returns the run in Power Automate or Logic Apps that a request comes from, as one group for the log, or a zero attribute.
-// The platform sends these headers, and so can anybody: they help to find a run, and decide nothing. A value that is not plain is
-// dropped whole: half an id finds no run.
+// flowOf returns the run in Power Automate or Logic Apps that a request comes from, as one group for the log, or a zero
+// attribute. The platform sends these headers, and so can anybody: they help to find a run, and decide nothing. A value
+// that is not plain is dropped whole: half an id finds no run.
 func flowOf(h http.Header) slog.Attr {
 	var attrs []slog.Attr
 	for _, field := range []struct{ key, header string }{
@@ -169,7 +172,8 @@ func appendContext(attrs []slog.Attr, context map[string]string) []slog.Attr {
 	return append(attrs, slog.Any("context", context))
 }
 
-// quoteUnprintable returns a text from Intune for the log, quoted if a character would break a line or change its direction.
+// quoteUnprintable returns a text from Intune for the log, quoted if a character would break a line or change its
+// direction.
 func quoteUnprintable(s string) string {
 	if printable(s, len(s)) {
 		return s
@@ -177,7 +181,8 @@ func quoteUnprintable(s string) string {
 	return quoteField(s)
 }
 
-// levelOf returns the log level for a status: error where this function needs a person, warning where a caller was denied.
+// levelOf returns the log level for a status: error where this function needs a person, warning where a caller was
+// denied.
 func levelOf(status int) slog.Level {
 	switch {
 	case status >= 500, status == http.StatusFailedDependency:

@@ -42,8 +42,8 @@ func statuses() map[int][]string {
 	return codes
 }
 
-// operatorStatuses returns the codes of a request for the doctor's report or the device list: those of every operator's request and
-// of reading the keys of callers, and more.
+// operatorStatuses returns the codes of a request for the doctor's report or the device list: those of every operator's
+// request and of reading the keys of callers, and more.
 func operatorStatuses(more ...error) map[int][]string {
 	codes := map[Code]bool{}
 	for _, err := range append(more,

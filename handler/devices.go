@@ -33,8 +33,8 @@ type ListedDevice struct {
 	Account      *Account `json:"account"`
 }
 
-// serveDevices serves GET /api/devices: the devices that carry a resource account and are within the policy, page by page, for
-// operators. It only reads.
+// serveDevices serves GET /api/devices: the devices that carry a resource account and are within the policy, page by
+// page, for operators. It only reads.
 func (h *Handler) serveDevices(w http.ResponseWriter, r *http.Request, o *origin) response {
 	var query deviceQuery
 	var page DevicePage
@@ -141,7 +141,8 @@ func (h *Handler) findSerial(ctx context.Context, serial string) ([]graph.Device
 	return devices, nil
 }
 
-// csv returns the page as CSV. Its columns are those that `unassign call -csv` reads; expected has one name, as in a body.
+// csv returns the page as CSV. Its columns are those that `unassign call -csv` reads; expected has one name, as in a
+// body.
 func (p DevicePage) csv() string {
 	var b strings.Builder
 	b.WriteString("deviceId,serialNumber,groupTag,expectedUserPrincipalName,expectedResourceName\r\n")
@@ -161,8 +162,8 @@ func (p DevicePage) csv() string {
 	return b.String()
 }
 
-// csvCell returns a quoted cell that no spreadsheet reads as a formula: one that begins like a formula, or with an apostrophe, gets
-// an apostrophe in front.
+// csvCell returns a quoted cell that no spreadsheet reads as a formula: one that begins like a formula, or with an
+// apostrophe, gets an apostrophe in front.
 func csvCell(s string) string {
 	if s != "" && strings.IndexByte("=+-@\t\r\n'", s[0]) >= 0 {
 		s = "'" + s

@@ -89,7 +89,8 @@ func TestDoctorIsForWhomItNames(t *testing.T) {
 	}
 }
 
-// What can be signed for the one route is good for nothing at the other, since a signature does not say which it is for.
+// What can be signed for the one route is good for nothing at the other, since a signature does not say which it is
+// for.
 func TestDoctorReadsNoBody(t *testing.T) {
 	key := []byte("key-of-the-doctor-0123456789")
 	o := Options{

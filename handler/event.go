@@ -11,8 +11,8 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has authenticated the sender.
-// [SweepEvent], [MessageEvent] and [CommandEvent] make one.
+// Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has
+// authenticated the sender. [SweepEvent], [MessageEvent] and [CommandEvent] make one.
 type Event struct {
 	Source  Source
 	Text    []byte            // of a message or a command, as it came
@@ -54,8 +54,9 @@ func MessageEvent(source Source, text []byte) Event {
 	return e
 }
 
-// CommandEvent returns the event of a direct invocation: a body as the webhook accepts it with "command":"unassign" in it, or a sweep
-// ({"command":"sweep"}, optionally with groupTag and dryRun). Both may carry scheduledTime and scheduleArn.
+// CommandEvent returns the event of a direct invocation: a body as the webhook accepts it with "command":"unassign" in
+// it, or a sweep ({"command":"sweep"}, optionally with groupTag and dryRun). Both may carry scheduledTime and
+// scheduleArn.
 func CommandEvent(text []byte) Event {
 	e := Event{Source: SourceInvoke, Text: text}
 	e.invalid = e.decodeCommand()
@@ -84,8 +85,8 @@ const (
 	sweepIncomplete     Code = "sweep_incomplete"      // the time was up, or Graph was throttling
 )
 
-// Run carries out an event and returns a report for its host: the results of the devices, or the Report of a sweep. The error is an
-// *EventError.
+// Run carries out an event and returns a report for its host: the results of the devices, or the Report of a sweep. The
+// error is an *EventError.
 func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	o := newOrigin(ctx, time.Now(), guid.New().String())
 	o.caller, o.delivery = caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)}, e.ID
@@ -139,8 +140,8 @@ func (h *Handler) auditEvent(ctx context.Context, o *origin, w *work) {
 	h.write(ctx, o, entry{message: "event", level: slog.LevelError, code: w.result.code, attrs: appendContext(nil, w.context), err: w.result.err})
 }
 
-// eventResult returns the results of devices for the host, and the error of the first failed device. A retryable failure comes before
-// a permanent one.
+// eventResult returns the results of devices for the host, and the error of the first failed device. A retryable
+// failure comes before a permanent one.
 func eventResult(devices []*device) (any, error) {
 	var failed *EventError
 	results := make([]any, len(devices))

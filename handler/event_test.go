@@ -57,8 +57,8 @@ func sweepWithContext(context map[string]string) Event {
 	return e
 }
 
-// A panic is an error that can be tried again. The devices that it concerns are recorded, and that it is not known what became
-// of them.
+// A panic is an error that can be tried again. The devices that it concerns are recorded, and that it is not known what
+// became of them.
 func TestEventPanics(t *testing.T) {
 	broken := devicesFunc(func([]graph.DeviceID) []graph.Result { panic("broken") })
 	for name, test := range map[string]struct {
@@ -228,7 +228,8 @@ func TestDocsHaveEveryEventCode(t *testing.T) {
 	}
 }
 
-// A queue delivers a message more than once. What of it has ended for good is not done again: the device may have a new account.
+// A queue delivers a message more than once. What of it has ended for good is not done again: the device may have a new
+// account.
 func TestEventComesAgain(t *testing.T) {
 	const unknown = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
 	var acted []string

@@ -1,8 +1,8 @@
-// Package handler serves the HTTP routes and events of this function: authenticate, decode, read, check, change, respond, audit.
-// There is one file for each step.
+// Package handler serves the HTTP routes and events of this function: authenticate, decode, read, check, change,
+// respond, audit. There is one file for each step.
 //
-// It knows HTTP and the log, but no cloud and no host. [New] returns one http.Handler; the hosts of package main turn their events
-// into requests for it or into an [Event]. It reaches Graph through [Devices].
+// It knows HTTP and the log, but no cloud and no host. [New] returns one http.Handler; the hosts of package main turn
+// their events into requests for it or into an [Event]. It reaches Graph through [Devices].
 package handler
 
 import (
@@ -37,7 +37,8 @@ type Devices interface {
 	Find(ctx context.Context, selectors ...graph.Selector) []graph.Found
 	// All returns every device, and ends with an error if it breaks off.
 	All(ctx context.Context) iter.Seq2[graph.Device, error]
-	// Page returns one page of the inventory and the token of the next page, "" at the end. The first page has the token "".
+	// Page returns one page of the inventory and the token of the next page, "" at the end. The first page has the
+	// token "".
 	Page(ctx context.Context, token string) (devices []graph.Device, next string, err error)
 	// UnassignResourceAccount removes the resource account from each device and returns one result for each, in order.
 	UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result
@@ -52,8 +53,8 @@ type Options struct {
 	Policy    Policy
 	Sweep     Sweep
 	Operators []string // the callers that may list devices and examine the deployment, each by the ID of its Caller
-	// Examine returns the doctor's report, as JSON for the operator and as counts for the log. It changes nothing, and returns when
-	// its context ends. It may be nil without Operators.
+	// Examine returns the doctor's report, as JSON for the operator and as counts for the log. It changes nothing, and
+	// returns when its context ends. It may be nil without Operators.
 	Examine func(ctx context.Context) (slog.LogValuer, error)
 	Log     *slog.Logger
 	Timeout time.Duration // for one request, from its first byte to the response
@@ -91,8 +92,8 @@ func WithInvocation(ctx context.Context, i Invocation) context.Context {
 	return context.WithValue(ctx, invocationKey{}, i)
 }
 
-// ServeHTTP serves one request. It ignores client disconnects: a started request runs to completion or to its deadline, and is
-// always audited. The audit record is written before the response is sent.
+// ServeHTTP serves one request. It ignores client disconnects: a started request runs to completion or to its deadline,
+// and is always audited. The audit record is written before the response is sent.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	deadline := start.Add(h.Timeout)

@@ -11,19 +11,19 @@ import (
 	"autopilot-unassign/handler/caller"
 )
 
-// ledger stores the results of the deliveries of the last ten minutes, so that a repeated delivery is carried out once. Senders
-// repeat themselves: Power Automate even where retries are off, and all of them when a response is lost.
+// ledger stores the results of the deliveries of the last ten minutes, so that a repeated delivery is carried out once.
+// Senders repeat themselves: Power Automate even where retries are off, and all of them when a response is lost.
 //
-// It lives in the memory of one instance, and ends with it. It cannot detect a request that arrives late for the first time:
-// expected protects a newer assignment from an old request.
+// It lives in the memory of one instance, and ends with it. It cannot detect a request that arrives late for the first
+// time: expected protects a newer assignment from an old request.
 //
-// The ledger stores final results: successes, and refusals caused by the device (see result.final). A delivery that was refused for
-// the account it found must not succeed when somebody repeats it later. It does not store transient failures or our own
-// configuration faults: a retry may succeed. Nor does it store refusals before a device is reached: a repetition is refused again.
-// Each device of a list is stored by itself, and a repetition carries out the others.
+// The ledger stores final results: successes, and refusals caused by the device (see result.final). A delivery that was
+// refused for the account it found must not succeed when somebody repeats it later. It does not store transient
+// failures or our own configuration faults: a retry may succeed. Nor does it store refusals before a device is reached:
+// a repetition is refused again. Each device of a list is stored by itself, and a repetition carries out the others.
 //
-// It stores the results of the devices, not the response: a repetition chooses the form of its response. With the same preferences
-// the body is identical, including the id of the first request.
+// It stores the results of the devices, not the response: a repetition chooses the form of its response. With the same
+// preferences the body is identical, including the id of the first request.
 type ledger struct {
 	window time.Duration // how long a signature can be valid; a delivery is stored at least as long
 
@@ -36,12 +36,12 @@ type ledger struct {
 // ledgerTTL is how long results are stored: the validity of a signature with the default tolerance.
 const ledgerTTL = 10 * time.Minute
 
-// maxStoredDevices is the number of devices whose results are stored; the oldest are evicted first. It is Graph's limit for the
-// changes of an app in ten minutes.
+// maxStoredDevices is the number of devices whose results are stored; the oldest are evicted first. It is Graph's limit
+// for the changes of an app in ten minutes.
 const maxStoredDevices = 3000
 
-// delivery is the hash of a caller and the id of one of its deliveries. The same id of another caller is another delivery. Behind
-// the platform all callers are one.
+// delivery is the hash of a caller and the id of one of its deliveries. The same id of another caller is another
+// delivery. Behind the platform all callers are one.
 type delivery [sha256.Size]byte
 
 func deliveryOf(from caller.Caller, id string) delivery {
@@ -65,8 +65,8 @@ type attempt struct {
 	complete  bool     // every device has a final result
 }
 
-// lookup returns the entry of a delivery and its last attempt. Unless that is complete, the caller must carry out the rest and call
-// store. While another request does that, lookup waits.
+// lookup returns the entry of a delivery and its last attempt. Unless that is complete, the caller must carry out the
+// rest and call store. While another request does that, lookup waits.
 //
 // The error is a *refusal: the delivery came with another body before, or ctx ended first.
 func (l *ledger) lookup(ctx context.Context, key delivery, body [sha256.Size]byte) (*ledgerEntry, attempt, error) {
@@ -86,8 +86,8 @@ func (l *ledger) lookup(ctx context.Context, key delivery, body [sha256.Size]byt
 	}
 }
 
-// claim returns the entry of a delivery. running is closed when another request's attempt ends; nil means that the entry is complete
-// or that the attempt is the caller's.
+// claim returns the entry of a delivery. running is closed when another request's attempt ends; nil means that the
+// entry is complete or that the attempt is the caller's.
 func (l *ledger) claim(key delivery, body [sha256.Size]byte) (e *ledgerEntry, last attempt, running <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -106,7 +106,8 @@ func (l *ledger) claim(key delivery, body [sha256.Size]byte) (e *ledgerEntry, la
 	return e, e.attempt, nil
 }
 
-// store ends the attempt of e, and stores the final results of devices. Without any, the results of the last attempt stay.
+// store ends the attempt of e, and stores the final results of devices. Without any, the results of the last attempt
+// stay.
 func (l *ledger) store(e *ledgerEntry, requestID string, devices []*device) {
 	next := attempt{requestID: requestID, devices: make([]device, len(devices)), complete: true}
 	some := false

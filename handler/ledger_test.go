@@ -22,8 +22,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// desk is a handler that is asked more than once. It believes the header X-Caller about who asks (kind/id), and for signature
-// callers webhook-id.
+// desk is a handler that is asked more than once. It believes the header X-Caller about who asks (kind/id), and for
+// signature callers webhook-id.
 type desk struct {
 	*Handler
 	mu   sync.Mutex
@@ -31,7 +31,8 @@ type desk struct {
 	log  bytes.Buffer
 }
 
-// newDesk returns a desk at which act does what is asked for; it is told how often it has been asked, this time included.
+// newDesk returns a desk at which act does what is asked for; it is told how often it has been asked, this time
+// included.
 func newDesk(act func(n int, ids []graph.DeviceID) []graph.Result, policy Policy) *desk {
 	d := &desk{}
 	d.Handler = New(Options{
@@ -68,7 +69,8 @@ func (d *desk) ask(t *testing.T, body string, headers ...string) *httptest.Respo
 	return w
 }
 
-// want fails the test unless w is an answer with that status and code ("" for no body), replayed or not, after so many acts.
+// want fails the test unless w is an answer with that status and code ("" for no body), replayed or not, after so many
+// acts.
 func (d *desk) want(t *testing.T, when string, w *httptest.ResponseRecorder, status int, code Code, replayed bool, acts int) {
 	t.Helper()
 	var body struct {
@@ -105,7 +107,8 @@ func failing(err error) func(int, []graph.DeviceID) []graph.Result {
 
 const otherBody = `{"deviceId":"` + someDevice + `","reference":"another"}`
 
-// TestRepetition has a delivery come again, in another form: it is answered as it was, in the form that it asks for now.
+// TestRepetition has a delivery come again, in another form: it is answered as it was, in the form that it asks for
+// now.
 func TestRepetition(t *testing.T) {
 	d := newDesk(alwaysDone, Policy{})
 	headers := []string{"Idempotency-Key", "k-1", "X-Request-Id", "first"}
@@ -133,7 +136,8 @@ func TestRepetition(t *testing.T) {
 	}
 }
 
-// TestWhatIsKept has every end of a request come and its delivery again: those that asking again can change are not kept.
+// TestWhatIsKept has every end of a request come and its delivery again: those that asking again can change are not
+// kept.
 func TestWhatIsKept(t *testing.T) {
 	for service, reasons := range map[upstream.Service][]upstream.Reason{
 		upstream.Graph: {
@@ -159,8 +163,8 @@ func TestWhatIsKept(t *testing.T) {
 	}
 }
 
-// TestWhatIsKeptOfAList has a list come again of which one device ended well and another did not: only what may end otherwise is
-// tried again, since a device that is done may have a new account by now.
+// TestWhatIsKeptOfAList has a list come again of which one device ended well and another did not: only what may end
+// otherwise is tried again, since a device that is done may have a new account by now.
 func TestWhatIsKeptOfAList(t *testing.T) {
 	second := mustDevice(t, "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02")
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"` + second.String() + `"}]}`
@@ -222,8 +226,8 @@ func TestWhatIsKeptOfAList(t *testing.T) {
 	}
 }
 
-// TestToldAgain has a list come again in which each device ended in its own way: it is answered to the byte as before, and recorded with
-// what is known of each.
+// TestToldAgain has a list come again in which each device ended in its own way: it is answered to the byte as before,
+// and recorded with what is known of each.
 func TestToldAgain(t *testing.T) {
 	d := newDesk(nil, Policy{GroupTags: []string{"MTR"}})
 	d.Devices = manyEnds{}
@@ -285,8 +289,8 @@ func (manyEnds) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID
 	return results
 }
 
-// TestNothingIsKeptOfWhatFailed has deliveries that end in nothing for good: of lists, of which the first device may end otherwise, one attempt
-// is kept, and of the others none.
+// TestNothingIsKeptOfWhatFailed has deliveries that end in nothing for good: of lists, of which the first device may
+// end otherwise, one attempt is kept, and of the others none.
 func TestNothingIsKeptOfWhatFailed(t *testing.T) {
 	busy := &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled}
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
@@ -304,7 +308,8 @@ func TestNothingIsKeptOfWhatFailed(t *testing.T) {
 	}
 }
 
-// TestForgottenMeanwhile has an attempt be forgotten while the next one of the same delivery is under way: who comes then waits for that.
+// TestForgottenMeanwhile has an attempt be forgotten while the next one of the same delivery is under way: who comes
+// then waits for that.
 func TestForgottenMeanwhile(t *testing.T) {
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
 	synctest.Test(t, func(t *testing.T) {
@@ -329,8 +334,8 @@ func TestForgottenMeanwhile(t *testing.T) {
 	})
 }
 
-// TestListNamesADeviceTwice has a list come again whose second name for a device could not be looked up the first time: it is not acted on
-// for that name either.
+// TestListNamesADeviceTwice has a list come again whose second name for a device could not be looked up the first time:
+// it is not acted on for that name either.
 func TestListNamesADeviceTwice(t *testing.T) {
 	twice := &namedTwice{id: mustDevice(t, someDevice)}
 	d := newDesk(nil, Policy{})
@@ -370,7 +375,8 @@ func (n *namedTwice) UnassignResourceAccount(_ context.Context, ids ...graph.Dev
 	return done204(ids)
 }
 
-// TestListThatDoesNotComeSoFar has a list come again that is refused for its caller's rate: what ended before is not forgotten.
+// TestListThatDoesNotComeSoFar has a list come again that is refused for its caller's rate: what ended before is not
+// forgotten.
 func TestListThatDoesNotComeSoFar(t *testing.T) {
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
 	synctest.Test(t, func(t *testing.T) {
@@ -587,7 +593,8 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
-// TestLedgerIsBounded has more deliveries than are kept, of one device and of twenty: the oldest are forgotten, the others not.
+// TestLedgerIsBounded has more deliveries than are kept, of one device and of twenty: the oldest are forgotten, the
+// others not.
 func TestLedgerIsBounded(t *testing.T) {
 	devices := strings.TrimSuffix(strings.Repeat(`{"deviceId":"`+someDevice+`"},`, maxDevices), ",")
 	for body, most := range map[string]int{someBody: maxStoredDevices, `{"devices":[` + devices + `]}`: maxStoredDevices / maxDevices} {
@@ -608,8 +615,8 @@ func TestLedgerIsBounded(t *testing.T) {
 	}
 }
 
-// TestRepetitionIsNotCounted has the limit of a caller spent by what is carried out, and by nothing else; and a request that
-// is over the limit not be the end of its delivery.
+// TestRepetitionIsNotCounted has the limit of a caller spent by what is carried out, and by nothing else; and a request
+// that is over the limit not be the end of its delivery.
 func TestRepetitionIsNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(alwaysDone, Policy{PerMinute: 20})

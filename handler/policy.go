@@ -13,10 +13,11 @@ import (
 
 // Policy restricts the requests that this function carries out. The zero Policy allows everything.
 type Policy struct {
-	// GroupTags are the group tags of the devices that may be changed, exactly as written; a * at the end matches any suffix.
-	// None allows every device.
+	// GroupTags are the group tags of the devices that may be changed, exactly as written; a * at the end matches any
+	// suffix. None allows every device.
 	GroupTags []string
-	// PerMinute is the number of devices that a caller may name in a minute, 0 for no limit. Each instance counts for itself.
+	// PerMinute is the number of devices that a caller may name in a minute, 0 for no limit. Each instance counts for
+	// itself.
 	PerMinute int
 }
 
@@ -49,8 +50,8 @@ type rateLimitError struct{ wait time.Duration }
 
 func (e *rateLimitError) Error() string { return fmt.Sprintf("rate_limited: retry in %v", e.wait) }
 
-// take counts n devices for a caller, or returns a *rateLimitError and counts none. The burst is a minute's worth, and at least a
-// full list.
+// take counts n devices for a caller, or returns a *rateLimitError and counts none. The burst is a minute's worth, and
+// at least a full list.
 func (l *rateLimits) take(from caller.Caller, n int) error {
 	if l.perMinute == 0 {
 		return nil

@@ -51,7 +51,8 @@ type target struct {
 	expected graph.Account // the account that the device must still carry; zero for any
 }
 
-// readBody returns the body of a POST of JSON that arrived within limit. Nothing is authenticated yet, so these checks are cheap.
+// readBody returns the body of a POST of JSON that arrived within limit. Nothing is authenticated yet, so these checks
+// are cheap.
 func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -67,7 +68,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]by
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	tooLarge := len(body) > maxBody
 	if tooLarge {
-		// Most callers read the response only after they have sent the whole body, and lose it if the connection closes before.
+		// Most callers read the response only after they have sent the whole body, and lose it if the connection closes
+		// before.
 		_, _ = io.CopyN(io.Discard, r.Body, maxUnread)
 	}
 	switch {
@@ -83,8 +85,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]by
 	return body, nil
 }
 
-// isJSON reports whether the headers declare plain JSON in UTF-8, or nothing: scripts in ServiceNow send no Content-Type by
-// default. Gateways send an empty one, or repeat it.
+// isJSON reports whether the headers declare plain JSON in UTF-8, or nothing: scripts in ServiceNow send no
+// Content-Type by default. Gateways send an empty one, or repeat it.
 func isJSON(h http.Header) bool {
 	for _, encoding := range listMembers(h, "Content-Encoding") {
 		if !strings.EqualFold(encoding, "identity") {
@@ -101,7 +103,8 @@ func isJSON(h http.Header) bool {
 	return true
 }
 
-// listMembers returns the members of a header that is a comma-separated list, without empty ones and surrounding white space.
+// listMembers returns the members of a header that is a comma-separated list, without empty ones and surrounding white
+// space.
 func listMembers(h http.Header, name string) []string {
 	var members []string
 	for _, value := range h.Values(name) {
@@ -114,8 +117,8 @@ func listMembers(h http.Header, name string) []string {
 	return members
 }
 
-// deliveryID returns the id of a delivery: the id that the signature covers or, for callers that do not sign, the value of
-// Idempotency-Key with or without quotes. It is "" if the caller sent none.
+// deliveryID returns the id of a delivery: the id that the signature covers or, for callers that do not sign, the value
+// of Idempotency-Key with or without quotes. It is "" if the caller sent none.
 func deliveryID(h http.Header, from caller.Caller) (string, error) {
 	keys := h.Values("Idempotency-Key")
 	if from.Kind == caller.KindSignature || len(keys) == 0 {
@@ -131,9 +134,9 @@ func deliveryID(h http.Header, from caller.Caller) (string, error) {
 	return key, nil
 }
 
-// decodeBody decodes a body more strictly than encoding/json: it refuses unknown, duplicate and case-variant fields, trailing
-// data and invalid UTF-8. A null field counts as absent, because ServiceNow sends null for empty values. Its error is a *refusal
-// that names the field.
+// decodeBody decodes a body more strictly than encoding/json: it refuses unknown, duplicate and case-variant fields,
+// trailing data and invalid UTF-8. A null field counts as absent, because ServiceNow sends null for empty values. Its
+// error is a *refusal that names the field.
 func decodeBody(body []byte) (request, error) {
 	body, err := checkJSON(body)
 	if err != nil {
@@ -205,7 +208,8 @@ func (d *bodyDecoder) finish() (request, error) {
 	return d.req, nil
 }
 
-// checkJSON returns a body without its byte order mark. Its error is a *refusal of a body that is empty, too large or not JSON.
+// checkJSON returns a body without its byte order mark. Its error is a *refusal of a body that is empty, too large or
+// not JSON.
 func checkJSON(body []byte) ([]byte, error) {
 	body = bytes.TrimPrefix(body, []byte("\ufeff"))
 	switch {
@@ -219,7 +223,8 @@ func checkJSON(body []byte) ([]byte, error) {
 	return body, nil
 }
 
-// decodeMessage returns the text of a queue message: as it is, or decoded from base64, the default encoding of older SDKs.
+// decodeMessage returns the text of a queue message: as it is, or decoded from base64, the default encoding of older
+// SDKs.
 func decodeMessage(text []byte) []byte {
 	plain := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 	if n, err := base64.StdEncoding.Decode(plain, bytes.TrimSpace(text)); err == nil && n > 0 {
@@ -302,7 +307,8 @@ func (t *target) check(path string) error {
 	return nil
 }
 
-// decodeExpected decodes the account that a device must still carry. An empty name counts as absent beside the other name.
+// decodeExpected decodes the account that a device must still carry. An empty name counts as absent beside the other
+// name.
 func decodeExpected(value json.RawMessage) (graph.Account, error) {
 	var account graph.Account
 	invalid := &refusal{expectedInvalid, "expected"}
@@ -351,9 +357,9 @@ func boolField(into *bool, invalid error) fieldReader {
 	}
 }
 
-// cleanLabel returns a text for people and the log in a form that breaks no line and changes no direction: each space of any
-// script becomes a plain one, invisible characters and controls are dropped, and the rest is cut to limit characters. A label
-// never refuses a request by its characters.
+// cleanLabel returns a text for people and the log in a form that breaks no line and changes no direction: each space
+// of any script becomes a plain one, invisible characters and controls are dropped, and the rest is cut to limit
+// characters. A label never refuses a request by its characters.
 func cleanLabel(s string, limit int) string {
 	if printable(s, limit) {
 		return s
@@ -376,8 +382,8 @@ func cleanLabel(s string, limit int) string {
 	return s
 }
 
-// readObject calls the reader that fieldReader returns for each member of the JSON object in value, unless the member is null. It
-// returns notObject if value is no object, and refuses unknown and duplicate fields.
+// readObject calls the reader that fieldReader returns for each member of the JSON object in value, unless the member
+// is null. It returns notObject if value is no object, and refuses unknown and duplicate fields.
 func readObject(value []byte, notObject error, fieldReader func(field string) fieldReader) error {
 	text := bytes.TrimSpace(value)
 	if len(text) == 0 || text[0] != '{' {
@@ -410,7 +416,8 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 	return nil
 }
 
-// cutToken cuts text, inside an object of valid JSON, before the colon, comma or brace that ends its first name or value.
+// cutToken cuts text, inside an object of valid JSON, before the colon, comma or brace that ends its first name or
+// value.
 func cutToken(text []byte) (token, rest []byte) {
 	depth, quoted, end := 0, false, 0
 	for ; depth > 0 || quoted || strings.IndexByte(":,}", text[end]) < 0; end++ {
@@ -447,8 +454,8 @@ func decodeString(value json.RawMessage) (string, bool) {
 // isBlank reports whether s has no character but spaces.
 func isBlank(s string) bool { return strings.TrimSpace(s) == "" }
 
-// validSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either end, and a
-// letter or digit, which the search in Graph needs.
+// validSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either
+// end, and a letter or digit, which the search in Graph needs.
 func validSerialNumber(s string) bool {
 	return printableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s && strings.ContainsFunc(s, isASCIIAlphanumeric)
 }

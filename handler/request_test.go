@@ -254,8 +254,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzObject holds what reads the members of an object to what encoding/json reads: the same names and values in the same order, up to a
-// name that comes twice.
+// FuzzObject holds what reads the members of an object to what encoding/json reads: the same names and values in the
+// same order, up to a name that comes twice.
 func FuzzObject(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, ` { } `, `{"":""}`, `{"a":1}`, "\t{ \"a\" : [ 1 , { \"b\" : \"}\" } ] ,\r\n\"c\":{\"d\":[]} } ", `{"a":"\"","b\\":"\\","c":"\\\""}`, `{"a,b":"c:d","e}":"[{"}`,

@@ -65,8 +65,9 @@ type Account struct {
 	ResourceName      string `json:"resourceName,omitempty"`
 }
 
-// Failure is the body of every response that is no success. What callers cut off or show alone comes first: ServiceNow keeps 100
-// characters of a body, Power Automate shows error.message. The other members are those of RFC 9457 and our own.
+// Failure is the body of every response that is no success. What callers cut off or show alone comes first: ServiceNow
+// keeps 100 characters of a body, Power Automate shows error.message. The other members are those of RFC 9457 and our
+// own.
 type Failure struct {
 	Error        FailureError  `json:"error"`
 	Type         string        `json:"type"`
@@ -166,7 +167,8 @@ func (h *Handler) setFailureHeaders(header http.Header, ended result) {
 
 func formatSeconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
-// challenge returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401 must name one.
+// challenge returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401
+// must name one.
 func (h *Handler) challenge(err error) string {
 	if c, ok := h.Verifier.(caller.Challenger); ok {
 		if challenge := c.Challenge(err); challenge != "" {
@@ -176,8 +178,8 @@ func (h *Handler) challenge(err error) string {
 	return (&caller.Signature{}).Challenge(err)
 }
 
-// listResponse returns the response for a list of devices. Its status is 200 when all succeeded, 503 when a retry may help, which is
-// safe, the common status where all failed alike, and 207 otherwise.
+// listResponse returns the response for a list of devices. Its status is 200 when all succeeded, 503 when a retry may
+// help, which is safe, the common status where all failed alike, and 207 otherwise.
 func listResponse(header http.Header, r *http.Request, w *work, id string) response {
 	body := List{Results: make([]any, len(w.devices)), Reference: w.reference, RequestID: id}
 	body.Summary.Total = len(w.devices)
@@ -328,8 +330,8 @@ func prefersRepresentation(h http.Header) bool {
 	})
 }
 
-// failureType returns the media type of a failure: application/problem+json for a caller that lists it, else application/json, the
-// only type that Power Automate documents as JSON.
+// failureType returns the media type of a failure: application/problem+json for a caller that lists it, else
+// application/json, the only type that Power Automate documents as JSON.
 func failureType(h http.Header) string {
 	const problem = "application/problem+json"
 	if acceptQuality(h, problem) > 0 {

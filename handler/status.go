@@ -9,8 +9,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Code is the stable name of the result of a request, or of one device in it. docs/errors.md has an entry for each code of a
-// failure.
+// Code is the stable name of the result of a request, or of one device in it. docs/errors.md has an entry for each code
+// of a failure.
 type Code string
 
 // The codes of successes.
@@ -103,7 +103,8 @@ type statusRow struct {
 	retryAfter time.Duration
 }
 
-// statusTable holds the status and the texts of every failure code. Tests hold openapi.yaml, docs/errors.md and README to it.
+// statusTable holds the status and the texts of every failure code. Tests hold openapi.yaml, docs/errors.md and README
+// to it.
 var statusTable = map[Code]statusRow{ //nolint:gochecknoglobals // a table that nothing writes to
 	invalidJSON:         {400, "Invalid JSON", "The body is not one JSON object in UTF-8. Send one JSON object and nothing after it.", 0},
 	bodyMissing:         {400, "Body missing", "The request has no body. Send a JSON object that names a device.", 0},
@@ -230,8 +231,8 @@ func (r result) ended() bool     { return r.code != "" }
 func (r result) failed() bool    { return r.err != nil }
 func (r result) succeeded() bool { return r.ended() && r.err == nil }
 
-// final reports whether a retry would end in the same result: a success, or a refusal caused by the device. Transient failures
-// and our own configuration faults (424) are not final: a retry may succeed.
+// final reports whether a retry would end in the same result: a success, or a refusal caused by the device. Transient
+// failures and our own configuration faults (424) are not final: a retry may succeed.
 func (r result) final() bool {
 	return r.ended() && !retryable(r.status) && r.status != http.StatusFailedDependency
 }
@@ -258,8 +259,8 @@ func (r *refusal) Error() string {
 	return string(r.code)
 }
 
-// classify returns the result of a request or device that failed with err. It is the only place that decides code, status, outcome
-// and Retry-After of a failure, and runs once for each.
+// classify returns the result of a request or device that failed with err. It is the only place that decides code,
+// status, outcome and Retry-After of a failure, and runs once for each.
 func classify(err error) result {
 	r := result{code: codeFor(err), outcome: OutcomeNotDone, err: err}
 	row := statusTable[r.code]

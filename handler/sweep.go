@@ -35,19 +35,20 @@ type Report struct {
 }
 
 const (
-	// sweepRate is the number of devices that a sweep changes in a second: below Graph's limit for an app, 100 writes in 20 seconds
-	// (https://learn.microsoft.com/graph/throttling-limits#intune-service-limits).
+	// sweepRate is the number of devices that a sweep changes in a second: below Graph's limit for an app, 100 writes
+	// in 20 seconds (https://learn.microsoft.com/graph/throttling-limits#intune-service-limits).
 	sweepRate = 4
 	// minSweepRate is the lowest rate that throttling leads to.
 	minSweepRate = 0.5
-	// maxFruitlessGroups is the number of groups in a row that Graph may throttle or leave undone before a sweep gives up.
+	// maxFruitlessGroups is the number of groups in a row that Graph may throttle or leave undone before a sweep gives
+	// up.
 	maxFruitlessGroups = 3
 	// sweepReserve is the time before its deadline in which a sweep starts no group.
 	sweepReserve = 15 * time.Second
 )
 
-// sweep removes the resource account from the devices of a group tag. It reads the whole inventory before it changes a device: a list
-// that breaks off, or looks wrong as a whole, must not steer a change.
+// sweep removes the resource account from the devices of a group tag. It reads the whole inventory before it changes a
+// device: a list that breaks off, or looks wrong as a whole, must not steer a change.
 //
 // A sweep that does not complete is safe to repeat: the next one reads the state anew and continues with the rest.
 func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs) (any, error) {
@@ -81,7 +82,8 @@ func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs)
 	return h.endSweep(ctx, o, w, report, result{code: swept})
 }
 
-// readInventory counts the inventory into report and returns the devices to change, at most as many as a sweep may change.
+// readInventory counts the inventory into report and returns the devices to change, at most as many as a sweep may
+// change.
 func (h *Handler) readInventory(ctx context.Context, report *Report) ([]*device, error) {
 	var matching []*device
 	for found, err := range h.Devices.All(ctx) {
@@ -106,7 +108,8 @@ func (h *Handler) readInventory(ctx context.Context, report *Report) ([]*device,
 	return matching, nil
 }
 
-// unassignGroups changes the devices, twenty at a time and at the rate that Graph accepts. It returns the result of the sweep.
+// unassignGroups changes the devices, twenty at a time and at the rate that Graph accepts. It returns the result of the
+// sweep.
 func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, devices []*device, report *Report) result {
 	limiter := rate.NewLimiter(sweepRate, maxDevices)
 	incomplete := result{code: sweepIncomplete} // with the error of the last device handed back

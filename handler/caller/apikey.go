@@ -9,24 +9,24 @@ import (
 
 const headerAPIKey = "X-Api-Key"
 
-// APIKey verifies a key in the header x-api-key, for callers that cannot sign. The key travels with every request, so it
-// proves less than a signature does: nothing of the body, and no time.
+// APIKey verifies a key in the header x-api-key, for callers that cannot sign. The key travels with every request and
+// proves less than a signature: it covers neither the body nor a time.
 type APIKey struct {
 	Keys Keys
 }
 
-// Verify looks at the header x-api-key.
+// Verify checks the header x-api-key.
 func (a *APIKey) Verify(r *http.Request, _ []byte) (Caller, error) {
 	if len(r.Header[headerAPIKey]) == 0 {
 		return Caller{}, ErrNoEvidence
 	}
-	sent, ok := single(r.Header, headerAPIKey)
+	sent, ok := singleHeader(r.Header, headerAPIKey)
 	if !ok {
-		return Caller{}, denied("x-api-key is repeated or too long")
+		return Caller{}, deny("x-api-key is repeated or too long")
 	}
-	// Hashes are compared, since a comparison in constant time tells the length of what it compares.
+	// Compare hashes: a constant-time comparison reveals the length of its operands.
 	got := sha256.Sum256([]byte(sent))
-	name, err := match(r.Context(), a.Keys, func(keys []Key) (name string, ok bool) {
+	name, err := matchKey(r.Context(), a.Keys, func(keys []Key) (name string, ok bool) {
 		for _, key := range keys {
 			want := sha256.Sum256(key.Value)
 			if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {

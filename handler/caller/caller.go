@@ -1,8 +1,8 @@
-// Package caller finds out who is asking. A [Verifier] looks for one kind of evidence on a request; [Any] asks several.
+// Package caller authenticates callers. A [Verifier] checks one kind of evidence on a request; [Any] tries several.
 //
-// Which check failed is for the log alone: the answer to a request that is not authentic is the same whatever was wrong
-// with it, because the difference would tell a stranger how close he is. The exceptions are [ErrExpired], which only the
-// holder of a key can cause, and [ErrForbidden], which only the holder of a genuine token for this function can.
+// The failed check is for the log alone: the response to an unauthenticated request is always the same, because a
+// difference would help an attacker. The exceptions are [ErrExpired], which only the holder of a key can cause, and
+// [ErrForbidden], which only the holder of a valid token for this function can.
 package caller
 
 import (
@@ -16,64 +16,63 @@ import (
 // Kind is a kind of evidence.
 type Kind string
 
-// The kinds.
+// The kinds of evidence.
 const (
 	KindSignature Kind = "signature"
 	KindAPIKey    Kind = "api_key"
 	KindToken     Kind = "token"
 	KindPlatform  Kind = "platform"
-	KindEvent     Kind = "event" // the host itself, which has authenticated whoever caused the event
+	KindEvent     Kind = "event" // the host has authenticated the sender of the event
 )
 
-// Caller is who asks, for policy and audit.
+// Caller is the authenticated sender of a request, for policy and audit.
 type Caller struct {
 	Kind Kind
-	ID   string // the name of the key that proved it, never the key; of a token the ids of the app and the user
-	// Delivery is the id of this delivery, where the evidence covers one: a signature does. What a header says beside the
-	// evidence is not it.
+	ID   string // the name of the key, never the key; for a token the ids of its app and user
+	// Delivery is the id of this delivery if the evidence covers one, as a signature does; "" otherwise.
 	Delivery string
 }
 
-// Verifier looks for one kind of evidence on a request.
+// Verifier checks one kind of evidence on a request.
 type Verifier interface {
-	// Verify returns who sent r, whose body has been read into body. A nil error means that the request is authentic.
+	// Verify returns the sender of r, whose body has been read into body. A nil error means that the request is
+	// authenticated.
 	//
-	// Else the error is or wraps ErrNoEvidence (r does not try this kind), ErrDenied (it tries, and is not authentic),
-	// ErrExpired (it was authentic at another time), ErrForbidden (it is authentic, and not enough), or is an error of
-	// reading the keys, in which case nothing is known of the request.
+	// Otherwise the error is or wraps ErrNoEvidence (r has no evidence of this kind), ErrDenied (the evidence is
+	// invalid), ErrExpired (it was valid at another time) or ErrForbidden (it is valid, but the caller lacks a right),
+	// or it is an error of reading the keys.
 	Verify(r *http.Request, body []byte) (Caller, error)
 }
 
-// The ends of a verification that are not an error of reading keys.
+// The errors of a verification, beside those of reading keys.
 var (
 	ErrNoEvidence = errors.New("no signature, API key or token of the kinds that are set up")
 	ErrDenied     = errors.New("not authentic")
 	ErrExpired    = errors.New("authentic, but outside the time window")
 )
 
-// denied returns an ErrDenied that says why, in fixed words for the log.
-func denied(why string) error { return fmt.Errorf("%w: %s", ErrDenied, why) }
+// deny returns an ErrDenied with its reason, a fixed text for the log.
+func deny(reason string) error { return fmt.Errorf("%w: %s", ErrDenied, reason) }
 
-// Key is a key that callers use, with the name it goes by in logs.
+// Key is a key of callers, with its name in logs.
 type Key struct {
 	Name  string
 	Value []byte
 }
 
-// Keys are the keys of one kind that are valid now, several of them while one replaces another.
+// Keys are the valid keys of one kind: several during a rotation.
 type Keys interface {
-	// Current returns the keys. Both results may be set: the keys that could be read, and why others could not be read
-	// although they may be soon. A key that is lastingly missing beside others is no error.
+	// Current returns the keys. It may return both keys and an error; the error describes keys that failed temporarily.
+	// A key that is missing permanently beside others is no error.
 	Current(ctx context.Context) ([]Key, error)
-	// Refresh is asked when a request fits none of the keys, since they may have been rotated. It returns the keys
-	// after having read them again, or as they are when that was done only lately.
+	// Refresh returns the keys after a request matched none of them, since they may have been rotated. It reads them
+	// again unless that was done recently.
 	Refresh(ctx context.Context) ([]Key, error)
 }
 
-// match calls fits with the current keys, and once more with fresh ones if it finds none that fits. It returns the name
-// of the key that fitted. Without one it returns ErrDenied, or the error of reading keys where one of those unread
-// might have fitted.
-func match(ctx context.Context, keys Keys, fits func([]Key) (name string, ok bool)) (string, error) {
+// matchKey calls fits with the current keys, and once more with refreshed keys if none matches. It returns the name of
+// the matching key, ErrDenied if none matches, or the error of keys that failed temporarily and might have matched.
+func matchKey(ctx context.Context, keys Keys, fits func([]Key) (name string, ok bool)) (string, error) {
 	for _, read := range []func(context.Context) ([]Key, error){keys.Current, keys.Refresh} {
 		known, err := read(ctx)
 		if name, ok := fits(known); ok {
@@ -83,49 +82,49 @@ func match(ctx context.Context, keys Keys, fits func([]Key) (name string, ok boo
 			return "", err
 		}
 	}
-	return "", denied("fits no key")
+	return "", deny("matches no key")
 }
 
-// Challenger is a Verifier whose kind of evidence has a scheme that WWW-Authenticate can name.
+// Challenger is a Verifier with a scheme for WWW-Authenticate.
 type Challenger interface {
 	Verifier
-	// Challenge returns what WWW-Authenticate says of the scheme in the answer to a request that ended with err, "" for
-	// nothing. It may say that evidence of this kind was refused, never why.
+	// Challenge returns the value of WWW-Authenticate for a request that failed with err, "" for none. It may say that
+	// the evidence was refused, never why.
 	Challenge(err error) string
 }
 
-// Any returns a Verifier that is satisfied with the evidence of any of verifiers. All of them are asked. Its error is
-// ErrNoEvidence if none found any, else the one that tells most: that keys could not be read, then that the caller is
-// forbidden to call, then that the request has expired, then that it was denied. It challenges with what any of them does.
+// Any returns a Verifier that accepts the evidence of any of verifiers, and tries all of them. Its error is
+// ErrNoEvidence if no verifier found evidence, else the most specific one: unreadable keys, then ErrForbidden,
+// ErrExpired, ErrDenied. Its challenge joins those of the verifiers.
 func Any(verifiers ...Verifier) Challenger { return anyOf(verifiers) }
 
 type anyOf []Verifier
 
 func (a anyOf) Verify(r *http.Request, body []byte) (Caller, error) {
-	type end struct {
-		who Caller
-		err error
+	type attempt struct {
+		sender Caller
+		err    error
 	}
-	var unread, forbidden, expired, refused end
+	var unread, forbidden, expired, denied attempt
 	for _, v := range a {
-		who, err := v.Verify(r, body)
+		sender, err := v.Verify(r, body)
 		switch {
 		case err == nil:
-			return who, nil
+			return sender, nil
 		case errors.Is(err, ErrNoEvidence):
 		case errors.Is(err, ErrDenied):
-			refused.err = errors.Join(refused.err, err)
+			denied.err = errors.Join(denied.err, err)
 		case errors.Is(err, ErrExpired):
-			expired = end{who, err}
+			expired = attempt{sender, err}
 		case errors.Is(err, ErrForbidden):
-			forbidden = end{who, err}
+			forbidden = attempt{sender, err}
 		default:
 			unread.err = err
 		}
 	}
-	for _, e := range []end{unread, forbidden, expired, refused} {
-		if e.err != nil {
-			return e.who, e.err
+	for _, failed := range []attempt{unread, forbidden, expired, denied} {
+		if failed.err != nil {
+			return failed.sender, failed.err
 		}
 	}
 	return Caller{}, ErrNoEvidence
@@ -143,11 +142,11 @@ func (a anyOf) Challenge(err error) string {
 	return strings.Join(challenges, ", ")
 }
 
-// PlatformID is the ID of the one caller that there is behind Platform.
+// PlatformID is the ID of the one caller behind Platform.
 const PlatformID = "host"
 
-// Platform is the Verifier of a deployment whose host has authenticated the caller already, by a function key or IAM. It
-// accepts everything and looks at nothing: headers in which a platform names the caller can be sent by anybody.
+// Platform is the Verifier of a deployment whose host authenticates callers, by a function key or IAM. It accepts every
+// request and reads no header: any client can send the headers in which platforms name the caller.
 type Platform struct{}
 
 // Verify returns the platform as the caller.

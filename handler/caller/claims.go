@@ -13,53 +13,53 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// claims are those claims of an access token of Entra ID that decide
-// (https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference). Names of persons and apps are not
-// among them: they can be changed and given again.
+// claims are the claims of an access token of Entra ID that authorise its caller
+// (https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference). Names of people and apps are not
+// among them, because names can change and be reused.
 type claims struct {
-	jwt.RegisteredClaims // of which Issuer and the times are read
+	jwt.RegisteredClaims // Issuer and the times are set
 
 	audience  string
 	tenant    string
 	version   string
-	kind      string // app or user; "" where the API has not asked for it
-	app       string // that was given the token: a GUID in lower case, or ""
+	kind      string // app or user; "" if the app registration does not request the claim
+	app       string // the app that the token was issued to: a GUID in lower case, or ""
 	object    string // the user, or the app's own principal: a GUID in lower case, or ""
-	delegated bool   // it has scopes, and so acts for a user
+	delegated bool   // it has scopes, and acts for a user
 	scopes    []string
 	roles     []string
 }
 
-// errClaims is the error of claims that are not what they must be.
-var errClaims = errors.New("claims are not what they must be")
+// errClaims is the error of invalid claims.
+var errClaims = errors.New("claims are invalid")
 
-// UnmarshalJSON reads claims more strictly than encoding/json would by itself: names count as they are spelt, a claim
-// comes once and is of its type, and null is of none.
+// UnmarshalJSON decodes claims more strictly than encoding/json: names are case-sensitive, a claim comes once and has
+// its type, and null has no type.
 func (c *claims) UnmarshalJSON(text []byte) error {
-	m, err := members(text)
+	m, err := decodeMembers(text)
 	if err != nil {
 		return err
 	}
 	var scopes, app, object string
 	err = errors.Join(
-		value(m, "iss", &c.Issuer), value(m, "aud", &c.audience), value(m, "tid", &c.tenant), value(m, "ver", &c.version),
-		value(m, "idtyp", &c.kind), value(m, "scp", &scopes), value(m, "roles", &c.roles), value(m, "oid", &object),
-		readTime(m, "exp", &c.ExpiresAt), readTime(m, "nbf", &c.NotBefore), readTime(m, "iat", &c.IssuedAt),
+		decodeClaim(m, "iss", &c.Issuer), decodeClaim(m, "aud", &c.audience), decodeClaim(m, "tid", &c.tenant), decodeClaim(m, "ver", &c.version),
+		decodeClaim(m, "idtyp", &c.kind), decodeClaim(m, "scp", &scopes), decodeClaim(m, "roles", &c.roles), decodeClaim(m, "oid", &object),
+		decodeTime(m, "exp", &c.ExpiresAt), decodeTime(m, "nbf", &c.NotBefore), decodeTime(m, "iat", &c.IssuedAt),
 	)
 	switch c.version {
 	case "1.0":
-		err = errors.Join(err, value(m, "appid", &app))
+		err = errors.Join(err, decodeClaim(m, "appid", &app))
 	case "2.0":
-		err = errors.Join(err, value(m, "azp", &app))
+		err = errors.Join(err, decodeClaim(m, "azp", &app))
 	}
 	_, c.delegated = m["scp"]
 	c.scopes = strings.Fields(scopes)
-	c.app, c.object = plainGUID(app), plainGUID(object)
+	c.app, c.object = normalizeGUID(app), normalizeGUID(object)
 	return err
 }
 
-// members returns the members of the JSON object in text, which is valid JSON.
-func members(text []byte) (map[string]json.RawMessage, error) {
+// decodeMembers returns the members of the JSON object in text, which is valid JSON.
+func decodeMembers(text []byte) (map[string]json.RawMessage, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if start, err := d.Token(); err != nil || start != json.Delim('{') {
 		return nil, errClaims
@@ -77,8 +77,8 @@ func members(text []byte) (map[string]json.RawMessage, error) {
 	return m, nil
 }
 
-// value reads the member of that name, if there is one, into a string or a list of strings.
-func value[T string | []string](m map[string]json.RawMessage, name string, into *T) error {
+// decodeClaim decodes the member of that name, if present, into a string or a list of strings.
+func decodeClaim[T string | []string](m map[string]json.RawMessage, name string, into *T) error {
 	text, ok := m[name]
 	if !ok {
 		return nil
@@ -89,8 +89,8 @@ func value[T string | []string](m map[string]json.RawMessage, name string, into 
 	return nil
 }
 
-// readTime reads the member of that name, if there is one, as a time in whole seconds: as Entra ID writes it.
-func readTime(m map[string]json.RawMessage, name string, into **jwt.NumericDate) error {
+// decodeTime decodes the member of that name, if present, as a time in whole seconds, as Entra ID writes it.
+func decodeTime(m map[string]json.RawMessage, name string, into **jwt.NumericDate) error {
 	text, ok := m[name]
 	if !ok {
 		return nil
@@ -103,8 +103,8 @@ func readTime(m map[string]json.RawMessage, name string, into **jwt.NumericDate)
 	return nil
 }
 
-// plainGUID returns the GUID in text in lower case, "" if it is none.
-func plainGUID(text string) string {
+// normalizeGUID returns the GUID in text in lower case, "" if text is none.
+func normalizeGUID(text string) string {
 	id, err := guid.Parse(text)
 	if err != nil {
 		return ""

@@ -20,54 +20,54 @@ const (
 	headerSignature = "Webhook-Signature"
 )
 
-// MinKeySize is the least length of a key of any kind, in bytes: what the Standard Webhooks scheme asks for.
+// MinKeySize is the minimum length of a key of any kind, in bytes, as in the Standard Webhooks scheme.
 const MinKeySize = 24
 
 const (
-	maxSignatures  = 16   // in one header: a sender that rotates needs two
-	maxHeaderBytes = 2048 // of a header that is looked into
+	maxSignatures  = 16   // in one header: a sender that rotates keys needs two
+	maxHeaderBytes = 2048 // of a header of evidence
 )
 
 // Signature verifies the Standard Webhooks scheme: an HMAC-SHA-256 over id, timestamp and body.
 //
-// It covers neither method nor path, so only the body may say what is to be done. The id may have no dot, or a message
-// signed for one id could be cut differently into id, timestamp and body.
+// It covers neither method nor path, so only the body may name devices. The id must not contain a dot: a signed text
+// could otherwise be split into another id, timestamp and body.
 type Signature struct {
 	Keys      Keys
-	Tolerance time.Duration    // how old or early a timestamp may be
+	Tolerance time.Duration    // the accepted difference of a timestamp, both ways
 	Now       func() time.Time // nil means time.Now
 }
 
-// Verify looks at the three headers webhook-id, webhook-timestamp and webhook-signature; one of them is evidence enough
-// to be refused without the others.
+// Verify checks the headers webhook-id, webhook-timestamp and webhook-signature. Any of them counts as evidence, and is
+// denied without the others.
 func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	if len(r.Header[headerID])+len(r.Header[headerTimestamp])+len(r.Header[headerSignature]) == 0 {
 		return Caller{}, ErrNoEvidence
 	}
-	id, okID := single(r.Header, headerID)
-	timestamp, okTimestamp := single(r.Header, headerTimestamp)
-	signatures, okSignature := single(r.Header, headerSignature)
+	id, okID := singleHeader(r.Header, headerID)
+	timestamp, okTimestamp := singleHeader(r.Header, headerTimestamp)
+	signatures, okSignature := singleHeader(r.Header, headerSignature)
 	if !okID || !okTimestamp || !okSignature {
-		return Caller{}, denied("a webhook- header is missing, repeated or too long")
+		return Caller{}, deny("a webhook- header is missing, repeated or too long")
 	}
-	if !plainID(id) {
-		return Caller{}, denied("webhook-id has a form that is not accepted")
+	if !validID(id) {
+		return Caller{}, deny("webhook-id has a form that is not accepted")
 	}
 	sent, err := parseTimestamp(timestamp)
 	if err != nil {
-		return Caller{}, denied("webhook-timestamp is not a time in seconds")
+		return Caller{}, deny("webhook-timestamp is not a time in seconds")
 	}
 	candidates := parseSignatures(signatures)
 	if len(candidates) == 0 {
-		return Caller{}, denied("webhook-signature has no v1 signature")
+		return Caller{}, deny("webhook-signature has no v1 signature")
 	}
-	name, err := match(r.Context(), s.Keys, func(keys []Key) (string, bool) {
-		return signer(keys, candidates, id, timestamp, body)
+	name, err := matchKey(r.Context(), s.Keys, func(keys []Key) (string, bool) {
+		return findSigner(keys, candidates, id, timestamp, body)
 	})
 	if err != nil {
 		return Caller{}, fmt.Errorf("signature: %w", err)
 	}
-	// The time is looked at when the MAC is known to be right, so that only the holder of a key learns about it.
+	// Check the time after the MAC, so that only the holder of a key learns about it.
 	now := time.Now
 	if s.Now != nil {
 		now = s.Now
@@ -78,8 +78,8 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	return Caller{Kind: KindSignature, ID: name, Delivery: id}, nil
 }
 
-// Challenge is what WWW-Authenticate says of signatures. No scheme is registered for them. To one who is known and may not
-// call it says nothing: another scheme would not help.
+// Challenge returns the value of WWW-Authenticate for signatures, for which no scheme is registered. It is "" after
+// ErrForbidden: another scheme would not help.
 func (s *Signature) Challenge(err error) string {
 	if errors.Is(err, ErrForbidden) {
 		return ""
@@ -87,11 +87,11 @@ func (s *Signature) Challenge(err error) string {
 	return `Webhook-Signature realm="unassign"`
 }
 
-// signer returns the name of the key that one of the candidates was made with. It looks at every pair of the two, so
-// that its time does not tell which one fits.
-func signer(keys []Key, candidates [][]byte, id, timestamp string, body []byte) (name string, ok bool) {
+// findSigner returns the name of the key of one of the candidates. It compares every pair, so that its time does not
+// reveal the match.
+func findSigner(keys []Key, candidates [][]byte, id, timestamp string, body []byte) (name string, ok bool) {
 	for _, key := range keys {
-		want := mac(key.Value, id, timestamp, body)
+		want := computeMAC(key.Value, id, timestamp, body)
 		for _, got := range candidates {
 			if hmac.Equal(got, want) {
 				name, ok = key.Name, true
@@ -101,7 +101,7 @@ func signer(keys []Key, candidates [][]byte, id, timestamp string, body []byte) 
 	return name, ok
 }
 
-func mac(key []byte, id, timestamp string, body []byte) []byte {
+func computeMAC(key []byte, id, timestamp string, body []byte) []byte {
 	h := hmac.New(sha256.New, key)
 	for _, part := range [][]byte{[]byte(id), []byte("."), []byte(timestamp), []byte("."), body} {
 		_, _ = h.Write(part) // never fails
@@ -109,16 +109,16 @@ func mac(key []byte, id, timestamp string, body []byte) []byte {
 	return h.Sum(nil)
 }
 
-// Sign sets the headers with which a request of the given id and body, sent at that time, verifies against key.
+// Sign sets the headers of a signature with key over id, time and body.
 func Sign(h http.Header, key []byte, id string, at time.Time, body []byte) {
 	timestamp := strconv.FormatInt(at.Unix(), 10)
 	h.Set(headerID, id)
 	h.Set(headerTimestamp, timestamp)
-	h.Set(headerSignature, "v1,"+base64.StdEncoding.EncodeToString(mac(key, id, timestamp, body)))
+	h.Set(headerSignature, "v1,"+base64.StdEncoding.EncodeToString(computeMAC(key, id, timestamp, body)))
 }
 
-// single returns the value of a header that is there exactly once and is not too long to be looked into.
-func single(h http.Header, name string) (string, bool) {
+// singleHeader returns the value of a header that is present exactly once and has at most maxHeaderBytes.
+func singleHeader(h http.Header, name string) (string, bool) {
 	values := h[name]
 	if len(values) != 1 || len(values[0]) > maxHeaderBytes {
 		return "", false
@@ -126,8 +126,8 @@ func single(h http.Header, name string) (string, bool) {
 	return values[0], true
 }
 
-// plainID reports whether id has 1 to 128 characters, all of them ASCII letters, digits, '-' or '_'.
-func plainID(id string) bool {
+// validID reports whether id has 1 to 128 characters, all of them ASCII letters, digits, '-' or '_'.
+func validID(id string) bool {
 	if len(id) == 0 || len(id) > 128 {
 		return false
 	}
@@ -136,7 +136,7 @@ func plainID(id string) bool {
 	}) < 0
 }
 
-// parseTimestamp reads seconds since 1970, in digits alone.
+// parseTimestamp parses seconds since 1970, digits only.
 func parseTimestamp(s string) (time.Time, error) {
 	seconds, err := strconv.ParseUint(s, 10, 40)
 	if err != nil {
@@ -145,13 +145,13 @@ func parseTimestamp(s string) (time.Time, error) {
 	return time.Unix(int64(seconds), 0), nil
 }
 
-// parseSignatures returns the MACs of version v1 in a space-separated list of "version,base64". Others are passed over,
-// as the scheme asks.
+// parseSignatures returns the MACs of version v1 in a space-separated list of "version,base64". It ignores other
+// versions, as the scheme requires.
 func parseSignatures(list string) [][]byte {
 	var macs [][]byte
 	for item := range strings.SplitSeq(list, " ") {
 		encoded, ok := strings.CutPrefix(item, "v1,")
-		if !ok || len(encoded) != base64.StdEncoding.EncodedLen(sha256.Size) { // a line break in it would be passed over
+		if !ok || len(encoded) != base64.StdEncoding.EncodedLen(sha256.Size) { // the decoder would ignore a line break
 			continue
 		}
 		if mac, err := base64.StdEncoding.Strict().DecodeString(encoded); err == nil {
@@ -167,8 +167,8 @@ func parseSignatures(list string) [][]byte {
 // ErrWeakKey is the error of decoding a key that is shorter than MinKeySize.
 var ErrWeakKey = errors.New("key is shorter than 24 bytes")
 
-// DecodeSignatureKey reads a signing key as the scheme writes it: base64, with or without "whsec_" in front. It returns
-// ErrWeakKey for a short one.
+// DecodeSignatureKey decodes a signing key of the scheme: base64, with or without the prefix "whsec_". It returns
+// ErrWeakKey for a short key.
 func DecodeSignatureKey(s string) ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(strings.TrimSpace(s), "whsec_"))
 	if err != nil {
@@ -180,8 +180,7 @@ func DecodeSignatureKey(s string) ([]byte, error) {
 	return key, nil
 }
 
-// DecodeAPIKey reads an API key: the text itself, without the white space around it. It returns ErrWeakKey for a short
-// one.
+// DecodeAPIKey returns an API key without surrounding white space. It returns ErrWeakKey for a short key.
 func DecodeAPIKey(s string) ([]byte, error) {
 	key := bytes.TrimSpace([]byte(s))
 	if len(key) < MinKeySize {

@@ -16,52 +16,52 @@ import (
 const headerAuthorization = "Authorization"
 
 const (
-	maxToken    = 8 << 10          // bytes of a token that is looked into
+	maxToken    = 16 << 10         // bytes; a token with 200 groups, the most that Entra ID issues, has about 11,000
 	maxKeyID    = 128              // bytes of the id of a signing key
-	tokenLeeway = 60 * time.Second // how far the clocks of Entra ID and of this machine may be apart
+	tokenLeeway = 60 * time.Second // between the clocks of Entra ID and of this machine
 )
 
 // SigningKeys are the public keys with which Entra ID signs the tokens of its tenants.
 type SigningKeys interface {
-	// Keys returns the keys that go by id in a tenant, of which there is more than one only while Entra ID is in disorder.
-	// None and no error means that the tenant has no such key; an error, that this is not known.
+	// Keys returns the keys with an id in a tenant: one, unless Entra ID publishes the id twice. No key and no error
+	// means that the tenant has no such key.
 	Keys(ctx context.Context, tenant, id string) ([]*rsa.PublicKey, error)
 }
 
 // Token verifies an access token of Entra ID in the header Authorization.
 //
-// That a token is genuine and meant for this function is not enough: Entra ID issues one to every app of the tenant that
-// asks. The app role is what lets a caller in, and without it the error is [ErrForbidden].
+// A valid token for this function is not enough: Entra ID issues one to every app of the tenant. The app role
+// authorises a caller, and without it the error is [ErrForbidden].
 type Token struct {
 	Keys      SigningKeys
-	Tenants   []string // whose tokens are accepted, as GUIDs in lower case
-	Audiences []string // what names this function in a token: its App ID URI, its client id, or both
+	Tenants   []string // the accepted tenants, as GUIDs in lower case
+	Audiences []string // of this function: its App ID URI, its client id, or both
 	Role      string   // the app role that callers must have
-	Scope     string   // what a token that acts for a user must have beside it
+	Scope     string   // the scope that a token acting for a user must have as well
 
-	// The beginnings of the issuers, as far as the tenant's id: Entra ID issues tokens of two versions.
+	// The issuers of the two token versions, up to the tenant's id.
 	IssuerV1, IssuerV2 string
 
 	Now func() time.Time // nil means time.Now
 }
 
-// ErrForbidden is the error of a caller that is authentic and has not been given the right to call.
+// ErrForbidden is the error of an authenticated caller without the right to call.
 var ErrForbidden = errors.New("authentic, but not allowed to call")
 
 // tokenError is an ErrDenied of a token.
 type tokenError struct {
-	why string // in fixed words
+	reason string // a fixed text
 }
 
-func (e *tokenError) Error() string { return "token: " + ErrDenied.Error() + ": " + e.why }
+func (e *tokenError) Error() string { return "token: " + ErrDenied.Error() + ": " + e.reason }
 func (e *tokenError) Unwrap() error { return ErrDenied }
 
-// Verify looks at the header Authorization. One with another scheme than Bearer is no evidence of this kind. With
-// ErrForbidden it returns who was refused.
+// Verify checks the header Authorization. Another scheme than Bearer is no evidence of this kind. With ErrForbidden it
+// returns the refused caller.
 //
-// No address is taken from a token: its tenant must be one of Tenants, and its key one of that tenant's.
+// It uses no address from a token: its tenant must be one of Tenants, and its key one of that tenant's.
 func (t *Token) Verify(r *http.Request, _ []byte) (Caller, error) {
-	raw, err := bearer(r.Header[headerAuthorization])
+	raw, err := bearerToken(r.Header[headerAuthorization])
 	if err != nil {
 		return Caller{}, err
 	}
@@ -74,7 +74,7 @@ func (t *Token) Verify(r *http.Request, _ []byte) (Caller, error) {
 		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway), jwt.WithTimeFunc(now),
 	)
 	var c claims
-	var own error // of the checks that are not the library's
+	var own error // of our own checks, which the library wraps
 	_, err = parser.ParseWithClaims(raw, &c, func(token *jwt.Token) (any, error) {
 		var keys jwt.VerificationKeySet
 		keys, own = t.keys(r.Context(), token.Header, &c)
@@ -84,13 +84,13 @@ func (t *Token) Verify(r *http.Request, _ []byte) (Caller, error) {
 	case own != nil:
 		return Caller{}, own
 	case err != nil:
-		return Caller{}, &tokenError{explain(err)}
+		return Caller{}, &tokenError{describeError(err)}
 	}
 	return t.authorise(&c)
 }
 
-// bearer returns the token in the values of the header Authorization. It decodes nothing.
-func bearer(values []string) (string, error) {
+// bearerToken returns the token in the values of the header Authorization. It decodes nothing.
+func bearerToken(values []string) (string, error) {
 	if len(values) == 0 {
 		return "", ErrNoEvidence
 	}
@@ -103,9 +103,9 @@ func bearer(values []string) (string, error) {
 	case !strings.EqualFold(scheme, "Bearer"):
 		return "", ErrNoEvidence
 	case len(token) > maxToken:
-		return "", &tokenError{"it is longer than 8 KiB"}
+		return "", &tokenError{"it is longer than 16 KiB"}
 	case strings.ContainsFunc(token, func(c rune) bool {
-		// base64 passes over line ends, which no header has but an event may.
+		// The base64 decoder ignores line ends, which an event of Lambda may contain.
 		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.'
 	}):
 		return "", &tokenError{"it has a character that no token has"}
@@ -113,22 +113,22 @@ func bearer(values []string) (string, error) {
 	return token, nil
 }
 
-// carried are the members of a token's header by which it says where its key is, brings one along, or asks for what this
-// room does not do (crit). The key is Entra ID's, from the address in the settings.
-var carried = []string{"crit", "jku", "jwk", "x5u", "x5c"} //nolint:gochecknoglobals // a list that nothing writes to
+// refusedHeaders are the members of a token's header that carry or locate a key, or require an extension (crit). The
+// key must come from Entra ID, at the address in the settings.
+var refusedHeaders = []string{"crit", "jku", "jwk", "x5u", "x5c"} //nolint:gochecknoglobals // a list that nothing writes to
 
-// keys returns the keys that a token may be signed with. Nothing of it is known to be true yet, but a token that says by
-// itself that it is not for this function does not cause keys to be read.
+// keys returns the keys that may have signed a token. The claims are unverified, but a token that is not for this
+// function does not cause a request for keys.
 func (t *Token) keys(ctx context.Context, header map[string]any, c *claims) (jwt.VerificationKeySet, error) {
 	var set jwt.VerificationKeySet
 	id, ok := header["kid"].(string)
 	switch {
-	case slices.ContainsFunc(carried, func(name string) bool { _, ok := header[name]; return ok }):
+	case slices.ContainsFunc(refusedHeaders, func(name string) bool { _, ok := header[name]; return ok }):
 		return set, &tokenError{"its header has crit, or a key or an address in it"}
 	case !ok || id == "" || len(id) > maxKeyID:
 		return set, &tokenError{"its header does not name a key"}
 	}
-	if err := t.accepts(c); err != nil {
+	if err := t.checkClaims(c); err != nil {
 		return set, err
 	}
 	keys, err := t.Keys.Keys(ctx, c.tenant, id)
@@ -144,8 +144,8 @@ func (t *Token) keys(ctx context.Context, header map[string]any, c *claims) (jwt
 	return set, nil
 }
 
-// accepts returns nil if c are the claims of a token of one of the tenants, for this function.
-func (t *Token) accepts(c *claims) error {
+// checkClaims returns nil if c are the claims of a token of one of the tenants, for this function.
+func (t *Token) checkClaims(c *claims) error {
 	if !slices.Contains(t.Tenants, c.tenant) {
 		return &tokenError{"it is of another tenant"}
 	}
@@ -156,7 +156,7 @@ func (t *Token) accepts(c *claims) error {
 	case "2.0":
 		issuer = t.IssuerV2 + c.tenant + "/v2.0"
 	default:
-		return &tokenError{"it is of a version that is not known"}
+		return &tokenError{"its version is unknown"}
 	}
 	switch {
 	case c.Issuer != issuer:
@@ -167,10 +167,10 @@ func (t *Token) accepts(c *claims) error {
 	return nil
 }
 
-// authorise says who sent a genuine token with the claims c, and whether he may call.
+// authorise returns the caller of a valid token, and an error unless it has the right to call.
 //
-// Without idtyp, which an app must ask for, a scope is what makes a token one of a user. An ID token has none, but it has
-// no app either, and ends here.
+// idtyp is optional: without it, a scope marks a token of a user. An ID token has neither a scope nor an app, and is
+// denied here.
 func (t *Token) authorise(c *claims) (Caller, error) {
 	switch {
 	case c.app == "":
@@ -182,24 +182,24 @@ func (t *Token) authorise(c *claims) (Caller, error) {
 	case c.kind != "" && c.kind != "app" && c.kind != "user":
 		return Caller{}, &tokenError{"it is neither an app's nor a user's"}
 	}
-	who := Caller{Kind: KindToken, ID: "app:" + c.app}
+	sender := Caller{Kind: KindToken, ID: "app:" + c.app}
 	if c.delegated {
-		who.ID = "user:" + c.object + "," + who.ID
+		sender.ID = "user:" + c.object + "," + sender.ID
 	}
 	if len(t.Tenants) > 1 { // an app may be in several
-		who.ID += ",tenant:" + c.tenant
+		sender.ID += ",tenant:" + c.tenant
 	}
 	switch {
 	case (c.delegated || c.kind == "user") && !slices.Contains(c.scopes, t.Scope):
-		return who, fmt.Errorf("token: %w: it has not the scope", ErrForbidden)
+		return sender, fmt.Errorf("token: %w: it lacks the scope", ErrForbidden)
 	case !slices.Contains(c.roles, t.Role):
-		return who, fmt.Errorf("token: %w: it has not the app role", ErrForbidden)
+		return sender, fmt.Errorf("token: %w: it lacks the app role", ErrForbidden)
 	}
-	return who, nil
+	return sender, nil
 }
 
-// explain returns which check of the library err is about, in fixed words: its own have parts of the token in them.
-func explain(err error) string {
+// describeError returns the failed check of the library as a fixed text: the library's own text has parts of the token.
+func describeError(err error) string {
 	for _, known := range []struct {
 		err  error
 		text string
@@ -218,7 +218,7 @@ func explain(err error) string {
 	return "it cannot be verified"
 }
 
-// Challenge is what WWW-Authenticate says of bearer tokens (RFC 6750, section 3). It names no tenant.
+// Challenge returns the value of WWW-Authenticate for bearer tokens (RFC 6750, section 3). It names no tenant.
 func (t *Token) Challenge(err error) string {
 	const challenge = `Bearer realm="unassign"`
 	if errors.Is(err, ErrForbidden) {

@@ -334,7 +334,7 @@ func TestTokenForm(t *testing.T) {
 			}
 		}
 	}
-	eight := long(8<<10 - 1)
+	sixteen := long(16<<10 - 1)
 	for name, test := range map[string]struct {
 		sent []string
 		want error
@@ -354,9 +354,10 @@ func TestTokenForm(t *testing.T) {
 		"twice in one":                {[]string{"Bearer " + token + ", Bearer " + token}, caller.ErrDenied},
 		"the scheme alone":            {[]string{"Bearer"}, caller.ErrDenied},
 		"no token":                    {[]string{"Bearer "}, caller.ErrDenied},
-		"about 8 KiB":                 {[]string{"Bearer " + eight}, nil},
-		"9 KiB":                       {[]string{"Bearer " + long(9<<10)}, caller.ErrDenied},
-		"8 KiB of dots":               {[]string{"Bearer " + strings.Repeat(".", 8<<10)}, caller.ErrDenied},
+		"157 groups, 9.2 KB":          {[]string{"Bearer " + long(9_200)}, nil},
+		"about 16 KiB":                {[]string{"Bearer " + sixteen}, nil},
+		"17 KiB":                      {[]string{"Bearer " + long(17<<10)}, caller.ErrDenied},
+		"16 KiB of dots":              {[]string{"Bearer " + strings.Repeat(".", 16<<10)}, caller.ErrDenied},
 		"two parts":                   {[]string{"Bearer " + parts[0] + "." + parts[1]}, caller.ErrDenied},
 		"four parts":                  {[]string{"Bearer " + token + ".x"}, caller.ErrDenied},
 		"five parts, encrypted":       {[]string{"Bearer " + token + ".x.x"}, caller.ErrDenied},
@@ -376,8 +377,8 @@ func TestTokenForm(t *testing.T) {
 			t.Errorf("%s: Verify = %v, %v; want %v", name, who, err, test.want)
 		}
 	}
-	if len(eight) > 8<<10 {
-		t.Errorf("the long token has %d bytes", len(eight))
+	if len(sixteen) > 16<<10 {
+		t.Errorf("the long token has %d bytes", len(sixteen))
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package singleflight runs concurrent calls for the same key once.
 //
-// Unlike golang.org/x/sync/singleflight it is typed, each caller waits under its own context, the work survives the caller that
-// started it, and a panic of the work becomes an error.
+// Unlike golang.org/x/sync/singleflight it is typed, each caller waits under its own context, the work survives the
+// caller that started it, and a panic of the work becomes an error.
 package singleflight
 
 import (
@@ -38,9 +38,9 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %T", e.Value) }
 
 // Do returns the result of work. If a call for key is running, Do waits for that call instead, and shared is true.
 //
-// The error is ctx.Err() if ctx ends first; the work continues. The context of the work carries the values of the caller
-// that started it, but not its deadline (see [upstream.Detached]). The time that the work spent on each service is added to
-// the trace of every caller.
+// The error is ctx.Err() if ctx ends first; the work continues. The context of the work carries the values of the
+// caller that started it, but not its deadline (see [upstream.Detached]). The time that the work spent on each service
+// is added to the trace of every caller.
 func (g *Group[K, V]) Do(ctx context.Context, key K, work func(context.Context) (V, error)) (value V, shared bool, err error) {
 	c, shared := g.join(ctx, key, work)
 	select {
