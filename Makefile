@@ -58,7 +58,7 @@ lint: ## format, vet and lint
 fmt: ## format the code
 	$(TOOL) golangci-lint fmt ./...
 
-# cfn-lint is a Python program. It goes into a folder of its own.
+# cfn-lint, the SAM CLI, the AWS CLI and moto are Python programs. They go into a folder of their own.
 PYTHON := .tools/python/bin/python
 $(PYTHON): infra/aws/requirements.txt
 	python3 -m venv .tools/python
@@ -152,7 +152,7 @@ templates: $(PYTHON) $(CHECKOV) $(KQL) ## compile and lint the templates of both
 	$(GO) test -count=1 -tags templates -run 'Bicep|AzureDeploy|KQL|Grant' ./infra
 	$(PYTHON) infra/aws/lint.py template.yaml
 	$(CHECKOV) infra/azure/lint.py infra/azure/azuredeploy.json template.yaml
-	.tools/checkov/bin/shellcheck infra/azure/grant.sh .ci/run
+	.tools/checkov/bin/shellcheck infra/azure/grant.sh infra/release/try.sh .ci/run
 
 # The real az, which parses the commands of docs/ and runs none. It is 730 MB.
 AZ := .tools/az/bin/python
@@ -173,9 +173,9 @@ azuredeploy: ## write azuredeploy.json, the snapshots and the deploy button anew
 
 .PHONY: reproducible
 reproducible: ## build the packages twice, compare them bit for bit, and look at the size
-	@rm -rf dist/once && $(MAKE) --no-print-directory package-azure package-lambda && mkdir -p dist/once && mv dist/azure.zip dist/lambda.zip dist/once/
+	@rm -rf dist/once && $(MAKE) --no-print-directory package-azure package-lambda && mkdir -p dist/once && mv dist/*.zip dist/once/
 	@rm -rf dist/azure dist/lambda && $(MAKE) --no-print-directory package-azure package-lambda
-	@cmp dist/azure.zip dist/once/azure.zip && cmp dist/lambda.zip dist/once/lambda.zip
+	@for f in azure azure-events lambda; do cmp dist/$$f.zip dist/once/$$f.zip || exit 1; done
 	@for f in dist/azure/worker dist/lambda/bootstrap; do \
 		size=$$(wc -c < $$f); echo "$$f: $$size bytes"; \
 		test $$size -lt $(LIMIT) || { echo "$$f is larger than $(LIMIT) bytes" >&2; exit 1; }; done
@@ -268,14 +268,14 @@ release: release-programs release-imports ## make every file of a release in dis
 
 # Programs, packages and templates: Go builds them alone, so that no package of npm or PyPI runs beside them.
 .PHONY: release-programs
-release-programs: package-lambda
+release-programs: package-azure package-lambda
 	@rm -rf $(OUT) && mkdir -p $(OUT)
 	@for target in $(PROGRAMS); do platform=$${target%%.*}; os=$${platform%-*}; arch=$${platform#*-}; exe=; test $$os = windows && exe=.exe; \
 		GOOS=$$os GOARCH=$$arch $(BUILD) -o dist/programs/$$platform/unassign$$exe ./function && \
 		$(PACK) $(OUT)/unassign-$$target unassign$$exe=dist/programs/$$platform/unassign$$exe LICENSE infra/release/README.txt && \
 		$(COMPONENTS) -output $(OUT)/unassign-$$platform.cdx.json dist/programs/$$platform/unassign$$exe || exit 1; done
-	@$(MAKE) --no-print-directory package-azure && cp dist/azure.zip $(OUT)/azure-linux-amd64.zip && cp dist/azure-events.zip $(OUT)/azure-linux-amd64-events.zip
-	@cp infra/azure/azuredeploy.json infra/azure/grant.sh infra/azure/grant.ps1 dist/lambda.zip $(OUT)/ && mv $(OUT)/lambda.zip $(OUT)/lambda-linux-arm64.zip
+	@cp dist/azure.zip $(OUT)/azure-linux-amd64.zip && cp dist/azure-events.zip $(OUT)/azure-linux-amd64-events.zip
+	@cp dist/lambda.zip $(OUT)/lambda-linux-arm64.zip && cp infra/azure/azuredeploy.json infra/azure/grant.sh infra/azure/grant.ps1 $(OUT)/
 	@rm -rf dist/sam && mkdir -p dist/sam && cp LICENSE samconfig.toml infra/aws/README.md $(OUT)/lambda-linux-arm64.zip dist/sam/
 	@sed -E -e 's|CodeUri: \.$$|CodeUri: lambda-linux-arm64.zip|' -e '/^    Metadata:$$/,/^      BuildMethod:/d' -e 's|infra/aws/README.md|README.md|' \
 		-e 's|^#   sam build && sam deploy|#   sam deploy|' -e 's|SemanticVersion: .*|SemanticVersion: $(or $(SEMVER),0.0.0-g$(VERSION))|' template.yaml > dist/sam/template.yaml
@@ -292,6 +292,16 @@ release-programs: package-lambda
 release-imports: power-automate servicenow
 	@mkdir -p $(OUT)
 	@$(PACK) $(OUT)/power-automate.zip dist/power-automate LICENSE && $(PACK) $(OUT)/servicenow.zip dist/servicenow LICENSE
+
+.PHONY: release-try
+release-try: $(PYTHON) ## try dist/release without Go, make and Node: the demo in an empty root, the templates with the real tools (Linux)
+	@infra/release/try.sh $(OUT) $(CURDIR)/$(PYTHON)
+
+# Every prompt but the names gets Enter.
+.PHONY: sam-try
+sam-try: $(PYTHON) ## build and deploy a copy of HEAD with the SAM CLI, as far as that goes without an account (needs git)
+	@rm -rf dist/sam-try && mkdir -p dist/sam-try && git archive HEAD | tar -x -C dist/sam-try && printf '%s\n' '$(VERSION)' > dist/sam-try/VERSION
+	@$(PYTHON) infra/aws/deploy.py dist/sam-try
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME (1m)

@@ -2,13 +2,15 @@
 
     deploy.py FOLDER
 
-FOLDER holds template.yaml and samconfig.toml: the release's aws-sam.zip, unpacked, or a clone after sam build. moto stands
-in for CloudFormation, S3 and STS. It records the change set and does not create the resources, because it knows neither SAM's
-transform nor all of the resource types; cfn-lint checks those. A server of this file stands in for the Serverless Application Repository.
+FOLDER holds template.yaml and samconfig.toml: the release's aws-sam.zip, unpacked, or a copy of the source, which sam build then
+builds. moto stands in for CloudFormation, S3 and STS. It records the change set and does not create the resources, because it
+knows neither SAM's transform nor all of the resource types; cfn-lint checks those. A server of this file stands in for the
+Serverless Application Repository. sam deploy saves the answers in samconfig.toml, so give it a copy.
 """
 
 import http.server
 import json
+import logging
 import os
 import pathlib
 import re
@@ -80,13 +82,10 @@ def deploy(folder, template):
     ChangeSet.apply = record
     names = parameter_names(template)
     answers = ["", ""] + [NAMES.get(name, "") for name in names] + [""] * 20
-    config = folder / "samconfig.toml"
-    kept = config.read_bytes()
-    try:
-        output = sam(folder, "deploy", "--guided", answers="\n".join(answers))
-    finally:
-        config.write_bytes(kept)  # guided saves the answers there
+    output = sam(folder, "deploy", "--guided", answers="\n".join(answers))
     print(f"  {len(names)} parameters, {len(NAMES)} of them given; {re.findall('Successfully.*', output)[-1]}")
+    if "has no authentication" in output:
+        sys.exit(f"{output}\nsam stops at a question whose default is no")
     if len(applied) != 1 or any(applied[0].parameters.get(name) != value for name, value in NAMES.items()):
         sys.exit(f"{output}\nCloudFormation was not given the parameters")
     return applied[0]
@@ -111,10 +110,10 @@ def publish(folder, template):
 
 def main():
     folder = pathlib.Path(sys.argv[1]).resolve()
-    built = folder / ".aws-sam" / "build" / "template.yaml"
-    template = built if built.exists() else folder / "template.yaml"
+    template = folder / "template.yaml"
     repository = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Repository)
     threading.Thread(target=repository.serve_forever, daemon=True).start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     moto = ThreadedMotoServer("localhost", 0, verbose=False)
     moto.start()
     os.environ |= {
@@ -130,6 +129,9 @@ def main():
         boto3.client("cloudformation").create_stack(
             StackName="aws-sam-cli-managed-default", TemplateBody=json.dumps(MANAGED), Tags=[{"Key": "ManagedStackSource", "Value": "AwsSamCli"}]
         )
+        if (folder / "Makefile").exists():
+            sam(folder, "build")
+            template = folder / ".aws-sam" / "build" / "template.yaml"
         print(f"  {sam(folder, 'validate', '--lint', '--template-file', template).splitlines()[-1]}")
         deploy(folder, template)
         publish(folder, template)
