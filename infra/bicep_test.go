@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -602,4 +603,90 @@ func TestBicepQueries(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The portal's form fills in parameters that exist, with values that they allow, and every field reaches the template.
+func TestCreateUIDefinition(t *testing.T) {
+	t.Parallel()
+	type element struct {
+		Name, Type, Label string
+		DefaultValue      any
+		Constraints       struct {
+			Required, Regex any
+			AllowedValues   []struct{ Label, Value string }
+		}
+	}
+	var form struct {
+		Handler, Version string
+		Parameters       struct {
+			Basics  []any
+			Outputs map[string]string
+			Steps   []struct {
+				Name, Label string
+				Elements    []element
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(read(t, "azure/createUiDefinition.json")), &form); err != nil {
+		t.Fatal(err)
+	}
+	params, fields := parameters(t), map[string]element{}
+	for _, step := range form.Parameters.Steps {
+		for _, e := range step.Elements {
+			if e.Type != "Microsoft.Common.TextBlock" {
+				fields["[steps('"+step.Name+"')."+e.Name+"]"] = e
+			}
+		}
+	}
+	for name, value := range form.Parameters.Outputs {
+		p, ok := params[name]
+		field, isField := fields[value]
+		if !ok || !isField && value != "[location()]" {
+			t.Errorf("the output %s is %s", name, value)
+		}
+		delete(fields, value)
+		for _, choice := range field.Constraints.AllowedValues {
+			if !slices.Contains(p.AllowedValues, any(choice.Value)) {
+				t.Errorf("%s does not allow %q", name, choice.Value)
+			}
+			if choice.Label == field.DefaultValue && choice.Value != p.DefaultValue {
+				t.Errorf("%s is %q in the form and %v in the template", name, choice.Value, p.DefaultValue)
+			}
+		}
+		if pattern, ok := field.Constraints.Regex.(string); ok {
+			if _, err := regexp.Compile(pattern); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if len(fields) > 0 {
+		t.Errorf("%d fields reach no parameter: %v", len(fields), slices.Sorted(maps.Keys(fields)))
+	}
+	for name, p := range params {
+		if _, filled := form.Parameters.Outputs[name]; p.DefaultValue == nil && !filled {
+			t.Errorf("the form does not ask for %s", name)
+		}
+	}
+}
+
+// buttonURL returns the address behind the deploy button: the portal, the template and the form of the release.
+func buttonURL(r release) string {
+	raw := strings.Replace(r.Repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + r.Version + "/infra/azure/"
+	return "https://portal.azure.com/#create/Microsoft.Template/uri/" + url.QueryEscape(raw+"azuredeploy.json") +
+		"/createUIDefinitionUri/" + url.QueryEscape(raw+"createUiDefinition.json")
+}
+
+// The page deploys the release that release.json names, by the button and by the commands.
+func TestAzureDeployButton(t *testing.T) {
+	t.Parallel()
+	if page := read(t, "../docs/azure.md"); page != withRelease(page, releaseOf(t)) {
+		t.Error("docs/azure.md deploys another release than release.json: make azuredeploy")
+	}
+}
+
+// withRelease returns a page with the addresses of a release.
+func withRelease(page string, r release) string {
+	page = regexp.MustCompile(`https://portal\.azure\.com/#create/Microsoft\.Template/uri/[^)\s]+`).ReplaceAllLiteralString(page, buttonURL(r))
+	raw := strings.Replace(r.Repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + r.Version + "/infra/azure"
+	return regexp.MustCompile(`https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/v[\w.-]+/infra/azure`).ReplaceAllLiteralString(page, raw)
 }

@@ -188,6 +188,11 @@ func TestAzureDeployIsCompiled(t *testing.T) {
 	}
 }
 
+// With -update the page gets the addresses of the release.
+func TestAzureDeployPage(t *testing.T) {
+	compare(t, "../docs/azure.md", withRelease(read(t, "../docs/azure.md"), releaseOf(t)))
+}
+
 // withoutGenerator decodes a template and drops the compiler's version and hash.
 func withoutGenerator(t *testing.T, text string) any {
 	t.Helper()
