@@ -93,19 +93,18 @@ func TestPaceIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
 		var order []int
-		done := make(chan struct{}, 3)
+		done := make(chan int, 3)
 		for i := range 3 {
 			go func() {
 				time.Sleep(time.Duration(i) * time.Millisecond)
 				if p.Take(t.Context(), 20) != 1 {
 					t.Error("more than one permit at the start")
 				}
-				order = append(order, i)
-				done <- struct{}{}
+				done <- i
 			}()
 		}
 		for range 3 {
-			<-done
+			order = append(order, <-done)
 		}
 		if order[0] != 0 || order[1] != 1 || order[2] != 2 {
 			t.Errorf("the order is %v", order)

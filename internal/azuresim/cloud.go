@@ -68,9 +68,9 @@ type Cloud struct {
 	certs    []*x509.Certificate
 	roles    []string
 	revoked  time.Time // tokens for Graph issued before are refused
-	claims   string    // what tokens for Graph must have been asked for with; "" for nothing
+	claims   string    // required in requests for Graph's tokens; "" for none
 	devices  map[string]Device
-	order    []string    // their ids as Graph lists them; nil until somebody asks
+	order    []string    // their ids in Graph's order; nil until the first list
 	writes   []time.Time // to Graph, for the limit
 	limit    WriteLimit
 	faults   map[Step][]*planned
@@ -233,9 +233,11 @@ func (c *Cloud) serveRequest(s service, r *http.Request, body []byte) (answer, F
 	return a, fault
 }
 
-// record adds a request to those of its step.
+// record adds a request to the requests of its step.
 func (c *Cloud) record(step Step, r *http.Request, header http.Header, body []byte) {
-	c.requests[step] = append(c.requests[step], Request{r.Method, r.Host, r.URL.Path, r.URL.RawQuery, header, body, c.Now()})
+	c.requests[step] = append(c.requests[step], Request{
+		r.Method, r.Host, r.URL.Path, r.URL.RawQuery, header, body, c.Now(),
+	})
 }
 
 // Requests returns the requests of a step so far, or since Forget.

@@ -97,13 +97,14 @@ func (c *Cloud) RequireClaims(claims string) {
 // entraError returns an error response of Entra.
 func (c *Cloud) entraError(status int, code string, number int, message string) answer {
 	return jsonAnswer(status, map[string]any{
-		"error":             code,
-		"error_description": fmt.Sprintf("AADSTS%d: %s Trace ID: %s Correlation ID: %s Timestamp: %s", number, message, guid.New(), guid.New(), c.Now().UTC().Format("2006-01-02 15:04:05Z")),
-		"error_codes":       []int{number},
-		"timestamp":         c.Now().UTC().Format("2006-01-02 15:04:05Z"),
-		"trace_id":          guid.New().String(),
-		"correlation_id":    guid.New().String(),
-		"error_uri":         fmt.Sprintf("https://login.microsoftonline.com/error?code=%d", number),
+		"error": code,
+		"error_description": fmt.Sprintf("AADSTS%d: %s Trace ID: %s Correlation ID: %s Timestamp: %s",
+			number, message, guid.New(), guid.New(), c.Now().UTC().Format("2006-01-02 15:04:05Z")),
+		"error_codes":    []int{number},
+		"timestamp":      c.Now().UTC().Format("2006-01-02 15:04:05Z"),
+		"trace_id":       guid.New().String(),
+		"correlation_id": guid.New().String(),
+		"error_uri":      fmt.Sprintf("https://login.microsoftonline.com/error?code=%d", number),
 	})
 }
 
@@ -113,7 +114,9 @@ func (c *Cloud) serveEntra(r *http.Request, body []byte) answer {
 		return jsonAnswer(http.StatusOK, map[string]any{
 			"tenant_discovery_endpoint": base + "/" + c.TenantID + "/v2.0/.well-known/openid-configuration",
 			"api-version":               "1.1",
-			"metadata":                  []any{map[string]any{"preferred_network": r.Host, "preferred_cache": r.Host, "aliases": []string{r.Host}}},
+			"metadata": []any{map[string]any{
+				"preferred_network": r.Host, "preferred_cache": r.Host, "aliases": []string{r.Host},
+			}},
 		})
 	}
 	tenant, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
@@ -155,11 +158,13 @@ func (c *Cloud) serveEntra(r *http.Request, body []byte) answer {
 // serveToken serves a token request by client credentials.
 func (c *Cloud) serveToken(form url.Values, endpoint string) answer {
 	if form.Get("grant_type") != "client_credentials" {
-		return c.entraError(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
+		message := "The app requested an unsupported grant type."
+		return c.entraError(http.StatusBadRequest, "unsupported_grant_type", 70003, message)
 	}
 	client, trusts := form.Get("client_id"), c.trust[form.Get("client_id")] != nil
 	if client != c.ClientID && !trusts {
-		return c.entraError(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '"+client+"' was not found in the directory.")
+		message := "Application with identifier '" + client + "' was not found in the directory."
+		return c.entraError(http.StatusBadRequest, "unauthorized_client", 700016, message)
 	}
 	switch valid, known := c.accepted[form.Get("client_secret")]; {
 	case trusts && form.Has("client_assertion"):
@@ -168,31 +173,39 @@ func (c *Cloud) serveToken(form url.Values, endpoint string) answer {
 		}
 	case form.Has("client_assertion"):
 		if err := c.checkAssertion(form.Get("client_assertion"), endpoint); err != nil {
-			return c.entraError(http.StatusUnauthorized, "invalid_client", 700027, "The certificate with identifier used to sign the client assertion is not registered on application. "+err.Error())
+			message := "The certificate with identifier used to sign the client assertion is not registered on application. "
+			return c.entraError(http.StatusUnauthorized, "invalid_client", 700027, message+err.Error())
 		}
 	case known && !valid:
-		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000222, "The provided client secret keys for app '"+c.ClientID+"' are expired.")
+		message := "The provided client secret keys for app '" + c.ClientID + "' are expired."
+		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000222, message)
 	case !known:
-		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000215, "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value.")
+		message := "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value."
+		return c.entraError(http.StatusUnauthorized, "invalid_client", 7000215, message)
 	}
 	// MSAL adds scopes of OpenID Connect. They mean nothing here.
 	scopes := slices.DeleteFunc(strings.Fields(form.Get("scope")), func(s string) bool {
 		return s == "openid" || s == "offline_access" || s == "profile"
 	})
 	if len(scopes) != 1 || !strings.HasSuffix(scopes[0], "/.default") {
-		return c.entraError(http.StatusBadRequest, "invalid_scope", 70011, "The provided request must include a 'scope' input parameter that ends in /.default.")
+		message := "The provided request must include a 'scope' input parameter that ends in /.default."
+		return c.entraError(http.StatusBadRequest, "invalid_scope", 70011, message)
 	}
 	resource := strings.TrimSuffix(scopes[0], "/.default")
 	if !strings.HasPrefix(resource, "https://") {
-		return c.entraError(http.StatusBadRequest, "invalid_resource", 500011, "The resource principal named "+resource+" was not found in the tenant.")
+		message := "The resource principal named " + resource + " was not found in the tenant."
+		return c.entraError(http.StatusBadRequest, "invalid_resource", 500011, message)
 	}
 	roles := c.roles
 	if client != c.ClientID {
 		roles = c.identityRoles
 	}
-	token := c.issueToken(Claims{"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims")})
+	token := c.issueToken(Claims{
+		"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims"),
+	})
 	// The token stands first, so that a truncated response still contains it.
-	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`, token, int(c.life.Seconds()), strings.Repeat(".", len(token)))
+	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`,
+		token, int(c.life.Seconds()), strings.Repeat(".", len(token)))
 	return answer{http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body}
 }
 
@@ -205,14 +218,16 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	now := float64(c.Now().Unix())
 	exp, _ := claims["exp"].(float64)
 	nbf, _ := claims["nbf"].(float64)
-	if claims["aud"] != endpoint || claims["sub"] != c.ClientID || claims["iss"] != c.ClientID || exp < now || nbf > now+60 {
+	own := claims["sub"] == c.ClientID && claims["iss"] == c.ClientID
+	if claims["aud"] != endpoint || !own || exp < now || nbf > now+60 {
 		return errors.New("the claims of the assertion are not those of the app")
 	}
 	digest := sha256.Sum256(signed)
 	for _, cert := range c.certs {
 		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
 		// MSAL for Go pads the long one, against RFC 7515.
-		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == base64.StdEncoding.EncodeToString(long[:]) || header["x5t"] == encode(short[:])
+		padded := base64.StdEncoding.EncodeToString(long[:])
+		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == padded || header["x5t"] == encode(short[:])
 		if !named {
 			continue
 		}
@@ -350,7 +365,7 @@ func (c *Cloud) callerClaims(version, audience, app string, roles []string) Clai
 	return claims
 }
 
-// Token returns a token with claims, signed with the newest key. The members of header override those of the token's
+// Token returns a token with claims, signed with the newest key. The members of header override the
 // header.
 func (c *Cloud) Token(claims Claims, header map[string]any) string {
 	c.mu.Lock()
@@ -378,7 +393,7 @@ func (c *Cloud) sign(claims Claims, header map[string]any) string {
 	return signWith(signingKey(c.newest), claims, header)
 }
 
-// signWith returns a JWT with claims, signed with key. The members of header override those of the JWT's header.
+// signWith returns a JWT with claims, signed with key. The members of header override its own.
 func signWith(key *rsa.PrivateKey, claims Claims, header map[string]any) string {
 	head := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}
 	maps.Copy(head, header)
@@ -405,7 +420,8 @@ func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
 	genuine := false
 	for i := c.oldest; i <= c.newest; i++ {
 		key := signingKey(i)
-		genuine = genuine || header["kid"] == keyID(key) && rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature) == nil
+		genuine = genuine || header["kid"] == keyID(key) &&
+			rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature) == nil
 	}
 	if !genuine {
 		return nil, false

@@ -194,8 +194,9 @@ func graphError(status int, shape Shape, code, message string, retryAfter int) a
 		return jsonText(map[string]any{
 			"_version": 3,
 			"Message": message + " - Operation ID (for customer support): 00000000-0000-0000-0000-000000000000" +
-				" - Activity ID: " + activityID + " - Url: https://fef.msub01.manage.microsoft.com" +
-				"/StatelessDeviceEnrollmentFEService/deviceManagement/windowsAutopilotDeviceIdentities?api-version=5023-06-28",
+				" - Activity ID: " + activityID +
+				" - Url: https://fef.msub01.manage.microsoft.com/StatelessDeviceEnrollmentFEService" +
+				"/deviceManagement/windowsAutopilotDeviceIdentities?api-version=5023-06-28",
 			"CustomApiErrorPhrase": "", "RetryAfter": wait, "ErrorSourceService": "", "HttpHeaders": "{}",
 		})
 	}
@@ -207,8 +208,8 @@ func graphError(status int, shape Shape, code, message string, retryAfter int) a
 		code = "UnknownError"
 	case HTML:
 		code = "UnknownError"
-		message = `<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01//EN"><TITLE>Bad Request</TITLE><h2>Bad Request - Invalid URL</h2>` +
-			`<p>HTTP Error 400. The request URL is invalid.</p>`
+		message = `<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01//EN"><TITLE>Bad Request</TITLE>` +
+			`<h2>Bad Request - Invalid URL</h2><p>HTTP Error 400. The request URL is invalid.</p>`
 	case NoRoute:
 		code = "No method match route template"
 		message = "No OData route exists that match template ~/singleton/navigation/key with http verb POST"
@@ -218,7 +219,9 @@ func graphError(status int, shape Shape, code, message string, retryAfter int) a
 	}
 	return jsonAnswer(status, map[string]any{"error": map[string]any{
 		"code": code, "message": message,
-		"innerError": map[string]string{"date": "2026-01-02T03:04:05", "request-id": activityID, "client-request-id": activityID},
+		"innerError": map[string]string{
+			"date": "2026-01-02T03:04:05", "request-id": activityID, "client-request-id": activityID,
+		},
 	}})
 }
 

@@ -27,18 +27,22 @@ func (c *Cloud) PutFleet(n int) {
 // hundred devices, two share one but for its case; and some of the first ten thousand have the placeholders of
 // factories.
 func Fleet(n int) []Device {
+	makers := []string{"HP", "LENOVO", "Dell Inc.", "Microsoft Corporation", "VMware, Inc."}
+	models := []string{"Elite Mini 800 G9", "ThinkSmart Core", "OptiPlex 7010", "Virtual Machine", "VMware20,1"}
 	devices := make([]Device, n)
 	for i := range devices {
 		d := Device{
-			ID:              fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", scatter(i, 1<<32), i>>16, i%4096, i/4096%4096, i),
+			ID: fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x",
+				scatter(i, 1<<32), i>>16, i%4096, i/4096%4096, i),
 			SerialNumber:    serialNumber(i),
-			Manufacturer:    [...]string{"HP", "LENOVO", "Dell Inc.", "Microsoft Corporation", "VMware, Inc."}[i/20%5],
-			Model:           [...]string{"Elite Mini 800 G9", "ThinkSmart Core", "OptiPlex 7010", "Virtual Machine", "VMware20,1"}[i/20%5],
+			Manufacturer:    makers[i/20%5],
+			Model:           models[i/20%5],
 			EnrollmentState: "enrolled", DeviceAccountPassword: FleetPassword,
 		}
 		account := func() {
 			room := "room." + strconv.Itoa(i)
-			d.UserPrincipalName, d.AddressableUserName, d.ResourceName = room+"@contoso.com", "Room "+strconv.Itoa(i), room
+			d.UserPrincipalName, d.AddressableUserName = room+"@contoso.com", "Room "+strconv.Itoa(i)
+			d.ResourceName = room
 		}
 		switch i % 20 {
 		case 0:

@@ -334,8 +334,8 @@ var (
 //     (https://github.com/andrew-s-taylor/WindowsAutopilotInfo/issues/1) and for texts like a GUID
 //     (https://github.com/microsoftgraph/msgraph-sdk-powershell/issues/2464);
 //   - $select is a 500 (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756);
-//   - a page begins with the last device of the page before: with $top=2 five devices take seven rows, and devices that share
-//     a serial number can fill a page that links to itself (https://github.com/fleetdm/fleet, msgraph.go).
+//   - a page begins with the last device of the page before: with $top=2 five devices take seven rows, and devices
+//     that share a serial number can fill a page that links to itself (https://github.com/fleetdm/fleet, msgraph.go).
 func (c *Cloud) listDevices(r *http.Request) answer {
 	query := r.URL.Query()
 	if query.Has("$select") {

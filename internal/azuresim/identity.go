@@ -34,16 +34,21 @@ func (c *Cloud) serveIdentity(r *http.Request, _ []byte) answer {
 	query := r.URL.Query()
 	switch {
 	case r.Header.Get("Metadata") != "true" && r.Header.Get("X-Identity-Header") != identityHeader:
-		return jsonAnswer(http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "Required metadata header not specified"})
+		return invalidRequest("Required metadata header not specified")
 	case query.Get("client_id") != "" && query.Get("client_id") != c.IdentityClientID:
-		return jsonAnswer(http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "Identity not found"})
+		return invalidRequest("Identity not found")
 	case query.Get("resource") == "":
-		return jsonAnswer(http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "resource is missing"})
+		return invalidRequest("resource is missing")
 	}
 	resource := query.Get("resource")
-	token := c.issueToken(Claims{"aud": resource, "appid": c.IdentityClientID, "idtyp": "app", "roles": c.identityRoles})
+	token := c.issueToken(Claims{
+		"aud": resource, "appid": c.IdentityClientID, "idtyp": "app", "roles": c.identityRoles,
+	})
 	if strings.HasPrefix(resource, "api://AzureADTokenExchange") { // for a federated credential
-		token = c.sign(c.commonClaims().With(Claims{"aud": resource, "iss": c.authority + "/" + c.TenantID + "/v2.0", "sub": c.IdentityObjectID, "ver": "2.0"}), nil)
+		issuer := c.authority + "/" + c.TenantID + "/v2.0"
+		token = c.sign(c.commonClaims().With(Claims{
+			"aud": resource, "iss": issuer, "sub": c.IdentityObjectID, "ver": "2.0",
+		}), nil)
 	}
 	return jsonAnswer(http.StatusOK, map[string]string{
 		"access_token": token,
@@ -52,5 +57,12 @@ func (c *Cloud) serveIdentity(r *http.Request, _ []byte) answer {
 		"resource":     resource,
 		"token_type":   "Bearer",
 		"client_id":    c.IdentityClientID,
+	})
+}
+
+// invalidRequest returns the endpoint's refusal of a request.
+func invalidRequest(description string) answer {
+	return jsonAnswer(http.StatusBadRequest, map[string]string{
+		"error": "invalid_request", "error_description": description,
 	})
 }

@@ -69,10 +69,14 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 		}
 		*part.address = part.scheme + "://" + listener.Addr().String() + part.path
 		if part.scheme == "https" {
-			listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: protocols})
+			listener = tls.NewListener(listener, &tls.Config{
+				Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: protocols,
+			})
 		}
 		server := &http.Server{
-			Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.respond(c, part.service, w, r) }),
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s.respond(c, part.service, w, r)
+			}),
 			ReadHeaderTimeout: 10 * time.Second,
 			ConnState:         s.trackIdle,
 			ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
@@ -195,5 +199,6 @@ func selfSigned() ([]byte, tls.Certificate, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, tls.Certificate{}, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: key}, nil
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
+	return authority, tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: key}, nil
 }

@@ -38,7 +38,8 @@ func (c *Cloud) PutRole(arn string) Role {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.role = Role{
-		ARN: arn, AccessKeyID: "ASIASIMULATED", SecretAccessKey: "simulated-" + guid.New().String(), SessionToken: "simulated-" + guid.New().String(),
+		ARN: arn, AccessKeyID: "ASIASIMULATED",
+		SecretAccessKey: "simulated-" + guid.New().String(), SessionToken: "simulated-" + guid.New().String(),
 		Issuer: "https://" + guid.New().String() + ".tokens.sts.global.api.aws", Region: "eu-west-1",
 	}
 	return c.role
@@ -89,22 +90,27 @@ func stsError(status int, code, message string) answer {
 // serveSTS serves the one action that the program calls.
 func (c *Cloud) serveSTS(r *http.Request, body []byte) answer {
 	form, err := url.ParseQuery(string(body))
-	if err != nil || r.Method != http.MethodPost || form.Get("Action") != "GetWebIdentityToken" || form.Get("Version") != "2011-06-15" {
-		return stsError(http.StatusBadRequest, "InvalidAction", "The simulated STS issues tokens of roles and does nothing else.")
+	action, version := form.Get("Action"), form.Get("Version")
+	if err != nil || r.Method != http.MethodPost || action != "GetWebIdentityToken" || version != "2011-06-15" {
+		message := "The simulated STS issues tokens of roles and does nothing else."
+		return stsError(http.StatusBadRequest, "InvalidAction", message)
 	}
 	if !c.signedByRole(r, body) {
-		return stsError(http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided.")
+		message := "The request signature we calculated does not match the signature you provided."
+		return stsError(http.StatusForbidden, "SignatureDoesNotMatch", message)
 	}
 	life, err := strconv.Atoi(form.Get("DurationSeconds"))
 	switch {
 	case c.federationOff:
-		return stsError(http.StatusForbidden, "OutboundWebIdentityFederationDisabled", "The outbound web identity federation feature is not enabled for this account.")
-	case form.Get("Audience.member.1") == "" || form.Get("Audience.member.2") != "" || err != nil || life < 60 || life > 3600:
+		message := "The outbound web identity federation feature is not enabled for this account."
+		return stsError(http.StatusForbidden, "OutboundWebIdentityFederationDisabled", message)
+	case form.Get("Audience.member.1") == "", form.Get("Audience.member.2") != "", err != nil, life < 60, life > 3600:
 		return stsError(http.StatusBadRequest, "ValidationError", "One audience, and from 60 to 3600 seconds.")
 	case form.Get("SigningAlgorithm") != "RS256":
 		return stsError(http.StatusBadRequest, "ValidationError", "The simulated STS signs with RS256.")
 	case life > 300: // the policy of the role
-		return stsError(http.StatusForbidden, "AccessDenied", "User is not authorized to perform: sts:GetWebIdentityToken")
+		message := "User is not authorized to perform: sts:GetWebIdentityToken"
+		return stsError(http.StatusForbidden, "AccessDenied", message)
 	}
 	now := c.Now()
 	token := signWith(awsKey(), Claims{
@@ -154,10 +160,13 @@ func (c *Cloud) signedByRole(r *http.Request, body []byte) bool {
 		fmt.Fprintf(&headers, "%s:%s\n", name, strings.TrimSpace(value))
 	}
 	hash := sha256.Sum256(body)
-	canonical := strings.Join([]string{r.Method, "/", r.URL.RawQuery, headers.String(), fields["SignedHeaders"], hex.EncodeToString(hash[:])}, "\n")
+	canonical := strings.Join([]string{
+		r.Method, "/", r.URL.RawQuery, headers.String(), fields["SignedHeaders"], hex.EncodeToString(hash[:]),
+	}, "\n")
 	hash = sha256.Sum256([]byte(canonical))
 	key := []byte("AWS4" + c.role.SecretAccessKey)
-	for _, part := range append(strings.Split(scope, "/"), "AWS4-HMAC-SHA256\n"+r.Header.Get("X-Amz-Date")+"\n"+scope+"\n"+hex.EncodeToString(hash[:])) {
+	text := "AWS4-HMAC-SHA256\n" + r.Header.Get("X-Amz-Date") + "\n" + scope + "\n" + hex.EncodeToString(hash[:])
+	for _, part := range append(strings.Split(scope, "/"), text) {
 		mac := hmac.New(sha256.New, key)
 		_, _ = mac.Write([]byte(part)) // never fails
 		key = mac.Sum(nil)

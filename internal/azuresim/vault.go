@@ -21,7 +21,9 @@ var vaultService = service{ //nolint:gochecknoglobals // a table that nothing wr
 }
 
 // vaultSuffixes are the domains of Key Vault in Azure's clouds.
-var vaultSuffixes = []string{"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn"} //nolint:gochecknoglobals // likewise
+var vaultSuffixes = []string{ //nolint:gochecknoglobals // never written
+	"vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn",
+}
 
 // Secret is a version of a secret.
 type Secret struct {
@@ -70,32 +72,42 @@ func (c *Cloud) serveVault(r *http.Request, _ []byte) answer {
 	}
 	claims, ok := c.claimsOf(r)
 	if !ok || claims["aud"] != resource {
-		a := vaultError(http.StatusUnauthorized, "Unauthorized", "", "AKV10000: Request is missing a Bearer or PoP token.")
-		a.header.Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+c.TenantID+`", resource="`+resource+`"`)
+		message := "AKV10000: Request is missing a Bearer or PoP token."
+		a := vaultError(http.StatusUnauthorized, "Unauthorized", "", message)
+		authority := "https://login.microsoftonline.com/" + c.TenantID
+		a.header.Set("WWW-Authenticate", `Bearer authorization="`+authority+`", resource="`+resource+`"`)
 		return a
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/secrets/")
 	name, version, _ := strings.Cut(strings.TrimSuffix(path, "/"), "/")
 	if !ok || r.Method != http.MethodGet {
-		return vaultError(http.StatusBadRequest, "BadParameter", "", "The simulated vault reads secrets and does nothing else.")
+		message := "The simulated vault reads secrets and does nothing else."
+		return vaultError(http.StatusBadRequest, "BadParameter", "", message)
 	}
 	if claims["appid"] != c.IdentityClientID {
-		return vaultError(http.StatusForbidden, "Forbidden", "ForbiddenByRbac", "Caller is not authorized to perform action on resource.")
+		message := "Caller is not authorized to perform action on resource."
+		return vaultError(http.StatusForbidden, "Forbidden", "ForbiddenByRbac", message)
 	}
 	for _, s := range slices.Backward(c.secrets[name]) {
 		if version != "" && version != s.version {
 			continue
 		}
 		if s.Disabled {
-			return vaultError(http.StatusForbidden, "Forbidden", "SecretDisabled", "Operation get is not allowed on a disabled secret.")
+			message := "Operation get is not allowed on a disabled secret."
+			return vaultError(http.StatusForbidden, "Forbidden", "SecretDisabled", message)
 		}
-		attributes := map[string]any{"enabled": true, "created": s.created.Unix(), "updated": s.created.Unix(), "recoveryLevel": "Recoverable"}
+		created := s.created.Unix()
+		attributes := map[string]any{
+			"enabled": true, "created": created, "updated": created, "recoveryLevel": "Recoverable",
+		}
 		if !s.Expires.IsZero() {
 			attributes["exp"] = s.Expires.Unix()
 		}
 		return jsonAnswer(http.StatusOK, map[string]any{
-			"value": s.Value, "contentType": s.ContentType, "id": "https://" + r.Host + "/secrets/" + name + "/" + s.version, "attributes": attributes,
+			"value": s.Value, "contentType": s.ContentType, "attributes": attributes,
+			"id": "https://" + r.Host + "/secrets/" + name + "/" + s.version,
 		})
 	}
-	return vaultError(http.StatusNotFound, "SecretNotFound", "", "A secret with (name/id) "+name+" was not found in this key vault.")
+	message := "A secret with (name/id) " + name + " was not found in this key vault."
+	return vaultError(http.StatusNotFound, "SecretNotFound", "", message)
 }

@@ -135,7 +135,13 @@ func TestNetworkFaults(t *testing.T) {
 			if test.trust != nil {
 				client.TLSClientConfig = test.trust.Client().Transport.(*http.Transport).TLSClientConfig
 			}
-			err := post(t, client, test.address)
+			limit := time.Minute
+			if strings.Contains(name, "silent") || strings.Contains(name, "unanswered") {
+				limit = time.Second
+			} else if test.trust == silent {
+				limit = 5 * time.Second // the handshake needs some of it
+			}
+			err := post(t, client, limit, test.address)
 			if got := Classify(err); got != test.want {
 				t.Errorf("%v: %+v\nwant %+v", err, got, test.want)
 			}
@@ -147,9 +153,9 @@ func TestNetworkFaults(t *testing.T) {
 }
 
 // post sends a request and returns its error.
-func post(t *testing.T, client *direct, address string) error {
+func post(t *testing.T, client *direct, limit time.Duration, address string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader("{}"))
 	if err != nil {
@@ -187,10 +193,10 @@ func TestSentOnAKeptConnection(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AddCert(server.Certificate())
 	client.TLSClientConfig = &tls.Config{RootCAs: pool, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
-	if err := post(t, client, server.URL); err != nil {
+	if err := post(t, client, time.Minute, server.URL); err != nil {
 		t.Fatal(err)
 	}
-	err := post(t, client, server.URL)
+	err := post(t, client, time.Minute, server.URL)
 	if f := Classify(err); !f.Sent || f.Reason == Unreachable {
 		t.Errorf("%v after %d requests: %+v, want it in doubt", err, requests, f)
 	}
