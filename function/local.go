@@ -16,7 +16,6 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
-	"autopilot-unassign/internal/demo"
 )
 
 // serveLocal serves plain HTTP on this machine until ctx ends.
@@ -173,18 +172,4 @@ func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeo
 		return err
 	}
 	return nil
-}
-
-// simulate answers requests on a simulated cloud, and tells how to send one, if need be with the program by its name.
-func simulate(ctx context.Context, program, address string, getenv func(string) string, stdout io.Writer) error {
-	s, err := demo.New(getenv, stdout, version)
-	if err != nil {
-		return err
-	}
-	listener, err := listenAt(ctx, address)
-	if err != nil {
-		return err
-	}
-	s.Banner(stdout, program, "http://"+listener.Addr().String())
-	return serveHTTP(ctx, listener, withInvocation(localWorker(s.App), config.Local, ""), s.Config.Timeout, s.Log)
 }

@@ -16,13 +16,13 @@ import (
 	"syscall"
 
 	"autopilot-unassign/internal/client"
-	"autopilot-unassign/internal/demo"
+	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/doctor"
 	"autopilot-unassign/internal/upstream"
 )
 
-// version is set by the build.
-var version = "dev"
+// version is the content of the file VERSION, for a build without git. The Makefile sets it to the commit or the tag.
+var version = "0.1.0"
 
 func main() {
 	ctx, stop := context.WithCancel(context.Background())
@@ -81,6 +81,8 @@ const usage = `usage: unassign [command]
   call      remove the resource account from devices, one or a list
   version   print the version
 
+unassign help settings lists the settings of serve and doctor.
+
 unassign help COMMAND has the flags and examples of a command.
 `
 
@@ -101,7 +103,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		if len(rest) > 0 {
 			return usageError("demo takes no arguments")
 		}
-		return demo.Play(ctx, getenv, stdout, version)
+		return play(ctx, getenv, stdout)
 	case "doctor":
 		return doctor.Command(ctx, rest, getenv, upstream.NewClient(), version, stdout, stderr)
 	case "call":
@@ -112,6 +114,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		fmt.Fprintln(stdout, version)
 		return nil
 	case "help", "-h", "-help", "--help":
+		if len(rest) > 0 && rest[0] == "settings" {
+			return config.WriteHelp(stdout)
+		}
 		if len(rest) > 0 && rest[0] != "help" {
 			return run(ctx, []string{args[0], rest[0], "-h"}, getenv, stdin, stdout, stderr)
 		}

@@ -49,7 +49,7 @@ func TestStartWaitsForNobody(t *testing.T) {
 				status  int
 				body    string
 			}{
-				{sent{http.MethodGet, "/api/health", http.Header{}, ""}, 200, `{"status":"ok","version":"dev"}` + "\n"},
+				{sent{http.MethodGet, "/api/health", http.Header{}, ""}, 200, `{"status":"ok","version":"` + version + `"}` + "\n"},
 				{post("", func(s *sent) { s.method = http.MethodGet }), 405, ""},
 				{post(validBody, header("Content-Type", "text/plain")), 415, ""},
 				{post(padded(17 << 10)), 413, ""},

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"io"
 	"net"
+	"os"
 
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
@@ -30,6 +31,9 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	}
 	c, err := config.Load(getenv, host)
 	if err != nil {
+		return err
+	}
+	if err := checkPlatformAuth(c, *listen, os.DirFS(".")); err != nil {
 		return err
 	}
 	log := app.NewLog(stdout, c.LogLevel)

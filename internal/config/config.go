@@ -7,6 +7,7 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -91,7 +92,18 @@ type AWSRole struct {
 // Error lists the faults of the settings, a sentence each.
 type Error []string
 
-func (e Error) Error() string { return "settings:\n  " + strings.Join(e, "\n  ") }
+// Error returns the faults, one on each line, and the names of the settings in the last line: the Functions host keeps only the last
+// three lines of standard error.
+func (e Error) Error() string {
+	text := strings.Join(e, "\n  ")
+	var names []string
+	for _, s := range Settings() {
+		if regexp.MustCompile(`\b` + s.Name + `\b`).MatchString(text) {
+			names = append(names, s.Name)
+		}
+	}
+	return "settings:\n  " + text + "\nset or correct: " + strings.Join(names, ", ")
+}
 
 // Load reads and checks the settings for host. It needs no network. Its error is an Error with every fault; no value of a
 // setting that may be secret is in it.

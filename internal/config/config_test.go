@@ -205,7 +205,7 @@ func TestOperatorCallers(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Load(complete("OPERATOR_CALLERS", " , "), Azure); err == nil || err.Error() != "settings:\n  OPERATOR_CALLERS has nothing in it" {
+	if _, err := Load(complete("OPERATOR_CALLERS", " , "), Azure); err == nil || err.Error() != "settings:\n  OPERATOR_CALLERS has nothing in it\nset or correct: OPERATOR_CALLERS" {
 		t.Errorf("an empty list: %v", err)
 	}
 }

@@ -1,0 +1,30 @@
+//go:build !nosim
+
+package main
+
+import (
+	"context"
+	"io"
+
+	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/demo"
+)
+
+// play plays the main job on a simulated cloud.
+func play(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
+	return demo.Play(ctx, getenv, stdout, version)
+}
+
+// simulate serves requests on a simulated cloud, and prints a request to try. program is the name of the executable.
+func simulate(ctx context.Context, program, address string, getenv func(string) string, stdout io.Writer) error {
+	s, err := demo.New(getenv, stdout, version)
+	if err != nil {
+		return err
+	}
+	listener, err := listenAt(ctx, address)
+	if err != nil {
+		return err
+	}
+	s.Banner(stdout, program, "http://"+listener.Addr().String())
+	return serveHTTP(ctx, listener, withInvocation(localWorker(s.App), config.Local, ""), s.Config.Timeout, s.Log)
+}
