@@ -42,7 +42,8 @@ const readUpdates = (folder) => {
         const first = xml.slice(xml.indexOf(`<${table} `), xml.indexOf(`</${table}>`))
         const field = (element) => new RegExp(`<${element}(?: [^>]*)?>([^<]*)<`).exec(first)?.[1] ?? ''
         xml = xml.replace('<record_update>', `<record_update sys_domain="global" table="${table}">`).replace(/<package_json>[^<]*<\/package_json>/, '<package_json/>')
-        const label = field('display_name') || field('name') || field('event_name') || field('short_description') || field('description') || basename(file, '.xml')
+        const named = [...first.matchAll(/ name="([^"]*)"/g)].map((m) => m[1]).join(' in ') // of records that join two others
+        const label = ['display_name', 'name', 'event_name'].map(field).find(Boolean) || [field('target_name'), field('operation')].join(' ').trim() || named || basename(file, '.xml')
         return { file: basename(file, '.xml'), table, action, xml, label, on: field('collection') || (table === 'sys_ui_action' ? field('table') : '') }
     })
 }

@@ -113,7 +113,7 @@ test('an OAuth profile and a function key go into their own headers', async () =
     assert.equal(key.headers['x-functions-key'], 'the-function-key')
     for (const request of [oauth, key]) {
         assert.ok(!('webhook-signature' in request.headers) && !('x-api-key' in request.headers))
-        // No header is on the wire beside those of the script and the captured ones of the platform.
+        // The script's headers and the platform's captured ones are on the wire, and no others.
         assert.deepEqual(Object.keys(request.headers).filter((h) => !['authorization', 'x-functions-key'].includes(h)).sort(),
             ['accept', 'content-length', 'content-type', 'host', 'prefer', 'user-agent', 'x-snc-integration-source'])
     }

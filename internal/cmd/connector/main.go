@@ -56,18 +56,19 @@ type member struct {
 	value any
 }
 
+// get returns the value at a path, or nil.
 func (o object) get(path ...string) any {
-	for _, m := range o {
-		if m.name != path[0] {
-			continue
+	var v any = o
+	for _, name := range path {
+		inner, _ := v.(object)
+		v = nil
+		for _, m := range inner {
+			if m.name == name {
+				v = m.value
+			}
 		}
-		inner, ok := m.value.(object)
-		if len(path) == 1 || !ok {
-			return m.value
-		}
-		return inner.get(path[1:]...)
 	}
-	return nil
+	return v
 }
 
 func (o object) text(path ...string) string {

@@ -51,15 +51,15 @@ AutopilotUnassign.prototype = {
         }
     },
 
-    // encode returns the JSON of a request in ASCII without a dollar sign. So the signed bytes are the sent bytes, whatever encoding
-    // or variable substitution the platform applies.
+    // encode returns the JSON of a request in ASCII without a dollar sign. So no encoding and no variable
+    // substitution of the platform changes the signed bytes.
     encode: function (request) {
         return JSON.stringify(request).replace(/[$\u007f-\uffff]/g, function (c) {
             return '\\u' + ('000' + c.charCodeAt(0).toString(16)).slice(-4);
         });
     },
 
-    // visible returns a text without the characters that nobody sees, in which every kind of space is a plain one.
+    // visible returns a text without invisible characters and with plain spaces alone.
     visible: function (text) {
         return this._text(text).replace(/[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb]/g, '')
             .replace(/[\s\u0000-\u001f\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/g, ' ').replace(/^ | $/g, '');
@@ -100,8 +100,8 @@ AutopilotUnassign.prototype = {
         };
     },
 
-    // read returns the result for a response. A response without X-Request-Id or not in the form of the contract is not the function's,
-    // whatever its status: gateways, login pages and homepages answer too.
+    // read returns the result for a response. A response without X-Request-Id or not in the form of the contract is not the function's:
+    // gateways, login pages and homepages send statuses too.
     read: function (status, body, retryAfter, requestId) {
         var parsed = null, result;
         if (!status) {

@@ -158,7 +158,7 @@ AutopilotUnassignAsset.prototype = {
         return this.client.visible(('' + text).replace(/[<>\[\]&]/g, ' '));
     },
 
-    // _value returns the visible text of a field: copied values bring spaces and characters that nobody sees.
+    // _value returns the visible text of a field: copied values bring odd spaces and invisible characters.
     _value: function (record, field) {
         return this.client.visible(record.getValue(field));
     },
