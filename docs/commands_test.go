@@ -167,7 +167,7 @@ func checkCommands(t *testing.T, page string, commands [][]string) {
 	}
 }
 
-// Every parameter of the Azure template is on its page, by its name or by that of its setting.
+// Every parameter of the Azure template is on its page, by its name or by the name of its setting.
 func TestAzureParametersAreDocumented(t *testing.T) {
 	t.Parallel()
 	var template struct{ Parameters map[string]any }

@@ -130,7 +130,7 @@ var publishedValues = []struct {
 	{"Microsoft.Insights/scheduledQueryRules", "evaluationFrequency", func(r resource) any { return r.at("evaluationFrequency") }, []string{"PT5M", "PT15M", "PT1H", "PT6H"}},
 }
 
-// templateFaults returns what Azure would refuse or read otherwise in a deployment although the compiler accepts it.
+// templateFaults returns the faults that the compiler accepts and Azure refuses or reads otherwise.
 func templateFaults(s snapshot) []string {
 	var faults []string
 	for _, d := range s.Diagnostics {
@@ -579,6 +579,24 @@ func kqlQueries(t *testing.T) map[string]string {
 	return queries
 }
 
+// sources returns the program's Go files, without tests.
+func sources(t *testing.T) string {
+	t.Helper()
+	var text strings.Builder
+	for _, folder := range []string{"../function", "../handler", "../internal/vault"} {
+		files, err := filepath.Glob(folder + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range files {
+			if !strings.HasSuffix(path, "_test.go") {
+				text.WriteString(read(t, path))
+			}
+		}
+	}
+	return text.String()
+}
+
 // Queries go by members that the records have, and by words that the code writes.
 func TestBicepQueries(t *testing.T) {
 	t.Parallel()
@@ -595,11 +613,19 @@ func TestBicepQueries(t *testing.T) {
 		t.Fatalf("the alerts are %v", alerts)
 	}
 	names := recorded(t)
-	maps.Copy(names, map[string]bool{"level": true, "message": true, "count": true, "waited_ms": true})
+	program := sources(t)
+	maps.Copy(names, map[string]bool{"level": true, "message": true, "waited_ms": true})
 	for title, query := range queries {
 		for _, m := range regexp.MustCompile(`\br\.([a-z_]+)`).FindAllStringSubmatch(query, -1) {
 			if !names[m[1]] {
 				t.Errorf("%s goes by %s, which no record has", title, m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile(`\br\.(?:message|level|code|caller_id) (?:==|!=|in) (\(?(?:"[^"]+"(?:, )?)+)`).FindAllStringSubmatch(query, -1) {
+			for _, word := range regexp.MustCompile(`"[^"]+"`).FindAllString(m[1], -1) {
+				if word != `"ERROR"` && !strings.Contains(program, word) {
+					t.Errorf("%s looks for %s, which the program does not write", title, word)
+				}
 			}
 		}
 	}

@@ -263,7 +263,7 @@ func copyTemplate(t *testing.T) string {
 	return dir
 }
 
-// Each combination that cannot work stops the deployment before its first resource, with a sentence that says what to set.
+// Each combination that cannot work stops the deployment before its first resource, and the message names the parameter.
 func TestBicepRefuses(t *testing.T) {
 	c, dir := bicepCompiler(t), copyTemplate(t)
 	app, signature := "graphClientId = '33333333-3333-4333-8333-333333333333'", "webhookSecretNames = 'webhook-a'"

@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// fakeAz is an az that writes down its arguments, with a bar between them, and answers out of the files of its folder: what is in
-// the directory of a tenant.
+// fakeAz is an az that records its arguments, separated by bars, and answers from the files of its folder, the directory of a tenant.
 const fakeAz = `#!/bin/sh
 cd "$(dirname "$0")" || exit 9
 line=az
@@ -53,8 +52,8 @@ const (
 	grantRole      = "5ac13192-7ace-4fcf-b828-1a26f28068ee"
 )
 
-// tenant makes a folder with az in it, and returns what runs the script there: it gives what was printed, its exit status, and the
-// calls of az that change something.
+// tenant creates a folder with az in it, and returns a function that runs the script there. The function returns the output, the exit
+// status and the calls of az that change something.
 func tenant(t *testing.T, files map[string]string) (dir string, grant func(args ...string) (string, int, []string)) {
 	t.Helper()
 	script, err := filepath.Abs("azure/grant.sh")
@@ -122,7 +121,7 @@ func put(t *testing.T, dir, name, text string) {
 	}
 }
 
-// What the script asks for, once: by the ids that Graph has for it in every tenant.
+// wantGrant returns the call that grants the permission, by the ids that it has in every tenant.
 func wantGrant(host, principal string) string {
 	return "az|rest|--method|POST|--url|" + host + "/v1.0/servicePrincipals/22222222-2222-4222-8222-222222222222/appRoleAssignedTo|--headers|Content-Type=application/json|--body|" +
 		`{"principalId":"` + principal + `","resourceId":"22222222-2222-4222-8222-222222222222","appRoleId":"` + grantRole + `"}`
@@ -164,12 +163,12 @@ func TestGrant(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, grant := tenant(t, test.files)
 
-			// First it says what it would do.
+			// Without --yes the script reports the missing steps.
 			output, status, changes := grant(test.args...)
 			if status != 0 || len(changes) > 0 || strings.Count(output, "\n  missing: ") != distinct(test.want) || !strings.Contains(output, "Nothing was changed") {
 				t.Errorf("without --yes: %d, %v\n%s", status, changes, output)
 			}
-			// Then it does it, and then it finds nothing to do.
+			// With --yes it takes them, and then finds nothing missing.
 			output, status, changes = grant(append(test.args, "--yes")...)
 			if status != 0 || !slices.Equal(changes, test.want) || strings.Count(output, "\n  now: ") != distinct(test.want) {
 				t.Errorf("with --yes: %d\n%s\n%v\nwant %v", status, output, changes, test.want)

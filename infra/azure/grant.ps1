@@ -3,8 +3,8 @@
 #   ./grant.ps1 -Identity PRINCIPAL_ID [-Yes]
 #   ./grant.ps1 -App CLIENT_ID [-Federate PRINCIPAL_ID] [-Yes]
 #
-# Without -Yes it only reports. It keeps what is there, so that it can be repeated. It needs az, signed in to the tenant of the devices
-# with a role that may consent to application permissions. The language is that of Windows PowerShell 5.1; JSON goes to az in files,
+# Without -Yes it only reports. Repeating it is safe. It needs az, signed in to the tenant of the devices
+# with a role that may consent to application permissions. It keeps to the language of Windows PowerShell 5.1; JSON goes to az in files,
 # because az.cmd loses quotation marks.
 [CmdletBinding()]
 param([guid]$App, [guid]$Identity, [guid]$Federate, [switch]$Yes)

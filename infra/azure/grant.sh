@@ -4,7 +4,7 @@
 #   grant.sh --identity PRINCIPAL_ID [--yes]
 #   grant.sh --app CLIENT_ID [--federate PRINCIPAL_ID] [--yes]
 #
-# Without --yes it only reports. It keeps what is there, so that it can be repeated. --federate lets a managed identity sign in as the
+# Without --yes it only reports. Repeating it is safe. --federate lets a managed identity sign in as the
 # application, without a secret. It needs az, signed in to the tenant of the devices with a role that may consent to application
 # permissions: Privileged Role Administrator or Global Administrator. grant.ps1 does the same in PowerShell.
 set -eu

@@ -723,7 +723,7 @@ var recordAlerts = [
     severity: 3
     window: 'PT30M'
     every: 'PT15M'
-    query: '${records} | where r.message == "unassign" and isnull(todouble(r.waited_ms)) | summarize slow = percentile(todouble(r.total_ms), 95), devices = count() | where devices >= 5 and slow > 10000'
+    query: '${records} | where r.message == "unassign" and r.caller_id != "storage_queue" | summarize slow = percentile(todouble(r.total_ms), 95), devices = count() | where devices >= 5 and slow > 10000'
   }
   {
     name: 'expiry'
@@ -747,7 +747,7 @@ var recordAlerts = [
     severity: 2
     window: 'PT1H'
     every: 'PT15M'
-    query: '${records} | where toint(r.status) in (401, 403) | summarize refused = sum(coalesce(tolong(r.count), 1)) | where refused > 100'
+    query: '${records} | where toint(r.status) in (401, 403) | summarize refused = count() | where refused > 100'
   }
   {
     name: 'package'
