@@ -162,7 +162,8 @@ $(AZ): docs/check/requirements.txt
 	@touch $@
 
 .PHONY: docs-commands
-docs-commands: $(AZ) ## run the pages' commands with doubles, and have the real az parse them (needs python3 with venv, bash; PowerShell if it is there)
+docs-commands: $(AZ) $(PYTHON) ## run the pages' commands, and have the real az, aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
+	$(PYTHON) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
 	$(GO) test -count=1 -tags templates -run 'PagesRun|AzTakes' ./docs
 
 # After a change of a Bicep file or of infra/azure/release.json: look at the difference before you commit it.

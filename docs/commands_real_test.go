@@ -15,6 +15,10 @@ import (
 // stubs take the place of every program that reaches a cloud, in PowerShell.
 const stubs = `Set-StrictMode -Version 3
 $ErrorActionPreference = 'Stop'
+function Invoke-WebRequest {}
+function Get-FileHash {}
+function Expand-Archive {}
+function Start-Sleep {}
 `
 
 // The PowerShell blocks of a page run from top to bottom as the bash blocks do, with strict variables.

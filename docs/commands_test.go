@@ -14,11 +14,12 @@ import (
 // pagesThatRun are pages whose blocks run from top to bottom: each variable is set on the page before it is used. The value names
 // variables and files that the page's prose introduces.
 var pagesThatRun = map[string]struct{ env, files []string }{
+	"aws.md":   {files: []string{"aws-sam/", "unassign", "unassign.exe"}}, // make docs-commands has the real aws and sam parse its commands
 	"azure.md": {files: []string{"grant.sh", "grant.ps1", "azure-linux-amd64.zip"}},
 }
 
 // recordedPrograms are programs of which a double records the arguments.
-var recordedPrograms = []string{"az", "azd", "aws", "sam", "unassign", "make", "git", "gh", "curl", "openssl", "sh", "node", "npm"}
+var recordedPrograms = []string{"az", "azd", "aws", "sam", "unassign", "make", "git", "gh", "curl", "openssl", "sh", "node", "npm", "sha256sum", "sleep", "tar", "unzip"}
 
 // realPrograms are those that POSIX has everywhere.
 var realPrograms = []string{"cat", "cp", "date", "mkdir", "mv", "printf", "rm", "sed", "tr", "chmod"}
@@ -69,6 +70,12 @@ func runPage(t *testing.T, name, language string, shell ...string) [][]string {
 		}
 	}
 	for _, file := range setup.files {
+		if folder, ok := strings.CutSuffix(file, "/"); ok {
+			if err := os.Mkdir(filepath.Join(work, folder), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(work, file), []byte(recordArgs), 0o700); err != nil {
 			t.Fatal(err)
 		}
