@@ -15,26 +15,6 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// refined returns the Reason that a number of Entra ID's errors (AADSTS) stands for, "" if the number says no more than the
-// error's word does (https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
-func refined(number int) upstream.Reason {
-	switch number {
-	case 7000222:
-		return upstream.CredentialExpired
-	case 70021, 700211, 700212, 700213: // no federated identity credential has the issuer, audience and subject
-		return upstream.CredentialRejected
-	case 700016, 700011, 70001:
-		return upstream.AppNotFound
-	case 90002, 90038:
-		return upstream.TenantNotFound
-	case 500011, 650057, 70011:
-		return upstream.ScopeInvalid
-	case 90006, 90024, 90033, 90055, 90090:
-		return upstream.Unavailable
-	}
-	return ""
-}
-
 // throttledFor is how long Entra ID wants to be left alone where it does not say.
 const throttledFor = time.Minute
 
@@ -65,7 +45,7 @@ func reduceIdentity(ctx context.Context, err error, seen *azsdk.NetworkError) *u
 	var number upstream.Reason
 	if len(said.ErrorCodes) > 0 {
 		e.Code = fmt.Sprintf("AADSTS%d", said.ErrorCodes[0])
-		number = refined(said.ErrorCodes[0])
+		number = reasons()[said.ErrorCodes[0]]
 	}
 	switch status := resp.StatusCode; {
 	case status < 400:

@@ -69,7 +69,7 @@ func parseCertificate(text string) ([]*x509.Certificate, crypto.PrivateKey, erro
 		err   error
 	)
 	if strings.Contains(text, "-----BEGIN ") {
-		certs, key, err = parsePEM([]byte(text))
+		certs, key, err = parsePEM(restoreLines(text))
 	} else {
 		certs, key, err = parsePKCS12(text)
 	}
@@ -90,6 +90,23 @@ func parseCertificate(text string) ([]*x509.Certificate, crypto.PrivateKey, erro
 		}
 	}
 	return nil, nil, certificateError("has no certificate that its key belongs to")
+}
+
+// restoreLines returns PEM with the line ends that a tool removed, or wrote as the characters \\n, and without quotes round it
+// (azure-docs#37025).
+func restoreLines(text string) []byte {
+	text = strings.Trim(strings.NewReplacer(`\r`, "", `\n`, "\n").Replace(text), "\"' \t\r\n")
+	var restored strings.Builder
+	for {
+		_, rest, found := strings.Cut(text, "-----BEGIN ")
+		kind, rest, isBegin := strings.Cut(rest, "-----")
+		body, rest, isEnd := strings.Cut(rest, "-----END "+kind+"-----")
+		if !found || !isBegin || !isEnd {
+			return []byte(restored.String())
+		}
+		restored.WriteString("-----BEGIN " + kind + "-----\n" + strings.Join(strings.Fields(body), "\n") + "\n-----END " + kind + "-----\n")
+		text = rest
+	}
 }
 
 func parsePEM(text []byte) (certs []*x509.Certificate, key any, err error) {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,12 +20,14 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
 	"autopilot-unassign/internal/azsdk"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
 // Secret is a version of a secret. Its value is only to be had by asking for it: it does not print.
 type Secret struct {
 	value       string
+	Trimmed     bool // invisible characters were removed from its ends
 	Version     string
 	ContentType string
 	Expires     time.Time // zero: never
@@ -57,8 +60,10 @@ type Vault struct {
 // request.
 func New(vaultURL string, identity azcore.TokenCredential, o azsdk.Options) (*Vault, error) {
 	o = o.WithDefaults()
+	sdk := o.Client(o.Share(azsdk.VaultShare))
+	sdk.Transport = &versioned{next: sdk.Transport}
 	client, err := azsecrets.NewClient(vaultURL, identity, &azsecrets.ClientOptions{
-		ClientOptions:                        o.Client(o.Share(azsdk.VaultShare)),
+		ClientOptions:                        sdk,
 		DisableChallengeResourceVerification: o.Custom,
 	})
 	if err != nil {
@@ -110,8 +115,15 @@ func ValidName(name string) bool {
 
 // Secret reads the current version of a secret, in one request. Its error is an *upstream.Error of the vault, or of the
 // identity that reads it.
+//
+// The value is a client secret, a signing key or an API key. Invisible characters at its ends are removed: editors and shells add them.
+// Any other character that no HTTP header carries makes it invalid.
 func (v *Vault) Secret(ctx context.Context, name string) (Secret, error) {
-	return v.read(ctx, name, nil)
+	s, err := v.read(ctx, name, nil)
+	if err == nil && strings.ContainsFunc(s.value, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return Secret{}, Invalid(name, "has a character that no HTTP header carries")
+	}
+	return s, err
 }
 
 func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOptions) (Secret, error) {
@@ -131,9 +143,11 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	if err != nil {
 		return Secret{}, reduceVault(err, seen, name)
 	}
-	s := Secret{value: deref(resp.Value), ContentType: deref(resp.ContentType)}
+	stored := deref(resp.Value)
+	s := Secret{value: text.Trim(stored), ContentType: deref(resp.ContentType)}
+	s.Trimmed = s.value != stored
 	if resp.ID != nil {
-		s.Version = version(string(*resp.ID))
+		s.Version = lastSegment(string(*resp.ID))
 	}
 	if a := resp.Attributes; a != nil && a.Expires != nil {
 		s.Expires = *a.Expires
@@ -171,8 +185,8 @@ func (v *Vault) get(ctx context.Context, name string, o *azsecrets.GetSecretOpti
 	return v.client.GetSecret(ctx, name, "", o)
 }
 
-// version returns the last part of a secret's id, without the SDK's reader of ids: that one panics on a short one.
-func version(id string) string {
+// lastSegment returns the last part of a secret's id, without the SDK's reader of ids: that one panics on a short one.
+func lastSegment(id string) string {
 	for i := len(id) - 1; i >= 0; i-- {
 		if id[i] == '/' {
 			return id[i+1:]
