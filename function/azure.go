@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -207,4 +209,21 @@ func messageText(data json.RawMessage) []byte {
 		text = inner
 	}
 	return []byte(text)
+}
+
+// severityWriter writes records of WARN and ERROR to stderr, which the host logs as Warning and Error. It logs stdout as
+// Information.
+type severityWriter struct{ stdout, stderr io.Writer }
+
+// Write writes one record. Its level comes before all text that a caller can choose.
+func (w severityWriter) Write(record []byte) (int, error) {
+	if _, level, _ := bytes.Cut(record, []byte(`,"level":"`)); bytes.HasPrefix(level, []byte("WARN")) || bytes.HasPrefix(level, []byte("ERROR")) {
+		return w.stderr.Write(record)
+	}
+	return w.stdout.Write(record)
+}
+
+// oneLine joins the lines of an error: of a worker that exits, the host reports the last three lines alone.
+func oneLine(text string) string {
+	return strings.NewReplacer(":\n  ", ": ", "\n  ", "; ", "\n", "; ").Replace(text)
 }

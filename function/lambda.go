@@ -33,7 +33,9 @@ const warmUpLimit = 3 * time.Second
 // serveLambda serves the invocations of Lambda. It returns only if ctx has ended before: the runtime ends the process itself.
 //
 // The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have requests open.
-func serveLambda(ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), log *slog.Logger) error {
+func serveLambda(
+	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), dead *app.DeadLetters, log *slog.Logger,
+) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -44,7 +46,7 @@ func serveLambda(ctx context.Context, s *app.App, examine func(context.Context) 
 	s.WarmUp(start)
 	cancel()
 	log.InfoContext(ctx, "listening", slog.String("host", config.Lambda), slog.String("version", version))
-	lambda.StartWithOptions(&lambdaHost{http: s, run: s.Run, examine: examine, log: log}, lambda.WithContext(ctx))
+	lambda.StartWithOptions(&lambdaHost{http: s, run: s.Run, examine: examine, dead: dead, log: log}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
 
@@ -54,6 +56,7 @@ type lambdaHost struct {
 	http    http.Handler
 	run     func(context.Context, handler.Event) (any, error)
 	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
+	dead    *app.DeadLetters
 	log     *slog.Logger
 }
 
@@ -158,8 +161,8 @@ func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error)
 // minMessageTime is the least time left for another message to be started.
 const minMessageTime = 5 * time.Second
 
-// messages handles a batch of messages of SQS, one after the other, and returns those that failed: SQS delivers them again, and
-// moves them to the dead-letter queue after the last receive. When Graph throttles or the time is short, the rest of the batch
+// messages handles a batch of messages of SQS, one after the other. A permanent failure goes to the dead-letter queue at once. The
+// messages that failed otherwise are returned: SQS delivers them again, and moves them to that queue after the last receive. When Graph throttles or the time is short, the rest of the batch
 // is handed back untried; the first message is always tried, or a short function timeout would start none, ever. A message that
 // is in the batch twice is handled once.
 func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
@@ -192,13 +195,25 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 			message.ID, message.Context = words["messageId"], words
 			_, err := l.run(ctx, message)
 			failed, ok := errors.AsType[*handler.EventError](err)
-			back, throttled = err != nil, ok && failed.Throttled
+			throttled = ok && failed.Throttled
+			permanent := ok && !failed.Retryable
+			back = err != nil && !(permanent && l.bury(ctx, m, words["messageId"], failed.Code))
 		}
 		if back {
 			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
 		}
 	}
 	return json.Marshal(reply)
+}
+
+// bury sends a message to the dead-letter queue, and reports whether it is there.
+func (l *lambdaHost) bury(ctx context.Context, m events.SQSMessage, id string, code handler.Code) bool {
+	err := l.dead.Send(ctx, m.EventSourceARN, m.Body, id, string(code))
+	if err != nil { // SQS moves the message itself, hours later
+		l.log.WarnContext(ctx, "dead letter not sent", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
+			slog.String("message_id", id), slog.String("reason", err.Error()))
+	}
+	return err == nil
 }
 
 func (l *lambdaHost) refuse(ctx context.Context, why string) error {

@@ -1,16 +1,22 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
@@ -423,5 +429,83 @@ func TestEventThatPanics(t *testing.T) {
 	}
 	if text := log.String(); strings.Count(text, `"code":"internal_error"`) != 3 || strings.Count(text, `"stack":`) != 3 || strings.Contains(text, "canary in a panic") {
 		t.Errorf("the log has %s", text)
+	}
+}
+
+// fakeSQS responds to the actions of SQS that the function calls, and keeps the messages that were sent.
+type fakeSQS struct {
+	t      *testing.T
+	status int
+	calls  []string
+	sent   []map[string]any
+}
+
+func (f *fakeSQS) Do(r *http.Request) (*http.Response, error) {
+	action := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AmazonSQS.")
+	f.calls = append(f.calls, action)
+	signed := r.Header.Get("Authorization")
+	if r.URL.String() != "https://sqs.eu-west-1.amazonaws.com/" || r.Header.Get("X-Amz-Security-Token") != "session" ||
+		!strings.HasPrefix(signed, "AWS4-HMAC-SHA256 Credential=key/") || !strings.Contains(signed, "/eu-west-1/sqs/aws4_request") || !strings.Contains(signed, "x-amz-target") {
+		f.t.Errorf("%s %s, signed %s", r.Method, r.URL, signed)
+	}
+	var in map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		f.t.Error(err)
+	}
+	body := `{"Attributes":{"RedrivePolicy":"{\"deadLetterTargetArn\":\"arn:aws:sqs:eu-west-1:123456789012:dead\",\"maxReceiveCount\":5}"}}`
+	if action == "SendMessage" {
+		f.sent = append(f.sent, in)
+		body = `{"MessageId":"1"}`
+	} else if in["QueueUrl"] != "https://sqs.eu-west-1.amazonaws.com/123456789012/unassign" {
+		f.t.Errorf("the attributes of %v", in["QueueUrl"])
+	}
+	return &http.Response{StatusCode: f.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+// A permanent failure goes to the dead-letter queue at once, with its code, and is done with; where that cannot be, SQS moves it.
+func TestSQSPermanentFailures(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "session"}
+	run := func(_ context.Context, e handler.Event) (any, error) {
+		switch string(e.Text) {
+		case "permanent":
+			return nil, &handler.EventError{Code: "device_not_found"}
+		case "transient":
+			return nil, &handler.EventError{Code: "graph_unavailable", Retryable: true}
+		}
+		return map[string]any{}, nil
+	}
+	const source = "arn:aws:sqs:eu-west-1:123456789012:unassign"
+	event := batch(t, [2]string{"1", "done"}, [2]string{"2", "permanent"}, [2]string{"3", "transient"}, [2]string{"4", "permanent"})
+	event = regexp.MustCompile(`"eventSourceARN":"[^"]*"`).ReplaceAllString(event, `"eventSourceARN":"`+source+`"`)
+	for name, test := range map[string]struct {
+		event  string
+		status int
+		env    map[string]string
+		back   []string
+		calls  []string
+	}{
+		"sent":           {event, 200, env, []string{"3"}, []string{"GetQueueAttributes", "SendMessage", "SendMessage"}},
+		"refused":        {event, 403, env, []string{"2", "3", "4"}, []string{"GetQueueAttributes", "GetQueueAttributes"}},
+		"no credentials": {event, 200, nil, []string{"2", "3", "4"}, nil},
+		"a forged ARN":   {strings.ReplaceAll(event, "eu-west-1", "evil.example/"), 200, env, []string{"2", "3", "4"}, nil},
+	} {
+		sqs := &fakeSQS{t: t, status: test.status}
+		log := &bytes.Buffer{}
+		l := &lambdaHost{run: run, dead: app.NewDeadLetters(func(name string) string { return test.env[name] }, sqs), log: app.NewLog(log, slog.LevelInfo)}
+		reply, err := l.Invoke(t.Context(), []byte(test.event))
+		if err != nil || string(reply) != handedBack(test.back...) || !slices.Equal(sqs.calls, test.calls) {
+			t.Errorf("%s: %s, %v after %v; want %s after %v", name, reply, err, sqs.calls, handedBack(test.back...), test.calls)
+		}
+		if n := strings.Count(log.String(), "dead letter not sent"); (n > 0) != (name != "sent") {
+			t.Errorf("%s: the log has %s", name, log)
+		}
+		for i, m := range sqs.sent {
+			attributes, _ := json.Marshal(m["MessageAttributes"])
+			want := fmt.Sprintf(`{"code":{"DataType":"String","StringValue":"device_not_found"},"messageId":{"DataType":"String","StringValue":"%d"}}`, 2+2*i)
+			if m["QueueUrl"] != "https://sqs.eu-west-1.amazonaws.com/123456789012/dead" || m["MessageBody"] != "permanent" || string(attributes) != want {
+				t.Errorf("%s: %v, want the attributes %s", name, m, want)
+			}
+		}
 	}
 }

@@ -33,7 +33,11 @@ func main() {
 		return
 	}
 	if !errors.Is(err, flag.ErrHelp) { // which has been printed already
-		fmt.Fprintln(os.Stderr, "unassign:", err)
+		text := err.Error()
+		if os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT") != "" {
+			text = oneLine(text)
+		}
+		fmt.Fprintln(os.Stderr, "unassign:", text)
 	}
 	os.Exit(exitCode(err))
 }

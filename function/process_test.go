@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -197,6 +198,41 @@ func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
 	d := deploy(t, newCloud(), config.Azure).(azureDeployment)
 	if code := d.Terminate(); code != 1 {
 		t.Errorf("after SIGTERM the worker's exit code is %d, want 1", code)
+	}
+}
+
+// Of a worker that cannot start the host reports the last three lines: they name every setting that is missing.
+func TestMissingSettingsReachTheHost(t *testing.T) {
+	t.Parallel()
+	_, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t)})
+	for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "WEBHOOK_SECRET_NAMES"} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v; want %s in it", err, name)
+		}
+	}
+}
+
+// A record arrives at the Functions host with its own level.
+func TestLevelsReachTheHost(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, newCloud(), config.Azure, "LOG_LEVEL=info").(azureDeployment)
+	for _, request := range []sent{valid(), post(validBody, unsigned), post(strings.Replace(validBody, someDevice, unknownDevice, 1))} {
+		if _, err := d.send(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records(t, d, "unassign", 3)
+	want := map[string]string{"INFO": "Information", "WARN": "Warning", "ERROR": "Error"}
+	seen := map[string]bool{}
+	for _, line := range d.Lines() {
+		var record struct{ Level string }
+		if json.Unmarshal([]byte(line.Text), &record) == nil && want[record.Level] != line.Level {
+			t.Errorf("%s arrives as %s", line.Text, line.Level)
+		}
+		seen[line.Level] = true
+	}
+	if len(seen) < 2 {
+		t.Errorf("levels %v", seen)
 	}
 }
 

@@ -36,6 +36,9 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if err := checkPlatformAuth(c, *listen, os.DirFS(".")); err != nil {
 		return err
 	}
+	if host == config.Azure {
+		stdout = severityWriter{stdout, stderr}
+	}
 	log := app.NewLog(stdout, c.LogLevel)
 	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
 		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
@@ -58,7 +61,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 		return serveAzure(ctx, listener, s, c.Timeout, getenv, log)
 	case config.Lambda:
 		examine := doctor.Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}
-		return serveLambda(ctx, s, examine.Run, log)
+		return serveLambda(ctx, s, examine.Run, app.NewDeadLetters(getenv, transport), log)
 	}
 	return serveLocal(ctx, listener, s, c.Timeout, log)
 }

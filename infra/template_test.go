@@ -263,6 +263,7 @@ func TestTemplateRole(t *testing.T) {
 		"FunctionLogs.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
 		"Queue.Arn":        {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
 		"Failures.Arn":     {"sqs:SendMessage"},
+		"DeadLetters.Arn":  {"sqs:SendMessage"},
 		"*":                {"sts:GetWebIdentityToken"},
 	}
 	got := map[string][]any{}

@@ -128,7 +128,7 @@ func TestSQSRedeliversFailedMessages(t *testing.T) { // S1, S2, S5, S6
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := newRecorder(test.do)
-				q := NewSQS(SQSOptions{Start: r.start, MaxConcurrency: 1, MaxReceiveCount: 2})
+				q := NewSQS(SQSOptions{Start: r.start, MaxConcurrency: 1, MaxReceiveCount: 2, Visibility: 168 * time.Second, Timeout: 28 * time.Second})
 				q.Send("a", "b")
 				q.Run(t.Context())
 				r.holds(t, test.want...)
@@ -142,7 +142,7 @@ func TestSQSReplacesKilledEnvironment(t *testing.T) { // S6
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRecorder(takes(10 * time.Second))
-		q := NewSQS(SQSOptions{Start: r.start, MaxConcurrency: 1})
+		q := NewSQS(SQSOptions{Start: r.start, MaxConcurrency: 1, Visibility: 168 * time.Second})
 		q.Send("a")
 		if q.Kill() {
 			t.Error("an idle environment was killed")
@@ -165,7 +165,7 @@ func TestSQSDeliversAgainWhatTakesTooLong(t *testing.T) { // S8
 		r := newRecorder(func(ctx context.Context, batch []Message) ([]string, error) {
 			return takes(time.Duration(3-batch[0].Receives)*100*time.Second)(ctx, batch)
 		})
-		q := NewSQS(SQSOptions{Start: r.start, Timeout: time.Hour})
+		q := NewSQS(SQSOptions{Start: r.start, Visibility: 168 * time.Second, Timeout: time.Hour})
 		q.Send("a")
 		q.Run(t.Context())
 		if len(r.calls) != 2 || r.calls[1].at != 168*time.Second || time.Since(r.begin) != 268*time.Second {
@@ -194,7 +194,7 @@ func TestMessagesExpire(t *testing.T) { // S7, Q10
 	t.Parallel()
 	fails := func(context.Context, []Message) ([]string, error) { return nil, errors.New("x") }
 	synctest.Test(t, func(t *testing.T) {
-		q := NewSQS(SQSOptions{Start: newRecorder(fails).start, Retention: 5 * time.Minute, MaxReceiveCount: 100})
+		q := NewSQS(SQSOptions{Start: newRecorder(fails).start, Retention: 5 * time.Minute, MaxReceiveCount: 100, Visibility: 168 * time.Second})
 		q.Send("a")
 		q.Run(t.Context())
 		checkStats(t, q.Stats(), 0, 0, 1)

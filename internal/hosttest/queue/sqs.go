@@ -10,12 +10,12 @@ import (
 // SQSOptions describe a queue and its event source mapping. Zero values are those of template.yaml's queue.
 type SQSOptions struct {
 	Start           func() Worker // starts an environment of the function
-	Visibility      time.Duration // 0 means 168 s
+	Visibility      time.Duration // 0 means 90 min
 	MaxReceiveCount int           // 0 means 5
 	BatchSize       int           // 0 means 10
 	BatchingWindow  time.Duration
 	MaxConcurrency  int           // 0 means 2
-	Timeout         time.Duration // of the function; 0 means 28 s
+	Timeout         time.Duration // of the function; 0 means 15 min
 	Retention       time.Duration // 0 means 4 days
 	Seed            uint64        // for Kill
 }
@@ -29,11 +29,11 @@ type SQS struct {
 
 // NewSQS returns an empty queue.
 func NewSQS(o SQSOptions) *SQS {
-	o.Visibility = cmp.Or(o.Visibility, 168*time.Second)
+	o.Visibility = cmp.Or(o.Visibility, 90*time.Minute)
 	o.MaxReceiveCount = cmp.Or(o.MaxReceiveCount, 5)
 	o.BatchSize = cmp.Or(o.BatchSize, 10)
 	o.MaxConcurrency = cmp.Or(o.MaxConcurrency, 2)
-	o.Timeout = cmp.Or(o.Timeout, 28*time.Second)
+	o.Timeout = cmp.Or(o.Timeout, 15*time.Minute)
 	o.Retention = cmp.Or(o.Retention, 4*24*time.Hour)
 	return &SQS{store: newStore(o.Retention, o.Seed), options: o}
 }
