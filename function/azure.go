@@ -81,7 +81,6 @@ func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.invoke(w, r)
 		return
 	}
-	r.URL.Path = routePath(r.URL.Path)
 	a.handler.ServeHTTP(w, r)
 }
 

@@ -197,7 +197,7 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 			failed, ok := errors.AsType[*handler.EventError](err)
 			throttled = ok && failed.Throttled
 			permanent := ok && !failed.Retryable
-			back = err != nil && !(permanent && l.bury(ctx, m, words["messageId"], failed.Code))
+			back = err != nil && (!permanent || !l.bury(ctx, m, words["messageId"], failed.Code))
 		}
 		if back {
 			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
@@ -230,9 +230,9 @@ func httpRequest(ctx context.Context, event events.APIGatewayV2HTTPRequest) *htt
 	// The base URL is constant, so this cannot fail. The method is set apart: one that HTTP does not have gets a 405.
 	r, _ := http.NewRequestWithContext(ctx, http.MethodPost, "https://lambda.invalid", body)
 	r.Method = event.RequestContext.HTTP.Method
-	r.URL.Path, r.URL.RawQuery = routePath(event.RawPath), event.RawQueryString
+	r.URL.Path, r.URL.RawQuery = event.RawPath, event.RawQueryString
 	// A stage and the API mapping of a custom domain stand in front of the route.
-	if at := strings.LastIndex(r.URL.Path, "/api/"); at > 0 {
+	if at := strings.LastIndex(strings.ToLower(r.URL.Path), "/api/"); at > 0 && at < len(r.URL.Path) {
 		r.URL.Path = r.URL.Path[at:]
 	}
 	for name, value := range event.Headers {

@@ -22,7 +22,7 @@ import (
 func serveLocal(ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, log *slog.Logger) error {
 	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address", listener.Addr().String()), slog.String("version", version))
 	go s.WarmUp(context.WithoutCancel(ctx))
-	return serveHTTP(ctx, listener, withInvocation(localWorker(s), config.Local, ""), timeout, log)
+	return serveHTTP(ctx, listener, withInvocation(s, config.Local, ""), timeout, log)
 }
 
 // listenAt listens at an address of this machine.
@@ -35,28 +35,11 @@ func listenAt(ctx context.Context, address string) (net.Listener, error) {
 	return listener, err
 }
 
-// localWorker serves requests for h, whose routes match in any case and with a slash at the end.
-func localWorker(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.URL.Path = routePath(r.URL.Path)
-		h.ServeHTTP(w, r)
-	})
-}
-
-// routePath returns a path in the form of the handler's routes: lower case, no slash at the end. The Functions host and API
-// Gateway match their own routes so, and pass on the path as the caller wrote it.
-func routePath(path string) string {
-	return strings.TrimSuffix(strings.ToLower(path), "/")
-}
-
-// withInvocation passes requests to h with the host's name and the id that the host gives each request in idHeader. The request
-// is a copy that h may change.
+// withInvocation passes requests to h with the host's name and the id that the host gives each request in idHeader.
 func withInvocation(h http.Handler, host, idHeader string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		invocation := handler.Invocation{Host: host, ID: lastValue(r.Header, idHeader)}
 		r = r.WithContext(handler.WithInvocation(r.Context(), invocation))
-		url := *r.URL
-		r.URL = &url
 		if r.ContentLength != 0 {
 			w, r.Body = drainBody(w, r)
 		}

@@ -134,7 +134,7 @@ func TestSlowBody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(conn, "POST /api/unassign HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", address)
+		fmt.Fprintf(conn, "POST /api/unassign HTTP/1.1\r\nHost: %s\r\nX-Api-Key: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", address)
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatalf("%s: %v", host, err)

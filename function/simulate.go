@@ -26,5 +26,5 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 		return err
 	}
 	s.Banner(stdout, program, "http://"+listener.Addr().String())
-	return serveHTTP(ctx, listener, withInvocation(localWorker(s.App), config.Local, ""), s.Config.Timeout, s.Log)
+	return serveHTTP(ctx, listener, withInvocation(s.App, config.Local, ""), s.Config.Timeout, s.Log)
 }

@@ -161,7 +161,13 @@ func (h *Handler) serveUnassign(w http.ResponseWriter, r *http.Request, o *origi
 
 // unassign authenticates, decodes and performs a request. Its error is about the request as a whole.
 func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, o *origin, job *work) error {
-	body, err := readBody(w, r, min(10*time.Second, h.Timeout/2))
+	if err := checkPost(w.Header(), r); err != nil {
+		return err
+	}
+	if !caller.MayCarryEvidence(h.Verifier, r.Header) {
+		return caller.ErrNoEvidence // without waiting for the body of a stranger
+	}
+	body, err := readBody(w, r, min(maxBodyTime, h.Timeout/2))
 	if err != nil {
 		return err
 	}

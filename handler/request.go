@@ -22,13 +22,14 @@ import (
 // The limits of a request.
 const (
 	maxBody           = 16 << 10 // bytes
-	maxUnread         = 1 << 20  // bytes of a larger body that are discarded before the refusal
-	maxDevices        = 20       // in a list: Graph's limit for a batch
-	maxSerialNumber   = 128      // characters
-	maxAccountName    = 256      // characters
-	maxReference      = 128      // characters
-	maxRequestID      = 64       // characters of X-Request-Id
-	maxDeliveryID     = 128      // characters
+	maxBodyTime       = 3 * time.Second
+	maxUnread         = 1 << 20 // bytes of a larger body that are discarded before the refusal
+	maxDevices        = 20      // in a list: Graph's limit for a batch
+	maxSerialNumber   = 128     // characters
+	maxAccountName    = 256     // characters
+	maxReference      = 128     // characters
+	maxRequestID      = 64      // characters of X-Request-Id
+	maxDeliveryID     = 128     // characters
 	maxContextEntries = 20
 	maxContextName    = 64  // characters
 	maxContextValue   = 256 // characters
@@ -51,17 +52,21 @@ type target struct {
 	expected graph.Account // the account that the device must still carry; zero for any
 }
 
-// readBody returns the body of a POST of JSON that arrived within limit. Nothing is authenticated yet, so these checks
-// are cheap.
-func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
+// checkPost returns a *refusal unless r is a POST of JSON.
+func checkPost(header http.Header, r *http.Request) error {
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return nil, &refusal{code: methodNotAllowed}
+		header.Set("Allow", http.MethodPost)
+		return &refusal{code: methodNotAllowed}
 	}
 	if !isJSON(r.Header) {
-		w.Header().Set("Accept-Post", "application/json")
-		return nil, &refusal{code: unsupportedMediaType}
+		header.Set("Accept-Post", "application/json")
+		return &refusal{code: unsupportedMediaType}
 	}
+	return nil
+}
+
+// readBody returns a body that arrived within limit. Nothing is authenticated yet, so its checks are cheap.
+func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
 	// Lambda has no connection: it has no deadline to set, and no slow body either.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(limit))

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -128,6 +129,22 @@ func (a anyOf) Verify(r *http.Request, body []byte) (Caller, error) {
 		}
 	}
 	return Caller{}, ErrNoEvidence
+}
+
+// MayCarryEvidence reports whether a request with headers h carries evidence for v, valid or not. It is true for a Verifier that
+// needs none.
+func MayCarryEvidence(v Verifier, h http.Header) bool {
+	switch v := v.(type) {
+	case anyOf:
+		return slices.ContainsFunc(v, func(v Verifier) bool { return MayCarryEvidence(v, h) })
+	case *Signature:
+		return len(h[headerID])+len(h[headerTimestamp])+len(h[headerSignature]) > 0
+	case *APIKey:
+		return len(h[headerAPIKey]) > 0
+	case *Token:
+		return len(h["Authorization"]) > 0
+	}
+	return true
 }
 
 func (a anyOf) Challenge(err error) string {
