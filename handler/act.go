@@ -182,7 +182,8 @@ func isReadFailure(err error) bool {
 		return false
 	}
 	switch failed.Reason {
-	case upstream.Internal, upstream.BadAnswer, upstream.Unavailable, upstream.Timeout, upstream.Rejected, upstream.Conflict, upstream.Locked:
+	case upstream.Internal, upstream.BadAnswer, upstream.Unavailable, upstream.Timeout,
+		upstream.Rejected, upstream.Conflict, upstream.Locked:
 		return true
 	}
 	return false
@@ -224,8 +225,10 @@ func (d *device) carriesNothing() bool {
 
 // matchesAccount reports whether account has the one name that expected has.
 func matchesAccount(account, expected graph.Account) bool {
-	return (expected.UserPrincipalName == "" || strings.EqualFold(account.UserPrincipalName, expected.UserPrincipalName)) &&
-		(expected.ResourceName == "" || strings.EqualFold(account.ResourceName, expected.ResourceName))
+	if expected.UserPrincipalName != "" {
+		return strings.EqualFold(account.UserPrincipalName, expected.UserPrincipalName)
+	}
+	return strings.EqualFold(account.ResourceName, expected.ResourceName)
 }
 
 // unassignDevices removes the resource account from the devices without a result, from each once however often it is

@@ -39,7 +39,8 @@ const maxAttrs = 32
 
 // write writes an audit record.
 func (h *Handler) write(ctx context.Context, o *origin, e entry) {
-	attrs := append(make([]slog.Attr, 0, maxAttrs), slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))
+	attrs := append(make([]slog.Attr, 0, maxAttrs),
+		slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))
 	attrs = appendText(attrs, "invocation_id", o.invocation.ID)
 	attrs = appendText(attrs, "caller_kind", string(o.caller.Kind))
 	attrs = appendText(attrs, "caller_id", o.caller.ID)
@@ -87,7 +88,8 @@ func workEntry(o *origin, w *work, d *device, status int) entry {
 	case ended.failed() && o.caller.Kind == caller.KindEvent && !retryable(status): // no caller learns of it
 		e.level = slog.LevelError
 	}
-	attrs := append(make([]slog.Attr, 0, maxAttrs), slog.Int("status", status), slog.String("outcome", string(ended.outcome)))
+	attrs := append(make([]slog.Attr, 0, maxAttrs),
+		slog.Int("status", status), slog.String("outcome", string(ended.outcome)))
 	add := func(key, value string) { attrs = appendText(attrs, key, value) }
 	replayOf := w.replayOf
 	if d != nil {
@@ -144,7 +146,7 @@ func flowOf(h http.Header) slog.Attr {
 		{"run_id", "X-Ms-Workflow-Run-Id"},
 		{"action", "X-Ms-Workflow-Operation-Name"}, // by its name in the flow
 		{"action_tracking_id", "X-Ms-Action-Tracking-Id"},
-		{"client_tracking_id", "X-Ms-Client-Tracking-Id"}, // the run's, unless the flow sets its own; shared by all items of a loop
+		{"client_tracking_id", "X-Ms-Client-Tracking-Id"}, // the run's, unless the flow sets its own
 	} {
 		if values := h.Values(field.header); len(values) == 1 && plain(values[0], maxContextName) {
 			attrs = append(attrs, slog.String(field.key, values[0]))

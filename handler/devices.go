@@ -47,12 +47,13 @@ func (h *Handler) serveDevices(w http.ResponseWriter, r *http.Request, o *origin
 	})
 	h.write(ctx, o, operatorEntry(o, "devices", listed, ended,
 		slog.String("group_tag", quoteUnprintable(query.groupTag)), slog.String("serial_number", query.serial),
-		slog.Bool("first_page", query.pageToken == ""), slog.Int("devices", len(page.Devices)), slog.Int("attempts", o.trace.Tries())))
+		slog.Bool("first_page", query.pageToken == ""), slog.Int("devices", len(page.Devices)),
+		slog.Int("attempts", o.trace.Tries())))
 	if ended.failed() {
 		return h.fail(w.Header(), r, o, ended)
 	}
 	w.Header().Set("Vary", "Accept")
-	if quality := acceptQuality(r.Header, "text/csv"); quality > 0 && quality >= acceptQuality(r.Header, "application/json") {
+	if csv := acceptQuality(r.Header, "text/csv"); csv > 0 && csv >= acceptQuality(r.Header, "application/json") {
 		if page.NextPageToken != "" {
 			w.Header().Set("X-Next-Page-Token", page.NextPageToken)
 		}
@@ -110,7 +111,8 @@ func (h *Handler) listDevices(ctx context.Context, query deviceQuery) (DevicePag
 		return DevicePage{}, err
 	}
 	for _, d := range devices {
-		if d.Account.Assigned() && h.Policy.Allows(d.GroupTag) && (query.groupTag == "" || matchTag(query.groupTag, d.GroupTag)) {
+		wanted := query.groupTag == "" || matchTag(query.groupTag, d.GroupTag)
+		if wanted && d.Account.Assigned() && h.Policy.Allows(d.GroupTag) {
 			account := &Account{d.Account.UserPrincipalName, d.Account.ResourceName}
 			page.Devices = append(page.Devices, ListedDevice{d.ID.String(), d.SerialNumber, d.GroupTag, account})
 		}
@@ -151,7 +153,8 @@ func (p DevicePage) csv() string {
 		if d.Account.UserPrincipalName != "" {
 			resourceName = ""
 		}
-		for i, cell := range []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, resourceName} {
+		cells := []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, resourceName}
+		for i, cell := range cells {
 			if i > 0 {
 				b.WriteByte(',')
 			}

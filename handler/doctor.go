@@ -21,7 +21,8 @@ func (h *Handler) serveDoctor(w http.ResponseWriter, r *http.Request, o *origin)
 		h.write(ctx, o, operatorEntry(o, "doctor", examined, ended))
 		return h.fail(w.Header(), r, o, ended)
 	}
-	h.write(ctx, o, operatorEntry(o, "doctor", examined, ended, slog.Any("", report))) // its counts stand beside the others
+	// The counts of the report stand beside the other attributes.
+	h.write(ctx, o, operatorEntry(o, "doctor", examined, ended, slog.Any("", report)))
 	return jsonResponse(http.StatusOK, "application/json", report)
 }
 

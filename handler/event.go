@@ -2,7 +2,6 @@ package handler
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"maps"
 	"time"
@@ -137,7 +136,8 @@ func (h *Handler) auditEvent(ctx context.Context, o *origin, w *work) {
 		h.auditWork(ctx, o, w, w.result.status)
 		return
 	}
-	h.write(ctx, o, entry{message: "event", level: slog.LevelError, code: w.result.code, attrs: appendContext(nil, w.context), err: w.result.err})
+	attrs := appendContext(nil, w.context)
+	h.write(ctx, o, entry{"event", slog.LevelError, w.result.code, attrs, w.result.err})
 }
 
 // eventResult returns the results of devices for the host, and the error of the first failed device. A retryable
@@ -176,19 +176,30 @@ func (e *Event) decodeCommand() error {
 		ofSweep      string // the first field that a request does not have
 	)
 	err = readObject(text, &refusal{code: invalidJSON}, func(field string) fieldReader {
+		invalid := &refusal{eventInvalid, field}
 		switch field {
 		case "command":
-			return textField(&command, func(s string) bool { return s == "sweep" || s == "unassign" }, field)
+			return stringField(invalid, func(text string) bool {
+				command = text
+				return text == "sweep" || text == "unassign"
+			})
 		case "scheduledTime": // EventBridge Scheduler sets it: <aws.scheduler.scheduled-time>
-			return textField(new(string), func(s string) (ok bool) {
-				e.Due, err = time.Parse(time.RFC3339, s)
+			return stringField(invalid, func(text string) bool {
+				due, err := time.Parse(time.RFC3339, text)
+				e.Due = due
 				return err == nil
-			}, field)
+			})
 		case "scheduleArn": // <aws.scheduler.schedule-arn>
-			return textField(&arn, func(s string) bool { return printable(s, maxContextValue) }, field)
+			return stringField(invalid, func(text string) bool {
+				arn = text
+				return printable(text, maxContextValue)
+			})
 		case "groupTag":
 			ofSweep = field
-			return textField(&args.groupTag, func(s string) bool { return s != "" && printable(s, maxContextValue) }, field)
+			return stringField(invalid, func(text string) bool {
+				args.groupTag = text
+				return text != "" && printable(text, maxContextValue)
+			})
 		}
 		if field != "dryRun" && ofRequest == "" {
 			ofRequest = field
@@ -226,16 +237,4 @@ func addContext(context map[string]string, name, value string) map[string]string
 	}
 	context[name] = value
 	return context
-}
-
-// textField returns the reader of a field of a command that must be a valid string.
-func textField(into *string, valid func(string) bool, field string) fieldReader {
-	return func(value json.RawMessage) error {
-		text, ok := decodeString(value)
-		if !ok || !valid(text) {
-			return &refusal{eventInvalid, field}
-		}
-		*into = text
-		return nil
-	}
 }

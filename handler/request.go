@@ -101,7 +101,8 @@ func isJSON(h http.Header) bool {
 	for _, declared := range listMembers(h, "Content-Type") {
 		media, params, err := mime.ParseMediaType(declared)
 		charset, ok := params["charset"]
-		if err != nil || media != "application/json" || ok && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "utf8") {
+		utf8 := !ok || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
+		if err != nil || media != "application/json" || !utf8 {
 			return false
 		}
 	}
@@ -174,14 +175,10 @@ func (d *bodyDecoder) fieldReader(field string) fieldReader {
 	case "verify":
 		return boolField(&d.req.verify, &refusal{verifyInvalid, field})
 	case "reference":
-		return func(value json.RawMessage) error {
-			text, ok := decodeString(value)
-			if !ok {
-				return &refusal{referenceInvalid, field}
-			}
+		return stringField(&refusal{referenceInvalid, field}, func(text string) bool {
 			d.req.reference = cleanLabel(text, maxReference)
-			return nil
-		}
+			return true
+		})
 	case "context":
 		return func(value json.RawMessage) (err error) {
 			d.req.context, err = decodeContext(value)
@@ -268,30 +265,19 @@ type fieldReader func(json.RawMessage) error
 func (t *target) fieldReader(name string) fieldReader {
 	switch name {
 	case "deviceId":
-		return func(value json.RawMessage) error {
-			text, ok := decodeString(value)
-			if ok && isBlank(text) {
-				return nil
-			}
+		return stringField(&refusal{deviceIDInvalid, name}, func(text string) bool {
 			id, err := graph.ParseDeviceID(text)
-			if !ok || err != nil {
-				return &refusal{deviceIDInvalid, name}
-			}
 			t.id = id
-			return nil
-		}
+			return err == nil || isBlank(text)
+		})
 	case "serialNumber":
-		return func(value json.RawMessage) error {
-			text, ok := decodeString(value)
-			if ok && isBlank(text) {
-				return nil
-			}
-			if !ok || !validSerialNumber(text) {
-				return &refusal{serialNumberInvalid, name}
+		return stringField(&refusal{serialNumberInvalid, name}, func(text string) bool {
+			if isBlank(text) {
+				return true
 			}
 			t.serial = text
-			return nil
-		}
+			return validSerialNumber(text)
+		})
 	case "expected":
 		return func(value json.RawMessage) (err error) {
 			t.expected, err = decodeExpected(value)
@@ -318,16 +304,14 @@ func decodeExpected(value json.RawMessage) (graph.Account, error) {
 	var account graph.Account
 	invalid := &refusal{expectedInvalid, "expected"}
 	nameField := func(name *string) fieldReader {
-		return func(value json.RawMessage) error {
-			text, ok := decodeString(value)
-			if !ok || !printable(text, maxAccountName) {
-				return invalid
-			}
+		return stringField(invalid, func(text string) bool {
 			*name = text
-			return nil
-		}
+			return printable(text, maxAccountName)
+		})
 	}
-	fields := map[string]fieldReader{"userPrincipalName": nameField(&account.UserPrincipalName), "resourceName": nameField(&account.ResourceName)}
+	fields := map[string]fieldReader{
+		"userPrincipalName": nameField(&account.UserPrincipalName), "resourceName": nameField(&account.ResourceName),
+	}
 	err := readObject(value, invalid, func(field string) fieldReader { return fields[field] })
 	if err == nil && (account.UserPrincipalName == "") == (account.ResourceName == "") {
 		err = invalid
@@ -340,16 +324,23 @@ func decodeContext(value json.RawMessage) (map[string]string, error) {
 	invalid := &refusal{contextInvalid, "context"}
 	context := map[string]string{}
 	err := readObject(value, invalid, func(name string) fieldReader {
-		return func(value json.RawMessage) error {
-			text, ok := decodeString(value)
-			if !ok || !plain(name, maxContextName) || len(context) == maxContextEntries {
-				return invalid
-			}
+		return stringField(invalid, func(text string) bool {
 			context[name] = cleanLabel(text, maxContextValue)
-			return nil
-		}
+			return plain(name, maxContextName) && len(context) <= maxContextEntries
+		})
 	})
 	return context, err
+}
+
+// stringField returns the reader of a string. set stores the string, and returns false if it is invalid.
+func stringField(invalid error, set func(text string) bool) fieldReader {
+	return func(value json.RawMessage) error {
+		var text string
+		if value[0] != '"' || json.Unmarshal(value, &text) != nil || !set(text) {
+			return invalid
+		}
+		return nil
+	}
 }
 
 // boolField returns the reader of true or false.
@@ -387,22 +378,21 @@ func cleanLabel(s string, limit int) string {
 	return s
 }
 
-// readObject calls the reader that fieldReader returns for each member of the JSON object in value, unless the member
-// is null. It returns notObject if value is no object, and refuses unknown and duplicate fields.
+// readObject calls the reader that fieldReader returns for each member of the JSON object in value, in order and unless the
+// member is null. It returns notObject if value is no object, and refuses unknown and duplicate fields. value is valid JSON.
 func readObject(value []byte, notObject error, fieldReader func(field string) fieldReader) error {
-	text := bytes.TrimSpace(value)
-	if len(text) == 0 || text[0] != '{' {
+	d := json.NewDecoder(bytes.NewReader(value))
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
 		return notObject
 	}
 	seen := map[string]bool{}
-	for text[0] != '}' {
-		name, rest := cutToken(text[1:])
-		if len(name) == 0 { // of an empty object
-			return nil
+	for d.More() {
+		name, err := d.Token()
+		field, ok := name.(string)
+		var member json.RawMessage
+		if err != nil || !ok || d.Decode(&member) != nil {
+			return notObject
 		}
-		var value json.RawMessage
-		value, text = cutToken(rest[1:])
-		field, _ := decodeString(name)
 		if seen[field] {
 			return &refusal{duplicateField, field}
 		}
@@ -411,49 +401,14 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 		if read == nil {
 			return &refusal{unknownField, field}
 		}
-		if string(value) == "null" {
+		if string(member) == "null" {
 			continue
 		}
-		if err := read(value); err != nil {
+		if err := read(member); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// cutToken cuts text, inside an object of valid JSON, before the colon, comma or brace that ends its first name or
-// value.
-func cutToken(text []byte) (token, rest []byte) {
-	depth, quoted, end := 0, false, 0
-	for ; depth > 0 || quoted || strings.IndexByte(":,}", text[end]) < 0; end++ {
-		switch c := text[end]; {
-		case quoted && c == '\\':
-			end++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{', c == '[':
-			depth++
-		case c == '}', c == ']':
-			depth--
-		}
-	}
-	return bytes.TrimSpace(text[:end]), text[end:]
-}
-
-// decodeString returns the string in a JSON value, and whether the value is a string.
-func decodeString(value json.RawMessage) (string, bool) {
-	if len(value) == 0 || value[0] != '"' {
-		return "", false
-	}
-	if bytes.IndexByte(value, '\\') < 0 { // the usual case
-		return string(value[1 : len(value)-1]), true
-	}
-	var text string
-	if json.Unmarshal(value, &text) != nil {
-		return "", false
-	}
-	return text, true
 }
 
 // isBlank reports whether s has no character but spaces.
@@ -462,7 +417,8 @@ func isBlank(s string) bool { return strings.TrimSpace(s) == "" }
 // validSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either
 // end, and a letter or digit, which the search in Graph needs.
 func validSerialNumber(s string) bool {
-	return printableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s && strings.ContainsFunc(s, isASCIIAlphanumeric)
+	return printableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s &&
+		strings.ContainsFunc(s, isASCIIAlphanumeric)
 }
 
 func isASCIIAlphanumeric(c rune) bool {
@@ -476,7 +432,7 @@ func printableASCII(s string) bool {
 
 // printable reports whether s has at most limit characters, and neither a control nor an invisible one.
 func printable(s string, limit int) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) && utf8.RuneCountInString(s) <= limit
+	return utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // plain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"autopilot-unassign/graph"
 )
@@ -250,60 +249,6 @@ func FuzzDecode(f *testing.F) {
 		}
 		if !printable(req.reference, maxReference) || len(req.context) > maxContextEntries || len(req.targets) == 0 || len(req.targets) > maxDevices {
 			t.Fatalf("decode(%q) = %+v", body, req)
-		}
-	})
-}
-
-// FuzzObject holds what reads the members of an object to what encoding/json reads: the same names and values in the
-// same order, up to a name that comes twice.
-func FuzzObject(f *testing.F) {
-	for _, seed := range []string{
-		`{}`, ` { } `, `{"":""}`, `{"a":1}`, "\t{ \"a\" : [ 1 , { \"b\" : \"}\" } ] ,\r\n\"c\":{\"d\":[]} } ", `{"a":"\"","b\\":"\\","c":"\\\""}`, `{"a,b":"c:d","e}":"[{"}`,
-		`{"a":null,"b":true,"c":-1.5e+3,"d":"é\u00e9\ud83d\ude00\ud800"}`, `{"a":{"a":{"a":[[[]]]}}}`, `{"a":1,"\u0061":2}`, `{"":[],"":{}}`, `[{"a":1}]`, `"{"`, `null`, `1`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if !utf8.Valid(text) || !json.Valid(text) {
-			return
-		}
-		var got, want []string
-		var twice *refusal // of a name, which may be empty
-		notObject := errors.New("no object")
-		err := readObject(text, notObject, func(field string) fieldReader {
-			got = append(got, field, "null")
-			return func(value json.RawMessage) error {
-				got[len(got)-1] = string(value)
-				return nil
-			}
-		})
-		d := json.NewDecoder(bytes.NewReader(text))
-		start, _ := d.Token()
-		for start == json.Delim('{') && d.More() {
-			field, _ := d.Token()
-			name, ok := field.(string)
-			var value json.RawMessage
-			if !ok || d.Decode(&value) != nil {
-				t.Fatalf("encoding/json does not read %q", text)
-			}
-			for i := 0; i < len(want); i += 2 {
-				if want[i] == name {
-					twice = &refusal{duplicateField, name}
-				}
-			}
-			if twice != nil {
-				break
-			}
-			want = append(want, name, string(value))
-		}
-		refused, _ := errors.AsType[*refusal](err)
-		switch {
-		case start != json.Delim('{'):
-			if !errors.Is(err, notObject) {
-				t.Fatalf("%q is read as an object: %v", text, err)
-			}
-		case twice != nil && (refused == nil || *refused != *twice), twice == nil && err != nil, !slices.Equal(got, want):
-			t.Fatalf("%q is read as %q and %v, want %q and %v", text, got, err, want, twice)
 		}
 	})
 }

@@ -217,9 +217,11 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 	if code != devicesFailed {
 		title = statusTable[code].title
 	}
-	message := fmt.Sprintf("%d of %d devices failed. results has the result of each device, in order.", body.Summary.Failed, body.Summary.Total)
+	message := fmt.Sprintf("%d of %d devices failed. results has the result of each device, in order.",
+		body.Summary.Failed, body.Summary.Total)
 	body.Failure = &Failure{
-		Error: FailureError{code, message}, Type: docsOf(code), Title: title, Status: status, Detail: message, Retryable: retry, Outcome: outcome,
+		Error: FailureError{code, message}, Type: docsOf(code), Title: title, Status: status, Detail: message,
+		Retryable: retry, Outcome: outcome,
 	}
 	return jsonResponse(status, failureType(r.Header), body)
 }
@@ -238,7 +240,8 @@ func (d *device) body() any {
 func (d *device) success() Success {
 	return Success{
 		Code: d.result.code, Message: successMessage(d.result.code, d.verification), DeviceID: d.known.ID.String(),
-		SerialNumber: d.known.SerialNumber, Account: d.account(), GraphRequestID: d.graphRequestID, Verification: d.verification,
+		SerialNumber: d.known.SerialNumber, Account: d.account(), GraphRequestID: d.graphRequestID,
+		Verification: d.verification,
 	}
 }
 
@@ -285,7 +288,8 @@ func newFailure(ended result) Failure {
 	if refused, ok := errors.AsType[*refusal](ended.err); ok {
 		body.Field = quoteField(refused.field)
 	}
-	if failed, ok := errors.AsType[*upstream.Error](ended.err); ok && failed.Service == upstream.Graph && failed.Status != 0 {
+	failed, ok := errors.AsType[*upstream.Error](ended.err)
+	if ok && failed.Service == upstream.Graph && failed.Status != 0 {
 		body.Graph = &GraphFailure{failed.Status, failed.Code, failed.RequestID}
 	}
 	return body
@@ -326,7 +330,8 @@ func prefersRepresentation(h http.Header) bool {
 	return slices.ContainsFunc(listMembers(h, "Prefer"), func(preference string) bool {
 		preference, _, _ = strings.Cut(preference, ";") // parameters
 		name, value, _ := strings.Cut(preference, "=")
-		return strings.EqualFold(strings.TrimSpace(name), "return") && strings.EqualFold(strings.Trim(value, " \t\""), "representation")
+		return strings.EqualFold(strings.TrimSpace(name), "return") &&
+			strings.EqualFold(strings.Trim(value, " \t\""), "representation")
 	})
 }
 

@@ -183,8 +183,10 @@ func (h *Handler) endSweep(ctx context.Context, o *origin, w *work, report Repor
 	}
 	e.attrs = appendContext([]slog.Attr{
 		slog.String("group_tag", report.GroupTag), slog.Bool("dry_run", report.DryRun),
-		slog.Int("inventory", report.Inventory), slog.Int("tagged", report.Tagged), slog.Int("unknown", report.Unknown), slog.Int("matching", report.Matching),
-		slog.Int("succeeded", report.Succeeded), slog.Int("failed", report.Failed), slog.Int("handed_back", report.HandedBack),
+		slog.Int("inventory", report.Inventory), slog.Int("tagged", report.Tagged),
+		slog.Int("unknown", report.Unknown), slog.Int("matching", report.Matching),
+		slog.Int("succeeded", report.Succeeded), slog.Int("failed", report.Failed),
+		slog.Int("handed_back", report.HandedBack),
 		slog.Int("attempts", o.trace.Tries()), milliseconds("total_ms", time.Since(o.start)),
 	}, w.context)
 	h.write(ctx, o, e)
