@@ -105,7 +105,7 @@ func TestWarm(t *testing.T) {
 			if answer, err := d.send(t.Context(), valid()); err != nil || answer.status != http.StatusNoContent {
 				t.Fatalf("%s: %d %s, %v", host, answer.status, answer.body, err)
 			}
-			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(404, azuresim.NotJSON, 0))
+			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(404, azuresim.Nested, 0))
 			if answer, err := d.send(t.Context(), valid()); err != nil || answer.status != http.StatusNotFound {
 				t.Fatalf("%s: %d %s, %v", host, answer.status, answer.body, err)
 			}

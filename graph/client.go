@@ -21,7 +21,6 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -49,10 +48,9 @@ type Client struct {
 	transport policy.Transporter
 	cred      azcore.TokenCredential
 	scope     string
-	header    atomic.Pointer[authorization] // of the last token; nil before there is one
-	walks     chan struct{}                 // holds an element for each walk through the inventory
-	pace      *Pace                         // learns the result of each write
-	paced     bool                          // throttled writes are not retried: the pace decides the time
+	walks     chan struct{} // holds an element for each walk through the inventory
+	pace      *Pace         // learns the result of each write
+	paced     bool          // throttled writes are not retried: the pace decides the time
 }
 
 // Options configure a Client.
@@ -192,7 +190,7 @@ func (c *Client) sendWithRetries(ctx context.Context, r request, token string, d
 
 // retries reports whether a failure is worth another try now.
 func (c *Client) retries(failure *upstream.Error) bool {
-	return isTransient(failure.Reason) && !(c.paced && failure.Reason == upstream.Throttled)
+	return isTransient(failure.Reason) && (!c.paced || failure.Reason != upstream.Throttled)
 }
 
 // reportWrites reports the results of writes to the pace, each a failure or nil. Every response that is not throttled
@@ -227,7 +225,7 @@ func (c *Client) sendOnce(
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", c.authorizationHeader(token))
+	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("User-Agent", c.userAgent)
 	req.Header.Set("client-request-id", r.clientRequestID)
 	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
@@ -343,20 +341,6 @@ func newClientRequestID(ctx context.Context) string {
 		}
 	}
 	return guid.New().String()
-}
-
-// authorization is a token and its Authorization header. The header is kept because it is long and the same for an
-// hour.
-type authorization struct{ token, header string }
-
-// authorizationHeader returns the Authorization header for a token.
-func (c *Client) authorizationHeader(token string) string {
-	a := c.header.Load()
-	if a == nil || a.token != token {
-		a = &authorization{token, "Bearer " + token}
-		c.header.Store(a)
-	}
-	return a.header
 }
 
 // fetchToken returns a token that meets claims. Its error is an *upstream.Error.

@@ -365,8 +365,7 @@ func (c *Cloud) callerClaims(version, audience, app string, roles []string) Clai
 	return claims
 }
 
-// Token returns a token with claims, signed with the newest key. The members of header override the
-// header.
+// Token returns a token with claims, signed with the newest key. The members of header override its own.
 func (c *Cloud) Token(claims Claims, header map[string]any) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
