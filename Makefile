@@ -44,7 +44,7 @@ test: ## run all tests, with the race detector
 	$(GO) test -race -timeout 30m ./...
 
 .PHONY: check
-check: lint templates docs-commands workflows power-automate servicenow servicenow-test reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
+check: lint templates docs-commands workflows power-automate servicenow servicenow-test powershell reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
 lint: ## format, vet and lint
@@ -220,6 +220,12 @@ servicenow: $(SERVICENOW)/node_modules/.package-lock.json ## make dist/serviceno
 .PHONY: servicenow-test
 servicenow-test: build servicenow ## test the ServiceNow application against bin/unassign (needs node 20.18 and npm)
 	cd $(SERVICENOW) && npm test --silent
+
+# It takes pwsh from beside the repository or from the PATH. Without one it tests nothing.
+.PHONY: powershell
+powershell: build ## test the PowerShell module against bin/unassign (needs pwsh with Pester 5)
+	@pwsh=$$(command -v ../shared/tools/pwsh || command -v pwsh) || { echo "pwsh is not installed: the PowerShell module was not tested"; exit 0; }; \
+		UNASSIGN_PROGRAM=$(CURDIR)/bin/unassign timeout 300 "$$pwsh" -NonInteractive -File infra/powershell/test.ps1
 
 # authLevel of unassign, doctor and devices: anonymous (the program authenticates every caller), or function (the host wants a key as well).
 AUTHLEVEL ?= anonymous

@@ -1,12 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"autopilot-unassign/internal/demo"
 )
@@ -32,7 +27,7 @@ func snippets(t *testing.T) map[string]string {
 	}
 	found := map[string]string{}
 	for _, m := range regexp.MustCompile("(?s)\n```([a-z]+)\n(.*?\n)```\n").FindAllStringSubmatch(string(text), -1) {
-		if m[1] != "sh" {
+		if m[1] != "sh" && m[1] != "powershell" {
 			found[m[1]] = m[2]
 		}
 	}
@@ -47,7 +42,6 @@ var interpreters = map[string]struct {
 	"bash":       {[]string{"bash", "curl", "openssl"}, "unassign.sh"},
 	"python":     {[]string{"python3"}, "unassign.py"},
 	"javascript": {[]string{"node"}, "unassign.mjs"},
-	"powershell": {[]string{"pwsh"}, "unassign.ps1"},
 }
 
 // Every script in docs/callers.md does what it says, with each kind of evidence: it takes the account off the device,
@@ -123,13 +117,13 @@ func runSnippet(t *testing.T, program, path, setting string) {
 		command := exec.CommandContext(t.Context(), program, path)
 		command.Env = []string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL + route, "UNASSIGN_SERIAL=" + serial,
-			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey, "UNASSIGN_TOKEN": token}[setting],
+			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey, "UNASSIGN_TOKEN": token}[setting] + "\r\n",
 		}
 		out, _ := command.CombinedOutput()
 		return string(out), command.ProcessState.ExitCode()
 	}
 	out, code := send("5CG1234ABC", map[string]string{"UNASSIGN_API_KEY": "/", "UNASSIGN_TOKEN": "/api/unassign"}[setting])
-	if d, _ := s.Cloud.Device(demo.Fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out, `"code":"unassigned"`) || !strings.Contains(out, "asking again in") {
+	if d, _ := s.Cloud.Device(demo.Fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out, `"code":"unassigned"`) || !strings.Contains(out, "retrying in") {
 		t.Errorf("exit code %d, the device has %q\n%s", code, d.UserPrincipalName, out)
 	}
 	requests := seen()
@@ -149,7 +143,7 @@ func runSnippet(t *testing.T, program, path, setting string) {
 	}
 	out, code = send("NO-SUCH-DEVICE", "/api/unassign/")
 	requests = seen()
-	if code != 1 || len(requests) != 3 || !strings.Contains(out, `"code":"device_not_found"`) || !strings.Contains(out, "the answer is 404") {
+	if code != 1 || len(requests) != 3 || !strings.Contains(out, `"code":"device_not_found"`) || !strings.Contains(out, "the response is 404") {
 		t.Errorf("an unknown device: exit code %d after %d requests\n%s", code, len(requests)-2, out)
 	}
 	if len(requests) > 2 && requests[2].Get(id) == first.Get(id) {
@@ -175,6 +169,34 @@ func runSnippetWithout(t *testing.T, program, path string) {
 			}
 		}
 	}
+	for want, wrong := range map[string]string{
+		"UNASSIGN_URL must begin with https://": "UNASSIGN_URL=http://contoso.example",
+		"UNASSIGN_SECRET is not base64":         "UNASSIGN_SECRET=whsec_canary!canary!canary!canary!canary",
+	} {
+		command := exec.CommandContext(t.Context(), program, path)
+		command.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, settings, []string{wrong})
+		out, _ := command.CombinedOutput()
+		if text := string(out); command.ProcessState.ExitCode() != 1 || !strings.HasPrefix(text, want) || strings.Count(text, "\n") != 1 || strings.Contains(text, "canary") {
+			t.Errorf("%s: exit code %d\n%s", wrong, command.ProcessState.ExitCode(), out)
+		}
+	}
+	for _, odd := range []string{"UNASSIGN_API_KEY=canary\ncanary\u00f8", "UNASSIGN_TOKEN=canary\ncanary\u00f8"} {
+		command := exec.CommandContext(t.Context(), program, path)
+		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=http://127.0.0.1:1", settings[1]}, odd)
+		done := time.AfterFunc(5*time.Second, func() { _ = command.Process.Kill() }) // a script may retry
+		out, _ := command.CombinedOutput()
+		done.Stop()
+		if strings.Contains(string(out), "canary") {
+			t.Errorf("the key is told:\n%s", out)
+		}
+	}
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	defer platform.Close()
+	command := exec.CommandContext(t.Context(), program, path)
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + platform.URL, settings[1], settings[2]}
+	if out, _ := command.CombinedOutput(); command.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "the response is 204, but not from the function") {
+		t.Errorf("a 2xx of the platform: exit code %d\n%s", command.ProcessState.ExitCode(), out)
+	}
 	if n := asked.Load(); n > 0 {
 		t.Errorf("%d requests were sent", n)
 	}
@@ -193,91 +215,4 @@ func TestSnippetsKnowTheRule(t *testing.T) {
 			}
 		}
 	}
-}
-
-// PowerShell is seldom where the tests are. Its script is held to the vectors by what can be read off it: that its quotes
-// and brackets are closed, what it puts together to be signed, and with which key.
-func TestPowerShellSnippet(t *testing.T) {
-	script := snippets(t)["powershell"]
-	if err := balanced(script); err != nil {
-		t.Error(err)
-	}
-	m := regexp.MustCompile(`(?s)function Get-Signature\(\[string\]\$Secret, \[string\]\$Id, \[string\]\$Timestamp, \[string\]\$Body\) \{
-    \$hmac = New-Object System\.Security\.Cryptography\.HMACSHA256
-    \$hmac\.Key = \[Convert\]::FromBase64String\(\(\$Secret -replace '([^']*)', ''\)\)
-    \$message = ([^\n]*)
-    return '([^']*)' \+ \[Convert\]::ToBase64String\(\$hmac\.ComputeHash\(\[Text\.Encoding\]::UTF8\.GetBytes\(\$message\)\)\)
-\}`).FindStringSubmatch(script)
-	if m == nil {
-		t.Fatal("the function that signs is not the one that this test can read")
-	}
-	prefix, message, version := regexp.MustCompile(m[1]), m[2], m[3]
-	text, err := os.ReadFile("../handler/caller/testdata/signatures.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var vectors []struct {
-		Name, Key, ID, Body, Signature string
-		Timestamp                      int64
-	}
-	if err := json.Unmarshal(text, &vectors); err != nil || len(vectors) == 0 {
-		t.Fatal(err, len(vectors))
-	}
-	for _, v := range vectors {
-		key, err := base64.StdEncoding.DecodeString(prefix.ReplaceAllString(v.Key, ""))
-		if err != nil {
-			t.Errorf("%s: %v", v.Name, err)
-		}
-		mac := hmac.New(sha256.New, key)
-		for operand := range strings.SplitSeq(message, " + ") {
-			value, ok := map[string]string{"$Id": v.ID, "$Timestamp": fmt.Sprint(v.Timestamp), "$Body": v.Body, "'.'": "."}[operand]
-			if !ok {
-				t.Fatalf("the message has the operand %s", operand)
-			}
-			_, _ = io.WriteString(mac, value)
-		}
-		if got := version + base64.StdEncoding.EncodeToString(mac.Sum(nil)); !slices.Contains(strings.Fields(v.Signature), got) {
-			t.Errorf("%s: it signs %s", v.Name, got)
-		}
-	}
-	for _, broken := range []string{strings.Replace(script, "})", "}", 1), strings.Replace(script, "'", "", 1), strings.TrimSuffix(script, "}\n"), script + "}"} {
-		if broken != script && balanced(broken) == nil {
-			t.Error("a broken script is taken for a whole one")
-		}
-	}
-}
-
-// balanced returns an error unless the quotes and brackets of a PowerShell script are closed in order, each string in its line.
-func balanced(script string) error {
-	closing := map[byte]byte{'(': ')', '[': ']', '{': '}'}
-	for n, line := range bytes.Split([]byte(script), []byte("\n")) {
-		quote := byte(0)
-		for _, c := range line {
-			switch {
-			case quote == 0 && (c == '\'' || c == '"'):
-				quote = c
-			case c == quote:
-				quote = 0
-			}
-		}
-		if quote != 0 {
-			return fmt.Errorf("line %d: a string is not closed", n+1)
-		}
-	}
-	bare := regexp.MustCompile(`'[^']*'|"[^"]*"`).ReplaceAllString(script, "")
-	var open []byte
-	for _, c := range []byte(bare) {
-		if closing[c] != 0 {
-			open = append(open, closing[c])
-		} else if strings.IndexByte(")]}", c) >= 0 {
-			if len(open) == 0 || open[len(open)-1] != c {
-				return fmt.Errorf("a %c closes nothing", c)
-			}
-			open = open[:len(open)-1]
-		}
-	}
-	if len(open) > 0 {
-		return fmt.Errorf("%q is missing", open)
-	}
-	return nil
 }

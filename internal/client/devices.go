@@ -37,14 +37,25 @@ type Device struct {
 // maxPages bounds the pages of a list.
 const maxPages = 100_000
 
+// listFlags are the flags of list.
+type listFlags struct {
+	*connection
+	groupTag, serial, csv string
+}
+
+func newListFlags() *listFlags {
+	f := &listFlags{connection: newConnection("list", listHelp)}
+	f.StringVar(&f.groupTag, "group-tag", "", "`tag`: list the devices with this group tag")
+	f.StringVar(&f.serial, "serial", "", "`number`: list the devices with this serial number")
+	f.StringVar(&f.csv, "csv", "", "`file` to write, as unassign call -csv reads it; - writes standard output")
+	return f
+}
+
 // List prints the devices that carry a resource account, or writes them into a file for call.
 func (p Program) List(ctx context.Context, args []string) error {
-	f := newConnection("list", listHelp)
-	groupTag := f.String("group-tag", "", "`tag`: list the devices with this group tag")
-	serial := f.String("serial", "", "`number`: list the devices with this serial number")
-	file := f.String("csv", "", "`file` to write, as unassign call -csv reads it; - writes standard output")
-	return p.run(ctx, f, args, func() error {
-		if f.json && *file != "" {
+	f := newListFlags()
+	return p.run(ctx, f.connection, args, func() error {
+		if f.json && f.csv != "" {
 			return UsageError("use one of -csv and -json")
 		}
 		c, err := f.client(p, routeDevices)
@@ -52,25 +63,25 @@ func (p Program) List(ctx context.Context, args []string) error {
 			return err
 		}
 		query := url.Values{}
-		for name, value := range map[string]string{"groupTag": *groupTag, "serialNumber": *serial} {
+		for name, value := range map[string]string{"groupTag": f.groupTag, "serialNumber": f.serial} {
 			if value != "" {
 				query.Set(name, value)
 			}
 		}
 		switch {
-		case *file == "-":
+		case f.csv == "-":
 			_, err := c.writeDevices(ctx, query, p.Stdout)
 			return err
-		case *file != "":
+		case f.csv != "":
 			count := 0
-			err := replaceFile(*file, func(w io.Writer) (err error) {
+			err := replaceFile(f.csv, func(w io.Writer) (err error) {
 				count, err = c.writeDevices(ctx, query, w)
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", counted(count, "device", "devices"), *file)
+			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", counted(count, "device", "devices"), f.csv)
 			return nil
 		case f.json:
 			devices := []Device{}
