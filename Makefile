@@ -225,7 +225,7 @@ servicenow-test: build servicenow ## test the ServiceNow application against bin
 .PHONY: powershell
 powershell: build ## test the PowerShell module against bin/unassign (needs pwsh with Pester 5)
 	@pwsh=$$(command -v ../shared/tools/pwsh || command -v pwsh) || { echo "pwsh is not installed: the PowerShell module was not tested"; exit 0; }; \
-		UNASSIGN_PROGRAM=$(CURDIR)/bin/unassign timeout 300 "$$pwsh" -NonInteractive -File infra/powershell/test.ps1
+		UNASSIGN_PROGRAM=$(CURDIR)/bin/unassign timeout 600 "$$pwsh" -NonInteractive -File infra/powershell/test.ps1
 
 # authLevel of unassign, doctor and devices: anonymous (the program authenticates every caller), or function (the host wants a key as well).
 AUTHLEVEL ?= anonymous

@@ -172,10 +172,11 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 		return stopped
 	}
 	end := p.summarise(f, counts, results.path, len(table.Invalid), stopped)
+	unsent := errors.Is(stopped, ErrNotSent) && counts.Settled() == 0
 	if f.json {
 		return errors.Join(p.printResults(table, results, counts, end), end)
 	}
-	if f.csv == "" {
+	if f.csv == "" && !unsent {
 		for _, row := range table.Rows {
 			if result, ok := results.Of(row); ok {
 				fmt.Fprintln(p.Stdout, result)
@@ -300,6 +301,8 @@ func (p Program) summarise(f *callFlags, counts Counts, path string, invalid int
 		}
 	}
 	switch {
+	case errors.Is(stopped, ErrNotSent) && counts.Settled() == 0:
+		return stopped
 	case stopped != nil:
 		fmt.Fprintln(p.Stderr, summary)
 		return stopped

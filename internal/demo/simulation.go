@@ -91,9 +91,12 @@ func (s *Simulation) settings(getenv func(string) string) func(string) string {
 		"WEBHOOK_SECRET_NAMES": WebhookKeyName,
 		"API_KEY_SECRET_NAMES": APIKeyName,
 		"SWEEP_GROUP_TAG":      "Retired",
+		"OPERATOR_CALLERS":     WebhookKeyName + "," + APIKeyName,
 	}
 	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS", "RATE_LIMIT", "OPERATOR_CALLERS"} {
-		values[name] = getenv(name)
+		if value := getenv(name); value != "" {
+			values[name] = value
+		}
 	}
 	return func(name string) string { return values[name] }
 }
@@ -104,22 +107,28 @@ func randomKey() []byte {
 	return key
 }
 
-// Banner prints the devices and a request to try, for the function at address. program is the name of the executable.
+// Banner prints the devices and requests to try, for the function at address. program is the name of the executable.
 func (s *Simulation) Banner(w io.Writer, program, address string) {
 	fmt.Fprintf(w, "simulated: nothing leaves this process\n\n")
 	s.printDevices(w)
 	fmt.Fprintf(w, `
-Take the resource account off the first one:
+In another terminal, set the address and the key (in PowerShell: $env:UNASSIGN_URL = '...'):
 
-  curl -i %[1]s%[2]s -H 'x-api-key: %[3]s' -H 'Prefer: return=representation' -d '{"deviceId":"%[4]s"}' -H 'Content-Type: application/json'
+  export UNASSIGN_URL=%[1]s UNASSIGN_SECRET=%[5]s
 
-or, signed as ServiceNow does it, ask what would happen to two by their serial numbers:
+List devices, review the file, report the changes, make them, and keep undo.csv:
 
-  echo %[5]s | %[6]s call -url %[1]s -secret-file - -serial %[7]s -serial %[8]s -dry-run
+  %[6]s list -group-tag Retired -csv devices.csv
+  %[6]s call -csv devices.csv -dry-run
+  %[6]s call -csv devices.dry-run.csv -out undo.csv
+
+Or remove the resource account of one device, as a script would:
+
+  curl -i %[1]s%[2]s -H 'x-api-key: %[3]s' -H 'Prefer: return=representation' -H 'Content-Type: application/json' -d '{"deviceId":"%[4]s"}'
 
 Stop with Ctrl-C; the next start begins anew. The log follows.
 
-`, address, handler.RouteUnassign, s.APIKey, Fjord, s.WebhookKey, program, s.Cloud.Devices()[0].SerialNumber, s.Cloud.Devices()[1].SerialNumber)
+`, address, handler.RouteUnassign, s.APIKey, Fjord, s.WebhookKey, program)
 }
 
 // printDevices prints the devices as a table.

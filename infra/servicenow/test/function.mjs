@@ -22,7 +22,7 @@ export class Function {
         })
         f.url = /curl -i (http:\/\/\S+)/.exec(f.output)[1].replace('http:', 'https:') // the wire speaks TLS
         f.apiKey = /x-api-key: (\S+?)'/.exec(f.output)[1]
-        f.secret = /echo (whsec_\S+)/.exec(f.output)[1]
+        f.secret = /(whsec_\S+)/.exec(f.output)[1]
         return f
     }
 
