@@ -365,9 +365,9 @@ func (g *generator) makeProperty(schema, name string, p object, request bool) (o
 	}
 	var used []string
 	for _, m := range p {
-		switch m.name {
-		case "type", "description", "example":
-		case "items":
+		switch {
+		case slices.Contains([]string{"type", "description", "example"}, m.name), strings.HasPrefix(m.name, "x-"):
+		case m.name == "items":
 			items := m.value.(object)
 			if ref := lastPart(items.text("$ref")); ref != "" {
 				items, used = referTo(ref), append(used, ref)
