@@ -323,7 +323,7 @@ func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 		}{
 			{fromServiceNow, 204, "app:" + serviceNow, ""},
 			{fromPowerAutomate, 204, "user:" + someUser + ",app:" + powerAutomate, ""},
-			{claims("roles", nil), 403, "app:" + serviceNow, "token: authentic, but not allowed to call: it has not the app role"},
+			{claims("roles", nil), 403, "app:" + serviceNow, "token: authentic, but not allowed to call: it lacks the app role"},
 			{claims("aud", "api://canary"), 401, "", "token: not authentic: it is for another audience"},
 			{claims("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer is not that of its tenant and version"},
 		} {

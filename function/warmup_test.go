@@ -44,8 +44,8 @@ func TestColdCall(t *testing.T) {
 		sequence int    // of answers, at once
 		asked    string // how often, step by step
 	}{
-		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph.
-		"a secret": {sequence: 4, asked: "[0 1 1 2 1 1 0 1 1]"},
+		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph's read and change.
+		"a secret": {sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]"},
 		"a certificate": {
 			settings: []string{"GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate"},
 			prepare: func(c *azuresim.Cloud) {
@@ -53,7 +53,7 @@ func TestColdCall(t *testing.T) {
 				c.SetAppCertificates(cert)
 				c.PutSecret("graph-certificate", azuresim.Secret{Value: simulated.InPEM(key, cert)})
 			},
-			sequence: 4, asked: "[0 1 1 2 1 1 0 1 1]",
+			sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]",
 		},
 		"callers of all kinds": {
 			settings: []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next", "API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
@@ -61,37 +61,37 @@ func TestColdCall(t *testing.T) {
 				c.PutSecret("webhook-next", azuresim.Secret{Value: encodeKey(bytes.Repeat([]byte("k"), 32))})
 			},
 			request:  func(c *azuresim.Cloud) sent { return post(validBody, unsigned, bearer(c, fromServiceNow)) },
-			sequence: 4, asked: "[0 1 1 4 1 1 1 1 1]",
+			sequence: 5, asked: "[0 1 1 4 1 1 1 1 2]",
 		},
 		// Nobody knows for what the vault of such a cloud wants tokens before it has said so.
 		"a cloud of one's own": {
 			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com", "GRAPH_ENDPOINT", "https://graph.microsoft.com"},
-			sequence: 5, asked: "[0 1 1 2 1 1 0 1 1]",
+			sequence: 6, asked: "[0 1 1 2 1 1 0 1 2]",
 		},
 		// The identity has a tenant's endpoints to find as well, and a token to get.
 		"a client secret for the vault": {
 			settings: []string{"VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret},
-			sequence: 5, asked: "[0 0 1 2 1 2 0 1 1]",
+			sequence: 6, asked: "[0 0 1 2 1 2 0 1 2]",
 		},
 		"a role of AWS for the vault": {
-			settings: []string{"VAULT_CREDENTIAL", "aws-federation"}, sequence: 5, asked: "[1 0 1 2 1 2 0 1 1]",
+			settings: []string{"VAULT_CREDENTIAL", "aws-federation"}, sequence: 6, asked: "[1 0 1 2 1 2 0 1 2]",
 		},
 		"a role of AWS for Graph": {
 			settings: append([]string{"VAULT_CREDENTIAL", "aws-federation"}, withoutVault...),
-			sequence: 3, asked: "[1 0 0 0 1 1 0 1 1]",
+			sequence: 4, asked: "[1 0 0 0 1 1 0 1 2]",
 		},
 		"a managed identity for Graph": {
 			settings: append([]string{"GRAPH_CLIENT_ID", ""}, withoutVault...),
-			sequence: 2, asked: "[0 1 0 0 0 0 0 1 1]",
+			sequence: 3, asked: "[0 1 0 0 0 0 0 1 2]",
 		},
 		"a managed identity that an app trusts": {
 			settings: withoutVault,
-			sequence: 3, asked: "[0 1 0 0 1 1 0 1 1]",
+			sequence: 4, asked: "[0 1 0 0 1 1 0 1 2]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for later, want := range map[time.Duration]int{0: test.sequence, time.Second: 1} {
+			for later, want := range map[time.Duration]int{0: test.sequence, time.Second: 2} {
 				synctest.Test(t, func(t *testing.T) {
 					c := newCloud()
 					role := c.PutRole(roleARN)
