@@ -53,7 +53,7 @@ func TestFederation(t *testing.T) {
 		"for Graph, without a vault": {
 			func(c *azuresim.Cloud, role azuresim.Role) { c.SetTrust(c.ClientID, trusting(role)) },
 			[]string{
-				"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform",
+				"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous",
 				"AZURE_TENANT_ID=", "AZURE_CLIENT_ID=",
 			},
 			post(validBody, unsigned), "1 1 0 0",
@@ -185,7 +185,7 @@ func TestGraphWithoutASecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			settings := []string{"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform"}
+			settings := []string{"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous"}
 			if !test.app {
 				settings = append(settings, "GRAPH_CLIENT_ID=")
 			}

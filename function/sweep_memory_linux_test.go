@@ -25,7 +25,7 @@ func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching i
 		t.Fatal(err)
 	}
 	defer served.Close()
-	env := environment(t, cloud, served, "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform", "SWEEP_GROUP_TAG="+tag, "SWEEP_MAX_DEVICES=10000")
+	env := environment(t, cloud, served, "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous", "SWEEP_GROUP_TAG="+tag, "SWEEP_MAX_DEVICES=10000")
 	host, err := lambda.Start(t.Context(), lambda.Options{Binary: binary, Env: env, Timeout: 5 * time.Minute})
 	if err != nil {
 		t.Fatal(err)

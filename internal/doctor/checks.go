@@ -292,6 +292,9 @@ func (d *diagnosis) appCredential(needs []*probe) *probe {
 // still good is not for the vault to say.
 func (f *Finding) version(s vault.Secret, renew []string) {
 	text := "version " + s.Version[:min(8, len(s.Version))]
+	if s.Trimmed {
+		text += " (without the invisible characters at its ends)"
+	}
 	switch left := time.Until(s.Expires); {
 	case s.Expires.IsZero():
 		f.ok("%s, which has no end set", text)

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -302,43 +304,69 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 	if flags.NArg() > 0 {
 		return UsageError("doctor takes no arguments: it reads the settings that serve reads")
 	}
-	host, err := config.DetectHost(getenv)
-	if err != nil {
-		return err
-	}
-	if host == config.Local && !config.HasDeployment(getenv) {
-		return UsageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
-			"Set those that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account of az.\n" +
-			"Without settings the program simulates a cloud, which is always healthy")
-	}
 	p := &printout{w: stdout, coloured: text.IsTerminal(stdout) && getenv("NO_COLOR") == ""}
-	e := Examination{Getenv: getenv, Host: host, Transport: transport, Version: version, Show: p.finding}
+	r, err := runCommand(ctx, getenv, transport, version, p, *asJSON)
 	if *asJSON {
-		e.Show = nil
-	}
-	r, err := e.Run(ctx)
-	if err != nil {
-		return err
-	}
-	if *asJSON {
+		if err != nil { // the report says so too: programs read JSON whatever fails
+			f := Finding{Check: checkSettings, Tried: "prepare the examination"}
+			f.fail(nil, "%s", err)
+			r = Report{Version: version, Failed: 1, Findings: []Finding{f}}
+		}
 		encoder := json.NewEncoder(stdout)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")
 		if err := encoder.Encode(r); err != nil {
 			return fmt.Errorf("doctor: %w", err)
 		}
-	} else {
+	} else if err == nil {
 		p.summary(r)
 	}
+	if err != nil {
+		return err
+	}
 	return r.Err()
+}
+
+// runCommand examines the deployment that the environment describes.
+func runCommand(ctx context.Context, getenv func(string) string, transport policy.Transporter, version string, p *printout, asJSON bool) (Report, error) {
+	host, err := config.DetectHost(getenv)
+	if err != nil {
+		return Report{}, err
+	}
+	if host == config.Local && !config.HasDeployment(getenv) {
+		return Report{}, UsageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
+			"Set those that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account of az.\n" +
+			"Without settings the program simulates a cloud, which is always healthy")
+	}
+	e := Examination{Getenv: getenv, Host: host, Transport: transport, Version: version}
+	if !asJSON {
+		p.names = knownNames(getenv)
+		e.Show = p.finding
+	}
+	return e.Run(ctx)
+}
+
+// knownNames returns the names of this deployment in the place of the variables of fixes.
+func knownNames(getenv func(string) string) *strings.Replacer {
+	pairs := []string{"$AZURE_CLIENT_ID", cmp.Or(text.Trim(getenv("AZURE_CLIENT_ID")), "$AZURE_CLIENT_ID")}
+	if id := text.Trim(getenv("GRAPH_CLIENT_ID")); upstream.PlainCode(id) != "" {
+		pairs = append(pairs, "$APP_ID", id)
+	}
+	host := strings.TrimPrefix(text.Trim(getenv("KEY_VAULT_URL")), "https://")
+	if name, _, ok := strings.Cut(host, "."); ok && upstream.PlainCode(name) != "" {
+		pairs = append(pairs, "$VAULT", name)
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // printout prints a report for a person.
 type printout struct {
 	w        io.Writer
 	coloured bool
-	// A command has been printed that has one of the usual variables in it, or $PRINCIPAL_ID.
+	names    *strings.Replacer
+	// A printed command has a variable for a name that the program does not know.
 	letters, principal bool
+	skipped            map[string]int // checks that were not tried, by the reason
 }
 
 // The colours of marks (ECMA-48, select graphic rendition).
@@ -353,25 +381,43 @@ const (
 const markWidth = len("not tried")
 
 func (p *printout) finding(f Finding) {
-	word := fmt.Sprintf("%-*s", markWidth, strings.ReplaceAll(string(f.Mark), "_", " "))
-	if p.coloured {
-		colour := map[Mark]string{OK: green, Warning: yellow, Failed: red, NotTried: faint}[f.Mark]
-		word = "\x1b[" + colour + "m" + word + "\x1b[0m"
+	if f.Mark == NotTried { // one line for each reason, at the end
+		if p.skipped == nil {
+			p.skipped = map[string]int{}
+		}
+		p.skipped[f.Found]++
+		return
 	}
-	fmt.Fprintf(p.w, "%s  %s: %s\n", word, f.Tried, f.Found)
+	fmt.Fprintf(p.w, "%s  %s: %s\n", p.mark(f.Mark), f.Tried, f.Found)
 	for _, step := range f.Mend {
-		p.letters = p.letters || strings.Contains(step, "$VAULT") || strings.Contains(step, "$APP")
+		if p.names != nil {
+			step = p.names.Replace(step)
+		}
+		p.letters = p.letters || strings.Contains(step, "$VAULT") || strings.Contains(step, "$APP") || strings.Contains(step, "$GROUP")
 		p.principal = p.principal || strings.Contains(step, "$PRINCIPAL_ID")
 		fmt.Fprintf(p.w, "%*s> %s\n", markWidth+4, "", step)
 	}
 }
 
+// mark returns the text of m, in its colour on a terminal.
+func (p *printout) mark(m Mark) string {
+	word := fmt.Sprintf("%-*s", markWidth, strings.ReplaceAll(string(m), "_", " "))
+	if p.coloured {
+		colour := map[Mark]string{OK: green, Warning: yellow, Failed: red, NotTried: faint}[m]
+		word = "\x1b[" + colour + "m" + word + "\x1b[0m"
+	}
+	return word
+}
+
 func (p *printout) summary(r Report) {
+	for _, reason := range slices.Sorted(maps.Keys(p.skipped)) {
+		fmt.Fprintf(p.w, "%s  %s, %s\n", p.mark(NotTried), count(p.skipped[reason], "check"), reason)
+	}
 	if p.letters || p.principal {
 		fmt.Fprintln(p.w)
 	}
 	if p.letters {
-		fmt.Fprint(p.w, "$VAULT is the name in KEY_VAULT_URL, $APP_ID is GRAPH_CLIENT_ID, $GROUP and $APP are the function app's.\n")
+		fmt.Fprint(p.w, "$GROUP and $APP are the resource group and the name of the function app.\n")
 	}
 	if p.principal {
 		fmt.Fprint(p.w, "$PRINCIPAL_ID is the object id of the managed identity, as az functionapp identity show has it.\n")

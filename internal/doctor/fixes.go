@@ -16,7 +16,8 @@ func grantRole() []string {
 	return []string{
 		"az ad app permission add --id $APP_ID --api 00000003-0000-0000-c000-000000000000 --api-permissions 5ac13192-7ace-4fcf-b828-1a26f28068ee=Role",
 		"az ad app permission admin-consent --id $APP_ID",
-		"then wait some minutes, and start the processes anew: the tokens that they have do not change",
+		"then wait some minutes, and restart the processes: a token keeps the permissions it was issued with",
+		"Microsoft's page of the action also lists DeviceManagementConfiguration.ReadWrite.All; it does not let the program read devices",
 	}
 }
 
@@ -100,7 +101,7 @@ func newKey(kind, name string) []string {
 
 func newAppSecret(name string) []string {
 	return []string{
-		"umask 077; az ad app credential reset --id $APP_ID --append --years 1 --query password --output tsv | tr -d '\\n' > new-secret",
+		"umask 077; az ad app credential reset --id $APP_ID --append --years 1 --query password --output tsv | tr -d '\\r\\n' > new-secret",
 		store(name, "new-secret", ` --expires "$(date -u -d '+1 year' +%FT%TZ)"`) + " && rm new-secret",
 	}
 }
@@ -203,9 +204,14 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 	case upstream.NotFound:
 		return "there is no secret " + subject + " in the vault, or it was deleted",
 			append([]string{"az keyvault secret list --vault-name $VAULT --query '[].name'", "if it is there by another name, the setting is wrong; if it is not there at all:"}, renew...)
+	case upstream.VersionUnsupported:
+		return "the vault does not know the api-version of this program", []string{"look at KEY_VAULT_URL and AZURE_CLOUD; if they are right, report it with the cloud's name"}
 	case upstream.SecretDisabled:
 		return "the secret " + subject + " is disabled", []string{"az keyvault secret set-attributes --vault-name $VAULT --name " + subject + " --enabled true"}
 	case upstream.SecretInvalid:
+		if e.Cause != "" && !strings.HasSuffix(e.Cause, "has no value") {
+			return "the " + e.Cause, renew
+		}
 		return "the secret " + subject + " is empty", renew
 	}
 	firewall := []string{"az keyvault network-rule add --name $VAULT --ip-address ADDRESS", "ADDRESS is that of this machine as the vault sees it; on a host without one of its own, take --subnet or a private endpoint"}
@@ -213,7 +219,10 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 	case "ForbiddenByFirewall":
 		return "the firewall of the vault does not let this machine in", firewall
 	case "ForbiddenByConnection":
-		return "the vault takes no connection from the public network", firewall
+		return "the vault takes no connection from the public network", []string{
+			"reach it by a private endpoint in the network of the host, or switch public access on:",
+			"az keyvault update --name $VAULT --public-network-access Enabled",
+		}
 	case "ForbiddenByPolicy":
 		return "the access policies of the vault do not let the identity read secrets", []string{"az keyvault set-policy --name $VAULT --secret-permissions get --object-id $IDENTITY", "$IDENTITY is the object id of who VAULT_CREDENTIAL stands for; better still, change the vault to roles"}
 	}
