@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -34,8 +35,37 @@ func TestPagesRunInPowerShell(t *testing.T) {
 		if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		checkCommands(t, name, runPage(t, name, "none", pwsh, "-NoProfile", "-NonInteractive", "-File", script))
+		commands := runPage(t, name, "none", pwsh, "-NoProfile", "-NonInteractive", "-File", script)
+		checkCommands(t, name, commands)
+		bash, err := exec.LookPath("bash")
+		if err != nil {
+			continue
+		}
+		want := runPage(t, name, "sh", bash, "--noprofile", "--norc", "-euo", "pipefail")
+		if got, want := shape(commands), shape(want); !slices.Equal(got, want) {
+			t.Errorf("%s: in PowerShell\n%s\nin bash\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
 	}
+}
+
+// shape returns the az, azd and unassign commands without values: words up to the first option, and options.
+func shape(commands [][]string) []string {
+	var shapes []string
+	for _, command := range commands {
+		if !slices.Contains([]string{"az", "azd", "unassign"}, command[0]) {
+			continue
+		}
+		line, options := command[0], false
+		for _, word := range command[1:] {
+			option := strings.HasPrefix(word, "-")
+			options = options || option
+			if option || !options {
+				line += " " + word
+			}
+		}
+		shapes = append(shapes, line)
+	}
+	return shapes
 }
 
 func powershell(t *testing.T) string {
