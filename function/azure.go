@@ -19,7 +19,8 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-// listenAzure opens the port on which the Azure Functions host expects its worker. The host connects from this machine.
+// listenAzure opens the port on which the Azure Functions host expects its worker. The host connects from this
+// machine.
 func listenAzure(ctx context.Context, port string) (net.Listener, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return nil, errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
@@ -61,8 +62,8 @@ const (
 	functionQueue = "/queue"
 )
 
-// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker with all its
-// requests.
+// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker
+// with all its requests.
 const azureEventTime = 4*time.Minute + 30*time.Second
 
 // azureWorker serves callers' requests, and the host's invocations by timer and queue.
@@ -74,8 +75,8 @@ type azureWorker struct {
 	log       *slog.Logger
 }
 
-// ServeHTTP tells invocations from requests. The routes of the host lead no request to the paths of invocations; isInvocation
-// holds even if a route is added that does.
+// ServeHTTP tells invocations from requests. The routes of the host lead no request to the paths of invocations;
+// isInvocation holds even if a route is added that does.
 func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.isInvocation(r) {
 		a.invoke(w, r)
@@ -84,15 +85,15 @@ func (a *azureWorker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.handler.ServeHTTP(w, r)
 }
 
-// proxyHeaders are set on every request that a host proxies, and on no invocation: the first by all proxying hosts, the others
-// since late 2025. A caller can neither remove nor change them.
+// proxyHeaders are set on every request that a host proxies, and on no invocation: the first by all proxying hosts,
+// the others since late 2025. A caller can neither remove nor change them.
 var proxyHeaders = []string{ //nolint:gochecknoglobals // a constant table
 	"X-Ms-Invocation-Id", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
 }
 
-// isInvocation reports whether the host itself made r. Hosts that proxy mark each request with proxyHeaders. Hosts that forward,
-// from before 2025, keep the caller's Host and never send a chunked body, and invocations are chunked on all hosts but the
-// Core Tools.
+// isInvocation reports whether the host itself made r. Hosts that proxy mark each request with proxyHeaders. Hosts
+// that forward, from before 2025, keep the caller's Host and never send a chunked body, and invocations are chunked
+// on all hosts but the Core Tools.
 func (a *azureWorker) isInvocation(r *http.Request) bool {
 	proxied := func(name string) bool { return r.Header[name] != nil }
 	return r.Method == http.MethodPost && (r.URL.Path == functionSweep || r.URL.Path == functionQueue) &&
@@ -108,8 +109,8 @@ type invocation struct {
 	Metadata json.RawMessage
 }
 
-// invocationResult is the response to an invocation. It must be an object: the host waits until functionTimeout after any other
-// 2xx response.
+// invocationResult is the response to an invocation. It must be an object: the host waits until functionTimeout
+// after any other 2xx response.
 type invocationResult struct {
 	Outputs     map[string]any
 	Logs        []string
@@ -148,8 +149,8 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	case event.Source == handler.SourceStorageQueue:
-		// A retry does not help. The message goes to the poison queue byte for byte: []byte is sent as base64, which the host
-		// decodes; it would also decode a plain text that happens to be base64.
+		// A retry does not help. The message goes to the poison queue byte for byte: []byte is sent as base64, which
+		// the host decodes; it would also decode a plain text that happens to be base64.
 		result.Outputs["poison"] = original
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -159,8 +160,8 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 // maxInvocation limits the body of an invocation, in bytes. A message of a queue has at most 64 KiB.
 const maxInvocation = 1 << 20
 
-// readInvocation returns the event of an invocation and, for a queue, the message as it was sent. Its errors quote nothing of
-// the invocation.
+// readInvocation returns the event of an invocation and, for a queue, the message as it was sent. Its errors quote
+// nothing of the invocation.
 func readInvocation(r *http.Request) (event handler.Event, original []byte, err error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
 	var in invocation
@@ -196,8 +197,8 @@ func readInvocation(r *http.Request) (event handler.Event, original []byte, err 
 	return event, original, nil
 }
 
-// messageText returns the text of a queue's message. The host encodes a text as JSON, and that once more as a JSON string; a
-// message that it has decoded itself arrives as JSON.
+// messageText returns the text of a queue's message. The host encodes a text as JSON, and that once more as a JSON
+// string; a message that it has decoded itself arrives as JSON.
 func messageText(data json.RawMessage) []byte {
 	var text string
 	if json.Unmarshal(data, &text) != nil {
@@ -210,8 +211,8 @@ func messageText(data json.RawMessage) []byte {
 	return []byte(text)
 }
 
-// severityWriter writes records of WARN and ERROR to stderr, which the host logs as Warning and Error. It logs stdout as
-// Information.
+// severityWriter writes records of WARN and ERROR to stderr, which the host logs as Warning and Error. It logs
+// stdout as Information.
 type severityWriter struct{ stdout, stderr io.Writer }
 
 // Write writes one record. Its level comes before all text that a caller can choose.

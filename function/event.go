@@ -7,8 +7,8 @@ import (
 // plainWord matches an id or a number of a host, of at most 64 characters.
 var plainWord = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 
-// hostWords returns the words of a queue for the log, without those that are no plain word: a sender can write into the
-// metadata of Azure, and anybody who may invoke the Lambda function writes its events.
+// hostWords returns the words of a queue for the log, without those that are no plain word: a sender can write into
+// the metadata of Azure, and anybody who may invoke the Lambda function writes its events.
 func hostWords(words map[string]string) map[string]string {
 	for name, word := range words {
 		if !plainWord.MatchString(word) {

@@ -95,7 +95,7 @@ func decodePayload(tb testing.TB, text string) payload {
 	return p
 }
 
-// logged is what prints a log.
+// logged has a log.
 type logged interface{ lines() []string }
 
 // records returns the records of the log with a message, once there are n of them.
@@ -127,7 +127,7 @@ func recordsWhere(t *testing.T, d logged, name, value string, n int) []map[strin
 	}
 }
 
-// check holds members of a record to what they must be, as fmt prints them.
+// check compares members of a record, as fmt prints them, with their wanted values.
 func check(t *testing.T, what string, record map[string]any, want map[string]string) {
 	t.Helper()
 	for name, value := range want {
@@ -227,7 +227,7 @@ func worker(t *testing.T, d azureDeployment) string {
 	return net.JoinHostPort("127.0.0.1", fmt.Sprint(records(t, d, "listening", 1)[0]["port"]))
 }
 
-// said is what the worker itself answers to a request that is written as text.
+// said sends a request that is written as text and returns the response.
 func said(t *testing.T, address, text string) (int, http.Header, string) {
 	t.Helper()
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
@@ -326,7 +326,7 @@ func TestTimerApplies(t *testing.T) {
 	}
 }
 
-// What may do better later is a failure to the host, whose retry does it; what will not is none, and is not repeated.
+// A transient failure fails the invocation, and the host retries it. A permanent failure does not.
 func TestTimerFails(t *testing.T) {
 	t.Parallel()
 	later := azuresim.Status(503, "Retry-After", "3600") // too long to wait for inside the invocation
@@ -383,8 +383,7 @@ func TestTimerFails(t *testing.T) {
 	}
 }
 
-// Whatever comes in the place of an invocation, the worker answers at once: with a failure, since the host waits for ever for
-// a success that says nothing.
+// The worker fails every malformed invocation at once: the host waits until its timeout for a success without a body.
 func TestInvocationsThatAreNone(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -414,7 +413,7 @@ func TestInvocationsThatAreNone(t *testing.T) {
 		n++
 		check(t, name, records(t, d, "event refused", n)[n-1], map[string]string{"level": "ERROR", "host": "azure", "invocation_id": "invocation-1", "reason": test.reason})
 	}
-	// The same way in is open for what the host sends.
+	// The same path accepts the invocations of the host.
 	retried := strings.Replace(fixture(t, "azure-timer.json"), `"Exception": null`, `"Exception": {"ClassName": "System.Net.Http.HttpRequestException", "Message": "503", "StackTraceString": "at …", "Data": {"a": [1]}, "HResult": -2146233088}`, 1)
 	for name, test := range map[string]struct{ path, body string }{
 		"a timer":                        {"/sweep", fixture(t, "azure-timer.json")},
@@ -534,8 +533,8 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// A message that may do better stays in the queue. Of a list, what can be repeated comes first: it is repeated as a whole, and
-// what is left then goes to the poison queue. So nothing is lost and nothing is done twice with another end.
+// A message with a transient failure stays in the queue. A list is retried as a whole while one of its failures is transient; then
+// it goes to the poison queue. So nothing is lost and nothing is done twice.
 func TestStorageQueueIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	later := azuresim.Status(503, "Retry-After", "3600")
@@ -587,7 +586,7 @@ func TestStorageQueueIsAskedAgain(t *testing.T) {
 	}
 }
 
-// What a sender writes into a message comes back in the metadata, and reaches the log as neither id nor count.
+// A sender's members of a message are in the metadata, and reach the log as neither id nor count.
 func TestMetadataIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	d := eventsOnAzure(t, newCloud(), functions.Options{})
@@ -624,7 +623,7 @@ func TestLongSweep(t *testing.T) {
 	}
 }
 
-// A host that does not wait for the end does not stop what was begun.
+// A host that closes the connection does not stop a running sweep.
 func TestHostThatGoesAway(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -882,7 +881,7 @@ func (oneDevice) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceI
 	return results
 }
 
-// slowDevice is Graph that answers when nobody waits any more.
+// slowDevice is a Graph that responds after the end of the context.
 type slowDevice struct {
 	oneDevice
 	asked chan struct{}
@@ -904,7 +903,7 @@ func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.De
 	return results
 }
 
-// A process that is to end ends the sweep that it has begun, in time to record what is not known of the device and to be asked again.
+// A signal ends a running sweep in time for its records and for a retry by the host.
 func TestSweepEndsWithTheProcess(t *testing.T) {
 	var log bytes.Buffer
 	logger := app.NewLog(&log, slog.LevelInfo)

@@ -143,7 +143,7 @@ var hosts = map[string]func(t *testing.T, env []string) deployment{
 // azureDeployment is the package for Azure under the double of the Functions host.
 type azureDeployment struct{ *functions.Host }
 
-// stageAzure makes a folder of what is in the package for Azure.
+// stageAzure makes a folder with the content of the package for Azure.
 func stageAzure(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

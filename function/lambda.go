@@ -26,13 +26,15 @@ import (
 // responseMargin is the part of the function's time that is left for the response, which would else be Lambda's own.
 const responseMargin = time.Second
 
-// warmUpLimit limits the warm-up before the first invocation. The request that started the process waits for it, and the HTTP
-// API waits for 30 s in all.
+// warmUpLimit limits the warm-up before the first invocation. The request that started the process waits for it, and
+// the HTTP API waits for 30 s in all.
 const warmUpLimit = 3 * time.Second
 
-// serveLambda serves the invocations of Lambda. It returns only if ctx has ended before: the runtime ends the process itself.
+// serveLambda serves the invocations of Lambda. It returns only if ctx has ended before: the runtime ends the
+// process itself.
 //
-// The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have requests open.
+// The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have
+// requests open.
 func serveLambda(
 	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), dead *app.DeadLetters, log *slog.Logger,
 ) error {
@@ -50,8 +52,8 @@ func serveLambda(
 	return errors.New("the Lambda runtime ended")
 }
 
-// lambdaHost turns the events of Lambda into requests and events, by their envelope alone: the body of a request or a message
-// cannot change its kind.
+// lambdaHost turns the events of Lambda into requests and events, by their envelope alone: the body of a request or
+// a message cannot change its kind.
 type lambdaHost struct {
 	http    http.Handler
 	run     func(context.Context, handler.Event) (any, error)
@@ -74,13 +76,13 @@ type envelope struct {
 	}
 }
 
-// Invoke handles one event: a request of an HTTP API or a Function URL (payload format 2.0), messages of SQS, a schedule of
-// EventBridge, or a command. A request never ends with an error, for which Lambda would send a response of its own. Any other
-// event ends with an error if it is refused or if a retry by Lambda may help.
+// Invoke handles one event: a request of an HTTP API or a Function URL (payload format 2.0), messages of SQS, a
+// schedule of EventBridge, or a command. A request never ends with an error, for which Lambda would send a response
+// of its own. Any other event ends with an error if it is refused or if a retry by Lambda may help.
 func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	var e envelope
 	if err := json.Unmarshal(payload, &e); err != nil {
-		return nil, l.refuse(ctx, "the event is not a JSON object")
+		return nil, l.refuseEvent(ctx, "the event is not a JSON object")
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -95,43 +97,43 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 	maps.DeleteFunc(kinds, func(_ string, is bool) bool { return !is })
 	switch {
 	case e.RequestContext.ELB != nil:
-		return nil, l.refuse(ctx, "the event is of a load balancer")
+		return nil, l.refuseEvent(ctx, "the event is of a load balancer")
 	case e.HTTPMethod != nil:
-		return nil, l.refuse(ctx, "the event has payload format 1.0; set it to 2.0")
+		return nil, l.refuseEvent(ctx, "the event has payload format 1.0; set it to 2.0")
 	case len(kinds) != 1:
-		return nil, l.refuse(ctx, "the event is of no kind that is served")
+		return nil, l.refuseEvent(ctx, "the event is of no kind that is served")
 	case kinds["records"]:
-		return l.messages(ctx, payload)
+		return l.runMessages(ctx, payload)
 	case kinds["schedule"]:
-		return l.schedule(ctx, payload)
+		return l.runSchedule(ctx, payload)
 	case string(e.Command) == `"doctor"`:
-		return l.doctor(ctx, payload)
+		return l.runDoctor(ctx, payload)
 	case kinds["command"]:
-		return l.event(ctx, handler.CommandEvent(payload))
+		return l.runEvent(ctx, handler.CommandEvent(payload))
 	}
 	var event events.APIGatewayV2HTTPRequest
 	if err := json.Unmarshal(payload, &event); err != nil {
-		return nil, l.refuse(ctx, "the event has the envelope of payload format 2.0 and not its form")
+		return nil, l.refuseEvent(ctx, "the event has the envelope of payload format 2.0 and not its form")
 	}
 	w := &recorder{header: http.Header{}}
 	l.http.ServeHTTP(w, httpRequest(ctx, event))
 	return json.Marshal(w.response())
 }
 
-// schedule runs the sweep of an EventBridge rule. A rule or a schedule with an input of its own sends that input alone, which is
-// a command.
-func (l *lambdaHost) schedule(ctx context.Context, payload []byte) ([]byte, error) {
+// runSchedule runs the sweep of an EventBridge rule. A rule or a schedule with an input of its own sends that input
+// alone, which is a command.
+func (l *lambdaHost) runSchedule(ctx context.Context, payload []byte) ([]byte, error) {
 	var event events.EventBridgeEvent
 	if err := json.Unmarshal(payload, &event); err != nil || event.Source != "aws.events" || event.DetailType != "Scheduled Event" {
-		return nil, l.refuse(ctx, "the event is of EventBridge and has no command; give the schedule an input")
+		return nil, l.refuseEvent(ctx, "the event is of EventBridge and has no command; give the schedule an input")
 	}
 	sweep := handler.SweepEvent(handler.SourceSchedule)
 	sweep.Due = event.Time
-	return l.event(ctx, sweep)
+	return l.runEvent(ctx, sweep)
 }
 
-// event runs an event. A permanent failure has been logged and is no error to Lambda, which would retry it.
-func (l *lambdaHost) event(ctx context.Context, e handler.Event) ([]byte, error) {
+// runEvent runs an event. A permanent failure has been logged and is no error to Lambda, which would retry it.
+func (l *lambdaHost) runEvent(ctx context.Context, e handler.Event) ([]byte, error) {
 	report, err := l.run(ctx, e)
 	if failed, ok := errors.AsType[*handler.EventError](err); ok {
 		if failed.Retryable {
@@ -144,11 +146,11 @@ func (l *lambdaHost) event(ctx context.Context, e handler.Event) ([]byte, error)
 	return json.Marshal(report)
 }
 
-// doctor returns the report on this deployment. A failed check is no failure of the invocation.
-func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error) {
+// runDoctor returns the report on this deployment. A failed check is no failure of the invocation.
+func (l *lambdaHost) runDoctor(ctx context.Context, payload []byte) ([]byte, error) {
 	var command map[string]string
 	if err := json.Unmarshal(payload, &command); err != nil || len(command) != 1 || command["command"] == "" {
-		return nil, l.refuse(ctx, "the command doctor takes nothing beside it")
+		return nil, l.refuseEvent(ctx, "the command doctor takes nothing beside it")
 	}
 	r, err := l.examine(ctx)
 	if err != nil {
@@ -161,18 +163,19 @@ func (l *lambdaHost) doctor(ctx context.Context, payload []byte) ([]byte, error)
 // minMessageTime is the least time left for another message to be started.
 const minMessageTime = 5 * time.Second
 
-// messages handles a batch of messages of SQS, one after the other. A permanent failure goes to the dead-letter queue at once. The
-// messages that failed otherwise are returned: SQS delivers them again, and moves them to that queue after the last receive. When Graph throttles or the time is short, the rest of the batch
-// is handed back untried; the first message is always tried, or a short function timeout would start none, ever. A message that
-// is in the batch twice is handled once.
-func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
+// runMessages handles a batch of messages of SQS, one after the other. A permanent failure goes to the dead-letter
+// queue at once. The messages that failed otherwise are returned: SQS delivers them again, and moves them to that
+// queue after the last receive. When Graph throttles or the time is short, the rest of the batch is handed back
+// untried; the first message is always tried, or a short function timeout would start none, ever. A message that is
+// in the batch twice is handled once.
+func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, error) {
 	var batch events.SQSEvent
 	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
-		return nil, l.refuse(ctx, "the event is a batch of records of no kind that is served")
+		return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
 	}
 	for _, m := range batch.Records {
 		if m.EventSource != "aws:sqs" || m.MessageId == "" {
-			return nil, l.refuse(ctx, "the event is a batch of records of no kind that is served")
+			return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
 		}
 	}
 	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
@@ -188,7 +191,8 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 		back := throttled || i > 0 && limited && time.Until(deadline) < minMessageTime
 		if back {
 			l.log.WarnContext(ctx, "handed back",
-				slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.String("message_id", words["messageId"]),
+				slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
+				slog.String("message_id", words["messageId"]),
 				slog.String("receive_count", words["receiveCount"]), slog.Bool("throttled", throttled))
 		} else {
 			message := handler.MessageEvent(handler.SourceSQS, []byte(m.Body))
@@ -197,7 +201,7 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 			failed, ok := errors.AsType[*handler.EventError](err)
 			throttled = ok && failed.Throttled
 			permanent := ok && !failed.Retryable
-			back = err != nil && (!permanent || !l.bury(ctx, m, words["messageId"], failed.Code))
+			back = err != nil && (!permanent || !l.sendDeadLetter(ctx, m, words["messageId"], failed.Code))
 		}
 		if back {
 			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
@@ -206,8 +210,8 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 	return json.Marshal(reply)
 }
 
-// bury sends a message to the dead-letter queue, and reports whether it is there.
-func (l *lambdaHost) bury(ctx context.Context, m events.SQSMessage, id string, code handler.Code) bool {
+// sendDeadLetter sends a message to the dead-letter queue, and reports whether it is there.
+func (l *lambdaHost) sendDeadLetter(ctx context.Context, m events.SQSMessage, id string, code handler.Code) bool {
 	err := l.dead.Send(ctx, m.EventSourceARN, m.Body, id, string(code))
 	if err != nil { // SQS moves the message itself, hours later
 		l.log.WarnContext(ctx, "dead letter not sent", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
@@ -216,12 +220,13 @@ func (l *lambdaHost) bury(ctx context.Context, m events.SQSMessage, id string, c
 	return err == nil
 }
 
-func (l *lambdaHost) refuse(ctx context.Context, why string) error {
+func (l *lambdaHost) refuseEvent(ctx context.Context, why string) error {
 	l.log.ErrorContext(ctx, "event refused", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.String("reason", why))
 	return errors.New(why)
 }
 
-// httpRequest returns the request that event describes, with the body as the caller sent it: a signature is over its bytes.
+// httpRequest returns the request that event describes, with the body as the caller sent it: a signature is over its
+// bytes.
 func httpRequest(ctx context.Context, event events.APIGatewayV2HTTPRequest) *http.Request {
 	body := io.Reader(strings.NewReader(event.Body))
 	if event.IsBase64Encoded {

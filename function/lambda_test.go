@@ -18,7 +18,7 @@ import (
 	"autopilot-unassign/internal/hosttest/lambda"
 )
 
-// echo answers with what it was asked.
+// echo responds with the request.
 func echo(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	w.Header().Set("X-Seen", strings.Join(r.Header.Values("X-Sent"), "|"))

@@ -51,7 +51,7 @@ func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambda.Options, changes .
 	return d
 }
 
-// invoke sends an event, and returns what the function answers and the text of its error, one of which is "".
+// invoke sends an event, and returns the reply of the function and the text of its error, one of which is "".
 func invoke(t *testing.T, d lambdaDeployment, c *azuresim.Cloud, event string) (answer, failure, id string) {
 	t.Helper()
 	result, err := d.Invoke(t.Context(), []byte(event))
@@ -171,8 +171,8 @@ func TestLambdaUnassigns(t *testing.T) {
 	}
 }
 
-// What may do better later is an error of the invocation, since Lambda tries again what failed and nothing else. What will not
-// is a success that says what was wrong, and an error in the log.
+// A transient failure fails the invocation, and Lambda retries it. A permanent failure is a reply with the code, and an ERROR in the
+// log.
 func TestLambdaEventsFail(t *testing.T) {
 	t.Parallel()
 	later := azuresim.Status(503, "Retry-After", "3600")
@@ -322,7 +322,7 @@ func TestSQS(t *testing.T) {
 	}
 }
 
-// When the time gets short, what is left of a batch is handed back without being begun.
+// When the time gets short, the rest of a batch is handed back untried.
 func TestSQSWithoutTime(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -349,7 +349,7 @@ func TestSQSWithAShortTimeout(t *testing.T) {
 	}
 }
 
-// Whoever may invoke the function writes its events: a word of theirs that is no plain word reaches no log.
+// An invoker writes the events: a word that is not plain reaches no log.
 func TestSQSWordsAreNotTrusted(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -365,7 +365,7 @@ func TestSQSWordsAreNotTrusted(t *testing.T) {
 	}
 }
 
-// A request is a request, whatever it carries: nothing that a caller can write makes an event of it.
+// Nothing in a request turns it into an event.
 func TestRequestsAreNoEvents(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -462,7 +462,7 @@ func (f *fakeSQS) Do(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: f.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
-// A permanent failure goes to the dead-letter queue at once, with its code, and is done with; where that cannot be, SQS moves it.
+// A permanent failure goes to the dead-letter queue at once, with its code. If that fails, SQS moves it later.
 func TestSQSPermanentFailures(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "session"}

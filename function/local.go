@@ -47,8 +47,8 @@ func withInvocation(h http.Handler, host, idHeader string) http.Handler {
 	})
 }
 
-// lastValue returns the last value of a header. A forwarding host appends its own value to the caller's, as another header or
-// behind a comma.
+// lastValue returns the last value of a header. A forwarding host appends its own value to the caller's, as another
+// header or behind a comma.
 func lastValue(h http.Header, name string) string {
 	values := h.Values(name)
 	if len(values) == 0 {
@@ -65,9 +65,9 @@ const (
 	maxDrain     = 16 << 20               // bytes of that rest
 )
 
-// drainBody returns a body and a writer for r: the first write of a response reads the rest of the body and discards it, up to
-// maxDrain and drainTimeout. Without it net/http holds a response for as long as the body takes; and a host that is still
-// sending when the connection closes reports 500 instead of the response.
+// drainBody returns a body and a writer for r: the first write of a response reads the rest of the body and discards
+// it, up to maxDrain and drainTimeout. Without it net/http holds a response for as long as the body takes; and a
+// host that is still sending when the connection closes reports 500 instead of the response.
 func drainBody(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, io.ReadCloser) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // or net/http reads the rest itself, until its own deadline
@@ -128,7 +128,8 @@ func (w *drainingWriter) Write(p []byte) (int, error) {
 // Unwrap returns the writer for http.ResponseController.
 func (w *drainingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// serveHTTP serves the requests of listener until ctx ends, then lets running requests finish. A request may take timeout.
+// serveHTTP serves the requests of listener until ctx ends, then lets running requests finish. A request may take
+// timeout.
 func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeout time.Duration, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           h,

@@ -33,7 +33,7 @@ func deploy(t *testing.T, c *azuresim.Cloud, host string, changes ...string) dep
 	return d
 }
 
-// However the cloud is: a process starts, and answers requests that need nobody. Lambda takes them after the time for a warm-up.
+// A process starts and refuses requests while no service of the cloud responds. On Lambda this takes the time of a warm-up.
 func TestStartWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
@@ -70,7 +70,7 @@ func TestStartWaitsForNobody(t *testing.T) {
 	}
 }
 
-// What the warm-up could not get is not held against the first request.
+// A failed warm-up does not fail the first request.
 func TestStartWithoutTheCloud(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
@@ -95,7 +95,7 @@ func TestStartWithoutTheCloud(t *testing.T) {
 	}
 }
 
-// A process goes on after whatever a request has brought, and a second request costs Graph a read and a change and no other service any.
+// A process survives failed requests, and a second request costs Graph a read and a change and no other service anything.
 func TestWarm(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
@@ -147,7 +147,7 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
-// A host from before 2025 builds each request anew, and puts its invocation id behind what the caller has sent for one.
+// A host from before 2025 builds each request anew, and appends its invocation id to the caller's.
 func TestForwardingHost(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -175,8 +175,8 @@ func TestForwardingHost(t *testing.T) {
 	}
 }
 
-// The Functions host hands a request on twice when a connection breaks before the answer, where it has no body. One with a
-// body it gives up, and the caller asks again: both are safe.
+// The Functions host sends a request again when the connection breaks before its body was read. Afterwards the caller gets 500 and
+// retries: both are safe.
 func TestBrokenConnectionToTheWorker(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -201,7 +201,7 @@ func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
 	}
 }
 
-// Of a worker that cannot start the host reports the last three lines: they name every setting that is missing.
+// The host reports the last three lines of a worker that cannot start: they name every missing setting.
 func TestMissingSettingsReachTheHost(t *testing.T) {
 	t.Parallel()
 	_, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t)})
@@ -268,7 +268,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// While a signal stops it, a request that has begun comes to its end, also where it has joined what the start had begun.
+// After a signal a running request finishes, also one that waits for a fetch of the warm-up.
 func TestStopLetsRequestsEnd(t *testing.T) {
 	t.Parallel()
 	for _, step := range []azuresim.Step{azuresim.StepToken, azuresim.StepGraph} {

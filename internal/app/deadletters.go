@@ -22,8 +22,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// DeadLetters sends messages of SQS to the dead-letter queue that the redrive policy of their queue names. Redrive itself takes
-// maxReceiveCount times the visibility timeout.
+// DeadLetters sends messages of SQS to the dead-letter queue that the redrive policy of their queue names. Redrive
+// itself takes maxReceiveCount times the visibility timeout.
 type DeadLetters struct {
 	credentials aws.Credentials
 	client      upstream.Doer
@@ -62,15 +62,15 @@ func parseQueueARN(arn string) (queueAddress, error) {
 // deadLetterTimeout limits the sending of one message.
 const deadLetterTimeout = 5 * time.Second
 
-// Send sends a message with its id and the code of its failure as attributes. The body is unchanged, so that the message can be
-// moved back.
+// Send sends a message with its id and the code of its failure as attributes. The body is unchanged, so that the
+// message can be moved back.
 func (d *DeadLetters) Send(ctx context.Context, sourceARN, body, id, code string) error {
 	if d == nil || d.credentials.AccessKeyID == "" {
 		return errors.New("there are no credentials of a role")
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadLetterTimeout)
 	defer cancel()
-	target, err := d.target(ctx, sourceARN)
+	target, err := d.findTarget(ctx, sourceARN)
 	if err != nil {
 		return err
 	}
@@ -81,11 +81,11 @@ func (d *DeadLetters) Send(ctx context.Context, sourceARN, body, id, code string
 	if id != "" {
 		attributes["messageId"] = attribute(id)
 	}
-	return d.call(ctx, target, "SendMessage", map[string]any{"QueueUrl": target.url, "MessageBody": body, "MessageAttributes": attributes}, nil)
+	return d.callAction(ctx, target, "SendMessage", map[string]any{"QueueUrl": target.url, "MessageBody": body, "MessageAttributes": attributes}, nil)
 }
 
-// target returns the dead-letter queue of a queue.
-func (d *DeadLetters) target(ctx context.Context, sourceARN string) (queueAddress, error) {
+// findTarget returns the dead-letter queue of a queue.
+func (d *DeadLetters) findTarget(ctx context.Context, sourceARN string) (queueAddress, error) {
 	d.mu.Lock()
 	target, ok := d.queues[sourceARN]
 	d.mu.Unlock()
@@ -100,7 +100,7 @@ func (d *DeadLetters) target(ctx context.Context, sourceARN string) (queueAddres
 		Attributes struct{ RedrivePolicy string }
 	}
 	in := map[string]any{"QueueUrl": source.url, "AttributeNames": []string{"RedrivePolicy"}}
-	if err := d.call(ctx, source, "GetQueueAttributes", in, &out); err != nil {
+	if err := d.callAction(ctx, source, "GetQueueAttributes", in, &out); err != nil {
 		return queueAddress{}, err
 	}
 	var policy struct{ DeadLetterTargetARN string }
@@ -116,8 +116,8 @@ func (d *DeadLetters) target(ctx context.Context, sourceARN string) (queueAddres
 	return target, nil
 }
 
-// call calls an action of SQS in its JSON protocol. Its errors quote nothing of the response but the status.
-func (d *DeadLetters) call(ctx context.Context, queue queueAddress, action string, in, out any) error {
+// callAction calls an action of SQS in its JSON protocol. Its errors quote nothing of the response but the status.
+func (d *DeadLetters) callAction(ctx context.Context, queue queueAddress, action string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err

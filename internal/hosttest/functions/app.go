@@ -192,8 +192,8 @@ func (f *function) plainHTTP() bool {
 		})
 }
 
-// route returns the function for a method and a path, and the parameters in the path (E7). A route without parameters comes
-// before one with.
+// route returns the function for a method and a path, and the parameters in the path (E7). A route without
+// parameters comes before one with.
 func (a *app) route(method, path string) (*function, map[string]string) {
 	var found *function
 	var params map[string]string
@@ -217,8 +217,8 @@ func (a *app) route(method, path string) (*function, map[string]string) {
 	return found, params
 }
 
-// match holds a path to the template of a route, with the parameters {name}, {name?} and, for the rest of the path, {*name}. A
-// constraint behind a colon is ignored.
+// match holds a path to the template of a route, with the parameters {name}, {name?} and, for the rest of the path,
+// {*name}. A constraint behind a colon is ignored.
 func match(template, path string) (map[string]string, bool) {
 	path = strings.TrimPrefix(path, "/")
 	if path == "/" {

@@ -1,12 +1,13 @@
-// Package functions is a double of the Azure Functions host for tests. It starts a custom handler, the real binary, as a process,
-// supervises it, and sends it requests and invocations as the host does.
+// Package functions is a double of the Azure Functions host for tests. It starts a custom handler, the real binary,
+// as a process, supervises it, and sends it requests and invocations as the host does.
 //
 // # Sources
 //
-// [M] measured in November 2026 on the host 4.1037, built from its published source, as it is (it forwards) and with the published
-// proxying code of 2025. [S] read in the source of that host, at commit 89dc438d of Azure/azure-functions-host; [S25] in its files of
-// 2025 (DefaultHttpWorkerService.cs, DefaultHttpProxyService.cs, RetryProxyHandler.cs); [Y] in microsoft/reverse-proxy 202cca96;
-// [K] in azure-webjobs-sdk f79ea0bf and its extensions. [D] from Microsoft's documentation.
+// [M] measured in November 2026 on the host 4.1037, built from its published source, as it is (it forwards) and with
+// the published proxying code of 2025. [S] read in the source of that host, at commit 89dc438d of
+// Azure/azure-functions-host; [S25] in its files of 2025 (DefaultHttpWorkerService.cs, DefaultHttpProxyService.cs,
+// RetryProxyHandler.cs); [Y] in microsoft/reverse-proxy 202cca96; [K] in azure-webjobs-sdk f79ea0bf and its
+// extensions. [D] from Microsoft's documentation.
 //
 // # Modes
 //

@@ -103,7 +103,8 @@ const (
 // errClosed is the cause of a host that was stopped.
 var errClosed = errors.New("functions host: stopped")
 
-// Start starts the worker of the app, waits until it responds, and listens for callers. It fails where the host would not start.
+// Start starts the worker of the app, waits until it responds, and listens for callers. It fails where the host
+// would not start.
 func Start(ctx context.Context, o Options) (*Host, error) {
 	a, err := load(o.AppDir)
 	if err != nil {
@@ -172,8 +173,8 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// The range of ports lies below the ephemeral one: between the close and the worker's start, another process of a busy machine
-// could get an ephemeral port.
+// The range of ports lies below the ephemeral one: between the close and the worker's start, another process of a
+// busy machine could get an ephemeral port.
 const (
 	lowestPort  = 20000
 	highestPort = 32767
@@ -308,8 +309,8 @@ func (h *Host) exited(w *worker) {
 	}
 }
 
-// probe sends GET / to a worker until it responds (E4). The double wants the response within a second, and no redirect. An error
-// stops the host.
+// probe sends GET / to a worker until it responds (E4). The double wants the response within a second, and no
+// redirect. An error stops the host.
 func (h *Host) probe(w *worker) error {
 	ctx, cancel := context.WithTimeout(h.ctx, h.options.InitTimeout)
 	defer cancel()
@@ -465,8 +466,8 @@ func (h *Host) DropNext(n int) {
 	h.drops = n
 }
 
-// Terminate sends the worker SIGTERM, which the host never does, and returns the exit code, -1 for an end by the signal. No other
-// worker is started.
+// Terminate sends the worker SIGTERM, which the host never does, and returns the exit code, -1 for an end by the
+// signal. No other worker is started.
 func (h *Host) Terminate() int {
 	h.mu.Lock()
 	h.closed = true

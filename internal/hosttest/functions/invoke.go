@@ -27,8 +27,8 @@ type Result struct {
 // errHang fails an invocation that would never end (E17).
 var errHang = errors.New("functions host: 2xx with no body or null: the invocation would hang until its time is up")
 
-// Invoke invokes a function as its trigger does, with data by the names of its bindings, and retries it as function.json says
-// (E13 to E20). The error is the one of the last try.
+// Invoke invokes a function as its trigger does, with data by the names of its bindings, and retries it as
+// function.json says (E13 to E20). The error is the one of the last try.
 func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Result, error) {
 	return h.InvokeWith(ctx, name, data, nil)
 }

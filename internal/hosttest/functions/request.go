@@ -47,8 +47,8 @@ func newID() string {
 // drainTimeout limits the reading of a body after the response.
 const drainTimeout = 5 * time.Second
 
-// serve handles a caller's request. As Kestrel does, it reads the rest of a body after the response instead of closing the
-// connection on a caller that still sends.
+// serve handles a caller's request. As Kestrel does, it reads the rest of a body after the response instead of
+// closing the connection on a caller that still sends.
 func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	if h.closed && h.ctx.Err() != nil {
@@ -372,8 +372,8 @@ func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	}
 }
 
-// once sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while the body is
-// still being written (E9).
+// once sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while the
+// body is still being written (E9).
 func (h *Host) once(req *http.Request) (*http.Response, error) {
 	wrote := make(chan error, 1)
 	trace := &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
@@ -494,8 +494,8 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
 	}
 }
 
-// byJSON passes a request on as an invocation (E13). The output must be an object with a status, headers and a body, all of them
-// optional; anything else is a 500.
+// byJSON passes a request on as an invocation (E13). The output must be an object with a status, headers and a body,
+// all of them optional; anything else is a 500.
 func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, params map[string]string) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -1,9 +1,10 @@
-// Package lambda is a double of AWS Lambda for tests. It starts a function, the real binary, as a process and gives it invocations
-// by the Runtime API. It also makes the events of an HTTP API or a Function URL, and reads the replies as these do.
+// Package lambda is a double of AWS Lambda for tests. It starts a function, the real binary, as a process and gives
+// it invocations by the Runtime API. It also makes the events of an HTTP API or a Function URL, and reads the
+// replies as these do.
 //
-// Sources: [R] AWS documentation, "Using the Lambda runtime API"; [X] "Understanding the Lambda execution environment lifecycle";
-// [G] aws-lambda-go v1.55.1, its source and runs; [H] "Create AWS Lambda proxy integrations for HTTP APIs"; [E] the runtime
-// interface emulator of January 2026, runs.
+// Sources: [R] AWS documentation, "Using the Lambda runtime API"; [X] "Understanding the Lambda execution
+// environment lifecycle"; [G] aws-lambda-go v1.55.1, its source and runs; [H] "Create AWS Lambda proxy integrations
+// for HTTP APIs"; [E] the runtime interface emulator of January 2026, runs.
 //
 //	L1  GET /2018-06-01/runtime/invocation/next returns an event with the headers Lambda-Runtime-Aws-Request-Id,
 //	    -Deadline-Ms, -Invoked-Function-Arn and -Trace-Id. A process has one invocation at a time. [R, G]
@@ -21,6 +22,6 @@
 //
 // Differences on purpose: of the parent's environment the function gets PATH, HOME and TMPDIR alone.
 //
-// What the double forgives: it never freezes a process between invocations, never fills up memory or disk, limits no payload (Lambda:
-// 6 MB), keeps HTTP APIs waiting for more than 30 s, and retries no failed asynchronous invocation.
+// What the double forgives: it never freezes a process between invocations, never fills up memory or disk, limits no
+// payload (Lambda: 6 MB), keeps HTTP APIs waiting for more than 30 s, and retries no failed asynchronous invocation.
 package lambda

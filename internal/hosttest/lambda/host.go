@@ -408,8 +408,8 @@ type Answer struct {
 // errMalformed is the error of a reply that a gateway cannot use.
 var errMalformed = errors.New("lambda host: the reply is not of payload format 2.0")
 
-// ReadAnswer returns the caller's response for the result of an event of payload format 2.0 (L9). An error gives the reason of a
-// 500 of the gateway's own.
+// ReadAnswer returns the caller's response for the result of an event of payload format 2.0 (L9). An error gives the
+// reason of a 500 of the gateway's own.
 func ReadAnswer(r Result) (Answer, error) {
 	failed := Answer{http.StatusInternalServerError, http.Header{"Content-Type": {"application/json"}}, []byte(`{"message":"Internal Server Error"}`)}
 	if r.Payload == nil {
@@ -450,8 +450,8 @@ func ReadAnswer(r Result) (Answer, error) {
 	return a, nil
 }
 
-// Event returns the event of payload format 2.0 for a request (L9). The body is in base64 if base64Encoded is set, as gateways
-// send it if it is no text.
+// Event returns the event of payload format 2.0 for a request (L9). The body is in base64 if base64Encoded is set,
+// as gateways send it if it is no text.
 func Event(method, target string, header http.Header, body []byte, base64Encoded bool) ([]byte, error) {
 	path, query, _ := strings.Cut(target, "?")
 	headers := map[string]string{}

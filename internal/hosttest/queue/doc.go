@@ -1,11 +1,11 @@
-// Package queue holds two queue engines for tests: Amazon SQS with a Lambda event source mapping, and Azure Storage queues
-// with the listener of the Functions host. Each drives a Go function directly, in the time of its caller: under
-// testing/synctest a night of redeliveries takes milliseconds.
+// Package queue holds two queue engines for tests: Amazon SQS with a Lambda event source mapping, and Azure Storage
+// queues with the listener of the Functions host. Each drives a Go function directly, in the time of its caller:
+// under testing/synctest a night of redeliveries takes milliseconds.
 //
-// Sources: [L] AWS documentation, "Using Lambda with Amazon SQS", "Configuring scaling behavior" and "Handling errors for an
-// SQS event source", and "Amazon SQS dead-letter queues"; [H] measured on the Functions host 4.1037 with Azurite, November
-// 2026; [S] azure-webjobs-sdk, QueueListener.cs, QueueProcessor.cs, RandomizedExponentialBackoffStrategy.cs; [D] Microsoft's
-// documentation of the queue trigger.
+// Sources: [L] AWS documentation, "Using Lambda with Amazon SQS", "Configuring scaling behavior" and "Handling
+// errors for an SQS event source", and "Amazon SQS dead-letter queues"; [H] measured on the Functions host 4.1037
+// with Azurite, November 2026; [S] azure-webjobs-sdk, QueueListener.cs, QueueProcessor.cs,
+// RandomizedExponentialBackoffStrategy.cs; [D] Microsoft's documentation of the queue trigger.
 //
 // # SQS
 //

@@ -109,8 +109,8 @@ func (s *store) notify() {
 	s.changed = make(chan struct{})
 }
 
-// receive returns at most limit visible messages and hides them. Those received more than most times are dead instead. next
-// is the time at which another message becomes visible, zero for none.
+// receive returns at most limit visible messages and hides them. Those received more than most times are dead
+// instead. next is the time at which another message becomes visible, zero for none.
 func (s *store) receive(limit, most int, hide time.Duration) (leases []lease, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +185,8 @@ func (s *store) bury(l lease) {
 	})
 }
 
-// left returns how many messages are in the queue, and a channel that is closed when a message arrives or the last one goes.
+// left returns how many messages are in the queue, and a channel that is closed when a message arrives or the last
+// one goes.
 func (s *store) left() (int, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,8 +219,8 @@ func startProcess(ctx context.Context, start func() Worker) *process {
 	return p
 }
 
-// call hands a batch to the worker and returns its result, or the cause if the process ends first. every is called so often
-// meanwhile.
+// call hands a batch to the worker and returns its result, or the cause if the process ends first. every is called
+// so often meanwhile.
 func (s *store) call(p *process, batch []Message, timeout, interval time.Duration, every func()) ([]string, error) {
 	ctx, cancel := context.WithTimeoutCause(p.ctx, timeout, ErrTimeout)
 	defer cancel()
