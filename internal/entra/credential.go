@@ -158,19 +158,25 @@ func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) 
 }
 
 func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	before := c.signed
+	c.mu.Unlock()
 	signed, justRead, err := c.current(ctx)
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
 	token, err := c.signInWith(ctx, signed, o)
 	failed, _ := errors.AsType[*upstream.Error](err)
+	if failed != nil && justRead && before != nil {
+		return c.signInWithBefore(ctx, before, o, failed)
+	}
 	if failed == nil || justRead || (failed.Reason != upstream.CredentialRejected && failed.Reason != upstream.CredentialExpired) {
 		return token, err
 	}
 	// Refused: it may have been rotated. If it has not been, the refusal stands.
 	now := time.Now()
 	c.mu.Lock()
-	before, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < minReread
+	version, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < minReread
 	if !tooSoon {
 		c.rereadAt = now
 	}
@@ -185,10 +191,30 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 		c.rereadAt = time.Time{}
 		c.mu.Unlock()
 		return azcore.AccessToken{}, rereadErr
-	case after == before:
+	case after == version:
 		return token, err
 	}
 	return c.signInWith(ctx, signed, o)
+}
+
+// signInWithBefore asks for a token with the version of the secret before, after Entra ID failed with refusal for the version that was
+// just read: a certificate that renews itself has a version that the app does not have yet. It returns refusal if that fails too.
+func (c *Credential) signInWithBefore(
+	ctx context.Context, before azcore.TokenCredential, o policy.TokenRequestOptions, refusal *upstream.Error,
+) (azcore.AccessToken, error) {
+	if refusal.Reason != upstream.CredentialRejected && refusal.Reason != upstream.CredentialExpired {
+		return azcore.AccessToken{}, refusal
+	}
+	token, err := c.signInWith(ctx, before, o)
+	if err != nil {
+		return azcore.AccessToken{}, refusal
+	}
+	c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; the version before is used: add the newest to the app",
+		slog.String("secret", c.name), slog.Any("error", refusal))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.signed = before // until the secret is read again
+	return token, nil
 }
 
 // current returns what signs in now, and whether the secret has just been read for it.

@@ -57,7 +57,7 @@ func withOldVersion(req *http.Request) *http.Request {
 	return again
 }
 
-// unsupportedVersion reports whether a vault refuses the api-version: "The specified version (7.6) is not recognized."
+// unsupportedVersion reports whether a vault refuses the api-version ("The specified version (7.6) is not recognized").
 func unsupportedVersion(body []byte) bool {
 	text := strings.ToLower(string(body))
 	return strings.Contains(text, "badparameter") && strings.Contains(text, "version") &&
