@@ -17,7 +17,7 @@ const largeRun = 50
 
 const callHelp = `usage: unassign call [flags]
 
-Removes the resource account from devices: from those of -device and -serial, or from those in a file.
+Removes the resource account from the devices of -device and -serial, or of a file.
 
   unassign call -url https://contoso.azurewebsites.net -secret-file key.txt -serial 5CG1234ABC -dry-run
   unassign call -url https://contoso.azurewebsites.net -api-key-file key.txt -device 6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01
@@ -85,8 +85,8 @@ func (f *callFlags) setColumn(text string) error {
 	return nil
 }
 
-// check returns a UsageError if the flags do not fit together.
-func (f *callFlags) check() error {
+// validate returns a UsageError if the flags do not fit together.
+func (f *callFlags) validate() error {
 	forList := len(f.columns) > 0 || f.by != "" || f.noExpect || f.placeholders || f.skipInvalid
 	switch {
 	case f.dryRun && f.verify:
@@ -117,19 +117,19 @@ func (f *callFlags) check() error {
 	return nil
 }
 
-// Call removes the resource account from the devices that the arguments name, and prints the results. It returns an error unless
-// all of them succeeded.
+// Call removes the resource account from the devices that the arguments name, and prints the results. It returns
+// an error unless all of them succeeded.
 func (p Program) Call(ctx context.Context, args []string) error {
 	f := newCallFlags()
 	return p.run(ctx, f.connection, args, func() error {
-		if err := f.check(); err != nil {
+		if err := f.validate(); err != nil {
 			return err
 		}
 		route := routeUnassign
 		if f.doctor {
 			route = routeDoctor
 		}
-		c, err := f.client(p, route)
+		c, err := f.newClient(p, route)
 		if err != nil {
 			return err
 		}
@@ -142,20 +142,20 @@ func (p Program) Call(ctx context.Context, args []string) error {
 
 // callList sends the devices and prints the results.
 func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
-	table, err := f.table(p)
+	table, err := f.readDevices(p)
 	if err != nil {
 		return err
 	}
 	printLines(p.Stderr, table.Notes)
 	printLines(p.Stderr, table.Invalid)
-	invalid := counted(len(table.Invalid), "row is", "rows are")
+	invalid := formatCount(len(table.Invalid), "row is", "rows are")
 	switch {
 	case len(table.Invalid) > 0 && !f.skipInvalid:
 		return fmt.Errorf("%s not valid, so nothing was sent; correct %s, or send the other rows with -skip-invalid", invalid, f.csv)
 	case len(table.Rows) == 0:
 		return fmt.Errorf("%s has no device to send", f.csv)
 	}
-	results, err := f.results(table.Format, DeploymentOf(c.URL))
+	results, err := f.openResults(table.Format, DeploymentOf(c.URL))
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	c.Note = show.note
 	list := List{
 		Client: c, Results: results, Reference: f.reference, DryRun: f.dryRun, Verify: f.verify, Again: f.again, Progress: show.counts,
-		Confirm: func(rows []Row) error { return p.confirm(f, c, rows) },
+		Confirm: func(rows []Row) error { return p.confirmRun(f, c, rows) },
 	}
 	counts, stopped := list.Work(ctx, table.Rows)
 	show.end()
@@ -171,7 +171,7 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	if _, refused := errors.AsType[unconfirmedError](stopped); refused {
 		return stopped
 	}
-	end := p.summarise(f, counts, results.path, len(table.Invalid), stopped)
+	end := p.printSummary(f, counts, results.path, len(table.Invalid), stopped)
 	unsent := errors.Is(stopped, ErrNotSent) && counts.Settled() == 0
 	if f.json {
 		return errors.Join(p.printResults(table, results, counts, end), end)
@@ -186,15 +186,15 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	return end
 }
 
-// table returns the devices that the flags name.
-func (f *callFlags) table(p Program) (*Table, error) {
+// readDevices returns the devices that the flags name.
+func (f *callFlags) readDevices(p Program) (*Table, error) {
 	if f.csv == "" {
 		table := &Table{}
 		known := map[string]bool{}
 		for i, row := range f.rows {
 			if row.Line = i + 1; !known[row.key()] {
 				known[row.key()] = true
-				row.Expected = expect(f.expect)
+				row.Expected = parseAccount(f.expect)
 				table.Rows = append(table.Rows, row)
 			}
 		}
@@ -216,8 +216,8 @@ func (f *callFlags) table(p Program) (*Table, error) {
 	return table, nil
 }
 
-// results opens the results of the run: a file for a list, else memory unless -out names a file.
-func (f *callFlags) results(format Format, deployment string) (*Results, error) {
+// openResults opens the results of the run: a file for a list, else memory unless -out names a file.
+func (f *callFlags) openResults(format Format, deployment string) (*Results, error) {
 	path := f.out
 	if path == "" && f.csv == "" {
 		return NewResults(deployment), nil
@@ -254,21 +254,21 @@ type unconfirmedError string
 
 func (e unconfirmedError) Error() string { return string(e) }
 
-// confirm asks before a large real run. Without a terminal it refuses one.
-func (p Program) confirm(f *callFlags, c *Client, rows []Row) error {
+// confirmRun asks before a large real run. Without a terminal it refuses one.
+func (p Program) confirmRun(f *callFlags, c *Client, rows []Row) error {
 	switch {
 	case f.dryRun:
 		return nil
 	case f.most > 0 && len(rows) > f.most:
-		return unconfirmedError(fmt.Sprintf("nothing was sent: %s, and -max is %s", counted(len(rows), "device", "devices"), grouped(f.most)))
+		return unconfirmedError(fmt.Sprintf("nothing was sent: %s, and -max is %s", formatCount(len(rows), "device", "devices"), formatNumber(f.most)))
 	case f.confirm || f.most > 0 || len(rows) <= largeRun:
 		return nil
 	}
-	unconfirmed := unconfirmedError(fmt.Sprintf("nothing was sent: a run with more than %d devices needs -yes or -max, and this one has %s", largeRun, grouped(len(rows))))
+	unconfirmed := unconfirmedError(fmt.Sprintf("nothing was sent: a run with more than %d devices needs -yes or -max, and this one has %s", largeRun, formatNumber(len(rows))))
 	if !p.interactive && !isTerminal(p.Stdin) {
 		return unconfirmed
 	}
-	fmt.Fprintf(p.Stderr, "This removes the resource account from %s at %s:\n", counted(len(rows), "device", "devices"), DeploymentOf(c.URL))
+	fmt.Fprintf(p.Stderr, "This removes the resource account from %s at %s:\n", formatCount(len(rows), "device", "devices"), DeploymentOf(c.URL))
 	for _, row := range rows[:3] {
 		name := row.ID + row.Serial
 		if account := row.Expected.String(); account != "" {
@@ -276,7 +276,7 @@ func (p Program) confirm(f *callFlags, c *Client, rows []Row) error {
 		}
 		fmt.Fprintln(p.Stderr, "  "+plainText(name))
 	}
-	fmt.Fprintf(p.Stderr, "  and %s more\nType yes to go on: ", grouped(len(rows)-3))
+	fmt.Fprintf(p.Stderr, "  and %s more\nType yes to go on: ", formatNumber(len(rows)-3))
 	text, err := bufio.NewReader(p.Stdin).ReadString('\n')
 	if errors.Is(err, io.EOF) && text == "" {
 		fmt.Fprintln(p.Stderr)
@@ -288,11 +288,11 @@ func (p Program) confirm(f *callFlags, c *Client, rows []Row) error {
 	return nil
 }
 
-// summarise prints the summary of a run unless it is the error, and returns the error of the run.
-func (p Program) summarise(f *callFlags, counts Counts, path string, invalid int, stopped error) error {
+// printSummary prints the summary of a run unless it is the error, and returns the error of the run.
+func (p Program) printSummary(f *callFlags, counts Counts, path string, invalid int, stopped error) error {
 	summary := counts.summary()
 	if invalid > 0 {
-		summary += "; " + counted(invalid, "row is", "rows are") + " not valid"
+		summary += "; " + formatCount(invalid, "row is", "rows are") + " not valid"
 	}
 	if path != "" {
 		summary += ". Results: " + path
@@ -383,12 +383,12 @@ func (p Program) printResults(table *Table, results *Results, counts Counts, end
 
 // callDoctor fetches the report on a deployment and prints it. It returns an error if a check failed.
 func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error {
-	response, err := c.get(ctx, nil)
+	response, err := c.sendGet(ctx, nil)
 	if err != nil {
 		return err
 	}
 	if !response.Succeeded() {
-		return errors.New(describe(response, itemOf(response)))
+		return errors.New(describeResponse(response, itemOf(response)))
 	}
 	var report struct {
 		OK       bool `json:"ok"`

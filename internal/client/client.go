@@ -1,5 +1,5 @@
-// Package client calls the function from the caller's side: single devices, or a list in a file, with retries by the rule of the
-// README for all callers. It is the commands call and list.
+// Package client calls the function from the caller's side: single devices, or a list in a file, with retries by
+// the rule of the README for all callers. It is the commands call and list.
 package client
 
 import (
@@ -101,7 +101,7 @@ type Expected struct {
 func (e Expected) String() string { return cmp.Or(e.UserPrincipalName, e.ResourceName) }
 
 // expect returns the account called name: a user principal name if it has an @, else a resource name.
-func expect(name string) Expected {
+func parseAccount(name string) Expected {
 	if strings.Contains(name, "@") {
 		return Expected{UserPrincipalName: name}
 	}
@@ -142,26 +142,27 @@ var (
 	ErrNoResponse = errors.New("the outcome is unknown")
 )
 
-// get sends a GET request with a query, and retries by the rule.
-func (c *Client) get(ctx context.Context, query url.Values) (Response, error) {
-	return c.repeat(ctx, http.MethodGet, query, nil, func(Response) bool { return false })
+// sendGet sends a GET request with a query, and retries by the rule.
+func (c *Client) sendGet(ctx context.Context, query url.Values) (Response, error) {
+	return c.sendWithRetries(ctx, http.MethodGet, query, nil, func(Response) bool { return false })
 }
 
-// post sends an order, and retries by the rule until final reports true for the response.
-func (c *Client) post(ctx context.Context, o Order, final func(Response) bool) (Response, error) {
-	body, err := encode(o)
+// sendOrder sends an order, and retries by the rule until final reports true for the response.
+func (c *Client) sendOrder(ctx context.Context, o Order, final func(Response) bool) (Response, error) {
+	body, err := encodeOrder(o)
 	if err != nil {
 		return Response{}, err
 	}
-	return c.repeat(ctx, http.MethodPost, nil, body, final)
+	return c.sendWithRetries(ctx, http.MethodPost, nil, body, final)
 }
 
-// repeat sends a request, and retries by the rule until final reports true for the response. All attempts have one id. The error
-// is nil where there is a response, whatever its status. When ctx ends, an attempt under way still runs to its end.
-func (c *Client) repeat(ctx context.Context, method string, query url.Values, body []byte, final func(Response) bool) (Response, error) {
+// sendWithRetries sends a request, and retries by the rule until final reports true for the response. All attempts
+// have one id. The error is nil where there is a response, of any status. When ctx ends, an attempt under way
+// still runs to its end.
+func (c *Client) sendWithRetries(ctx context.Context, method string, query url.Values, body []byte, final func(Response) bool) (Response, error) {
 	id := guid.New().String()
 	for tried := 0; ; tried++ {
-		response, err := c.attempt(ctx, method, query, id, body)
+		response, err := c.sendOnce(ctx, method, query, id, body)
 		why := response.StatusText
 		switch {
 		case err == nil && (!Retryable(response.Status) || final(response)):
@@ -171,7 +172,7 @@ func (c *Client) repeat(ctx context.Context, method string, query url.Values, bo
 		case err != nil:
 			why = "no response"
 		}
-		if waited, stop := c.wait(ctx, why, response.retryAfter, tried); !waited {
+		if waited, stop := c.waitForRetry(ctx, why, response.retryAfter, tried); !waited {
 			if stop != nil && err == nil {
 				err = stop
 			}
@@ -180,9 +181,9 @@ func (c *Client) repeat(ctx context.Context, method string, query url.Values, bo
 	}
 }
 
-// wait waits before the retry that follows tried retries: for retryAfter, or a backoff if it is 0. It reports whether to retry; its
-// error is the end of ctx.
-func (c *Client) wait(ctx context.Context, why string, retryAfter time.Duration, tried int) (bool, error) {
+// waitForRetry waits before the retry that follows tried retries: for retryAfter, or a backoff if it is 0. It
+// reports whether to retry; its error is the end of ctx.
+func (c *Client) waitForRetry(ctx context.Context, why string, retryAfter time.Duration, tried int) (bool, error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -205,8 +206,8 @@ func (c *Client) wait(ctx context.Context, why string, retryAfter time.Duration,
 	}
 }
 
-// attempt sends a request once, with fresh evidence.
-func (c *Client) attempt(ctx context.Context, method string, query url.Values, id string, body []byte) (Response, error) {
+// sendOnce sends a request once, with fresh evidence.
+func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, id string, body []byte) (Response, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, c.URL, bytes.NewReader(body))
@@ -258,8 +259,8 @@ func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprint(status, " ", http.StatusText(status)))
 }
 
-// encode writes o as it is signed and sent, without escapes for HTML.
-func encode(o Order) ([]byte, error) {
+// encodeOrder writes o as it is signed and sent, without escapes for HTML.
+func encodeOrder(o Order) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

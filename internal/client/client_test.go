@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// script is a deployment that answers each request by what the script says: a status, or 0 for no response.
+// script is a deployment that answers each request as scripted: a status, or 0 for no response.
 type script struct {
 	statuses   []int
 	retryAfter []string
@@ -51,7 +51,7 @@ func TestClientRetries(t *testing.T) {
 			c := Client{
 				URL: contoso, Evidence: test.evidence, HTTP: s, Agent: "test", Retries: 7, Timeout: time.Second, Note: func(text string) { notes = append(notes, text) },
 			}
-			response, err := c.post(t.Context(), Order{Devices: []Target{{DeviceID: oneID}}}, isFinal)
+			response, err := c.sendOrder(t.Context(), Order{Devices: []Target{{DeviceID: oneID}}}, isFinal)
 			if err != nil || response.Status != 204 || !response.Succeeded() || len(s.headers) != 8 {
 				t.Fatalf("%s: %d, %v, %d requests", name, response.Status, err, len(s.headers))
 			}
@@ -71,7 +71,7 @@ func TestClientRetries(t *testing.T) {
 				t.Errorf("the last attempt was signed like the first: %v", last)
 			}
 			id := test.same[len(test.same)-1]
-			if response, err := c.post(t.Context(), Order{}, isFinal); err != nil || response.Status != 404 || s.headers[8].Get(id) == first.Get(id) {
+			if response, err := c.sendOrder(t.Context(), Order{}, isFinal); err != nil || response.Status != 404 || s.headers[8].Get(id) == first.Get(id) {
 				t.Errorf("%s: another request ends with %d, %v, and has the id %s", name, response.Status, err, s.headers[8].Get(id))
 			}
 		})
@@ -87,7 +87,7 @@ func TestClientStopsWhileItWaits(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		start := time.Now()
-		response, err := c.post(ctx, Order{}, isFinal)
+		response, err := c.sendOrder(ctx, Order{}, isFinal)
 		if !errors.Is(err, context.DeadlineExceeded) || response.Status != 503 || len(s.headers) != 1 || time.Since(start) != 5*time.Second {
 			t.Errorf("%d, %v, %d requests in %s", response.Status, err, len(s.headers), time.Since(start))
 		}
@@ -102,7 +102,7 @@ func TestClientGivesUp(t *testing.T) {
 		URL: contoso, Evidence: APIKey("k"), HTTP: &script{statuses: []int{503}, retryAfter: []string{"1200"}}, Retries: 3, Timeout: time.Second,
 		Note: func(text string) { notes = append(notes, text) },
 	}
-	if response, err := c.post(t.Context(), Order{}, isFinal); err != nil || response.Status != 503 || !slices.Equal(notes, []string{"503 Service Unavailable; Retry-After is 20m0s; giving up (limit 15m0s)"}) {
+	if response, err := c.sendOrder(t.Context(), Order{}, isFinal); err != nil || response.Status != 503 || !slices.Equal(notes, []string{"503 Service Unavailable; Retry-After is 20m0s; giving up (limit 15m0s)"}) {
 		t.Errorf("%d, %v, %q", response.Status, err, notes)
 	}
 }

@@ -23,8 +23,8 @@ func knownColumns() map[string]column {
 	known := map[string]column{}
 	for purpose, ranks := range map[string][]string{
 		"id": {"autopilotid autopilotdeviceid windowsautopilotdeviceid autopilotdeviceidentityid", "deviceid id"},
-		// English, German, French, Spanish, Italian, Portuguese, Dutch and Scandinavian, Finnish, Polish, Czech, Hungarian, Turkish,
-		// Russian, Japanese, Chinese, Korean; the last ones are those of inventories.
+		// English, German, French, Spanish, Italian, Portuguese, Dutch and Scandinavian, Finnish, Polish, Czech,
+		// Hungarian, Turkish, Russian, Japanese, Chinese, Korean; the last names are of inventories.
 		"serial": {"serialnumber serial deviceserialnumber serialno serialnum serialnr sn seriennummer seriennr gerätenummer " +
 			"numérodesérie numerodeserie nºdesérie nodesérie númerodeserie numerodiserie númerodesérie numerodisérie " +
 			"serienummer serienr sarjanumero numerseryjny sériovéčíslo výrobníčíslo sorozatszám serinumarası serino " +
@@ -45,7 +45,8 @@ func knownColumns() map[string]column {
 	return known
 }
 
-// plainName reduces the name of a column to its letters and digits in lower case, so that serial_number is "Serial number".
+// plainName reduces the name of a column to its letters and digits in lower case, so that serial_number is "Serial
+// number".
 func plainName(name string) string {
 	if !utf8.ValidString(name) { // Windows-1252, of which Latin-1 has the letters
 		latin := make([]rune, len(name))
@@ -62,7 +63,8 @@ func plainName(name string) string {
 	}, name)
 }
 
-// columnOf returns the meaning of a column's name. ServiceNow puts the path to a field before it: cmdb_ci.serial_number.
+// columnOf returns the meaning of a column's name. ServiceNow puts the path to a field before it:
+// cmdb_ci.serial_number.
 func columnOf(name string) column {
 	if known, ok := columnNames[plainName(name)]; ok {
 		return known
@@ -79,8 +81,8 @@ type columns struct {
 	plain   bool   // the list has no header, and one id or serial number on each line
 }
 
-// columns finds the columns that count.
-func (l *layout) columns(o ReadOptions) (columns, error) {
+// findColumns finds the columns that count.
+func (l *layout) findColumns(o ReadOptions) (columns, error) {
 	c := columns{names: l.header, at: map[string]int{}, width: max(1, len(l.header)), plain: l.header == nil}
 	if c.plain {
 		if len(o.Columns) > 0 {
@@ -98,13 +100,13 @@ func (l *layout) columns(o ReadOptions) (columns, error) {
 		switch {
 		case twice && (known.purpose == "code" || known.purpose == "outcome"):
 		case twice && ranks[known.purpose] == known.rank:
-			return c, fmt.Errorf("its columns %q and %q mean the same; choose with -column %s=NAME", shown(l.header[other]), shown(name), known.purpose)
+			return c, fmt.Errorf("its columns %q and %q mean the same; choose with -column %s=NAME", shorten(l.header[other]), shorten(name), known.purpose)
 		case !twice || known.rank < ranks[known.purpose]:
 			c.at[known.purpose], ranks[known.purpose] = i, known.rank
 		}
 	}
 	for purpose, name := range o.Columns {
-		i, err := l.find(name)
+		i, err := l.findColumn(name)
 		if err != nil {
 			return c, err
 		}
@@ -118,12 +120,13 @@ func (l *layout) columns(o ReadOptions) (columns, error) {
 	_, serial := c.at["serial"]
 	if !id && !serial {
 		wanted := map[string]string{"": "deviceId or serialNumber", "id": "deviceId", "serial": "serialNumber"}[o.By]
-		return c, fmt.Errorf("no column names a device; one must be called %s, or be chosen with -column serial=NAME. Its columns are %s", wanted, l.list())
+		return c, fmt.Errorf("no column names a device; one must be called %s, or be chosen with -column serial=NAME. Its columns are %s", wanted, l.listColumns())
 	}
 	return c, nil
 }
 
-// settleExpected drops an implied column of expected accounts beside an explicit one, and remembers its name otherwise.
+// settleExpected drops an implied column of expected accounts beside an explicit one, and remembers its name
+// otherwise.
 func (c *columns) settleExpected(rank int, o ReadOptions) {
 	_, resource := c.at["resource"]
 	before, found := c.at["before"]
@@ -141,8 +144,8 @@ func (c *columns) settleExpected(rank int, o ReadOptions) {
 	}
 }
 
-// find returns the index of the column called name.
-func (l *layout) find(name string) (int, error) {
+// findColumn returns the index of the column called name.
+func (l *layout) findColumn(name string) (int, error) {
 	for _, same := range []func(string) bool{
 		func(other string) bool { return strings.TrimSpace(other) == name },
 		func(other string) bool { return plainName(other) != "" && plainName(other) == plainName(name) },
@@ -153,14 +156,14 @@ func (l *layout) find(name string) (int, error) {
 			}
 		}
 	}
-	return 0, fmt.Errorf("it has no column %q. Its columns are %s", shown(name), l.list())
+	return 0, fmt.Errorf("it has no column %q. Its columns are %s", shorten(name), l.listColumns())
 }
 
-// list returns the names of the columns for a person.
-func (l *layout) list() string {
+// listColumns returns the names of the columns for a person.
+func (l *layout) listColumns() string {
 	var names []string
 	for _, name := range l.header[:min(maxShown, len(l.header))] {
-		names = append(names, fmt.Sprintf("%q", shown(name)))
+		names = append(names, fmt.Sprintf("%q", shorten(name)))
 	}
 	text := strings.Join(names, ", ")
 	if more := len(l.header) - maxShown; more > 0 {
@@ -169,31 +172,32 @@ func (l *layout) list() string {
 	return text
 }
 
-// cell returns the cell of a row in the column with a purpose, "" if there is none. It does not keep the rest of the row.
-func (c columns) cell(cells []string, purpose string) string {
+// cellOf returns the cell of a row in the column with a purpose, "" if there is none. It does not keep the rest of
+// the row.
+func (c columns) cellOf(cells []string, purpose string) string {
 	i, ok := c.at[purpose]
 	if !ok || i >= len(cells) {
 		return ""
 	}
-	return strings.Clone(strings.TrimSpace(unguarded(strings.TrimSpace(cells[i]))))
+	return strings.Clone(strings.TrimSpace(unguardCell(strings.TrimSpace(cells[i]))))
 }
 
-// row returns the content of a row.
-func (c columns) row(cells []string) Row {
+// readRow returns the content of a row.
+func (c columns) readRow(cells []string) Row {
 	if c.plain {
-		value := strings.Clone(strings.TrimSpace(unguarded(strings.TrimSpace(cells[0]))))
+		value := strings.Clone(strings.TrimSpace(unguardCell(strings.TrimSpace(cells[0]))))
 		if _, err := guid.Parse(value); err == nil {
 			return Row{ID: strings.ToLower(value)}
 		}
 		return Row{Serial: value}
 	}
-	row := Row{ID: strings.ToLower(c.cell(cells, "id")), Serial: c.cell(cells, "serial"), Reference: c.cell(cells, "reference")}
-	row.Expected = expect(c.cell(cells, "expected"))
+	row := Row{ID: strings.ToLower(c.cellOf(cells, "id")), Serial: c.cellOf(cells, "serial"), Reference: c.cellOf(cells, "reference")}
+	row.Expected = parseAccount(c.cellOf(cells, "expected"))
 	if row.Expected == (Expected{}) {
-		row.Expected.ResourceName = c.cell(cells, "resource")
+		row.Expected.ResourceName = c.cellOf(cells, "resource")
 	}
 	if row.Expected == (Expected{}) {
-		row.Expected = expect(c.cell(cells, "before"))
+		row.Expected = parseAccount(c.cellOf(cells, "before"))
 	}
 	return row
 }

@@ -32,7 +32,8 @@ type Program struct {
 	Getenv         func(string) string // nil means no settings in the environment
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// ResetSignals makes the next signal end the process. It is called when the context of a command ends; nil does nothing.
+	// ResetSignals makes the next signal end the process. It is called when the context of a command ends; nil
+	// does nothing.
 	ResetSignals func()
 
 	interactive bool // a person can answer a question, although Stdin is not a terminal
@@ -129,8 +130,8 @@ func (p Program) run(ctx context.Context, c *connection, args []string, command 
 	return nil
 }
 
-// client returns the Client for a route.
-func (c *connection) client(p Program, route string) (*Client, error) {
+// newClient returns the Client for a route.
+func (c *connection) newClient(p Program, route string) (*Client, error) {
 	getenv := p.Getenv
 	if getenv == nil {
 		getenv = func(string) string { return "" }
@@ -143,7 +144,7 @@ func (c *connection) client(p Program, route string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	evidence, err := c.evidence(p, getenv, functionKey != "")
+	evidence, err := c.readEvidence(p, getenv, functionKey != "")
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +175,9 @@ func (c *connection) readFunctionKey(p Program, getenv func(string) string) (str
 	return "", nil
 }
 
-// evidence reads the key or token of the caller, from a flag or else from the environment. With a function key there may be none.
-func (c *connection) evidence(p Program, getenv func(string) string, optional bool) (Evidence, error) {
+// readEvidence reads the key or token of the caller, from a flag or else from the environment. With a function key
+// there may be none.
+func (c *connection) readEvidence(p Program, getenv func(string) string, optional bool) (Evidence, error) {
 	kinds := []struct {
 		flag, file, setting string
 		decode              func(string) (Evidence, error)
@@ -230,15 +232,15 @@ func decodeAs[Key any](decode func(string) (Key, error), evidence func(Key) Evid
 	}
 }
 
-// endpointOf returns the address of a route, given that of the deployment or of one of its routes. A key must not travel in the
-// clear, so plain http is for this machine alone.
+// endpointOf returns the address of a route, given the address of the deployment or of one of its routes. A key must not
+// travel in the clear, so plain http is for this machine alone.
 func endpointOf(address, route string) (string, error) {
 	if address == "" {
 		return "", UsageError("-url is missing")
 	}
 	u, err := url.Parse(address)
 	if err == nil && !strings.Contains(address, "://") {
-		return "", UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shown(plainText(address)), shown(plainText(address))))
+		return "", UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shorten(plainText(address)), shorten(plainText(address))))
 	}
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):

@@ -58,7 +58,7 @@ func (p Program) List(ctx context.Context, args []string) error {
 		if f.json && f.csv != "" {
 			return UsageError("use one of -csv and -json")
 		}
-		c, err := f.client(p, routeDevices)
+		c, err := f.newClient(p, routeDevices)
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (p Program) List(ctx context.Context, args []string) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", counted(count, "device", "devices"), f.csv)
+			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", formatCount(count, "device", "devices"), f.csv)
 			return nil
 		case f.json:
 			devices := []Device{}
@@ -111,7 +111,7 @@ func (p Program) printDevices(ctx context.Context, c *Client, query url.Values) 
 		return nil
 	})
 	if err == nil {
-		fmt.Fprintf(p.Stderr, "%s with a resource account\n", counted(count, "device", "devices"))
+		fmt.Fprintf(p.Stderr, "%s with a resource account\n", formatCount(count, "device", "devices"))
 	}
 	return err
 }
@@ -126,7 +126,7 @@ func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer
 		count++
 		cells := []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, d.Account.ResourceName}
 		for i, cell := range cells {
-			cells[i] = guarded(strings.ToValidUTF8(cell, "\ufffd"))
+			cells[i] = guardCell(strings.ToValidUTF8(cell, "\ufffd"))
 		}
 		return records.Write(cells)
 	})
@@ -138,7 +138,7 @@ func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer
 func (c *Client) devices(ctx context.Context, query url.Values, add func(Device) error) error {
 	seen := map[string]bool{}
 	for range maxPages {
-		response, err := c.get(ctx, query)
+		response, err := c.sendGet(ctx, query)
 		if err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func (c *Client) devices(ctx context.Context, query url.Values, add func(Device)
 		}
 		switch {
 		case response.Status/100 != 2:
-			return errors.New(describe(response, itemOf(response)))
+			return errors.New(describeResponse(response, itemOf(response)))
 		case !response.Succeeded(), json.Unmarshal(response.Body, &page) != nil, page.Devices == nil:
 			return fmt.Errorf("%s, but not a list of devices from the function; check -url", response.StatusText)
 		}

@@ -38,7 +38,7 @@ type Counts struct {
 	Total            int
 	Succeeded        int
 	SucceededEarlier int // of those: in an earlier run
-	Refused          int // for good
+	Refused          int // permanently
 	RefusedEarlier   int // of those: in an earlier run
 	Open             int // to be sent again
 	Unsent           int // in this run and earlier ones
@@ -48,10 +48,12 @@ type Counts struct {
 // Settled returns the number of rows that need no further request.
 func (c Counts) Settled() int { return c.Succeeded + c.Refused }
 
-// Work sends the rows that the results do not show as done or refused, up to 20 at a time and one request after another. It stores
-// each response before it sends the next request. Its error is the reason why it stopped before the end.
+// Work sends the rows that the results do not show as done or refused, up to 20 at a time and one request after
+// another. It stores each response before it sends the next request. Its error is the reason why it stopped before
+// the end.
 //
-// Work stops where the function itself fails for all the devices of a request: the other devices would fare no better.
+// Work stops where the function itself fails for all the devices of a request: the other devices would fare no
+// better.
 func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 	var pending []Row
 	c := Counts{Total: len(rows), Reasons: map[standing]map[string]int{succeeded: {}, refused: {}, open: {}}}
@@ -66,7 +68,7 @@ func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 			pending = append(pending, row)
 		}
 	}
-	l.count(&c, rows, 1)
+	l.addCounts(&c, rows, 1)
 	if l.Confirm != nil && len(pending) > 0 {
 		if err := l.Confirm(pending); err != nil {
 			return c, err
@@ -76,10 +78,10 @@ func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 		if err := ctx.Err(); err != nil {
 			return c, err
 		}
-		n := l.batch(pending)
-		l.count(&c, pending[:n], -1)
+		n := l.batchSize(pending)
+		l.addCounts(&c, pending[:n], -1)
 		err := l.sendBatch(ctx, pending[:n])
-		l.count(&c, pending[:n], 1)
+		l.addCounts(&c, pending[:n], 1)
 		l.Progress(c)
 		if err != nil {
 			return c, err
@@ -89,8 +91,8 @@ func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 	return c, nil
 }
 
-// count adds n to c for each of the rows.
-func (l *List) count(c *Counts, rows []Row, n int) {
+// addCounts adds n to c for each of the rows.
+func (l *List) addCounts(c *Counts, rows []Row, n int) {
 	for _, row := range rows {
 		result, ok := l.Results.Of(row)
 		if !ok {
@@ -108,11 +110,11 @@ func (l *List) count(c *Counts, rows []Row, n int) {
 // reference returns the reference of a row.
 func (l *List) reference(row Row) string { return cmp.Or(row.Reference, l.Reference) }
 
-// batch returns the number of rows that go into the next request. A request has one reference.
-func (l *List) batch(rows []Row) int {
+// batchSize returns the number of rows that go into the next request. A request has one reference.
+func (l *List) batchSize(rows []Row) int {
 	size := 256
 	for n, row := range rows {
-		text, _ := json.Marshal(target(row)) // is longer than encode writes it, at worst
+		text, _ := json.Marshal(targetOf(row)) // is longer than encode writes it, at worst
 		size += len(text) + 1
 		if n == batchDevices || n > 0 && (size > batchBytes || l.reference(row) != l.reference(rows[0])) {
 			return n
@@ -121,22 +123,22 @@ func (l *List) batch(rows []Row) int {
 	return len(rows)
 }
 
-func target(row Row) Target {
+func targetOf(row Row) Target {
 	return Target{DeviceID: row.ID, SerialNumber: row.Serial, Expected: row.Expected.orNil()}
 }
 
-// sendBatch sends one request for rows, and others for those of them that a retry may help. Its error is nil if it makes sense to
-// go on with more rows.
+// sendBatch sends one request for rows, and others for the rows that a retry may help. Its error is nil if it
+// makes sense to go on with more rows.
 func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 	all := len(rows)
 	for tried := 0; ; tried++ {
 		order := Order{DryRun: l.DryRun, Verify: l.Verify, Reference: l.reference(rows[0])}
 		for _, row := range rows {
-			order.Devices = append(order.Devices, target(row))
+			order.Devices = append(order.Devices, targetOf(row))
 		}
-		response, failed := l.Client.post(ctx, order, hasResults)
+		response, failed := l.Client.sendOrder(ctx, order, hasResults)
 		if at, ok := refusedRow(response, len(rows)); ok {
-			if err := l.store(l.resultOf(rows[at], itemOf(response), response)); err != nil {
+			if err := l.storeResults(l.resultOf(rows[at], itemOf(response), response)); err != nil {
 				return err
 			}
 			if rows = append(rows[:at:at], rows[at+1:]...); len(rows) == 0 {
@@ -144,8 +146,8 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 			}
 			continue
 		}
-		results, ended := l.results(rows, response, failed)
-		if err := l.store(results...); err != nil {
+		results, ended := l.resultsOf(rows, response, failed)
+		if err := l.storeResults(results...); err != nil {
 			return err
 		}
 		if ended != nil {
@@ -168,7 +170,7 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 			return nil
 		}
 		why := fmt.Sprintf("%d of %d to retry", len(again), len(rows))
-		if goOn, err := l.Client.wait(ctx, why, response.retryAfter, tried); !goOn {
+		if goOn, err := l.Client.waitForRetry(ctx, why, response.retryAfter, tried); !goOn {
 			if err == nil && len(again) == all {
 				err = errors.New("no device can be changed at present; run the same command later")
 			}
@@ -178,8 +180,8 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 	}
 }
 
-// store adds results to those of the list.
-func (l *List) store(results ...Result) error {
+// storeResults adds results to the results of the list.
+func (l *List) storeResults(results ...Result) error {
 	if err := l.Results.Add(results...); err != nil {
 		return fmt.Errorf("the results cannot be written: %w", err)
 	}
@@ -239,9 +241,9 @@ func refusedRow(r Response, n int) (int, bool) {
 	return at, err == nil && at < n
 }
 
-// results returns the results of rows, given the response or that there was none. Its error says that the request failed, and not
-// the devices; where the failure is lasting, there are no results worth keeping.
-func (l *List) results(rows []Row, r Response, failed error) ([]Result, error) {
+// resultsOf returns the results of rows, given the response or that there was none. Its error says that the request
+// failed, and not the devices; where the failure is lasting, there are no results worth keeping.
+func (l *List) resultsOf(rows []Row, r Response, failed error) ([]Result, error) {
 	whole := itemOf(r)
 	items := whole.Results
 	var ended error
@@ -257,12 +259,12 @@ func (l *List) results(rows []Row, r Response, failed error) ([]Result, error) {
 		whole = item{Code: "bad_response", Message: "The response is not from the function, so the outcome is unknown.", Outcome: outcomeUnknown}
 	case len(items) == len(rows):
 	case Retryable(r.Status):
-		ended = cmp.Or(failed, fmt.Errorf("%s; run the same command later", describe(r, whole)))
+		ended = cmp.Or(failed, fmt.Errorf("%s; run the same command later", describeResponse(r, whole)))
 		whole = item{
 			Status: r.Status, Code: whole.Error.Code, Message: whole.Error.Message, Outcome: cmp.Or(whole.Outcome, outcomeUnknown), RequestID: whole.RequestID,
 		}
 	default:
-		return nil, errors.New(describe(r, whole))
+		return nil, errors.New(describeResponse(r, whole))
 	}
 	results := make([]Result, len(rows))
 	for i, row := range rows {
@@ -300,8 +302,8 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 	return result
 }
 
-// describe returns a failed response for a person.
-func describe(r Response, whole item) string {
+// describeResponse returns a failed response for a person.
+func describeResponse(r Response, whole item) string {
 	if whole.Error.Code == "" {
 		text := r.StatusText + " without a body of the function, so the platform in front of it refused the request"
 		if !Retryable(r.Status) {

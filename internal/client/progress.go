@@ -15,7 +15,7 @@ const maxLines = 50
 func printLines(w io.Writer, lines []string) {
 	for i, line := range lines {
 		if i == maxLines {
-			fmt.Fprintf(w, "and %s more\n", grouped(len(lines)-maxLines))
+			fmt.Fprintf(w, "and %s more\n", formatNumber(len(lines)-maxLines))
 			return
 		}
 		fmt.Fprintln(w, line)
@@ -25,16 +25,16 @@ func printLines(w io.Writer, lines []string) {
 // summary returns the counts of a list for a person, each with its reasons.
 func (c Counts) summary() string {
 	part := func(n, earlier int, word string, s standing) string {
-		text := fmt.Sprintf("%s %s", grouped(n), word)
+		text := fmt.Sprintf("%s %s", formatNumber(n), word)
 		if earlier > 0 {
-			text += fmt.Sprintf(" (%s in an earlier run)", grouped(earlier))
+			text += fmt.Sprintf(" (%s in an earlier run)", formatNumber(earlier))
 		}
 		if _, plain := c.Reasons[s]["unassigned"]; len(c.Reasons[s]) > 1 || len(c.Reasons[s]) == 1 && !plain {
 			text += ": " + countReasons(c.Reasons[s])
 		}
 		return text
 	}
-	parts := []string{counted(c.Total, "device", "devices") + ": " + part(c.Succeeded, c.SucceededEarlier, "succeeded", succeeded)}
+	parts := []string{formatCount(c.Total, "device", "devices") + ": " + part(c.Succeeded, c.SucceededEarlier, "succeeded", succeeded)}
 	if c.Refused > 0 {
 		parts = append(parts, part(c.Refused, c.RefusedEarlier, "refused", refused))
 	}
@@ -42,21 +42,21 @@ func (c Counts) summary() string {
 		parts = append(parts, part(c.Open, 0, "to retry", open))
 	}
 	if c.Unsent > 0 {
-		parts = append(parts, grouped(c.Unsent)+" not sent")
+		parts = append(parts, formatNumber(c.Unsent)+" not sent")
 	}
 	return strings.Join(parts, "; ")
 }
 
-// counted returns n with the word for one or for many.
-func counted(n int, one, many string) string {
+// formatCount returns n with the word for one or for many.
+func formatCount(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}
-	return grouped(n) + " " + many
+	return formatNumber(n) + " " + many
 }
 
-// grouped returns n with a comma between thousands.
-func grouped(n int) string {
+// formatNumber returns n with a comma between thousands.
+func formatNumber(n int) string {
 	text := strconv.Itoa(n)
 	for at := len(text) - 3; at > 0; at -= 3 {
 		text = text[:at] + "," + text[at:]
@@ -79,9 +79,9 @@ const (
 
 // counts shows the counts of the rows.
 func (p *progress) counts(c Counts) {
-	text := fmt.Sprintf("%s of %s: %s succeeded, %s refused", grouped(c.Total-c.Unsent), grouped(c.Total), grouped(c.Succeeded), grouped(c.Refused))
+	text := fmt.Sprintf("%s of %s: %s succeeded, %s refused", formatNumber(c.Total-c.Unsent), formatNumber(c.Total), formatNumber(c.Succeeded), formatNumber(c.Refused))
 	if c.Open > 0 {
-		text += fmt.Sprintf(", %s to retry", grouped(c.Open))
+		text += fmt.Sprintf(", %s to retry", formatNumber(c.Open))
 	}
 	if !p.terminal {
 		if c.Total > batchDevices {

@@ -16,7 +16,8 @@ import (
 	"strings"
 )
 
-// Result is the result of a row. The row's selector and expected account find it again, wherever the row stands by then.
+// Result is the result of a row. The row's selector and expected account find it again, wherever the row stands by
+// then.
 type Result struct {
 	Line           int
 	DeviceID       string
@@ -51,10 +52,11 @@ type standing int
 const (
 	open      standing = iota // without a final response: it is sent again
 	succeeded                 // done
-	refused                   // refused for good: it needs a person
+	refused                   // refused permanently: it needs a person
 )
 
-// standing returns the standing of the row of r. 401 and 424 do not refuse the device: the row goes on once their cause is fixed.
+// standing returns the standing of the row of r. 401 and 424 do not refuse the device: the row goes on once their
+// cause is fixed.
 func (r Result) standing() standing {
 	switch {
 	case r.Status/100 == 2 && r.Outcome != outcomeUnknown:
@@ -65,8 +67,8 @@ func (r Result) standing() standing {
 	return refused
 }
 
-// resultColumns are the columns of a results file, in order. The last one may be cut off where a process was killed: the row is
-// then sent again if it expects an account.
+// resultColumns are the columns of a results file, in order. The last one may be cut off where a process was
+// killed: the row is then sent again if it expects an account.
 var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
 	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "expected",
 }
@@ -90,7 +92,7 @@ func (r Result) cells() []string {
 		r.Time, r.Deployment, r.Expected,
 	}
 	for i, cell := range cells {
-		cells[i] = guarded(strings.ToValidUTF8(cell, "\ufffd"))
+		cells[i] = guardCell(strings.ToValidUTF8(cell, "\ufffd"))
 	}
 	return cells
 }
@@ -99,7 +101,7 @@ func (r Result) cells() []string {
 func resultOf(names, cells []string) (Result, error) {
 	of := make(map[string]string, len(names))
 	for i, name := range names {
-		of[name] = unguarded(cells[i])
+		of[name] = unguardCell(cells[i])
 	}
 	line, errLine := strconv.Atoi(of["line"])
 	status, errStatus := strconv.Atoi(cmp.Or(of["status"], "0"))
@@ -114,8 +116,9 @@ func resultOf(names, cells []string) (Result, error) {
 	return r, errors.Join(errLine, errStatus)
 }
 
-// Results are the results of a list, in a file or in memory. While the list is sent, results are appended to the file, and are on
-// the disk when Add returns; of several rows about one device the last counts. OpenResults and Close leave one for each.
+// Results are the results of a list, in a file or in memory. While the list is sent, results are appended to the
+// file, and are on the disk when Add returns; of several rows about one device the last counts. OpenResults and
+// Close leave one for each.
 type Results struct {
 	path       string // "" for results in memory
 	format     Format
@@ -129,8 +132,8 @@ func NewResults(deployment string) *Results {
 	return &Results{deployment: deployment, rows: map[string]Result{}}
 }
 
-// OpenResults opens the results file of a deployment at path, or makes one in format. A dry run begins anew. It refuses the
-// results of another deployment, and results of a dry run for a real one and the other way round.
+// OpenResults opens the results file of a deployment at path, or makes one in format. A dry run begins anew. It
+// refuses the results of another deployment, and results of a dry run for a real one and the other way round.
 func OpenResults(path string, format Format, deployment string, dryRun bool) (*Results, error) {
 	r := NewResults(deployment)
 	r.path, r.format = path, format
@@ -144,7 +147,7 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	}
 	for _, row := range r.rows {
 		if row.Deployment != "" && row.Deployment != deployment {
-			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path, shown(plainText(row.Deployment)))
+			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path, shorten(plainText(row.Deployment)))
 		}
 		if dry := row.Outcome == outcomeDryRun; dry != dryRun {
 			kind := map[bool]string{true: "a dry run", false: "a real run"}[dry]
@@ -195,8 +198,8 @@ func (r *Results) read(f io.Reader) error {
 	}
 }
 
-// Of returns the result of a row, if there is one. A result counts for the account that was expected then: a row that expects
-// another one has none.
+// Of returns the result of a row, if there is one. A result counts for the account that was expected then: a row
+// that expects another one has none.
 func (r *Results) Of(row Row) (Result, bool) {
 	result, ok := r.rows[row.key()]
 	if !ok || !strings.EqualFold(result.Expected, row.Expected.String()) {

@@ -66,7 +66,8 @@ type ReadOptions struct {
 	Placeholders bool              // accept serial numbers such as "Default string"
 }
 
-// rewritten is a long number as spreadsheets, pandas and Java write it: 1.23457E+11, 1.23457e+11, 1.23457E11, 123456789012.0.
+// rewritten is a long number as spreadsheets, pandas and Java write it: 1.23457E+11, 1.23457e+11, 1.23457E11,
+// 123456789012.0.
 var rewritten = regexp.MustCompile(`^(?i:\d([.,]\d+)?E\+\d+|\d[.,]\d+E\d+|\d+\.0)$`)
 
 // tableRule is a line that separates the header of a formatted table from its rows.
@@ -75,9 +76,9 @@ var tableRule = regexp.MustCompile(`^[\s|+:=-]*[-=]{2,}[\s|+:=-]*$`)
 // listProperty is a line of a formatted list: one property, not one device.
 var listProperty = regexp.MustCompile(`^[A-Za-z][\w ]* : `)
 
-// ReadRows reads a list of devices as administrators export it: a header row and rows with any columns, separated by commas,
-// semicolons, tabs or |; a table as PowerShell prints it; or one serial number or id on each line, without a header. Of a file
-// only the rows are kept, and of them only the columns that count.
+// ReadRows reads a list of devices as administrators export it: a header row and rows with any columns, separated
+// by commas, semicolons, tabs or |; a table as PowerShell prints it; or one serial number or id on each line,
+// without a header. Of a file only the rows are kept, and of them only the columns that count.
 //
 // Its error is about the file as a whole. Faults of single rows are in the Table.
 func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
@@ -85,7 +86,7 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.columns(o)
+	c, err := l.findColumns(o)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 		cells, number, err := l.next()
 		switch _, invalid := errors.AsType[rowError](err); {
 		case errors.Is(err, io.EOF):
-			t.finish()
+			t.addNotes()
 			return &t.Table, nil
 		case invalid:
 			t.addInvalid(number, err.Error())
@@ -131,11 +132,11 @@ func (t *tableReader) add(cells []string, number int) error {
 	if !slices.ContainsFunc(cells, func(cell string) bool { return strings.TrimSpace(cell) != "" }) {
 		return nil
 	}
-	if t.columns.cell(cells, "outcome") == outcomeDryRun && t.columns.cell(cells, "code") != "would_unassign" {
-		t.leftOut[t.columns.cell(cells, "code")]++
+	if t.columns.cellOf(cells, "outcome") == outcomeDryRun && t.columns.cellOf(cells, "code") != "would_unassign" {
+		t.leftOut[t.columns.cellOf(cells, "code")]++
 		return nil
 	}
-	row := t.columns.row(cells)
+	row := t.columns.readRow(cells)
 	row.Line = number
 	if t.options.NoExpect {
 		row.Expected = Expected{}
@@ -144,12 +145,12 @@ func (t *tableReader) add(cells []string, number int) error {
 		t.both++
 		row.Serial = ""
 	}
-	if problem := t.problem(row, cells); problem != "" {
+	if problem := t.findProblem(row, cells); problem != "" {
 		t.addInvalid(number, problem)
 		return nil
 	}
 	if index, again := t.first[row.key()]; again {
-		t.repeat(&t.Rows[index], row)
+		t.addRepeat(&t.Rows[index], row)
 		return nil
 	}
 	if len(t.Rows) == maxRows {
@@ -163,8 +164,8 @@ func (t *tableReader) add(cells []string, number int) error {
 	return nil
 }
 
-// repeat takes in a row that names the device of an earlier row.
-func (t *tableReader) repeat(earlier *Row, row Row) {
+// addRepeat takes in a row that names the device of an earlier row.
+func (t *tableReader) addRepeat(earlier *Row, row Row) {
 	before, now := earlier.Expected.String(), row.Expected.String()
 	if before != "" && now != "" && !strings.EqualFold(before, now) {
 		t.addInvalid(row.Line, fmt.Sprintf("it names the device of line %d and expects another account", earlier.Line))
@@ -178,8 +179,8 @@ func (t *tableReader) repeat(earlier *Row, row Row) {
 	t.Notes = append(t.Notes, note)
 }
 
-// problem returns the reason why a row is not valid, "" if it is.
-func (t *tableReader) problem(row Row, cells []string) string {
+// findProblem returns the reason why a row is not valid, "" if it is.
+func (t *tableReader) findProblem(row Row, cells []string) string {
 	extra := cells[min(len(cells), t.columns.width):]
 	_, err := graph.ParseDeviceID(row.ID)
 	switch {
@@ -188,34 +189,34 @@ func (t *tableReader) problem(row Row, cells []string) string {
 	case row.ID == "" && row.Serial == "":
 		return "it names no device"
 	case row.ID != "" && err != nil:
-		return fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shown(row.ID))
+		return fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shorten(row.ID))
 	case rewritten.MatchString(row.Serial):
-		return fmt.Sprintf("%q is a long number that a spreadsheet or a script has rounded; export the column as text", shown(row.Serial))
+		return fmt.Sprintf("%q is a long number that a spreadsheet or a script has rounded; export the column as text", shorten(row.Serial))
 	case strings.HasSuffix(row.Serial, "…") || strings.HasSuffix(row.Serial, "..."):
-		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shown(row.Serial))
+		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shorten(row.Serial))
 	case row.Serial != "" && !isSerialNumber(row.Serial):
-		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shown(row.Serial))
+		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shorten(row.Serial))
 	case row.Serial != "" && !t.options.Placeholders && isPlaceholder(row.Serial):
-		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it", shown(row.Serial))
-	case !printable(row.Expected.String(), 256):
-		return fmt.Sprintf("%q is not an account: at most 256 printable characters", shown(row.Expected.String()))
-	case !printable(row.Reference, 128):
-		return fmt.Sprintf("%q is not a reference: at most 128 printable characters", shown(row.Reference))
+		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it", shorten(row.Serial))
+	case !isPrintable(row.Expected.String(), 256):
+		return fmt.Sprintf("%q is not an account: at most 256 printable characters", shorten(row.Expected.String()))
+	case !isPrintable(row.Reference, 128):
+		return fmt.Sprintf("%q is not a reference: at most 128 printable characters", shorten(row.Reference))
 	}
 	return ""
 }
 
-// finish adds the notes that count rows.
-func (t *tableReader) finish() {
+// addNotes adds the notes that count rows.
+func (t *tableReader) addNotes() {
 	var notes []string
 	if t.both > 0 {
 		notes = append(notes, fmt.Sprintf("%s both an id and a serial number: the id in column %q counts. "+
 			"If it is not the id of the Autopilot device, use -by serial",
-			counted(t.both, "row has", "rows have"), shown(t.columns.names[t.columns.at["id"]])))
+			formatCount(t.both, "row has", "rows have"), shorten(t.columns.names[t.columns.at["id"]])))
 	}
 	if t.expecting > 0 && t.columns.implied != "" {
 		notes = append(notes, fmt.Sprintf("%s to carry the account in column %q, and any other account is refused. "+
-			"-no-expect ignores the column", counted(t.expecting, "device is expected", "devices are expected"), shown(t.columns.implied)))
+			"-no-expect ignores the column", formatCount(t.expecting, "device is expected", "devices are expected"), shorten(t.columns.implied)))
 	}
 	if len(t.leftOut) > 0 {
 		total := 0
@@ -223,7 +224,7 @@ func (t *tableReader) finish() {
 			total += n
 		}
 		notes = append(notes, fmt.Sprintf("%s left out, since the dry run did not report would_unassign: %s",
-			counted(total, "row is", "rows are"), countReasons(t.leftOut)))
+			formatCount(total, "row is", "rows are"), countReasons(t.leftOut)))
 	}
 	t.Notes = append(notes, t.Notes...)
 }
@@ -234,7 +235,7 @@ func countReasons(counts map[string]int) string {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
 	})
 	for i, reason := range reasons {
-		reasons[i] = fmt.Sprintf("%s %s", grouped(counts[reason]), plainText(cmp.Or(reason, "no_code")))
+		reasons[i] = fmt.Sprintf("%s %s", formatNumber(counts[reason]), plainText(cmp.Or(reason, "no_code")))
 	}
 	return strings.Join(reasons, ", ")
 }
@@ -262,13 +263,13 @@ func isPlaceholder(serial string) bool {
 	return placeholders[plain] || strings.Trim(plain, "0") == "" || len(plain) > 2 && strings.Trim(plain, plain[:1]) == ""
 }
 
-// printable is the rule of the function for a text of at most limit characters.
-func printable(s string, limit int) bool {
+// isPrintable is the rule of the function for a text of at most limit characters.
+func isPrintable(s string, limit int) bool {
 	return utf8.ValidString(s) && utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
-// shown returns a text of a file for a terminal, cut.
-func shown(s string) string {
+// shorten returns a text of a file for a terminal, cut.
+func shorten(s string) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if utf8.RuneCountInString(s) > 64 {
 		s = string([]rune(s)[:64]) + "…"
@@ -276,16 +277,16 @@ func shown(s string) string {
 	return s
 }
 
-// The characters with which a spreadsheet takes a cell for a formula, and those behind which it may begin a cell, whatever
-// separator it was told to use.
+// The characters with which a spreadsheet takes a cell for a formula, and the characters behind which it may
+// begin a cell, with any separator.
 const (
 	formulaStarts = "=+-@\t\r\n"
 	cellEnds      = ",;|\t\r\n"
 )
 
-// guarded returns a text as a cell that no spreadsheet takes for a formula: it puts an apostrophe before each character that
-// could start one, and before each apostrophe in such a place. unguarded undoes it.
-func guarded(s string) string {
+// guardCell returns a text as a cell that no spreadsheet takes for a formula: it puts an apostrophe before each
+// character that could start one, and before each apostrophe in such a place. unguardCell undoes it.
+func guardCell(s string) string {
 	if !strings.ContainsAny(s, formulaStarts+"'") {
 		return s
 	}
@@ -301,8 +302,8 @@ func guarded(s string) string {
 	return b.String()
 }
 
-// unguarded undoes guarded. It also unwraps ="text", as some exports keep a spreadsheet from reading numbers.
-func unguarded(s string) string {
+// unguardCell undoes guardCell. It also unwraps ="text", as some exports keep a spreadsheet from reading numbers.
+func unguardCell(s string) string {
 	if inner, ok := strings.CutPrefix(s, `="`); ok && strings.HasSuffix(inner, `"`) {
 		return strings.TrimSpace(strings.TrimSuffix(inner, `"`))
 	}
@@ -406,7 +407,7 @@ func (l *layout) readHeader(first line) error {
 				l.fixed = append(l.fixed, i)
 			}
 		}
-		if l.header, err = l.cut(first.text); err != nil {
+		if l.header, err = l.cutCells(first.text); err != nil {
 			return fmt.Errorf("its first row is not a header: %w", err)
 		}
 		return nil
@@ -424,8 +425,8 @@ func (l *layout) readHeader(first line) error {
 	return nil
 }
 
-// next returns the cells of the next row, and the line on which it begins. Its error is io.EOF after the last row, and a
-// rowError for a row that cannot be read, behind which others may follow.
+// next returns the cells of the next row, and the line on which it begins. Its error is io.EOF after the last row,
+// and a rowError for a row that cannot be read, behind which others may follow.
 func (l *layout) next() ([]string, int, error) {
 	for {
 		first, err := l.lines.next()
@@ -436,16 +437,16 @@ func (l *layout) next() ([]string, int, error) {
 		case l.ruled && tableRule.MatchString(first.text):
 			continue
 		case l.fixed != nil:
-			cells, err := l.cut(first.text)
+			cells, err := l.cutCells(first.text)
 			return cells, first.number, err
 		}
-		cells, err := l.record(first)
+		cells, err := l.readRecord(first)
 		return cells, first.number, err
 	}
 }
 
-// cut returns the cells of a row of a formatted table.
-func (l *layout) cut(text string) ([]string, error) {
+// cutCells returns the cells of a row of a formatted table.
+func (l *layout) cutCells(text string) ([]string, error) {
 	row := []rune(text)
 	var cells []string
 	for i, start := range l.fixed {
@@ -461,16 +462,16 @@ func (l *layout) cut(text string) ([]string, error) {
 	return cells, nil
 }
 
-// record returns the cells of a row that begins with the line first. A quoted cell may go on over several lines; where its quote
-// is not closed, the row is that line alone.
-func (l *layout) record(first line) ([]string, error) {
+// readRecord returns the cells of a row that begins with the line first. A quoted cell may go on over several lines;
+// where its quote is not closed, the row is that line alone.
+func (l *layout) readRecord(first line) ([]string, error) {
 	if strings.TrimSpace(first.text) == "" {
 		return nil, nil
 	}
 	text := []byte(first.text)
-	cells, err := l.parse(text, false)
+	cells, err := l.parseCells(text, false)
 	if errors.Is(err, csv.ErrBareQuote) { // such as ="5CG1", or 12" of a screen
-		cells, err = l.parse(text, true)
+		cells, err = l.parseCells(text, true)
 	}
 	var more []line
 	for open := bytes.Count(text, []byte(`"`))%2 == 1; open && errors.Is(err, csv.ErrQuote); {
@@ -484,7 +485,7 @@ func (l *layout) record(first line) ([]string, error) {
 		}
 		text = append(append(text, '\n'), next.text...)
 		if strings.Contains(next.text, `"`) {
-			cells, err = l.parse(text, false)
+			cells, err = l.parseCells(text, false)
 			open = bytes.Count(text, []byte(`"`))%2 == 1
 		}
 	}
@@ -495,8 +496,8 @@ func (l *layout) record(first line) ([]string, error) {
 	return cells, nil
 }
 
-// parse splits the text of a row into cells. A lazy parse takes a quote inside a cell as it is.
-func (l *layout) parse(text []byte, lazy bool) ([]string, error) {
+// parseCells splits the text of a row into cells. A lazy parse takes a quote inside a cell as it is.
+func (l *layout) parseCells(text []byte, lazy bool) ([]string, error) {
 	l.text.Reset(text)
 	l.buffer.Reset(&l.text)
 	records := csv.NewReader(l.buffer)

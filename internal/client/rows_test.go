@@ -182,7 +182,7 @@ func manySerials(n int) string {
 	return b.String()
 }
 
-// One odd row spoils no other, whatever is wrong with it.
+// One odd row spoils no other.
 func TestReadRowsTellsOfRows(t *testing.T) {
 	t.Parallel()
 	text := strings.Join([]string{
@@ -259,7 +259,7 @@ func TestReadRowsTakesTheStricter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(table.Rows, []Row{{Line: 2, Serial: "A", Expected: expect("room@x.com")}, {Line: 3, Serial: "B", Expected: expect("hub@x.com")}, {Line: 4, Serial: "C"}}) {
+	if !slices.Equal(table.Rows, []Row{{Line: 2, Serial: "A", Expected: parseAccount("room@x.com")}, {Line: 3, Serial: "B", Expected: parseAccount("hub@x.com")}, {Line: 4, Serial: "C"}}) {
 		t.Errorf("%+v", table.Rows)
 	}
 	const stricter = ", with the account that one of the rows expects"
@@ -275,7 +275,7 @@ func TestReadRowsTakesTheStricter(t *testing.T) {
 	}
 }
 
-// A long export with wide rows is not kept in memory, but for what counts.
+// A long export with wide rows is not kept in memory, except for the columns that count.
 func TestReadRowsIsFrugal(t *testing.T) {
 	const rows, width = 10_000, 4000
 	read, write := io.Pipe()
@@ -302,8 +302,8 @@ func TestReadRowsIsFrugal(t *testing.T) {
 	}
 }
 
-// Rows that are read from any file are valid, and come back from a results file as they were, in cells that no spreadsheet
-// calculates, whatever separator it was told to use.
+// Rows that are read from any file are valid, and come back from a results file as they were, in cells that no
+// spreadsheet calculates, with any separator.
 func FuzzReadRows(f *testing.F) {
 	for _, seed := range []string{
 		"serial\n=1+1\n", "id;serial\n;-A\n", "\ufeffserial\r\n'@A\r\n", "serial\n\"a", "serial\n+1,2\n", "sep=;\nid\n" + oneID,
@@ -347,7 +347,7 @@ func FuzzReadRows(f *testing.F) {
 	})
 }
 
-// A file of results is found again whatever has happened to it, and refused if it is another.
+// A file of results survives a crash and a spreadsheet, and is refused if it is another.
 func TestOpenResults(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "devices.results.csv")
 	r, err := OpenResults(path, Format{';', true}, contoso, false)
@@ -377,7 +377,7 @@ func TestOpenResults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := r.Of(Row{Line: 99, Serial: "=5cg1", Expected: expect("Room@x.com")}); !ok || got != first {
+	if got, ok := r.Of(Row{Line: 99, Serial: "=5cg1", Expected: parseAccount("Room@x.com")}); !ok || got != first {
 		t.Errorf("by serial number: %+v", got)
 	}
 	if got, ok := r.Of(Row{ID: otherID}); !ok || got != second {
@@ -386,7 +386,7 @@ func TestOpenResults(t *testing.T) {
 	if got, ok := r.Of(Row{Serial: "=5CG1"}); ok {
 		t.Errorf("expected of another account: %+v", got)
 	}
-	if _, ok := r.Of(Row{ID: oneID, Expected: expect("room@x.com")}); ok {
+	if _, ok := r.Of(Row{ID: oneID, Expected: parseAccount("room@x.com")}); ok {
 		t.Error("a result of a serial number is taken for one of an id")
 	}
 	if err := r.Close(); err != nil {
@@ -438,7 +438,7 @@ func TestOpenResults(t *testing.T) {
 	}
 }
 
-// A file that was written before results said what was expected and where is read as saying nothing of it.
+// A file of an older version, without the expected account and the deployment, is read as saying nothing of it.
 func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "devices.results.csv")
 	if err := os.WriteFile(path, []byte("line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time\n2,"+oneID+",,200,unassigned,,done,,,\n"), 0o600); err != nil {
@@ -451,7 +451,7 @@ func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
 	if got, ok := r.Of(Row{ID: oneID}); !ok || got != (Result{Line: 2, DeviceID: oneID, Status: 200, Code: "unassigned", Outcome: "done"}) {
 		t.Errorf("%+v, %t", got, ok)
 	}
-	if _, ok := r.Of(Row{ID: oneID, Expected: expect("room@x.com")}); ok {
+	if _, ok := r.Of(Row{ID: oneID, Expected: parseAccount("room@x.com")}); ok {
 		t.Error("a device of which nothing was expected counts as answered")
 	}
 	if err := r.Close(); err != nil {
@@ -462,7 +462,7 @@ func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
 	}
 }
 
-// The same deployment is known whatever way its address is written, and its key is not kept.
+// Every spelling of an address names the same deployment, and its key is not kept.
 func TestDeploymentOf(t *testing.T) {
 	for _, address := range []string{contoso, contoso + "/", "https://Contoso.example/api/unassign?code=c2VjcmV0#x", "https://u:c2VjcmV0@contoso.example/api/unassign"} {
 		if got := DeploymentOf(address); got != contoso {
@@ -496,22 +496,22 @@ func TestBatch(t *testing.T) {
 		"plain":              {func(i int) Row { return Row{Serial: fmt.Sprint(i)} }, 20},
 		"its own reference":  {func(i int) Row { return Row{Serial: fmt.Sprint(i), Reference: fmt.Sprint(i / 3)} }, 3},
 		"the same reference": {func(i int) Row { return Row{Serial: fmt.Sprint(i), Reference: []string{"", "RITM1"}[i%2]} }, 20},
-		"long accounts":      {func(i int) Row { return Row{Serial: fmt.Sprint(i), Expected: expect(long)} }, 14},
+		"long accounts":      {func(i int) Row { return Row{Serial: fmt.Sprint(i), Expected: parseAccount(long)} }, 14},
 	} {
 		var rows []Row
 		for i := range 30 {
 			rows = append(rows, test.row(i))
 		}
-		n := l.batch(rows)
+		n := l.batchSize(rows)
 		order := Order{Reference: strings.Repeat("\U0001f600", 128)}
 		for _, row := range rows[:n] {
-			order.Devices = append(order.Devices, target(row))
+			order.Devices = append(order.Devices, targetOf(row))
 		}
-		if body, err := encode(order); n != test.want || err != nil || len(body) > 16<<10 {
+		if body, err := encodeOrder(order); n != test.want || err != nil || len(body) > 16<<10 {
 			t.Errorf("%s: %d rows in %d bytes, %v; want %d", name, n, len(body), err, test.want)
 		}
 	}
-	if n := l.batch([]Row{{ID: oneID}}); n != 1 {
+	if n := l.batchSize([]Row{{ID: oneID}}); n != 1 {
 		t.Errorf("the last row: %d", n)
 	}
 }

@@ -20,8 +20,8 @@ const maxKeyFile = 64 << 10
 
 const utf8BOM = "\xef\xbb\xbf"
 
-// decodeText returns a reader of r as UTF-8 without a byte order mark. Windows PowerShell 5.1 writes UTF-16 or UTF-8 with the
-// mark. bom reports whether r begins with the mark of UTF-8.
+// decodeText returns a reader of r as UTF-8 without a byte order mark. Windows PowerShell 5.1 writes UTF-16 or
+// UTF-8 with the mark. bom reports whether r begins with the mark of UTF-8.
 func decodeText(r io.Reader) (text io.Reader, bom bool, err error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	start, err := b.Peek(4)
@@ -77,8 +77,8 @@ func (u *utf16Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// readKey reads and decodes the key or token in a file, or on standard input if name is "-". It refuses a file that no header
-// can carry, before any request is sent. Its errors never contain the text of the file.
+// readKey reads and decodes the key or token in a file, or on standard input if name is "-". It refuses a file
+// that no header can carry, before any request is sent. Its errors never contain the text of the file.
 func readKey[Key any](name string, stdin io.Reader, decode func(string) (Key, error)) (key Key, err error) {
 	if name != "-" {
 		f, err := os.Open(name)

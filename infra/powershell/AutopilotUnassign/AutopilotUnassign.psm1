@@ -301,7 +301,7 @@ function New-Result($Device, $Item, $Whole, [int]$Status) {
     }
 }
 
-# Send-Batch sends up to 20 devices in one request, and again those of them that a retry may help. It returns a result for each
+# Send-Batch sends up to 20 devices in one request, and again the devices that a retry may help. It returns a result for each
 # device, with the error that ends the run in Failure if there is one.
 function Send-Batch($Connection, $Devices, [bool]$DryRun, [bool]$Verify, [string]$Reference) {
     $results = @{}
@@ -428,7 +428,7 @@ function Remove-AutopilotResourceAccount {
         [ValidateRange(1, 3600)][int]$TimeoutSec = 30
     )
     begin {
-        # What a placeholder in a firmware says, many devices say.
+        # Serial numbers that firmware gives to many devices.
         $placeholders = '^(to be filled by o\.?e\.?m\.?|default string|system serial number|chassis serial number|not applicable|not specified|none|unknown|n/?a|null|0+)$'
         $dryRun = [bool]$WhatIfPreference
         if ($dryRun -and $Verify) {
