@@ -149,10 +149,10 @@ BICEP := $(firstword $(wildcard ../shared/tools/bicep/bicep) $(shell command -v 
 .PHONY: templates
 templates: $(PYTHON) $(CHECKOV) $(KQL) ## compile and lint the templates of both clouds and the scripts (needs python3 with venv, npm; Bicep if it is there)
 	@$(if $(BICEP),,echo "no Bicep compiler: the Bicep files are not compiled (az bicep install --version v0.49.2)")
-	$(GO) test -count=1 -tags templates -run 'Bicep|AzureDeploy|KQL|Grant' ./infra
+	$(GO) test -count=1 -timeout 30m -tags templates -run 'Bicep|AzureDeploy|KQL|Grant' ./infra
 	$(PYTHON) infra/aws/lint.py template.yaml
 	$(CHECKOV) infra/azure/lint.py infra/azure/azuredeploy.json template.yaml
-	.tools/checkov/bin/shellcheck infra/azure/grant.sh infra/release/try.sh .ci/run
+	.tools/checkov/bin/shellcheck infra/azure/grant.sh infra/azure/rehearse.sh infra/release/try.sh .ci/run
 
 # The real az, which parses the commands of docs/ and runs none. It is 730 MB.
 AZ := .tools/az/bin/python
@@ -164,7 +164,7 @@ $(AZ): docs/check/requirements.txt
 .PHONY: docs-commands
 docs-commands: $(AZ) $(PYTHON) ## run the pages' commands, and have the real az, aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
 	$(PYTHON) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
-	$(GO) test -count=1 -tags templates -run 'PagesRun|AzTakes' ./docs
+	$(GO) test -count=1 -timeout 30m -tags templates -run 'PagesRun|AzTakes' ./docs
 
 # After a change of a Bicep file or of infra/azure/release.json: look at the difference before you commit it.
 .PHONY: azuredeploy

@@ -54,6 +54,7 @@ if [ -n "$bicep" ]; then
 	grep -v '"templateHash"\|"version": "[0-9.]*"$' "$work/azuredeploy.json" >"$work/compiled"
 	grep -v '"templateHash"\|"version": "[0-9.]*"$' "$release/azuredeploy.json" | diff "$work/compiled" -
 	echo 'the same but for the version of the compiler'
+	env -i PATH=/usr/bin:/bin HOME="$HOME" sh "$source/infra/azure/rehearse.sh" "$release" "$bicep"
 else
 	"$python" -m json.tool "$release/azuredeploy.json" >/dev/null
 	echo 'bicep is not installed: only read as JSON'
