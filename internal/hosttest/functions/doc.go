@@ -56,8 +56,8 @@
 //	    more than maxConcurrentRequests wait, and more than maxOutstandingRequests get 429 with X-FUNCTION-SCALEOUT and no
 //	    Retry-After [M].
 //	    None of these responses has a body, but for the homepage.
-//	E8  Proxying: all headers but those of hop-by-hop are passed on [Y RequestUtilities.cs:71-90], and those of the table are set. [M]
-//	E9  Status, headers but those of hop-by-hop, and body are passed back. Content-Length is dropped from 204 and 205. [Y] A worker
+//	E8  Proxying: all but the hop-by-hop headers are passed on [Y RequestUtilities.cs:71-90], and those of the table are set. [M]
+//	E9  Status, headers except hop-by-hop ones, and body are passed back. Content-Length is dropped from 204 and 205. [Y] A worker
 //	    that responds and closes the connection while the host is still sending the body breaks the write: the caller gets 500
 //	    (bodies from 8 MiB always, from 4 MiB at times). [M]
 //	E10 Proxying: a request whose connection breaks is sent again, up to 10 times within 1.9 s, unless its body has been read; then the
@@ -95,7 +95,7 @@
 //     makes four tries of 30 s.)
 //   - An invocation that would hang (E17) fails at once.
 //
-// # What the double forgives
+// # Where the double is more lenient
 //
 //   - Times: an early refusal of a large body takes the host up to 2.9 s, the double no time.
 //   - Bodies between 4 and 8 MiB that are refused early: whether the write breaks depends on the machine.

@@ -83,7 +83,7 @@ func (h *Host) attempt(
 	if err != nil {
 		return Result{}, err
 	}
-	limited, cancel := h.limit(ctx)
+	limited, cancel := h.limitTime(ctx)
 	defer cancel()
 	req, err := http.NewRequestWithContext(limited, http.MethodPost, h.workerURL("/"+f.name), bytes.NewReader(body))
 	if err != nil {

@@ -18,7 +18,7 @@ type Message struct {
 	Receives int
 }
 
-// Deliver invokes function name, which has a queueTrigger, with a message (E13). Its result is that of Invoke.
+// Deliver invokes function name, which has a queueTrigger, with a message (E13). See Invoke for the result.
 func (h *Host) Deliver(ctx context.Context, name string, m Message) (Result, error) {
 	var binding string
 	if at := slices.IndexFunc(h.app.functions, func(f *function) bool { return f.name == name }); at >= 0 {

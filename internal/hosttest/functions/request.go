@@ -173,7 +173,7 @@ func (h *Host) admit(w http.ResponseWriter, r *http.Request) {
 	case f == nil:
 		respondEmpty(w, http.StatusNotFound)
 		return
-	case !h.opens(r, f.trigger.AuthLevel):
+	case !h.acceptsKey(r, f.trigger.AuthLevel):
 		respondEmpty(w, http.StatusUnauthorized)
 		return
 	case r.ContentLength > h.options.MaxBody:
@@ -194,16 +194,16 @@ func (h *Host) admit(w http.ResponseWriter, r *http.Request) {
 	case !f.plainHTTP():
 		h.byJSON(w, r, f, params)
 	case h.app.proxying && h.options.Mode != Forwarding:
-		h.proxy(w, r, path)
+		h.proxyRequest(w, r, path)
 	case h.app.forwarding || h.options.Mode == Forwarding:
-		h.forward(w, r, path)
+		h.forwardRequest(w, r, path)
 	default:
 		h.byJSON(w, r, f, params)
 	}
 }
 
-// opens reports whether a request has a key for a level. A function that names no level has the level function.
-func (h *Host) opens(r *http.Request, level string) bool {
+// acceptsKey reports whether a request has a key for a level. A function that names no level has the level function.
+func (h *Host) acceptsKey(r *http.Request, level string) bool {
 	if strings.EqualFold(level, "anonymous") {
 		return true
 	}
@@ -223,8 +223,8 @@ var contentHeaders = []string{ //nolint:gochecknoglobals // a constant table
 	"Last-Modified",
 }
 
-// outgoing returns the headers of a request as .NET writes them, with the values of one name in one line.
-func outgoing(in http.Header, without []string) http.Header {
+// outgoingHeader returns the headers of a request as .NET writes them, with the values of one name in one line.
+func outgoingHeader(in http.Header, without []string) http.Header {
 	out := http.Header{"User-Agent": {""}} // none, if the caller has none
 	for name, values := range in {
 		separator := ", "
@@ -241,8 +241,8 @@ func outgoing(in http.Header, without []string) http.Header {
 	return out
 }
 
-// respond copies the status and headers of the worker's response (E9).
-func respond(w http.ResponseWriter, resp *http.Response) {
+// copyResponse copies the status and headers of the worker's response (E9).
+func copyResponse(w http.ResponseWriter, resp *http.Response) {
 	header := w.Header()
 	maps.Copy(header, resp.Header)
 	for _, name := range hopByHop {
@@ -257,16 +257,16 @@ func respond(w http.ResponseWriter, resp *http.Response) {
 	w.WriteHeader(resp.StatusCode)
 }
 
-// limit returns a context that ends when the function's time is up (E20).
-func (h *Host) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+// limitTime returns a context that ends when the function's time is up (E20).
+func (h *Host) limitTime(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, h.options.FunctionTimeout+h.options.Grace, errFunctionTimeout)
 }
 
-// proxy passes a request on, and the response back, both as they came (E8, E9, E11).
-func (h *Host) proxy(w http.ResponseWriter, r *http.Request, path string) {
+// proxyRequest passes a request on, and the response back, both as they came (E8, E9, E11).
+func (h *Host) proxyRequest(w http.ResponseWriter, r *http.Request, path string) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	ctx, end := h.limit(ctx)
+	ctx, end := h.limitTime(ctx)
 	defer end()
 	idle := time.AfterFunc(h.options.ActivityTimeout, func() { cancel(errActivityTimeout) })
 	defer idle.Stop()
@@ -274,18 +274,18 @@ func (h *Host) proxy(w http.ResponseWriter, r *http.Request, path string) {
 
 	worker, err := h.await(ctx)
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	id := h.newInvocation()
 	target, err := url.Parse(h.workerURL(encodePath(path)))
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	target.RawQuery, target.ForceQuery = r.URL.RawQuery, r.URL.ForceQuery
 	out := (&http.Request{
-		Method: r.Method, Host: r.Host, Header: outgoing(r.Header, hopByHop), ContentLength: r.ContentLength, Body: http.NoBody, URL: target,
+		Method: r.Method, Host: r.Host, Header: outgoingHeader(r.Header, hopByHop), ContentLength: r.ContentLength, Body: http.NoBody, URL: target,
 	}).WithContext(ctx)
 	if body, ok := r.Body.(*requestBody); ok {
 		body.active = active
@@ -304,8 +304,8 @@ func (h *Host) proxy(w http.ResponseWriter, r *http.Request, path string) {
 	resp, err := h.send(out, r.Body)
 	if err == nil {
 		active()
-		respond(w, resp)
-		err = errors.Join(stream(w, resp.Body, active), resp.Body.Close())
+		copyResponse(w, resp)
+		err = errors.Join(streamBody(w, resp.Body, active), resp.Body.Close())
 		if err == nil {
 			return
 		}
@@ -316,11 +316,11 @@ func (h *Host) proxy(w http.ResponseWriter, r *http.Request, path string) {
 	if resp != nil {
 		panic(http.ErrAbortHandler) // the response breaks off
 	}
-	fail(w, err)
+	respondFailure(w, err)
 }
 
-// fail responds to a request that has no response of the worker.
-func fail(w http.ResponseWriter, err error) {
+// respondFailure responds to a request that has no response of the worker.
+func respondFailure(w http.ResponseWriter, err error) {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		respondEmpty(w, http.StatusRequestEntityTooLarge)
 		return
@@ -328,8 +328,8 @@ func fail(w http.ResponseWriter, err error) {
 	respondEmpty(w, http.StatusInternalServerError)
 }
 
-// stream copies a body as it comes, after the headers.
-func stream(w http.ResponseWriter, from io.Reader, active func()) error {
+// streamBody copies a body as it comes, after the headers.
+func streamBody(w http.ResponseWriter, from io.Reader, active func()) error {
 	buffer := make([]byte, 32<<10)
 	control := http.NewResponseController(w)
 	if err := control.Flush(); err != nil {
@@ -359,7 +359,7 @@ func stream(w http.ResponseWriter, from io.Reader, active func()) error {
 func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	delay := 50 * time.Millisecond
 	for attempt := 1; ; attempt++ {
-		resp, err := h.once(req)
+		resp, err := h.sendOnce(req)
 		if b, ok := body.(*requestBody); err == nil || attempt == 10 || ok && b.read.Load() {
 			return resp, err
 		}
@@ -372,9 +372,9 @@ func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	}
 }
 
-// once sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while the
+// sendOnce sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while the
 // body is still being written (E9).
-func (h *Host) once(req *http.Request) (*http.Response, error) {
+func (h *Host) sendOnce(req *http.Request) (*http.Response, error) {
 	wrote := make(chan error, 1)
 	trace := &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
 		select {
@@ -433,32 +433,32 @@ func forwardQuery(raw string) string {
 	return strings.Join(names, "&")
 }
 
-// forward builds the request anew, as hosts before 2025 do (E12).
-func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
+// forwardRequest builds the request anew, as hosts before 2025 do (E12).
+func (h *Host) forwardRequest(w http.ResponseWriter, r *http.Request, path string) {
 	media := r.Header.Get("Content-Type")
 	if _, _, err := mime.ParseMediaType(media); r.ContentLength < 0 || media != "" && (err != nil || !strings.Contains(media, "/")) {
-		fail(w, nil)
+		respondFailure(w, nil)
 		return
 	}
 	sent, err := io.ReadAll(r.Body)
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	target := h.workerURL(encodePath(path))
 	if query := forwardQuery(r.URL.RawQuery); query != "" {
 		target += "?" + query
 	}
-	ctx, end := h.limit(context.WithoutCancel(r.Context()))
+	ctx, end := h.limitTime(context.WithoutCancel(r.Context()))
 	defer end()
 	worker, err := h.await(ctx)
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, target, bytes.NewReader(sent))
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	id := h.newInvocation()
@@ -466,8 +466,8 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
 	in.Add(headerHostVersion, hostVersion)
 	in.Add(headerInvocationID, id)
 	in.Add("User-Agent", "Azure-Functions-Host/"+hostVersion)
-	req.Host, req.Header = r.Host, outgoing(in, contentHeaders)
-	resp, err := h.once(req)
+	req.Host, req.Header = r.Host, outgoingHeader(in, contentHeaders)
+	resp, err := h.sendOnce(req)
 	var text []byte
 	if err == nil {
 		text, err = io.ReadAll(resp.Body)
@@ -477,7 +477,7 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
 		if errors.Is(context.Cause(ctx), errFunctionTimeout) {
 			h.kill(worker)
 		}
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	if resp.ContentLength < 0 {
@@ -486,7 +486,7 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
 	if allowed := resp.Header.Get("Allow"); allowed != "" {
 		resp.Header["Allow"] = strings.Split(allowed, ", ")
 	}
-	respond(w, resp)
+	copyResponse(w, resp)
 	_, _ = w.Write(text)
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		_ = http.NewResponseController(w).Flush()
@@ -499,7 +499,7 @@ func (h *Host) forward(w http.ResponseWriter, r *http.Request, path string) {
 func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, params map[string]string) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	query := map[string]string{}
@@ -518,7 +518,7 @@ func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, param
 	}
 	result, err := h.Invoke(r.Context(), f.name, map[string]any{f.trigger.Name: request})
 	if err != nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	var out map[string]any
@@ -528,7 +528,7 @@ func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, param
 		}
 	}
 	if out == nil {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	status := http.StatusOK
@@ -541,7 +541,7 @@ func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, param
 		}
 	}
 	if status < 200 || status > 599 {
-		fail(w, err)
+		respondFailure(w, err)
 		return
 	}
 	headers, _ := out["headers"].(map[string]any)
@@ -554,7 +554,7 @@ func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, param
 	if object := out["body"]; !ok && object != nil {
 		encoded, err := json.Marshal(object)
 		if err != nil {
-			fail(w, err)
+			respondFailure(w, err)
 			return
 		}
 		text = string(encoded)

@@ -22,6 +22,6 @@
 //
 // Differences on purpose: of the parent's environment the function gets PATH, HOME and TMPDIR alone.
 //
-// What the double forgives: it never freezes a process between invocations, never fills up memory or disk, limits no
+// The double is more lenient: it never freezes a process between invocations, never fills up memory or disk, limits no
 // payload (Lambda: 6 MB), keeps HTTP APIs waiting for more than 30 s, and retries no failed asynchronous invocation.
 package lambda

@@ -95,10 +95,10 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", h.next)
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", func(w http.ResponseWriter, r *http.Request) {
-		h.finish(w, r, func(body []byte) Result { return Result{Payload: body} })
+		h.finishInvocation(w, r, func(body []byte) Result { return Result{Payload: body} })
 	})
 	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", func(w http.ResponseWriter, r *http.Request) {
-		h.finish(w, r, func(body []byte) Result {
+		h.finishInvocation(w, r, func(body []byte) Result {
 			failure := &Error{}
 			_ = json.Unmarshal(body, failure) // left empty if it is no JSON
 			return Result{Error: failure}
@@ -147,8 +147,8 @@ func (h *Host) next(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// finish takes the end of the current invocation and refuses that of any other (L2).
-func (h *Host) finish(w http.ResponseWriter, r *http.Request, result func([]byte) Result) {
+// finishInvocation takes the end of the current invocation and refuses any other (L2).
+func (h *Host) finishInvocation(w http.ResponseWriter, r *http.Request, result func([]byte) Result) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
@@ -204,7 +204,7 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 		id: fmt.Sprintf("8476a536-e9f4-11e8-9739-%012d", h.requests), payload: payload, timeout: h.options.Timeout, result: make(chan Result, 1),
 	}
 	h.mu.Unlock()
-	p, end, err := h.ready(ctx)
+	p, end, err := h.readyProcess(ctx)
 	if p == nil {
 		end.RequestID = e.id
 		return end, err
@@ -220,7 +220,7 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 			return r, nil
 		case <-p.ended:
 			if events != nil { // it ended after the invocation before
-				if p, end, err = h.ready(ctx); p == nil {
+				if p, end, err = h.readyProcess(ctx); p == nil {
 					end.RequestID = e.id
 					return end, err
 				}
@@ -234,18 +234,18 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 			}
 			return Result{RequestID: e.id, Exited: true}, nil
 		case <-timer.C:
-			p.kill()
+			p.killProcess()
 			return Result{RequestID: e.id, TimedOut: true}, nil
 		case <-ctx.Done():
-			p.kill()
+			p.killProcess()
 			return Result{RequestID: e.id}, ctx.Err()
 		}
 	}
 }
 
-// ready returns a process that waits for an event, or else the end of the invocation.
-func (h *Host) ready(ctx context.Context) (*process, Result, error) {
-	p, err := h.warm()
+// readyProcess returns a process that waits for an event, or else the end of the invocation.
+func (h *Host) readyProcess(ctx context.Context) (*process, Result, error) {
+	p, err := h.warmProcess()
 	if err != nil {
 		return nil, Result{}, err
 	}
@@ -258,7 +258,7 @@ func (h *Host) ready(ctx context.Context) (*process, Result, error) {
 		select {
 		case <-p.ended:
 		case <-time.After(shutdown):
-			p.kill()
+			p.killProcess()
 		}
 		return nil, Result{Error: &failure, Exited: true}, nil
 	case <-p.ended:
@@ -271,10 +271,10 @@ func (h *Host) ready(ctx context.Context) (*process, Result, error) {
 			return nil, Result{Exited: true}, nil
 		}
 	case <-limit.C:
-		p.kill()
+		p.killProcess()
 		return nil, Result{TimedOut: true}, nil
 	case <-ctx.Done():
-		p.kill()
+		p.killProcess()
 		return nil, Result{}, ctx.Err()
 	}
 }
@@ -282,8 +282,8 @@ func (h *Host) ready(ctx context.Context) (*process, Result, error) {
 // shutdown is the time between a failed start and the kill (L5).
 const shutdown = 500 * time.Millisecond
 
-// warm returns the process, a new one if there is none.
-func (h *Host) warm() (*process, error) {
+// warmProcess returns the process, a new one if there is none.
+func (h *Host) warmProcess() (*process, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -319,7 +319,7 @@ func (h *Host) warm() (*process, error) {
 	h.process, h.current = p, nil
 	h.coldStarts++
 	var output sync.WaitGroup
-	output.Go(func() { h.capture(r) })
+	output.Go(func() { h.captureOutput(r) })
 	h.running.Go(func() {
 		_ = cmd.Wait()
 		_ = w.Close()
@@ -329,8 +329,8 @@ func (h *Host) warm() (*process, error) {
 	return p, nil
 }
 
-// capture keeps the output of a process, line by line (L8).
-func (h *Host) capture(r io.Reader) {
+// captureOutput keeps the output of a process, line by line (L8).
+func (h *Host) captureOutput(r io.Reader) {
 	lines := bufio.NewReader(r)
 	for {
 		text, err := lines.ReadString('\n')
@@ -345,8 +345,8 @@ func (h *Host) capture(r io.Reader) {
 	}
 }
 
-// kill ends a process and waits for its end.
-func (p *process) kill() {
+// killProcess ends a process and waits for its end.
+func (p *process) killProcess() {
 	_ = p.cmd.Process.Kill()
 	<-p.ended
 }
@@ -358,7 +358,7 @@ func (h *Host) Stop() {
 	p := h.process
 	h.mu.Unlock()
 	if p != nil {
-		p.kill()
+		p.killProcess()
 	}
 	_ = h.server.Close()
 	h.running.Wait()

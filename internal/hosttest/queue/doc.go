@@ -12,7 +12,7 @@
 //	S1  A receive hides a message for the visibility timeout and adds one to its receive count. [L]
 //	S2  A message whose receive count has reached maxReceiveCount is moved to the dead-letter queue at its next receive. [L]
 //	S3  At most MaximumConcurrency environments work at a time. Each takes one batch at a time, and is kept for the next. [L]
-//	S4  A batch is what a receive finds, at most BatchSize messages; with a batching window it waits to fill up. [L]
+//	S4  A receive returns a batch of at most BatchSize messages; with a batching window it waits to fill up. [L]
 //	S5  After a success the messages that batchItemFailures does not name are deleted. The others come back when their
 //	    visibility timeout has run out, and not before. [L]
 //	S6  An error, a timeout, a killed environment, or a batchItemFailures with an id that is not in the batch fails the whole
@@ -37,7 +37,7 @@
 //	    MaxPollingInterval. (An idle queue takes a message after 13 to 30 s. [H])
 //	Q10 Messages expire after seven days, those in the poison queue too. [H]
 //
-// # What the engines forgive
+// # Where the engines are more lenient
 //
 //   - SQS delivers some messages twice without a reason, and in any order: here only S8 does, and the oldest message is first.
 //   - Lambda adds pollers over minutes and backs off after errors: here all of them work from the start.

@@ -84,7 +84,7 @@ func (s *store) Send(bodies ...string) {
 		heap.Push(&s.entries, &entry{Message: m, visible: now, order: s.sent})
 		s.stats.Left++
 	}
-	s.notify()
+	s.notifyPollers()
 }
 
 // DeadLetter puts a message into the dead-letter or poison queue, as a worker does with a permanent failure.
@@ -103,15 +103,15 @@ func (s *store) Stats() Stats {
 	return stats
 }
 
-// notify wakes the pollers. The caller holds mu.
-func (s *store) notify() {
+// notifyPollers wakes the pollers. The caller holds mu.
+func (s *store) notifyPollers() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// receive returns at most limit visible messages and hides them. Those received more than most times are dead
+// receiveMessages returns at most limit visible messages and hides them. Those received more than most times are dead
 // instead. next is the time at which another message becomes visible, zero for none.
-func (s *store) receive(limit, most int, hide time.Duration) (leases []lease, next time.Time) {
+func (s *store) receiveMessages(limit, most int, hide time.Duration) (leases []lease, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -122,13 +122,13 @@ func (s *store) receive(limit, most int, hide time.Duration) (leases []lease, ne
 			heap.Pop(&s.entries)
 		case now.Sub(e.Sent) >= s.keep:
 			s.stats.Expired++
-			s.remove(e)
+			s.removeEntry(e)
 		default:
 			e.Receives++
 			if e.Receives > most {
 				e.Receives--
 				s.stats.Dead = append(s.stats.Dead, e.Message)
-				s.remove(e)
+				s.removeEntry(e)
 				continue
 			}
 			e.visible = now.Add(hide)
@@ -143,17 +143,17 @@ func (s *store) receive(limit, most int, hide time.Duration) (leases []lease, ne
 	return leases, next
 }
 
-// remove counts a message as gone. The caller holds mu.
-func (s *store) remove(e *entry) {
+// removeEntry counts a message as gone. The caller holds mu.
+func (s *store) removeEntry(e *entry) {
 	e.gone = true
 	s.stats.Left--
 	if s.stats.Left == 0 {
-		s.notify()
+		s.notifyPollers()
 	}
 }
 
-// settle changes a message that l still holds.
-func (s *store) settle(l lease, change func(*entry)) {
+// settleLease changes a message that l still holds.
+func (s *store) settleLease(l lease, change func(*entry)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l.gone || l.Receives != l.receive {
@@ -162,39 +162,39 @@ func (s *store) settle(l lease, change func(*entry)) {
 	change(l.entry)
 }
 
-func (s *store) finish(l lease) {
-	s.settle(l, func(e *entry) {
+func (s *store) deleteMessage(l lease) {
+	s.settleLease(l, func(e *entry) {
 		s.stats.Done++
-		s.remove(e)
+		s.removeEntry(e)
 	})
 }
 
-// hide makes a message visible again after d.
-func (s *store) hide(l lease, d time.Duration) {
-	s.settle(l, func(e *entry) {
+// hideMessage makes a message visible again after d.
+func (s *store) hideMessage(l lease, d time.Duration) {
+	s.settleLease(l, func(e *entry) {
 		e.visible = time.Now().Add(d)
 		heap.Fix(&s.entries, e.index)
 	})
 }
 
-// bury moves a message to the dead-letter side.
-func (s *store) bury(l lease) {
-	s.settle(l, func(e *entry) {
+// buryMessage moves a message to the dead-letter side.
+func (s *store) buryMessage(l lease) {
+	s.settleLease(l, func(e *entry) {
 		s.stats.Dead = append(s.stats.Dead, e.Message)
-		s.remove(e)
+		s.removeEntry(e)
 	})
 }
 
-// left returns how many messages are in the queue, and a channel that is closed when a message arrives or the last
+// countLeft returns how many messages are in the queue, and a channel that is closed when a message arrives or the last
 // one goes.
-func (s *store) left() (int, <-chan struct{}) {
+func (s *store) countLeft() (int, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stats.Left, s.changed
 }
 
-// wait returns when next has come, a message has arrived, or ctx has ended.
-func wait(ctx context.Context, next time.Time, changed <-chan struct{}) {
+// waitUntil returns when next has come, a message has arrived, or ctx has ended.
+func waitUntil(ctx context.Context, next time.Time, changed <-chan struct{}) {
 	var timer <-chan time.Time
 	if !next.IsZero() {
 		timer = time.After(time.Until(next))
@@ -261,9 +261,9 @@ func (s *store) call(p *process, batch []Message, timeout, interval time.Duratio
 }
 
 // Kill ends a process that is at work, chosen at random, and reports whether there was one.
-func (s *store) Kill() bool { return s.kill(ErrKilled) }
+func (s *store) Kill() bool { return s.killProcess(ErrKilled) }
 
-func (s *store) kill(cause error) bool {
+func (s *store) killProcess(cause error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.busy) == 0 {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// SQSOptions describe a queue and its event source mapping. Zero values are those of template.yaml's queue.
+// SQSOptions describe a queue and its event source mapping. Zero values mean the settings of template.yaml's queue.
 type SQSOptions struct {
 	Start           func() Worker // starts an environment of the function
 	Visibility      time.Duration // 0 means 90 min
@@ -42,29 +42,29 @@ func NewSQS(o SQSOptions) *SQS {
 func (q *SQS) Run(ctx context.Context) {
 	var slots sync.WaitGroup
 	for range q.options.MaxConcurrency {
-		slots.Go(func() { q.poll(ctx) })
+		slots.Go(func() { q.pollBatches(ctx) })
 	}
 	slots.Wait()
 	q.workers.Wait()
 }
 
-// poll invokes one environment with one batch after another.
-func (q *SQS) poll(ctx context.Context) {
+// pollBatches invokes one environment with one batch after another.
+func (q *SQS) pollBatches(ctx context.Context) {
 	p := startProcess(ctx, q.options.Start)
 	defer func() { p.end(nil) }()
 	for ctx.Err() == nil {
-		left, changed := q.left()
+		left, changed := q.countLeft()
 		if left == 0 {
 			return
 		}
-		leases, next := q.receive(q.options.BatchSize, q.options.MaxReceiveCount, q.options.Visibility)
+		leases, next := q.receiveMessages(q.options.BatchSize, q.options.MaxReceiveCount, q.options.Visibility)
 		if len(leases) == 0 {
-			wait(ctx, next, changed)
+			waitUntil(ctx, next, changed)
 			continue
 		}
 		if len(leases) < q.options.BatchSize && q.options.BatchingWindow > 0 { // S4
-			wait(ctx, time.Now().Add(q.options.BatchingWindow), nil)
-			more, _ := q.receive(q.options.BatchSize-len(leases), q.options.MaxReceiveCount, q.options.Visibility)
+			waitUntil(ctx, time.Now().Add(q.options.BatchingWindow), nil)
+			more, _ := q.receiveMessages(q.options.BatchSize-len(leases), q.options.MaxReceiveCount, q.options.Visibility)
 			leases = append(leases, more...)
 		}
 		q.invoke(p, leases) //nolint:contextcheck // a process has a context of its own
@@ -97,7 +97,7 @@ func (q *SQS) invoke(p *process, leases []lease) {
 	}
 	for _, l := range leases {
 		if !kept[l.ID] {
-			q.finish(l)
+			q.deleteMessage(l)
 		}
 	}
 }

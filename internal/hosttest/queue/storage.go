@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// StorageOptions describe a queue and its listeners. Zero values are those of the queue's host.json.
+// StorageOptions describe a queue and its listeners. Zero values mean the settings of the queue's host.json.
 type StorageOptions struct {
 	Start              func() Worker // starts a worker. It gets one message at a time, several of them at once
 	Instances          int           // 0 means 1
@@ -51,7 +51,7 @@ func NewStorage(o StorageOptions) *Storage {
 }
 
 // KillInstance ends an instance that is at work, host and worker, and reports whether there was one (Q8).
-func (q *Storage) KillInstance() bool { return q.kill(errInstance) }
+func (q *Storage) KillInstance() bool { return q.killProcess(errInstance) }
 
 // Run works until the queue is empty or ctx ends, and every worker has returned.
 func (q *Storage) Run(ctx context.Context) {
@@ -79,7 +79,7 @@ func (q *Storage) listen(ctx context.Context) {
 	defer func() { i.process.end(nil) }()
 	idle := 100 * time.Millisecond
 	for ctx.Err() == nil {
-		left, _ := q.left()
+		left, _ := q.countLeft()
 		if left == 0 {
 			return
 		}
@@ -93,11 +93,11 @@ func (q *Storage) listen(ctx context.Context) {
 			}
 			continue
 		}
-		leases, _ := q.receive(q.options.BatchSize, q.options.MaxDequeueCount, storageLease)
+		leases, _ := q.receiveMessages(q.options.BatchSize, q.options.MaxDequeueCount, storageLease)
 		if len(leases) == 0 {
-			_, changed := q.left()
-			if left, _ = q.left(); left > 0 {
-				q.pause(ctx, idle, changed)
+			_, changed := q.countLeft()
+			if left, _ = q.countLeft(); left > 0 {
+				q.pausePolling(ctx, idle, changed)
 			}
 			idle = min(2*idle, q.options.MaxPollingInterval)
 			continue
@@ -121,8 +121,8 @@ func (q *Storage) listen(ctx context.Context) {
 	}
 }
 
-// pause waits for the next poll, or for the queue to be empty.
-func (q *Storage) pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+// pausePolling waits for the next poll, or for the queue to be empty.
+func (q *Storage) pausePolling(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
@@ -133,7 +133,7 @@ func (q *Storage) pause(ctx context.Context, d time.Duration, changed <-chan str
 			return
 		case <-changed:
 			var left int
-			if left, changed = q.left(); left == 0 {
+			if left, changed = q.countLeft(); left == 0 {
 				return
 			}
 		}
@@ -148,7 +148,7 @@ func (q *Storage) invoke(ctx context.Context, i *instance, l lease) {
 	}
 	p := i.process
 	i.mu.Unlock()
-	renew := func() { q.hide(l, storageLease) }
+	renew := func() { q.hideMessage(l, storageLease) }
 	//nolint:contextcheck // a process has a context of its own
 	failed, err := q.call(p, []Message{l.received}, q.options.FunctionTimeout, storageRenewal, renew)
 	switch {
@@ -159,10 +159,10 @@ func (q *Storage) invoke(ctx context.Context, i *instance, l lease) {
 	}
 	switch {
 	case err == nil && len(failed) == 0:
-		q.finish(l)
+		q.deleteMessage(l)
 	case l.receive >= q.options.MaxDequeueCount:
-		q.bury(l)
+		q.buryMessage(l)
 	default:
-		q.hide(l, q.options.VisibilityTimeout)
+		q.hideMessage(l, q.options.VisibilityTimeout)
 	}
 }
