@@ -717,3 +717,57 @@ func withRelease(page string, r release) string {
 	raw := strings.Replace(r.Repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + r.Version + "/infra/azure"
 	return regexp.MustCompile(`https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/v[\w.-]+/infra/azure`).ReplaceAllLiteralString(page, raw)
 }
+
+// The platform stores the package with an identity whose role was assigned a moment ago: the template waits in between.
+func TestTemplateWaitsForTheRole(t *testing.T) {
+	t.Parallel()
+	type deployed struct {
+		Type, Name string
+		Copy       struct{ Name, Count, Mode string }
+		DependsOn  []string
+	}
+	var template struct{ Resources []deployed }
+	if err := json.Unmarshal([]byte(read(t, "azure/azuredeploy.json")), &template); err != nil {
+		t.Fatal(err)
+	}
+	find := func(is func(deployed) bool) deployed {
+		i := slices.IndexFunc(template.Resources, is)
+		if i < 0 {
+			t.Fatal("a resource is missing")
+		}
+		return template.Resources[i]
+	}
+	wait := find(func(r deployed) bool { return r.Copy.Name == "roleWait" })
+	onedeploy := find(func(r deployed) bool { return r.Type == "Microsoft.Web/sites/extensions" })
+	role := regexp.MustCompile(`roleAssignments.*'stpackage\{0\}'.*storageBlobDataContributor`)
+	if !slices.Contains(onedeploy.DependsOn, "roleWait") || !slices.ContainsFunc(wait.DependsOn, role.MatchString) {
+		t.Errorf("the package depends on %v, the wait on %v", onedeploy.DependsOn, wait.DependsOn)
+	}
+	if wait.Copy.Mode != "serial" || !strings.Contains(wait.Copy.Count, "20") {
+		t.Errorf("the wait is %+v", wait.Copy)
+	}
+}
+
+// The page registers every resource provider of the template, and Microsoft.App, which the plan needs without a resource of it.
+func TestProvidersAreRegistered(t *testing.T) {
+	t.Parallel()
+	m := regexp.MustCompile(`(?m)^for NAMESPACE in (.*); do$`).FindStringSubmatch(read(t, "../docs/azure.md"))
+	if len(m) != 2 {
+		t.Fatal("docs/azure.md registers no provider")
+	}
+	registered := strings.Fields(m[1])
+	used := map[string]bool{"App": true}
+	for _, s := range snapshots(t) {
+		for _, r := range s.PredictedResources {
+			name, _, _ := strings.Cut(strings.TrimPrefix(r.Type, "Microsoft."), "/")
+			used[name] = true
+		}
+	}
+	delete(used, "Authorization") // always registered
+	if got := slices.Sorted(maps.Keys(used)); !slices.Equal(got, registered) {
+		t.Errorf("the page registers %v, the template uses %v", registered, got)
+	}
+	if regions := parameters(t)["location"].AllowedValues; len(regions) < 25 || !slices.Contains(regions, any("westeurope")) {
+		t.Errorf("the regions are %v", regions)
+	}
+}
