@@ -58,7 +58,7 @@ func TestCall(t *testing.T) {
 		out         []string // of standard output
 		err         string   // "" for success
 	}{
-		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device + ": 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
+		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device + " (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
 		{"with an API key", s.APIKey, []string{"-api-key-file", "-", "-device", device}, []string{": 200 already_unassigned."}, ""},
 		{"a dry run by serial number", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: kiosk.lobby@contoso.com. "}, ""},
 		{"another account", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 refused: 1 state_changed"},

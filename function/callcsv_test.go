@@ -120,7 +120,7 @@ func readResults(t *testing.T, path string) map[string]string {
 	found := map[string]string{}
 	for _, row := range rows[1:] {
 		name := row[1]
-		if row[2] != "" {
+		if row[12] == "serial" {
 			name = row[2]
 		}
 		if before, twice := found[name]; twice {

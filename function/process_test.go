@@ -238,6 +238,11 @@ func TestLevelsReachTheHost(t *testing.T) {
 
 func TestExitCodes(t *testing.T) {
 	t.Parallel()
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
 	for name, test := range map[string]struct {
 		args   []string
 		env    []string
@@ -256,6 +261,7 @@ func TestExitCodes(t *testing.T) {
 		"settings on a host":      {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"}, 1, "KEY_VAULT_URL is not set"},
 		"two hosts":               {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1", "AWS_LAMBDA_RUNTIME_API=x"}, 1, "are both set"},
 		"an address it cannot be": {[]string{"serve", "-listen", "256.0.0.1:1"}, nil, 1, "listen"},
+		"a port in use":           {[]string{"serve", "-listen", taken.Addr().String()}, nil, 1, "another program uses 127.0.0.1:"},
 	} {
 		var stderr strings.Builder
 		cmd := exec.Command(binary, test.args...)

@@ -317,8 +317,11 @@ func (p Program) printSummary(f *callFlags, counts Counts, path string, invalid 
 // String returns the result for a person, in one line.
 func (r Result) String() string {
 	name := r.SerialNumber
-	if name == "" {
+	switch {
+	case name == "":
 		name = r.DeviceID
+	case r.ByID:
+		name = r.DeviceID + " (" + name + ")"
 	}
 	text := plainText(name) + ": "
 	if r.Status != 0 {

@@ -195,6 +195,7 @@ type item struct {
 	Status         int    `json:"status"`
 	Outcome        string `json:"outcome"`
 	DeviceID       string `json:"deviceId"`
+	SerialNumber   string `json:"serialNumber"`
 	Field          string `json:"field"`
 	Verification   string `json:"verification"`
 	RequestID      string `json:"requestId"`
@@ -284,7 +285,7 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 		one.Status = r.Status
 	}
 	result := Result{
-		Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: row.Serial, Status: one.Status,
+		Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: cmp.Or(row.Serial, plainText(one.SerialNumber)), Status: one.Status,
 		AccountBefore: plainText(cmp.Or(one.Account.UserPrincipalName, one.Account.ResourceName)),
 		Code:          plainText(cmp.Or(one.Code, one.Error.Code)), Message: plainText(cmp.Or(one.Message, one.Error.Message)),
 		Outcome: plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID), Verification: plainText(one.Verification),
@@ -296,6 +297,7 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 			result.Message += fmt.Sprintf(" and %d more", more)
 		}
 	}
+	result.ByID = row.ID != "" && result.SerialNumber != ""
 	if l.DryRun {
 		result.Outcome = outcomeDryRun
 	}

@@ -21,7 +21,8 @@ import (
 type Result struct {
 	Line           int
 	DeviceID       string
-	SerialNumber   string // of a row that names its device so; else empty
+	SerialNumber   string
+	ByID           bool   // the row names its device by the id, although there is a serial number
 	AccountBefore  string // the account that the device carried when it was read: its user principal name, else its resource name
 	Status         int    // 0 if there was no response
 	Code           string
@@ -43,7 +44,12 @@ const (
 	outcomeDryRun  = "dry_run" // not a word of the function
 )
 
-func (r Result) key() string { return key(r.DeviceID, r.SerialNumber) }
+func (r Result) key() string {
+	if r.ByID {
+		return key(r.DeviceID, "")
+	}
+	return key(r.DeviceID, r.SerialNumber)
+}
 
 // standing tells whether a row needs another request.
 type standing int
@@ -70,7 +76,7 @@ func (r Result) standing() standing {
 // resultColumns are the columns of a results file, in order. The last one may be cut off where a process was
 // killed: the row is then sent again if it expects an account.
 var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "expected",
+	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "named_by", "expected",
 }
 
 // DeploymentOf returns the name of the deployment at an address: the address without any part that may be a key.
@@ -87,9 +93,10 @@ func (r Result) cells() []string {
 	if r.Status != 0 {
 		status = strconv.Itoa(r.Status)
 	}
+	namedBy := map[bool]string{true: "id", false: "serial"}[r.ByID || r.SerialNumber == ""]
 	cells := []string{
 		strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, r.AccountBefore, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID,
-		r.Time, r.Deployment, r.Expected,
+		r.Time, r.Deployment, namedBy, r.Expected,
 	}
 	for i, cell := range cells {
 		cells[i] = guardCell(strings.ToValidUTF8(cell, "\ufffd"))
@@ -108,7 +115,7 @@ func resultOf(names, cells []string) (Result, error) {
 	r := Result{
 		Line: line, DeviceID: of["deviceId"], SerialNumber: of["serialNumber"], AccountBefore: of["account_before"], Status: status,
 		Code: of["code"], Message: of["message"], Outcome: of["outcome"], RequestID: of["requestId"], GraphRequestID: of["graphRequestId"],
-		Time: of["time"], Deployment: of["deployment"], Expected: of["expected"],
+		ByID: of["named_by"] == "id" && of["serialNumber"] != "", Time: of["time"], Deployment: of["deployment"], Expected: of["expected"],
 	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")

@@ -411,7 +411,7 @@ func TestOpenResults(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)
-	want := "line,deviceId,serialNumber,account_before,status,code,message,outcome,requestId,graphRequestId,time,deployment,expected\n2," + otherID + ",,,404,device_not_found,,not_done,,,," + contoso + ",\n3," + oneID + ",'=5CG1,room@x.com,200,unassigned,\"a; \"\"b\"\" c\",done,,,," + contoso + ",room@x.com\n"
+	want := "line,deviceId,serialNumber,account_before,status,code,message,outcome,requestId,graphRequestId,time,deployment,named_by,expected\n2," + otherID + ",,,404,device_not_found,,not_done,,,," + contoso + ",id,\n3," + oneID + ",'=5CG1,room@x.com,200,unassigned,\"a; \"\"b\"\" c\",done,,,," + contoso + ",serial,room@x.com\n"
 	if err != nil || string(text) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, text, want)
 	}
@@ -421,10 +421,10 @@ func TestOpenResults(t *testing.T) {
 
 	for name, text := range map[string]string{
 		"another file":       "serial,model\n5CG1,HP\n",
-		"a torn row inside":  want + "7," + oneID + "\n8," + oneID + ",,,200,,,,,,,,\n",
-		"a row of nothing":   want + "7,,,,200,,,,,,,,\n",
-		"a deployment's":     want + "8," + oneID + ",,,200,,,,,,,https://staging.example/api/unassign,\n",
-		"a line that is not": want + "x," + oneID + ",,,200,,,,,,,,\n",
+		"a torn row inside":  want + "7," + oneID + "\n8," + oneID + ",,,200,,,,,,,,,\n",
+		"a row of nothing":   want + "7,,,,200,,,,,,,,,\n",
+		"a deployment's":     want + "8," + oneID + ",,,200,,,,,,,https://staging.example/api/unassign,,\n",
+		"a line that is not": want + "x," + oneID + ",,,200,,,,,,,,,\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -457,7 +457,7 @@ func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), ",time,deployment,expected\n2,"+oneID+",,,200,unassigned,,done,,,,,\n") {
+	if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), ",time,deployment,named_by,expected\n2,"+oneID+",,,200,unassigned,,done,,,,,id,\n") {
 		t.Errorf("%v\n%s", err, text)
 	}
 }
