@@ -47,6 +47,7 @@ func TestGrantPowerShell(t *testing.T) {
 		fails string
 	}{
 		"an identity":                   {nil, []string{"--identity", grantMachine, "--yes"}, ""},
+		"two to give it to":             {nil, []string{"--app", grantApp, "--identity", grantMachine}, "usage: "},
 		"a report":                      {nil, []string{"--app", grantApp}, ""},
 		"an application, late":          {map[string]string{"delay": ""}, []string{"--app", grantApp, "--federate", grantMachine, "--yes"}, ""},
 		"another cloud":                 {map[string]string{"cloud": "https://graph.microsoft.us/"}, []string{"--app", grantApp, "--federate", grantMachine, "--yes"}, ""},

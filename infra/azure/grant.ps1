@@ -7,7 +7,12 @@
 # with a role that may consent to application permissions. It keeps to the language of Windows PowerShell 5.1; JSON goes to az in files,
 # because az.cmd loses quotation marks.
 [CmdletBinding()]
-param([guid]$App, [guid]$Identity, [guid]$Federate, [switch]$Yes)
+param(
+    [ValidatePattern('^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$')][string]$App,
+    [ValidatePattern('^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$')][string]$Identity,
+    [ValidatePattern('^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$')][string]$Federate,
+    [switch]$Yes
+)
 
 $ErrorActionPreference = 'Stop'
 $PSNativeCommandUseErrorActionPreference = $false
