@@ -287,7 +287,8 @@ release-programs: package-azure package-lambda
 	@sed -E -e 's|CodeUri: \.$$|CodeUri: lambda-linux-arm64.zip|' -e '/^    Metadata:$$/,/^      BuildMethod:/d' -e 's|infra/aws/README.md|README.md|' \
 		-e 's|^#   sam build && sam deploy|#   sam deploy|' -e 's|SemanticVersion: .*|SemanticVersion: $(or $(SEMVER),0.0.0-g$(VERSION))|' template.yaml > dist/sam/template.yaml
 	@$(PACK) $(OUT)/aws-sam.zip dist/sam
-	@$(PACK) $(OUT)/powershell.zip infra/powershell LICENSE
+	@rm -rf dist/powershell && mkdir -p dist/powershell && cp -R infra/powershell/AutopilotUnassign dist/powershell/
+	@$(PACK) $(OUT)/powershell.zip dist/powershell LICENSE
 	@$(COMPONENTS) -output $(OUT)/azure-linux-amd64.cdx.json dist/azure/worker
 	@$(COMPONENTS) -output $(OUT)/lambda-linux-arm64.cdx.json dist/lambda/bootstrap
 	@$(GO) list -deps -tags lambda.norpc -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./function | sort -u | \

@@ -26,9 +26,9 @@ esac
 mkdir "$work/root" && tar -xzf "$release/unassign-linux-$arch.tar.gz" -C "$work/root"
 ls "$work/root"
 if [ "$(id -u)" = 0 ]; then
-	env -i chroot "$work/root" /unassign demo >"$work/demo.txt"
+	env -i "$(command -v chroot)" "$work/root" /unassign demo >"$work/demo.txt"
 else
-	env -i unshare --map-root-user --root="$work/root" /unassign demo >"$work/demo.txt"
+	env -i "$(command -v unshare)" --map-root-user --root="$work/root" /unassign demo >"$work/demo.txt"
 fi
 tail -n 3 "$work/demo.txt"
 
