@@ -58,7 +58,7 @@ lint: ## format, vet and lint
 fmt: ## format the code
 	$(TOOL) golangci-lint fmt ./...
 
-# cfn-lint, the SAM CLI, the AWS CLI and moto are Python programs. They go into a folder of their own.
+# cfn-lint is a Python program. It goes into a folder of its own.
 PYTHON := .tools/python/bin/python
 $(PYTHON): infra/aws/requirements.txt
 	python3 -m venv .tools/python
@@ -161,9 +161,16 @@ $(AZ): docs/check/requirements.txt
 	$(AZ) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 
+# The SAM CLI, the AWS CLI and moto.
+AWS := .tools/aws/bin/python
+$(AWS): infra/aws/try/requirements.txt
+	python3 -m venv .tools/aws
+	$(AWS) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
 .PHONY: docs-commands
-docs-commands: $(AZ) $(PYTHON) ## run the pages' commands, and have the real az, aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
-	$(PYTHON) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
+docs-commands: $(AZ) $(AWS) ## run the pages' commands, and have the real az, aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
+	$(AWS) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
 	$(GO) test -count=1 -timeout 30m -tags templates -run 'PagesRun|AzTakes' ./docs
 
 # After a change of a Bicep file or of infra/azure/release.json: look at the difference before you commit it.
@@ -302,14 +309,14 @@ release-imports: power-automate servicenow
 	@$(PACK) $(OUT)/power-automate.zip dist/power-automate LICENSE && $(PACK) $(OUT)/servicenow.zip dist/servicenow LICENSE
 
 .PHONY: release-try
-release-try: $(PYTHON) ## try dist/release without Go, make and Node: the demo in an empty root, the templates with the real tools (Linux)
-	@infra/release/try.sh $(OUT) $(CURDIR)/$(PYTHON)
+release-try: $(AWS) ## try dist/release without Go, make and Node: the demo in an empty root, the templates with the real tools (Linux)
+	@infra/release/try.sh $(OUT) $(CURDIR)/$(AWS)
 
 # Every prompt but the names gets Enter.
 .PHONY: sam-try
-sam-try: $(PYTHON) ## build and deploy a copy of HEAD with the SAM CLI, as far as that goes without an account (needs git)
+sam-try: $(AWS) ## build and deploy a copy of HEAD with the SAM CLI, as far as that goes without an account (needs git)
 	@rm -rf dist/sam-try && mkdir -p dist/sam-try && git archive HEAD | tar -x -C dist/sam-try && printf '%s\n' '$(VERSION)' > dist/sam-try/VERSION
-	@$(PYTHON) infra/aws/deploy.py dist/sam-try
+	@$(AWS) infra/aws/deploy.py dist/sam-try
 
 .PHONY: fuzz
 fuzz: ## fuzz every target for FUZZTIME (1m)
