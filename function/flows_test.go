@@ -306,7 +306,7 @@ func TestFlowListRow(t *testing.T) {
 	if run := o.run("list-row", nil); run.Status != flow.Succeeded || status() != "Done, Needs a person, Requested" || o.account() != "" {
 		t.Errorf("with Graph back: %s, %s, account %q", run.Status, status(), o.account())
 	}
-	for i, want := range []string{"unassigned, ", "device_not_found, "} {
+	for i, want := range []string{"unassigned, account room.fjord@contoso.com, request ", "device_not_found, request "} {
 		if result := fmt.Sprint(o.rows[i]["Result"]); !strings.HasPrefix(result, want) {
 			t.Errorf("the row says %q", result)
 		}
@@ -359,7 +359,7 @@ func TestFlowNightly(t *testing.T) {
 		t.Errorf("the mail is %s", mails)
 	}
 	for _, part := range []string{
-		"<td>4</td><td>5CGNIGHT03</td>", "<td>state_changed</td><td>" + stateChangedSentence, "<td>25</td><td>5CG0000XYZ</td><td></td><td>device_not_found</td>", "<td>24</td><td>5CGNIGHT23</td>",
+		"<td>state_changed</td><td>" + stateChangedSentence, "<td>25</td><td>5CG0000XYZ</td><td></td><td>device_not_found</td>", "<td>24</td><td>5CGNIGHT23</td><td>room.23@contoso.com</td><td>unassigned</td>", "<td>5</td><td>5CGNIGHT04</td><td>room.04</td>", "<td>4</td><td>5CGNIGHT03</td><td>room.03@contoso.com</td><td>state_changed</td>",
 		"<td>27</td><td> </td><td></td><td>not_sent</td>", "<td>28</td><td>5CG1234ABC</td><td></td><td>not_sent</td>", "<td>29</td><td>5CGNÆRØ</td><td></td><td>not_sent</td>", "<td>30</td><td>5CG-=(%E)</td><td></td><td>device_not_found</td>",
 	} {
 		if !strings.Contains(mails, part) {
