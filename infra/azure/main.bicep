@@ -727,11 +727,11 @@ var recordAlerts = [
   }
   {
     name: 'expiry'
-    description: 'A secret or certificate in the vault expires within two weeks. docs/operations.md has the replacement.'
+    description: 'A secret or certificate in the vault expires within two weeks, or Entra ID does not know its newest version. docs/operations.md has the fix.'
     severity: 2
     window: 'P1D'
     every: 'PT6H'
-    query: '${records} | where r.message == "a secret is about to expire or has expired"'
+    query: '${records} | where r.message == "a secret is about to expire or has expired" or r.message startswith "Entra ID refuses the newest version"'
   }
   {
     name: 'devices'
