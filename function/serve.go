@@ -43,6 +43,12 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
 		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
 	}
+	if level := getenv("AWS_LAMBDA_LOG_LEVEL"); host == config.Lambda && (level == "WARN" || level == "ERROR" || level == "FATAL") {
+		log.ErrorContext(ctx, "Lambda's ApplicationLogLevel hides audit records of successes: set it to INFO")
+	}
+	if c.DryRun {
+		log.WarnContext(ctx, "DRY_RUN=true: nothing is changed")
+	}
 	if c.PlatformAuth {
 		log.WarnContext(ctx, "AUTH=platform: the host authenticates callers; every request that it passes on is served")
 	}

@@ -30,7 +30,7 @@ type Found struct {
 	Err error
 	// Candidates are devices that share the serial number, when several do: at most twenty. Sharing counts all of
 	// them that were read; more may exist.
-	Candidates []DeviceID
+	Candidates []Device
 	Sharing    int
 	// walk marks a serial number that the filter cannot find.
 	walk bool
@@ -198,7 +198,7 @@ func (m *matches) result() Found {
 		}
 		for _, device := range m.devices {
 			if device.ID != (DeviceID{}) {
-				f.Candidates = append(f.Candidates, device.ID)
+				f.Candidates = append(f.Candidates, device)
 			}
 		}
 		return f

@@ -165,8 +165,8 @@ func TestFindInAFleet(t *testing.T) {
 			got := []string{f.Device.ID.String()}
 			if len(ids) > 1 {
 				got = nil
-				for _, id := range f.Candidates {
-					got = append(got, id.String())
+				for _, candidate := range f.Candidates {
+					got = append(got, candidate.ID.String())
 				}
 				if ending(t, f.Err) != "ambiguous" {
 					t.Errorf("%q: %v", sought[i], f.Err)

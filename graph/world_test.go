@@ -143,8 +143,8 @@ func foundWords(t *testing.T, found []graph.Found) string {
 		if words[i] = number(f.Device.ID); f.Err != nil {
 			words[i] = ending(t, f.Err)
 		}
-		for _, id := range f.Candidates {
-			words[i] += " " + number(id)
+		for _, candidate := range f.Candidates {
+			words[i] += " " + number(candidate.ID)
 		}
 	}
 	return strings.Join(words, ", ")

@@ -15,6 +15,7 @@ import (
 // work is a request with its devices and their results.
 type work struct {
 	request
+	caller   string // the ID of the Caller, for the policy
 	devices  []*device
 	replayOf string // the id of the request that carried out this delivery before; "" if this request did
 	result   result // of the whole request; zero where each device has its own
@@ -25,7 +26,8 @@ type device struct {
 	target
 	known        graph.Device     // as read; before, the id and serial number that the caller sent
 	read         bool             // known was read
-	candidates   []graph.DeviceID // up to maxDevices of the devices that share the serial number
+	candidates   []graph.DeviceID // of the devices within the policy that share the serial number, at most maxDevices
+	sharing      int              // the number of devices that share it, as far as the caller may know
 	verification string           // cleared, pending or unknown; "" without verify
 	replayOf     string           // the id of the earlier request that it ended in; "" if this request did
 	result       result
@@ -52,6 +54,10 @@ func (w *work) setRequest(req request) {
 // perform carries out w, unless its delivery was carried out before: then the ledger has the results. body is the
 // delivery's content. Its error is about w as a whole.
 func (h *Handler) perform(ctx context.Context, o *origin, w *work, body []byte) error {
+	w.caller = o.caller.ID
+	if h.Policy.DryRun {
+		w.dryRun, w.verify = true, false
+	}
 	if o.delivery == "" || w.dryRun { // a dry run changes nothing, however often it comes
 		return h.act(ctx, o, w)
 	}
@@ -79,6 +85,9 @@ func (h *Handler) act(ctx context.Context, o *origin, w *work) error {
 	if err := h.limits.take(o.caller, len(pending)); err != nil {
 		return err
 	}
+	if err := h.takeChanges(o, w, pending); err != nil {
+		return err
+	}
 	h.attempt(ctx, w, pending)
 	for range maxThrottledRetries {
 		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.throttled })
@@ -96,12 +105,21 @@ func (h *Handler) act(ctx context.Context, o *origin, w *work) error {
 	return nil
 }
 
+// takeChanges counts the pending devices of w as changes of its caller, unless w is a dry run.
+func (h *Handler) takeChanges(o *origin, w *work, pending []*device) error {
+	if w.dryRun {
+		return nil
+	}
+	return h.limits.takeChanges(o.caller, len(pending))
+}
+
 // attempt reads, checks and changes the pending devices of w once.
 func (h *Handler) attempt(ctx context.Context, w *work, pending []*device) {
-	h.readDevices(ctx, pending, w.dryRun)
+	h.requireExpected(w, pending)
+	h.readDevices(ctx, w, pending)
 	for _, d := range pending {
 		if d.read {
-			h.checkDevice(d, w.dryRun)
+			h.checkDevice(w, d)
 		}
 	}
 	if !w.dryRun {
@@ -141,15 +159,27 @@ func sleep(ctx context.Context, d, reserve time.Duration) bool {
 	}
 }
 
+// requireExpected refuses the devices without the expected account if the policy for the caller requires it.
+func (h *Handler) requireExpected(w *work, pending []*device) {
+	if w.dryRun || !h.Policy.Callers[w.caller].RequireExpected {
+		return
+	}
+	for _, d := range pending {
+		if !d.result.ended() && d.expected == (graph.Account{}) {
+			d.result = classify(&refusal{policyDenied, "expected"})
+		}
+	}
+}
+
 // readDevices reads the devices that have neither been read nor have a result. A failed read is the device's result,
 // unless the change does not depend on it: then the account stays unknown.
-func (h *Handler) readDevices(ctx context.Context, devices []*device, dryRun bool) {
+func (h *Handler) readDevices(ctx context.Context, w *work, devices []*device) {
 	var reading []*device
 	required := false
 	for _, d := range devices {
 		if !d.read && !d.result.ended() {
 			reading = append(reading, d)
-			required = required || h.requiresRead(d, dryRun)
+			required = required || h.requiresRead(w, d)
 		}
 	}
 	if deadline, ok := ctx.Deadline(); ok && !required { // a slow read must leave time for the change
@@ -162,16 +192,29 @@ func (h *Handler) readDevices(ctx context.Context, devices []*device, dryRun boo
 		switch {
 		case found.Err == nil:
 			d.known, d.read = found.Device, true
-		case h.requiresRead(d, dryRun) || !isReadFailure(found.Err):
+		case h.requiresRead(w, d) || !isReadFailure(found.Err):
 			d.result = classify(found.Err)
-			d.candidates = found.Candidates[:min(len(found.Candidates), maxDevices)]
+			h.setCandidates(w, d, found)
 		}
 	}
 }
 
+// setCandidates sets the devices that share a serial number, without those that the caller must not change.
+func (h *Handler) setCandidates(w *work, d *device, found graph.Found) {
+	for _, candidate := range found.Candidates {
+		if len(d.candidates) < maxDevices && h.Policy.AllowsCaller(w.caller, candidate.GroupTag) {
+			d.candidates = append(d.candidates, candidate.ID)
+		}
+	}
+	d.sharing = found.Sharing
+	if h.Policy.restrictsTags(w.caller) {
+		d.sharing = len(d.candidates)
+	}
+}
+
 // requiresRead reports whether the decision about a device depends on its state.
-func (h *Handler) requiresRead(d *device, dryRun bool) bool {
-	return dryRun || d.serial != "" || d.expected != (graph.Account{}) || len(h.Policy.GroupTags) > 0
+func (h *Handler) requiresRead(w *work, d *device) bool {
+	return w.dryRun || d.serial != "" || d.expected != (graph.Account{}) || h.Policy.restrictsTags(w.caller)
 }
 
 // isReadFailure reports whether err is a failure of this read alone: it says nothing about the device, the tenant, the
@@ -203,17 +246,17 @@ func (h *Handler) findDevices(ctx context.Context, devices []*device) []graph.Fo
 
 // checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account
 // or a dry run.
-func (h *Handler) checkDevice(d *device, dryRun bool) {
+func (h *Handler) checkDevice(w *work, d *device) {
 	account, expects := d.known.Account, d.expected != (graph.Account{})
 	switch {
 	case d.result.ended():
-	case !h.Policy.Allows(d.known.GroupTag):
+	case !h.Policy.AllowsCaller(w.caller, d.known.GroupTag):
 		d.result = classify(&refusal{code: policyDenied})
 	case expects && !d.carriesNothing() && !matchesAccount(account, d.expected):
 		d.result = classify(&refusal{code: stateChanged})
-	case d.carriesNothing() && (dryRun || expects):
+	case d.carriesNothing() && (w.dryRun || expects):
 		d.result = succeed(AlreadyUnassigned)
-	case dryRun:
+	case w.dryRun:
 		d.result = succeed(WouldUnassign)
 	}
 }

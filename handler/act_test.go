@@ -281,7 +281,7 @@ func TestDeviceList(t *testing.T) {
 			case "twice":
 				return graph.Found{
 					Err:        &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous},
-					Candidates: []graph.DeviceID{pages[""][0].ID, pages[""][2].ID},
+					Candidates: []graph.Device{pages[""][0], pages[""][2]},
 				}
 			case "":
 				for _, d := range pages[""] {

@@ -37,7 +37,7 @@ type entry struct {
 // maxAttrs is the usual number of attributes of a record, or more.
 const maxAttrs = 32
 
-// write writes an audit record.
+// write writes an audit record, whatever the level of the log is: LOG_LEVEL must not hide a change.
 func (h *Handler) write(ctx context.Context, o *origin, e entry) {
 	attrs := append(make([]slog.Attr, 0, maxAttrs),
 		slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))
@@ -57,7 +57,9 @@ func (h *Handler) write(ctx context.Context, o *origin, e entry) {
 	if panicked, ok := errors.AsType[*singleflight.PanicError](e.err); ok {
 		attrs = append(attrs, slog.String("stack", string(panicked.Stack)))
 	}
-	h.Log.LogAttrs(ctx, e.level, e.message, attrs...)
+	record := slog.NewRecord(time.Now(), e.level, e.message, 0)
+	record.AddAttrs(attrs...)
+	_ = h.Log.Handler().Handle(ctx, record) // without Enabled
 }
 
 // auditWork writes a record for each device of w, or one for w if it was refused before it named a device. status is

@@ -41,7 +41,7 @@ func (h *Handler) serveDevices(w http.ResponseWriter, r *http.Request, o *origin
 	ctx := r.Context()
 	ended := h.runOperation(w.Header(), r, o, 1, func() (err error) {
 		if query, err = decodeQuery(r); err == nil {
-			page, err = h.listDevices(ctx, query)
+			page, err = h.listDevices(ctx, o.caller.ID, query)
 		}
 		return err
 	})
@@ -94,8 +94,8 @@ func decodeQuery(r *http.Request) (deviceQuery, error) {
 	return query, nil
 }
 
-// listDevices returns a page of the device list.
-func (h *Handler) listDevices(ctx context.Context, query deviceQuery) (DevicePage, error) {
+// listDevices returns a page of the device list for a caller.
+func (h *Handler) listDevices(ctx context.Context, caller string, query deviceQuery) (DevicePage, error) {
 	page := DevicePage{Devices: []ListedDevice{}}
 	var devices []graph.Device
 	var err error
@@ -112,7 +112,7 @@ func (h *Handler) listDevices(ctx context.Context, query deviceQuery) (DevicePag
 	}
 	for _, d := range devices {
 		wanted := query.groupTag == "" || matchTag(query.groupTag, d.GroupTag)
-		if wanted && d.Account.Assigned() && h.Policy.Allows(d.GroupTag) {
+		if wanted && d.Account.Assigned() && h.Policy.AllowsCaller(caller, d.GroupTag) {
 			account := &Account{d.Account.UserPrincipalName, d.Account.ResourceName}
 			page.Devices = append(page.Devices, ListedDevice{d.ID.String(), d.SerialNumber, d.GroupTag, account})
 		}
@@ -123,24 +123,16 @@ func (h *Handler) listDevices(ctx context.Context, query deviceQuery) (DevicePag
 // findSerial returns the devices with a serial number, at most maxDevices.
 func (h *Handler) findSerial(ctx context.Context, serial string) ([]graph.Device, error) {
 	found := h.Devices.Find(ctx, graph.Selector{SerialNumber: serial})
-	if candidates := found[0].Candidates; len(candidates) > 0 {
-		selectors := make([]graph.Selector, min(len(candidates), maxDevices))
-		for i := range selectors {
-			selectors[i].ID = candidates[i]
-		}
-		found = h.Devices.Find(ctx, selectors...)
+	failed, ok := errors.AsType[*upstream.Error](found[0].Err)
+	switch {
+	case len(found[0].Candidates) > 0:
+		return found[0].Candidates[:min(len(found[0].Candidates), maxDevices)], nil
+	case found[0].Err == nil:
+		return []graph.Device{found[0].Device}, nil
+	case ok && failed.Service == upstream.Graph && failed.Reason == upstream.NotFound:
+		return nil, nil
 	}
-	var devices []graph.Device
-	for _, f := range found {
-		failed, ok := errors.AsType[*upstream.Error](f.Err)
-		switch {
-		case f.Err == nil:
-			devices = append(devices, f.Device)
-		case !ok || failed.Service != upstream.Graph || failed.Reason != upstream.NotFound:
-			return nil, f.Err
-		}
-	}
-	return devices, nil
+	return nil, found[0].Err
 }
 
 // csv returns the page as CSV. Its columns are those that `unassign call -csv` reads; expected has one name, as in a

@@ -43,6 +43,11 @@ const (
 	SourceStorageQueue Source = "storage_queue"
 )
 
+// Sources are all sources. Each is the ID of the Caller of its events.
+func Sources() []Source {
+	return []Source{SourceTimer, SourceSchedule, SourceInvoke, SourceSQS, SourceStorageQueue}
+}
+
 // SweepEvent returns the event of a sweep as configured.
 func SweepEvent(source Source) Event { return Event{Source: source, sweep: &sweepArgs{}} }
 

@@ -74,8 +74,10 @@ type Handler struct {
 func New(o Options) *Handler {
 	return &Handler{
 		Options: o,
-		limits:  rateLimits{perMinute: o.Policy.PerMinute, limiters: map[caller.Caller]*rate.Limiter{}},
-		ledger:  ledger{entries: map[delivery]*ledgerEntry{}, window: o.Window},
+		limits: rateLimits{
+			policy: o.Policy, limiters: map[caller.Caller]*rate.Limiter{}, changes: map[caller.Caller][]change{},
+		},
+		ledger: ledger{entries: map[delivery]*ledgerEntry{}, window: o.Window},
 	}
 }
 

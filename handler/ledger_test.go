@@ -270,7 +270,7 @@ func (manyEnds) Find(_ context.Context, selectors ...graph.Selector) []graph.Fou
 		switch s.SerialNumber {
 		case "two":
 			some, _ := graph.ParseDeviceID(someDevice)
-			found[i] = graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Candidates: []graph.DeviceID{some, id}}
+			found[i] = graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Candidates: []graph.Device{{ID: some, GroupTag: "MTR"}, {ID: id, GroupTag: "MTR"}}}
 		case "none":
 			found[i] = graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.NotFound, Status: 404, RequestID: "graph-2"}}
 		case "other":

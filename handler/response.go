@@ -80,7 +80,8 @@ type Failure struct {
 	DeviceID     string        `json:"deviceId,omitempty"`
 	SerialNumber string        `json:"serialNumber,omitempty"`
 	Account      *Account      `json:"account,omitempty"`
-	DeviceIDs    []string      `json:"deviceIds,omitempty"` // of the devices that share a serial number
+	DeviceIDs    []string      `json:"deviceIds,omitempty"`   // of devices that share a serial number, at most 20
+	DeviceCount  int           `json:"deviceCount,omitempty"` // of all devices that share it
 	RequestID    string        `json:"requestId,omitempty"`
 	Reference    string        `json:"reference,omitempty"`
 	Graph        *GraphFailure `json:"graph,omitempty"`
@@ -311,6 +312,7 @@ func (d *device) failure(ended result) Failure {
 	for _, id := range d.candidates {
 		body.DeviceIDs = append(body.DeviceIDs, id.String())
 	}
+	body.DeviceCount = d.sharing
 	return body
 }
 

@@ -127,7 +127,7 @@ var statusTable = map[Code]statusRow{ //nolint:gochecknoglobals // a table that 
 	requestExpired:  {401, "Request expired", "The signature is valid, but its timestamp is outside the accepted window. Check the sender's clock, and sign each attempt anew.", 0},
 
 	forbidden:      {403, "Not allowed to call", "The token is valid, but its app or user lacks the right to call. Assign the app role Device.Unassign (setting ENTRA_ROLE); a user also needs the scope.", 0},
-	policyDenied:   {403, "Outside the policy", "The device's group tag is outside the policy of this function. The setting ALLOWED_GROUP_TAGS lists the allowed group tags.", 0},
+	policyDenied:   {403, "Outside the policy", "The policy of this function denies the change: for the device's group tag (ALLOWED_GROUP_TAGS, CALLER_POLICY), or for the member that field names, which the policy requires or limits.", 0},
 	operatorDenied: {403, "Not an operator", "The caller is authenticated but is not an operator. Add its name to the setting OPERATOR_CALLERS.", 0},
 
 	deviceNotFound: {404, "Device not found", "No Autopilot device has this id or serial number. Check that an id is the Autopilot device's, not the Entra or Intune device's.", 0},
@@ -135,7 +135,7 @@ var statusTable = map[Code]statusRow{ //nolint:gochecknoglobals // a table that 
 
 	methodNotAllowed:     {405, "Method not allowed", "This route does not support the method. The header Allow lists the supported methods.", 0},
 	bodyTimeout:          {408, "Body too slow", "The body did not arrive in time. Send the request again.", 0},
-	serialAmbiguous:      {409, "Serial number ambiguous", "Several Autopilot devices have this serial number. None was changed. Send the deviceId of the right device; deviceIds lists up to 20.", 0},
+	serialAmbiguous:      {409, "Serial number ambiguous", "Several Autopilot devices have this serial number. None was changed. Send the deviceId of the right device; deviceIds lists up to 20 of deviceCount.", 0},
 	stateChanged:         {409, "State changed", "The device carries another account than expected, or changed during the request. account is the account found. Check the device before you retry.", 0},
 	graphConflict:        {409, "Conflict in Intune", "Graph reports a conflict with another change of this device. Check the device before you retry.", 0},
 	bodyTooLarge:         {413, "Body too large", "The body is larger than 16 KiB. Send fewer devices in one request.", 0},
@@ -159,7 +159,7 @@ var statusTable = map[Code]statusRow{ //nolint:gochecknoglobals // a table that 
 	upstreamTLS:        {424, "Certificate not trusted", "The TLS certificate of an upstream service is not trusted. Check AZURE_CLOUD and any proxy in between.", 0},
 
 	graphThrottled:      {429, "Throttled by Graph", "Graph is throttling this function. Retry after the time in Retry-After.", 30 * time.Second},
-	rateLimited:         {429, "Too many requests", "The caller exceeded its limit of devices a minute. Retry after the time in Retry-After.", time.Minute},
+	rateLimited:         {429, "Too many requests", "The caller exceeded its limit of devices a minute or an hour. Retry after the time in Retry-After.", time.Minute},
 	internalError:       {500, "Internal error", "This function failed unexpectedly. Retry; if the error persists, report the request id.", 0},
 	graphError:          {502, "Graph failed", "Graph reported an internal error. Retry; repeating the request is safe.", 0},
 	graphBadAnswer:      {502, "Unexpected response from Graph", "The response from Graph is unreadable. Retry; repeating the request is safe.", 0},

@@ -52,12 +52,13 @@ const (
 //
 // A sweep that does not complete is safe to repeat: the next one reads the state anew and continues with the rest.
 func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs) (any, error) {
-	report := Report{GroupTag: cmp.Or(args.groupTag, h.Sweep.GroupTag), DryRun: args.dryRun || !h.Sweep.Apply}
+	report := Report{GroupTag: cmp.Or(args.groupTag, h.Sweep.GroupTag), DryRun: args.dryRun || !h.Sweep.Apply || h.Policy.DryRun}
 	w.dryRun = report.DryRun
 	switch {
 	case report.GroupTag == "":
 		return h.endSweep(ctx, o, w, report, result{code: sweepTagMissing})
-	case !h.Policy.Allows(report.GroupTag):
+	case !h.Policy.AllowsCaller(o.caller.ID, report.GroupTag),
+		h.Policy.Callers[o.caller.ID].RequireExpected && !report.DryRun: // a sweep knows no expected account
 		return h.endSweep(ctx, o, w, report, result{code: policyDenied})
 	}
 	matching, err := h.readInventory(ctx, &report)
@@ -69,6 +70,9 @@ func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs)
 		return h.endSweep(ctx, o, w, report, result{code: sweepTooMany})
 	case report.Inventory < h.Sweep.MinInventory:
 		return h.endSweep(ctx, o, w, report, result{code: sweepInventorySmall})
+	}
+	if err := h.takeChanges(o, w, matching); err != nil {
+		return h.endSweep(ctx, o, w, report, classify(err))
 	}
 	report.HandedBack = 0
 	if !report.DryRun {

@@ -88,9 +88,11 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 	}
 	verifier, steps := newVerifier(c, parts.Vault, transport, log)
 	return &App{handler.New(handler.Options{
-		Devices:   parts.Graph,
-		Verifier:  verifier,
-		Policy:    handler.Policy{GroupTags: c.GroupTags, PerMinute: c.RateLimit},
+		Devices:  parts.Graph,
+		Verifier: verifier,
+		Policy: handler.Policy{
+			GroupTags: c.GroupTags, PerMinute: c.RateLimit, DryRun: c.DryRun, Callers: c.CallerPolicies,
+		},
 		Sweep:     handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices, MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
 		Operators: c.OperatorCallers,
 		Examine:   examine,

@@ -6,38 +6,36 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"autopilot-unassign/handler"
 )
 
-// CallerPolicy limits one caller beyond the limits for all.
-type CallerPolicy struct {
-	GroupTags       []string `json:"groupTags"`       // as ALLOWED_GROUP_TAGS
-	RequireExpected bool     `json:"requireExpected"` // each device must come with the expected account
-	DevicesPerHour  int      `json:"devicesPerHour"`  // 0 for no limit
-}
-
-// checkPolicies parses CALLER_POLICY.
+// checkPolicies parses CALLER_POLICY. Its names are those of callers and the sources of events.
 func (s *settings) checkPolicies(c *Config) {
 	if s.policies == "" {
 		return
 	}
 	d := json.NewDecoder(strings.NewReader(s.policies))
 	d.DisallowUnknownFields()
-	var policies map[string]CallerPolicy
+	var policies map[string]handler.CallerPolicy
 	if err := d.Decode(&policies); err != nil || !errors.Is(d.Decode(&struct{}{}), io.EOF) {
 		s.addf(`CALLER_POLICY must be JSON such as {"webhook-servicenow":{"groupTags":["MTR-*"],"requireExpected":true,"devicesPerHour":50}}`)
 		return
 	}
-	c.CallerPolicies = map[string]CallerPolicy{}
+	c.CallerPolicies = map[string]handler.CallerPolicy{}
 	for name, policy := range policies {
 		members := splitList(name)
 		id, n := "", 0
-		if len(members) > 0 {
+		if slices.Contains(handler.Sources(), handler.Source(name)) {
+			id, n = name, len(members)
+		} else if len(members) > 0 {
 			id, n = c.callerID(members)
 		}
 		_, twice := c.CallerPolicies[id]
 		switch {
 		case n == 0 || n != len(members):
-			s.addf("CALLER_POLICY names a caller that is not configured: use %s", c.callerForms())
+			s.addf("CALLER_POLICY names a caller that is not configured: use %s, or a source of events: %v",
+				c.callerForms(), handler.Sources())
 		case twice:
 			s.addf("CALLER_POLICY names a caller twice")
 		case policy.DevicesPerHour < 0:

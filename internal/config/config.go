@@ -67,7 +67,7 @@ type Config struct {
 
 	GroupTags      []string // of the devices that may be changed; empty: all; a tag may end in *
 	RateLimit      int      // devices per caller and minute, 0 for no limit
-	CallerPolicies map[string]CallerPolicy
+	CallerPolicies map[string]handler.CallerPolicy
 	DryRun         bool
 
 	OperatorCallers []string // callers of the doctor and the list of devices, as in the audit record's caller_id

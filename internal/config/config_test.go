@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"autopilot-unassign/handler"
 )
 
 const (
@@ -260,7 +262,7 @@ func TestVariablesOfOtherProgramsSelectNothing(t *testing.T) {
 func TestCallerPolicy(t *testing.T) {
 	t.Parallel()
 	c, err := Load(complete("CALLER_POLICY", `{"webhook-servicenow":{"groupTags":["MTR-*"],"requireExpected":true,"devicesPerHour":50}}`), Azure)
-	want := map[string]CallerPolicy{"webhook-servicenow": {GroupTags: []string{"MTR-*"}, RequireExpected: true, DevicesPerHour: 50}}
+	want := map[string]handler.CallerPolicy{"webhook-servicenow": {GroupTags: []string{"MTR-*"}, RequireExpected: true, DevicesPerHour: 50}}
 	if err != nil || !reflect.DeepEqual(c.CallerPolicies, want) {
 		t.Errorf("%+v, %v", c.CallerPolicies, err)
 	}
