@@ -53,13 +53,15 @@ func (w *work) setRequest(req request) {
 
 // perform carries out w, unless its delivery was carried out before: then the ledger has the results. body is the
 // delivery's content. Its error is about w as a whole.
-func (h *Handler) perform(ctx context.Context, o *origin, w *work, body []byte) error {
+func (h *Handler) perform(
+	ctx context.Context, o *origin, w *work, body []byte, act func(context.Context) error,
+) error {
 	w.caller = o.caller.ID
 	if h.Policy.DryRun {
 		w.dryRun, w.verify = true, false
 	}
 	if o.delivery == "" || w.dryRun { // a dry run changes nothing, however often it comes
-		return h.act(ctx, o, w)
+		return act(ctx)
 	}
 	entry, last, err := h.ledger.lookup(ctx, deliveryOf(o.caller, o.delivery), sha256.Sum256(body))
 	if err != nil {
@@ -72,7 +74,7 @@ func (h *Handler) perform(ctx context.Context, o *origin, w *work, body []byte) 
 	}
 	var ended []*device // none after a refusal or a panic: waiting requests must go on
 	defer func() { h.ledger.store(entry, o.requestID, ended) }()
-	if err := h.act(ctx, o, w); err != nil {
+	if err := act(ctx); err != nil {
 		return err
 	}
 	ended = w.devices
@@ -88,7 +90,7 @@ func (h *Handler) act(ctx context.Context, o *origin, w *work) error {
 	if err := h.takeChanges(o, w, pending); err != nil {
 		return err
 	}
-	h.attempt(ctx, w, pending)
+	h.attempt(ctx, h.Devices, w, pending)
 	for range maxThrottledRetries {
 		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.throttled })
 		if !w.list || len(pending) == 0 || !waitForGraph(ctx, pending) {
@@ -97,7 +99,7 @@ func (h *Handler) act(ctx context.Context, o *origin, w *work) error {
 		for _, d := range pending {
 			d.result = result{}
 		}
-		h.attempt(ctx, w, pending)
+		h.attempt(ctx, h.Devices, w, pending)
 	}
 	if w.verify {
 		h.verifyDevices(ctx, w.devices)
@@ -114,7 +116,7 @@ func (h *Handler) takeChanges(o *origin, w *work, pending []*device) error {
 }
 
 // attempt reads, checks and changes the pending devices of w once.
-func (h *Handler) attempt(ctx context.Context, w *work, pending []*device) {
+func (h *Handler) attempt(ctx context.Context, via Devices, w *work, pending []*device) {
 	h.requireExpected(w, pending)
 	h.readDevices(ctx, w, pending)
 	for _, d := range pending {
@@ -123,7 +125,7 @@ func (h *Handler) attempt(ctx context.Context, w *work, pending []*device) {
 		}
 	}
 	if !w.dryRun {
-		h.unassignDevices(ctx, w.devices)
+		unassignDevices(ctx, via, w.devices, pending)
 	}
 }
 
@@ -274,23 +276,23 @@ func matchesAccount(account, expected graph.Account) bool {
 	return strings.EqualFold(account.ResourceName, expected.ResourceName)
 }
 
-// unassignDevices removes the resource account from the devices without a result, from each once however often it is
-// named.
+// unassignDevices removes the resource account from the pending devices without a result, from each once however often
+// all names it.
 //
 // It also changes devices that show no account: no source says which properties show one. Only the code differs.
-func (h *Handler) unassignDevices(ctx context.Context, devices []*device) {
-	var pending []*device
+func unassignDevices(ctx context.Context, via Devices, all, pending []*device) {
+	var changing []*device
 	var ids []graph.DeviceID
-	for _, d := range devices {
+	for _, d := range pending {
 		if d.result.ended() {
 			continue
 		}
-		if other := settledAs(devices, d.known.ID); other != nil { // the list names it by serial number and by id
+		if other := settledAs(all, d.known.ID); other != nil { // the list names it by serial number and by id
 			d.result, d.verification, d.replayOf = other.result, other.verification, other.replayOf
 			d.graphRequestID, d.clientRequestID = other.graphRequestID, other.clientRequestID
 			continue
 		}
-		pending = append(pending, d)
+		changing = append(changing, d)
 		if !slices.Contains(ids, d.known.ID) {
 			ids = append(ids, d.known.ID)
 		}
@@ -298,8 +300,8 @@ func (h *Handler) unassignDevices(ctx context.Context, devices []*device) {
 	if len(ids) == 0 {
 		return
 	}
-	for _, response := range h.Devices.UnassignResourceAccount(ctx, ids...) {
-		for _, d := range pending {
+	for _, response := range via.UnassignResourceAccount(ctx, ids...) {
+		for _, d := range changing {
 			if d.known.ID == response.ID {
 				d.setResult(response)
 			}

@@ -123,6 +123,9 @@ func workEntry(o *origin, w *work, d *device, status int) entry {
 		milliseconds("graph_ms", o.trace.Spent(upstream.Graph)),
 		milliseconds("total_ms", time.Since(o.start)),
 	)
+	if waited := o.trace.Waited(); waited > 0 {
+		attrs = append(attrs, milliseconds("waited_ms", waited))
+	}
 	e.attrs = attrs
 	return e
 }

@@ -3,7 +3,6 @@ package handler
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"time"
 
 	"autopilot-unassign/handler/caller"
@@ -11,7 +10,8 @@ import (
 )
 
 // Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has
-// authenticated the sender. [SweepEvent], [MessageEvent] and [CommandEvent] make one.
+// authenticated the sender. [SweepEvent] and [CommandEvent] make one; queue messages
+// come through [Handler.RunMessages].
 type Event struct {
 	Source  Source
 	Text    []byte            // of a message or a command, as it came
@@ -51,13 +51,6 @@ func Sources() []Source {
 // SweepEvent returns the event of a sweep as configured.
 func SweepEvent(source Source) Event { return Event{Source: source, sweep: &sweepArgs{}} }
 
-// MessageEvent returns the event of a queue message: a body as the webhook accepts it, plain or in base64.
-func MessageEvent(source Source, text []byte) Event {
-	e := Event{Source: source, Text: text}
-	e.request, e.invalid = decodeBody(decodeMessage(text))
-	return e
-}
-
 // CommandEvent returns the event of a direct invocation: a body as the webhook accepts it with "command":"unassign" in
 // it, or a sweep ({"command":"sweep"}, optionally with groupTag and dryRun). Both may carry scheduledTime and
 // scheduleArn.
@@ -83,6 +76,7 @@ const maxLateness = 6 * time.Hour
 const (
 	eventInvalid        Code = "event_invalid"         // a field is invalid; the log names it
 	eventLate           Code = "event_late"            // more than six hours after its scheduled time
+	messageTooOld       Code = "message_too_old"       // older than QUEUE_MAX_AGE, without expected
 	sweepTagMissing     Code = "sweep_tag_missing"     // neither the event nor SWEEP_GROUP_TAG has a group tag
 	sweepTooMany        Code = "sweep_too_many"        // more devices than SWEEP_MAX_DEVICES
 	sweepInventorySmall Code = "sweep_inventory_small" // fewer devices in Intune than SWEEP_MIN_INVENTORY
@@ -99,13 +93,7 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	if e.sweep != nil {
 		job.context = e.sweep.context
 	}
-	if len(e.Context) > 0 {
-		job.context = maps.Clone(job.context)
-		if job.context == nil {
-			job.context = map[string]string{}
-		}
-		maps.Copy(job.context, e.Context) // the host's data wins
-	}
+	job.context = mergeContext(job.context, e.Context)
 	failure := catchPanic(func() error {
 		switch {
 		case e.invalid != nil:
@@ -121,7 +109,7 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 		job.list, job.context = true, eventContext
 		ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 		defer cancel()
-		return h.perform(ctx, o, &job, e.Text)
+		return h.perform(ctx, o, &job, e.Text, func(ctx context.Context) error { return h.act(ctx, o, &job) })
 	})
 	switch {
 	case failure != nil:

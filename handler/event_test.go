@@ -46,8 +46,8 @@ func carryOut(t *testing.T, o Options, e Event) (any, *EventError, []map[string]
 const sweepCommand = `{"command":"sweep"}`
 
 func message(source Source, text string, context map[string]string) Event {
-	e := MessageEvent(source, []byte(text))
-	e.Context = context
+	e := CommandEvent([]byte(strings.Replace(text, "{", `{"command":"unassign",`, 1)))
+	e.Source, e.Context = source, context
 	return e
 }
 
@@ -247,7 +247,7 @@ func TestEventComesAgain(t *testing.T) {
 		}),
 		Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second,
 	})
-	e := MessageEvent(SourceSQS, []byte(`{"devices":[{"deviceId":"`+someDevice+`"},{"deviceId":"`+unknown+`"}]}`))
+	e := message(SourceSQS, `{"devices":[{"deviceId":"`+someDevice+`"},{"deviceId":"`+unknown+`"}]}`, nil)
 	e.ID = "m-1"
 	for i, failed := range []bool{true, false, false} {
 		if _, err := h.Run(t.Context(), e); (err != nil) != failed {

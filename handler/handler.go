@@ -49,6 +49,11 @@ var _ Devices = (*graph.Client)(nil)
 // Options are the dependencies and settings of a Handler. Devices, Verifier, Log and Timeout are required.
 type Options struct {
 	Devices   Devices
+	// Background changes devices for queues and sweeps: it must not retry what Graph throttles, because Pace decides
+	// the time. nil means Devices.
+	Background Devices
+	Pace       Pace // of changes in the background; nil means no limit
+	Queue      Queue
 	Verifier  caller.Verifier
 	Policy    Policy
 	Sweep     Sweep
@@ -72,6 +77,12 @@ type Handler struct {
 
 // New returns a Handler.
 func New(o Options) *Handler {
+	if o.Background == nil {
+		o.Background = o.Devices
+	}
+	if o.Pace == nil {
+		o.Pace = unlimited{}
+	}
 	return &Handler{
 		Options: o,
 		limits: rateLimits{
@@ -184,7 +195,7 @@ func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, o *origin, jo
 	if o.delivery, err = deliveryID(r.Header, o.caller); err != nil {
 		return err
 	}
-	return h.perform(r.Context(), o, job, body)
+	return h.perform(r.Context(), o, job, body, func(ctx context.Context) error { return h.act(ctx, o, job) })
 }
 
 // serveHealth serves GET /api/health: the process runs, in this version. It calls no service.

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -34,18 +32,8 @@ type Report struct {
 	HandedBack int    `json:"handedBack"` // matching devices left for the next run
 }
 
-const (
-	// sweepRate is the number of devices that a sweep changes in a second: below Graph's limit for an app, 100 writes
-	// in 20 seconds (https://learn.microsoft.com/graph/throttling-limits#intune-service-limits).
-	sweepRate = 4
-	// minSweepRate is the lowest rate that throttling leads to.
-	minSweepRate = 0.5
-	// maxFruitlessGroups is the number of groups in a row that Graph may throttle or leave undone before a sweep gives
-	// up.
-	maxFruitlessGroups = 3
-	// sweepReserve is the time before its deadline in which a sweep starts no group.
-	sweepReserve = 15 * time.Second
-)
+// sweepReserve is the time before its deadline in which a sweep takes no permits.
+const sweepReserve = 15 * time.Second
 
 // sweep removes the resource account from the devices of a group tag. It reads the whole inventory before it changes a
 // device: a list that breaks off, or looks wrong as a whole, must not steer a change.
@@ -112,60 +100,53 @@ func (h *Handler) readInventory(ctx context.Context, report *Report) ([]*device,
 	return matching, nil
 }
 
-// unassignGroups changes the devices, twenty at a time and at the rate that Graph accepts. It returns the result of the
-// sweep.
+// unassignGroups changes the devices in groups, at the pace that Graph accepts. It returns the result of the sweep.
 func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, devices []*device, report *Report) result {
-	limiter := rate.NewLimiter(sweepRate, maxDevices)
+	taking := ctx
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		taking, cancel = context.WithDeadline(ctx, deadline.Add(-sweepReserve))
+		defer cancel()
+	}
 	incomplete := result{code: sweepIncomplete} // with the error of the last device handed back
-	fruitless := 0
 	for len(devices) > 0 {
-		group := devices[:min(maxDevices, len(devices))]
-		if !sleep(ctx, limiter.ReserveN(time.Now(), len(group)).Delay(), sweepReserve) {
+		start := time.Now()
+		granted := h.Pace.Take(taking, min(maxDevices, len(devices)))
+		if granted == 0 {
 			report.HandedBack += len(devices)
 			return incomplete
 		}
-		devices = devices[len(group):]
+		group := devices[:granted]
+		devices = devices[granted:]
 		part := *o
 		part.trace, part.start = &upstream.Trace{}, time.Now()
-		h.unassignDevices(upstream.WithTrace(ctx, part.trace), group)
+		part.trace.Wait(time.Since(start))
+		unassignDevices(upstream.WithTrace(ctx, part.trace), h.Background, group, group)
 		o.trace.Add(part.trace)
-		throttled, progress := false, false
-		var wait time.Duration
 		var stop result // of a device whose fault is the fault of all
 		for _, d := range group {
 			switch {
+			case d.result.throttled: // later, at the new pace
+				incomplete.err, incomplete.throttled = d.result.err, true
+				d.result = result{}
+				devices = append(devices, d)
+				continue
 			case !d.result.failed():
 				report.Succeeded++
-				progress = true
 			case retryable(d.result.status):
 				report.HandedBack++
-				incomplete.err, incomplete.throttled, wait = d.result.err, d.result.throttled, d.result.retryAfter
-				throttled = throttled || d.result.throttled
+				incomplete.err = d.result.err
 			default:
 				report.Failed++
-				progress = true
 				if d.result.status == http.StatusFailedDependency {
 					stop = d.result
 				}
 			}
 			h.write(ctx, &part, workEntry(&part, w, d, 0))
 		}
-		switch {
-		case stop.ended():
+		if stop.ended() {
 			report.HandedBack += len(devices)
 			return stop
-		case progress && !throttled:
-			fruitless = 0
-			continue
-		}
-		if fruitless++; fruitless == maxFruitlessGroups {
-			report.HandedBack += len(devices)
-			return incomplete
-		}
-		limiter.SetLimit(max(limiter.Limit()/2, minSweepRate))
-		if !sleep(ctx, wait, sweepReserve) {
-			report.HandedBack += len(devices)
-			return incomplete
 		}
 	}
 	if report.HandedBack > 0 {

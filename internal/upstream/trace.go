@@ -11,6 +11,7 @@ import (
 type Trace struct {
 	mu                     sync.Mutex
 	graph, identity, vault time.Duration
+	waited                 time.Duration
 	tries                  int
 }
 
@@ -93,4 +94,18 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
+}
+
+// Wait adds d to the time that a request waited for permits to change devices in the background.
+func (t *Trace) Wait(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waited += d
+}
+
+// Waited returns the time that a request waited for permits.
+func (t *Trace) Waited() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.waited
 }

@@ -1,0 +1,336 @@
+package handler
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/guid"
+)
+
+// Queue has the settings of queue messages.
+type Queue struct {
+	MaxAge time.Duration // an older message is refused for devices without expected; 0 for no limit
+}
+
+// Pace grants permits for changes in the background. *graph.Pace implements it.
+type Pace interface {
+	// Take waits for permits and returns their number: at least one and at most want, or 0 if ctx ends first.
+	Take(ctx context.Context, want int) int
+	// Capacity returns how many permits Take will grant within d.
+	Capacity(d time.Duration) int
+}
+
+// Message is one delivery of a queue message: a body as the webhook accepts it, plain or in base64.
+type Message struct {
+	ID         string
+	Text       []byte
+	Sent       time.Time         // zero if the host does not know
+	Deliveries int               // of this message, including this one
+	Context    map[string]string // the host's data for the log; may be nil
+}
+
+// Settlement tells a host how to settle a message. With the zero Settlement the message is done.
+type Settlement struct {
+	// Retry leaves the message in the queue, which delivers it again and counts the delivery.
+	Retry bool
+	// Requeue are messages to send to the queue in place of this one. They count no delivery.
+	Requeue [][]byte
+	// DeadLetters are messages to send to the dead-letter queue in place of this one. Their member queue has the code.
+	DeadLetters [][]byte
+}
+
+const (
+	// settleAfter is the time after which an invocation takes no further permits and requeues the remaining devices: a
+	// killed process then costs little work, and a slow process does not keep devices that another could take.
+	settleAfter = time.Minute
+	// maxTries is the number of deliveries that may end in a transient failure, as in the templates of the queues.
+	maxTries = 5
+)
+
+// queueState is the member queue of a message that this function sent itself.
+type queueState struct {
+	Since time.Time `json:"since,omitzero"`  // when the first message was sent
+	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that ended in a transient failure
+	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
+}
+
+// RunMessages carries out a batch of messages at the pace that Graph accepts, and returns a settlement for each, in order.
+// Messages that the pace leaves no time for are requeued at once.
+func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Message) []Settlement {
+	settlements := make([]Settlement, len(messages))
+	capacity := h.Pace.Capacity(settleAfter)
+	taking, cancel := context.WithTimeout(ctx, settleAfter)
+	defer cancel()
+	var running sync.WaitGroup
+	for i, m := range messages {
+		run := &messageRun{Handler: h, message: m, taking: taking, audited: map[*device]bool{}}
+		run.event, run.state = decodeMessageEvent(source, m.Text)
+		run.postponed = i > 0 && capacity < len(run.event.request.targets)
+		capacity -= len(run.event.request.targets)
+		running.Go(func() { settlements[i] = run.settle(ctx) })
+	}
+	running.Wait()
+	return settlements
+}
+
+// messageRun is one message in one invocation.
+type messageRun struct {
+	*Handler
+	message   Message
+	event     Event
+	state     queueState
+	taking    context.Context //nolint:containedctx // ends when no further permits are to be taken
+	postponed bool            // the pace leaves no time for the message
+	audited   map[*device]bool
+}
+
+// settle carries out the message and returns its settlement.
+func (m *messageRun) settle(ctx context.Context) Settlement {
+	o := newOrigin(ctx, time.Now(), guid.New().String())
+	o.caller = caller.Caller{Kind: caller.KindEvent, ID: string(m.event.Source)}
+	o.delivery = m.message.ID
+	ctx = o.withTrace(ctx)
+	job := work{}
+	job.setRequest(m.event.request)
+	job.list = true // each device has a status of its own
+	job.context = mergeContext(job.context, m.message.Context)
+	failure := m.event.invalid
+	if failure == nil && !m.postponed {
+		failure = catchPanic(func() error {
+			return m.perform(ctx, o, &job, m.message.Text, func(ctx context.Context) error {
+				m.drain(ctx, o, &job)
+				return nil
+			})
+		})
+	}
+	if failure != nil {
+		job.result = classify(failure)
+		m.auditEvent(ctx, o, &job)
+		return m.settleFailure(&job)
+	}
+	return m.settleDevices(ctx, o, &job)
+}
+
+// settleFailure returns the settlement of a message that failed as a whole.
+func (m *messageRun) settleFailure(w *work) Settlement {
+	switch {
+	case len(w.devices) == 0: // not decoded
+		return Settlement{DeadLetters: [][]byte{m.message.Text}}
+	case retryable(w.result.status) && m.tries() < maxTries:
+		return Settlement{Retry: true}
+	}
+	return Settlement{DeadLetters: [][]byte{m.body(w, w.devices, queueState{Code: w.result.code})}}
+}
+
+// tries is the number of deliveries so far, including this one, that did not end in a requeue.
+func (m *messageRun) tries() int { return m.state.Tries + m.message.Deliveries }
+
+// drain changes the devices of w in groups, as permits are granted, until none is left or the time for permits ends.
+func (m *messageRun) drain(ctx context.Context, o *origin, w *work) {
+	m.refuseOld(w)
+	for {
+		pending := slices.DeleteFunc(slices.Clone(w.devices), func(d *device) bool { return d.result.ended() })
+		if len(pending) == 0 {
+			break
+		}
+		granted := len(pending)
+		if !w.dryRun { // a dry run writes nothing
+			start := time.Now()
+			granted = m.Pace.Take(m.taking, len(pending))
+			o.trace.Wait(time.Since(start))
+		}
+		if granted == 0 {
+			break
+		}
+		acting, cancel := context.WithTimeout(ctx, m.Timeout)
+		m.attempt(acting, m.Background, w, pending[:granted])
+		cancel()
+		for _, d := range pending[:granted] {
+			switch {
+			case d.result.throttled: // later, at the new pace
+				d.result = result{}
+			case d.result.status == http.StatusFailedDependency: // the fault of all
+				for _, other := range pending[granted:] {
+					other.result = d.result
+				}
+			}
+		}
+		m.auditEnded(ctx, o, w)
+	}
+	if w.verify {
+		verifying, cancel := context.WithTimeout(ctx, m.Timeout)
+		defer cancel()
+		m.verifyDevices(verifying, w.devices)
+	}
+}
+
+// auditEnded writes the records of the devices that have a result and no record.
+func (m *messageRun) auditEnded(ctx context.Context, o *origin, w *work) {
+	for _, d := range w.devices {
+		if d.result.ended() && !m.audited[d] {
+			m.audited[d] = true
+			m.write(ctx, o, workEntry(o, w, d, 0))
+		}
+	}
+}
+
+// unlimited is the pace without a limit.
+type unlimited struct{}
+
+func (unlimited) Take(ctx context.Context, want int) int {
+	if ctx.Err() != nil {
+		return 0
+	}
+	return want
+}
+
+func (unlimited) Capacity(time.Duration) int { return math.MaxInt32 }
+
+// refuseOld refuses a message above the age limit, for the devices without expected: they may carry a newer account.
+func (m *messageRun) refuseOld(w *work) {
+	since := m.since()
+	if m.Queue.MaxAge == 0 || since.IsZero() || time.Since(since) <= m.Queue.MaxAge {
+		return
+	}
+	for _, d := range w.devices {
+		if d.expected == (graph.Account{}) && !d.result.ended() {
+			d.result = classify(&refusal{code: messageTooOld})
+		}
+	}
+}
+
+// since returns when the first message was sent.
+func (m *messageRun) since() time.Time {
+	if m.state.Since.IsZero() || !m.message.Sent.IsZero() && m.state.Since.After(m.message.Sent) {
+		return m.message.Sent
+	}
+	return m.state.Since
+}
+
+// settleDevices returns the settlement of a message from the results of its devices.
+func (m *messageRun) settleDevices(ctx context.Context, o *origin, w *work) Settlement {
+	var (
+		settlement      Settlement
+		left, transient []*device
+		settled         int
+		dead            = map[Code][]*device{}
+	)
+	m.auditEnded(ctx, o, w)
+	for _, d := range w.devices {
+		if !d.result.ended() {
+			left = append(left, d)
+			continue
+		}
+		switch {
+		case !d.result.failed():
+			settled++
+		case retryable(d.result.status) && m.tries() < maxTries:
+			transient = append(transient, d)
+		default:
+			settled++
+			dead[d.result.code] = append(dead[d.result.code], d)
+		}
+	}
+	if len(transient) > 0 && settled+len(left) == 0 {
+		return Settlement{Retry: true}
+	}
+	for _, code := range slices.Sorted(maps.Keys(dead)) {
+		settlement.DeadLetters = append(settlement.DeadLetters, m.body(w, dead[code], queueState{Tries: m.tries(), Code: code}))
+	}
+	if len(transient) > 0 {
+		settlement.Requeue = append(settlement.Requeue, m.body(w, transient, queueState{Tries: m.tries()}))
+	}
+	for chunk := range slices.Chunk(left, min(maxDevices, m.Pace.Capacity(settleAfter/2))) {
+		settlement.Requeue = append(settlement.Requeue, m.body(w, chunk, queueState{Tries: m.tries() - 1}))
+	}
+	if requeued := len(left) + len(transient); requeued > 0 {
+		m.Log.LogAttrs(ctx, slog.LevelInfo, "requeued", slog.String("request_id", o.requestID), slog.String("delivery_id", o.delivery),
+			slog.Int("devices", requeued), slog.Int("settled", settled), milliseconds("waited_ms", o.trace.Waited()))
+	}
+	return settlement
+}
+
+// messageDevice is a device in a message that this function sends.
+type messageDevice struct {
+	DeviceID     string   `json:"deviceId,omitempty"`
+	SerialNumber string   `json:"serialNumber,omitempty"`
+	Expected     *Account `json:"expected,omitempty"`
+}
+
+// body returns a message for some of the devices, with the other members of the request.
+func (m *messageRun) body(w *work, devices []*device, state queueState) []byte {
+	state.Since = m.since()
+	list := make([]messageDevice, len(devices))
+	for i, d := range devices {
+		list[i] = messageDevice{SerialNumber: d.serial}
+		if d.serial == "" {
+			list[i].DeviceID = d.id.String()
+		}
+		if d.expected != (graph.Account{}) {
+			list[i].Expected = &Account{d.expected.UserPrincipalName, d.expected.ResourceName}
+		}
+	}
+	text, err := json.Marshal(struct {
+		Devices   []messageDevice   `json:"devices"`
+		DryRun    bool              `json:"dryRun,omitempty"`
+		Verify    bool              `json:"verify,omitempty"`
+		Reference string            `json:"reference,omitempty"`
+		Context   map[string]string `json:"context,omitempty"`
+		Queue     queueState        `json:"queue"`
+	}{list, m.event.request.dryRun, w.verify, w.reference, m.event.request.context, state})
+	if err != nil {
+		panic("handler: encode a message: " + err.Error()) // every type is of this package
+	}
+	return text
+}
+
+// decodeMessageEvent decodes the text of a message: a body, with the member queue if this function sent it.
+func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
+	e, state := Event{Source: source, Text: text}, queueState{}
+	e.invalid = func() error {
+		body, err := checkJSON(decodeMessage(text))
+		if err != nil {
+			return err
+		}
+		var decoder bodyDecoder
+		err = readObject(body, &refusal{code: invalidJSON}, func(field string) fieldReader {
+			if field == "queue" {
+				return func(value json.RawMessage) error {
+					if json.Unmarshal(value, &state) != nil || state.Tries < 0 || state.Tries > maxTries {
+						return &refusal{code: eventInvalid, field: field}
+					}
+					return nil
+				}
+			}
+			return decoder.fieldReader(field)
+		})
+		if err != nil {
+			return err
+		}
+		e.request, err = decoder.finish()
+		return err
+	}()
+	return e, state
+}
+
+// mergeContext returns the sender's context with the host's data in it, which wins.
+func mergeContext(context, host map[string]string) map[string]string {
+	if len(host) == 0 {
+		return context
+	}
+	merged := maps.Clone(context)
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	maps.Copy(merged, host)
+	return merged
+}

@@ -1,0 +1,358 @@
+package handler
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"autopilot-unassign/graph"
+	"autopilot-unassign/internal/upstream"
+)
+
+// slowPace grants one permit in each interval.
+type slowPace struct {
+	interval time.Duration
+	capacity int
+}
+
+func (p slowPace) Take(ctx context.Context, _ int) int {
+	select {
+	case <-time.After(p.interval):
+		return 1
+	case <-ctx.Done():
+		return 0
+	}
+}
+
+func (p slowPace) Capacity(time.Duration) int { return p.capacity }
+
+// graphLog is a Graph that records the changes; fail decides about each.
+type graphLog struct {
+	devicesFunc
+
+	mu      sync.Mutex
+	changed []string
+	fail    func(id string, attempt int) error
+}
+
+func (g *graphLog) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	results := make([]graph.Result, len(ids))
+	for i, id := range ids {
+		attempt := 1
+		for _, changed := range g.changed {
+			if changed == id.String() {
+				attempt++
+			}
+		}
+		g.changed = append(g.changed, id.String())
+		results[i].ID = id
+		if g.fail != nil {
+			results[i].Err = g.fail(id.String(), attempt)
+		}
+	}
+	return results
+}
+
+func idOf(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
+
+// messageOf returns the text of a message for devices, with further members.
+func messageOf(members string, numbers ...int) []byte {
+	devices := make([]string, len(numbers))
+	for i, n := range numbers {
+		devices[i] = `{"deviceId":"` + idOf(n) + `"}`
+	}
+	return []byte(`{"devices":[` + strings.Join(devices, ",") + `]` + members + `}`)
+}
+
+// graphFailure returns an error of Graph.
+func graphFailure(reason upstream.Reason) error {
+	return &upstream.Error{Service: upstream.Graph, Reason: reason}
+}
+
+// settle runs one message and returns its settlement and the log.
+func settle(t *testing.T, o Options, m Message) (Settlement, string) {
+	t.Helper()
+	var log bytes.Buffer
+	o.Log, o.Timeout = slog.New(slog.NewJSONHandler(&log, nil)), time.Second
+	if m.Deliveries == 0 {
+		m.Deliveries = 1
+	}
+	return New(o).RunMessages(t.Context(), SourceSQS, []Message{m})[0], log.String()
+}
+
+// decoded is a message that the function sent.
+type decoded struct {
+	Devices []struct {
+		DeviceID string
+		Expected map[string]string
+	}
+	Reference string
+	Context   map[string]string
+	Queue     queueState
+}
+
+// sent decodes messages, which the function must be able to read again.
+func sent(t *testing.T, texts [][]byte) []decoded {
+	t.Helper()
+	messages := make([]decoded, len(texts))
+	for i, text := range texts {
+		if err := json.Unmarshal(text, &messages[i]); err != nil {
+			t.Fatal(err)
+		}
+		if e, _ := decodeMessageEvent(SourceSQS, text); e.invalid != nil || len(e.request.targets) != len(messages[i].Devices) {
+			t.Errorf("%s: %v", text, e.invalid)
+		}
+	}
+	return messages
+}
+
+func TestMessageIsDone(t *testing.T) {
+	t.Parallel()
+	g := &graphLog{}
+	settlement, log := settle(t, Options{Devices: g}, Message{ID: "m-1", Text: messageOf(`,"reference":"R1"`, 1, 2), Context: map[string]string{"messageId": "m-1"}})
+	if settlement.Retry || settlement.Requeue != nil || settlement.DeadLetters != nil || len(g.changed) != 2 {
+		t.Errorf("%+v after %q", settlement, g.changed)
+	}
+	if strings.Count(log, `"code":"unassigned"`) != 2 || !strings.Contains(log, `"messageId":"m-1"`) || !strings.Contains(log, `"delivery_id":"m-1"`) {
+		t.Error(log)
+	}
+}
+
+// A permanent failure goes to the dead-letter queue at once, with its reason and without the devices that are done.
+func TestPermanentFailureIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	g := &graphLog{fail: func(id string, _ int) error {
+		switch id {
+		case idOf(2):
+			return graphFailure(upstream.NotFound)
+		case idOf(3):
+			return graphFailure(upstream.Rejected)
+		}
+		return nil
+	}}
+	since := time.Date(2026, 11, 23, 2, 0, 0, 0, time.UTC)
+	settlement, _ := settle(t, Options{Devices: g}, Message{ID: "m-1", Text: messageOf(`,"reference":"R1","context":{"room":"Fjord"}`, 1, 2, 3), Sent: since, Context: map[string]string{"messageId": "m-1"}})
+	if settlement.Retry || settlement.Requeue != nil || len(settlement.DeadLetters) != 2 {
+		t.Fatalf("%+v", settlement)
+	}
+	for i, dead := range sent(t, settlement.DeadLetters) {
+		want := []struct {
+			id   string
+			code Code
+		}{{idOf(2), deviceNotFound}, {idOf(3), graphRejected}}[i]
+		if len(dead.Devices) != 1 || dead.Devices[0].DeviceID != want.id || dead.Queue.Code != want.code || dead.Reference != "R1" ||
+			!dead.Queue.Since.Equal(since) || len(dead.Context) != 1 || dead.Context["room"] != "Fjord" {
+			t.Errorf("%s", settlement.DeadLetters[i])
+		}
+	}
+}
+
+func TestUndecodableMessageIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"no JSON", `{"devices":[]}`, `{"command":"sweep"}`, `{"deviceId":"` + someDevice + `","queue":{"tries":-1}}`} {
+		settlement, log := settle(t, Options{Devices: &graphLog{}}, Message{Text: []byte(text)})
+		if settlement.Retry || len(settlement.DeadLetters) != 1 || string(settlement.DeadLetters[0]) != text || !strings.Contains(log, `"level":"ERROR"`) {
+			t.Errorf("%s: %+v\n%s", text, settlement, log)
+		}
+	}
+}
+
+// A transient failure is retried by the queue, and is a dead letter after as many deliveries as the templates say.
+func TestTransientFailureHasTries(t *testing.T) {
+	t.Parallel()
+	g := &graphLog{fail: func(string, int) error { return graphFailure(upstream.Unavailable) }}
+	for deliveries := 1; deliveries <= maxTries; deliveries++ {
+		settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf("", 1), Deliveries: deliveries})
+		if settlement.Retry != (deliveries < maxTries) || len(settlement.DeadLetters) != deliveries/maxTries {
+			t.Errorf("delivery %d: %+v", deliveries, settlement)
+		}
+	}
+	settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf(`,"queue":{"tries":3}`, 1), Deliveries: 2})
+	if settlement.Retry || len(settlement.DeadLetters) != 1 || sent(t, settlement.DeadLetters)[0].Queue.Code != graphUnavailable {
+		t.Errorf("deliveries of an earlier message do not count: %+v", settlement)
+	}
+}
+
+// Of a message that failed in part only the failed devices are sent again, and their tries count on.
+func TestTransientFailureOfSome(t *testing.T) {
+	t.Parallel()
+	g := &graphLog{fail: func(id string, _ int) error {
+		if id == idOf(2) {
+			return graphFailure(upstream.Internal)
+		}
+		return nil
+	}}
+	settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf("", 1, 2, 3), Deliveries: 2})
+	if settlement.Retry || settlement.DeadLetters != nil || len(settlement.Requeue) != 1 {
+		t.Fatalf("%+v", settlement)
+	}
+	again := sent(t, settlement.Requeue)[0]
+	if len(again.Devices) != 1 || again.Devices[0].DeviceID != idOf(2) || again.Queue.Tries != 2 {
+		t.Errorf("%s", settlement.Requeue[0])
+	}
+}
+
+// Throttled devices wait for further permits inside the invocation. Neither throttling nor lack of time uses up a try.
+func TestThrottlingTakesNoTry(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{fail: func(id string, attempt int) error {
+			if id == idOf(1) && attempt < 3 {
+				return graphFailure(upstream.Throttled)
+			}
+			return nil
+		}}
+		settlement, log := settle(t, Options{Devices: g, Pace: slowPace{10 * time.Second, 2}},
+			Message{ID: "m-1", Text: messageOf("", 1, 2, 3, 4, 5, 6, 7), Deliveries: 1})
+		if settlement.Retry || settlement.DeadLetters != nil || len(settlement.Requeue) == 0 {
+			t.Fatalf("%+v\n%s", settlement, log)
+		}
+		left := 0
+		for _, m := range sent(t, settlement.Requeue) {
+			left += len(m.Devices)
+			if m.Queue.Tries != 0 || len(m.Devices) > 2 {
+				t.Errorf("%+v", m)
+			}
+		}
+		if done := strings.Count(log, `"code":"unassigned"`); done+left != 7 || len(g.changed) != 5 && len(g.changed) != 6 {
+			t.Errorf("%d done, %d left, %q changed:\n%s", done, left, g.changed, log)
+		}
+		if !strings.Contains(log, `"waited_ms":30000`) || !strings.Contains(log, `"message":"requeued"`) {
+			t.Error(log)
+		}
+	})
+}
+
+// The messages of a batch that the pace leaves no time for are requeued at once, with the time they were sent.
+func TestBatchAboveCapacityIsPostponed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{}
+		h := New(Options{Devices: g, Pace: slowPace{time.Second, 3}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		since := time.Now().Add(-time.Hour)
+		var batch []Message
+		for i := range 4 {
+			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", 2*i, 2*i+1), Sent: since, Deliveries: 1})
+		}
+		start := time.Now()
+		settlements := h.RunMessages(t.Context(), SourceSQS, batch)
+		if took := time.Since(start); took > 10*time.Second || len(g.changed) != 2 {
+			t.Errorf("%q changed in %v", g.changed, took)
+		}
+		if settlements[0].Requeue != nil {
+			t.Errorf("%+v", settlements[0])
+		}
+		for _, s := range settlements[1:] {
+			if s.Retry || len(s.Requeue) != 1 || !sent(t, s.Requeue)[0].Queue.Since.Equal(since) {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
+
+// The first message of a batch is always tried, however little the pace grants.
+func TestFirstMessageIsAlwaysTried(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{}
+		settle(t, Options{Devices: g, Pace: slowPace{time.Second, 1}}, Message{Text: messageOf("", 1, 2, 3)})
+		if len(g.changed) != 3 {
+			t.Errorf("%q changed", g.changed)
+		}
+	})
+}
+
+func TestOldMessage(t *testing.T) {
+	t.Parallel()
+	old := time.Now().Add(-25 * time.Hour)
+	expected := []byte(`{"devices":[{"deviceId":"` + idOf(1) + `"},{"deviceId":"` + idOf(2) + `","expected":{"userPrincipalName":"room.fjord@contoso.com"}}]}`)
+	for name, test := range map[string]struct {
+		message Message
+		dead    []string
+		changed []string
+	}{
+		"sent yesterday": {Message{Text: expected, Sent: old}, []string{idOf(1)}, []string{idOf(2)}},
+		"sent now":       {Message{Text: messageOf("", 1), Sent: time.Now()}, nil, []string{idOf(1)}},
+		"no time known":  {Message{Text: messageOf("", 1)}, nil, []string{idOf(1)}},
+		"requeued": {
+			Message{Text: messageOf(`,"queue":{"since":"`+old.Format(time.RFC3339)+`"}`, 1), Sent: time.Now()}, []string{idOf(1)}, nil,
+		},
+		"since in the future": {
+			Message{Text: messageOf(`,"queue":{"since":"2999-01-01T00:00:00Z"}`, 1), Sent: old}, []string{idOf(1)}, nil,
+		},
+	} {
+		g := &graphLog{}
+		settlement, log := settle(t, Options{Devices: g, Queue: Queue{MaxAge: 24 * time.Hour}}, test.message)
+		var dead []string
+		for _, m := range sent(t, settlement.DeadLetters) {
+			for _, d := range m.Devices {
+				dead = append(dead, d.DeviceID)
+			}
+		}
+		if !slices.Equal(dead, test.dead) || !slices.Equal(g.changed, test.changed) || strings.Contains(log, string(messageTooOld)) != (dead != nil) {
+			t.Errorf("%s: %q changed, %q dead\n%s", name, g.changed, dead, log)
+		}
+	}
+}
+
+// A fault of this function ends a message without a request for each device.
+func TestPermanentFaultEndsAMessage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{fail: func(string, int) error { return graphFailure(upstream.Forbidden) }}
+		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{time.Second, 20}}, Message{Text: messageOf("", 1, 2, 3)})
+		if len(g.changed) != 1 || len(settlement.DeadLetters) != 1 || len(sent(t, settlement.DeadLetters)[0].Devices) != 3 {
+			t.Errorf("%q changed, %+v", g.changed, settlement)
+		}
+	})
+}
+
+// A redelivered message changes only the devices that are not done.
+func TestMessageComesAgain(t *testing.T) {
+	t.Parallel()
+	g := &graphLog{fail: func(id string, attempt int) error {
+		if id == idOf(2) && attempt == 1 {
+			return graphFailure(upstream.Unavailable)
+		}
+		return nil
+	}}
+	h := New(Options{Devices: g, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+	m := Message{ID: "m-1", Text: messageOf("", 1, 2), Deliveries: 1}
+	for range 2 { // the queue delivers it again before the requeued message arrives
+		h.RunMessages(t.Context(), SourceSQS, []Message{m})
+	}
+	if want := []string{idOf(1), idOf(2), idOf(2)}; !slices.Equal(g.changed, want) {
+		t.Errorf("%q changed, want %q", g.changed, want)
+	}
+}
+
+func TestMessagePanic(t *testing.T) {
+	t.Parallel()
+	settlement, log := settle(t, Options{Devices: &graphLog{fail: func(string, int) error { panic("broken") }}}, Message{Text: messageOf("", 1)})
+	if !settlement.Retry || !strings.Contains(log, string(internalError)) {
+		t.Errorf("%+v\n%s", settlement, log)
+	}
+}
+
+// A dry run takes no permits.
+func TestMessageDryRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{}
+		start := time.Now()
+		settlement, log := settle(t, Options{Devices: g, Pace: slowPace{time.Hour, 20}}, Message{Text: messageOf(`,"dryRun":true`, 1, 2)})
+		if settlement.Requeue != nil || len(g.changed) != 0 || strings.Count(log, "would_unassign") != 2 || time.Since(start) > time.Second {
+			t.Errorf("%+v\n%s", settlement, log)
+		}
+	})
+}
