@@ -122,7 +122,7 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
 	defer cancel()
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // longer than for a request
-	event, original, err := readInvocation(r)
+	in, err := readInvocation(r)
 	if err != nil {
 		// The host counts a failed try, and moves a queue's message to the poison queue after the last one.
 		a.log.ErrorContext(ctx, "event refused", slog.String("host", config.Azure),
@@ -130,71 +130,101 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	if event.Source == handler.SourceTimer {
-		// A sweep outlasts the time between a signal and the kill: end it now, so that each device gets its record.
-		go func() {
-			select {
-			case <-a.stop:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	result := invocationResult{Outputs: map[string]any{}, Logs: []string{}}
-	_, err = a.handler.Run(ctx, event)
-	failed, _ := errors.AsType[*handler.EventError](err)
-	switch {
-	case err == nil:
-	case failed == nil, failed.Retryable:
+	// Work in the background outlasts the time between a signal and the kill: end it now, so that each device gets its record and
+	// the rest is requeued.
+	go func() {
+		select {
+		case <-a.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	result, retry := a.runInvocation(ctx, in)
+	if retry {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
-	case event.Source == handler.SourceStorageQueue:
-		// A retry does not help. The message goes to the poison queue byte for byte: []byte is sent as base64, which
-		// the host decodes; it would also decode a plain text that happens to be base64.
-		result.Outputs["poison"] = original
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(result) // fails only if the host is gone
 }
 
-// maxInvocation limits the body of an invocation, in bytes. A message of a queue has at most 64 KiB.
-const maxInvocation = 1 << 20
-
-// readInvocation returns the event of an invocation and, for a queue, the message as it was sent. Its errors quote
-// nothing of the invocation.
-func readInvocation(r *http.Request) (event handler.Event, original []byte, err error) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
-	var in invocation
-	switch {
-	case err != nil:
-		return event, nil, errors.New("the invocation breaks off")
-	case len(body) > maxInvocation:
-		return event, nil, errors.New("the invocation is larger than 1 MiB")
-	case json.Unmarshal(body, &in) != nil:
-		return event, nil, errors.New("the invocation is not valid JSON")
-	}
-	if r.URL.Path == functionSweep {
-		if in.Data.Timer == nil {
-			return event, nil, errors.New("the invocation has no timer")
-		}
-		event = handler.SweepEvent(handler.SourceTimer)
+// runInvocation carries out a sweep or a message. retry reports whether the host shall try it again.
+func (a *azureWorker) runInvocation(ctx context.Context, in invocation) (result invocationResult, retry bool) {
+	result = invocationResult{Outputs: map[string]any{}, Logs: []string{}}
+	if in.Data.Timer != nil {
+		event := handler.SweepEvent(handler.SourceTimer)
 		if in.Data.Timer.IsPastDue {
 			event.Context = map[string]string{"isPastDue": "true"}
 		}
-		return event, nil, nil
+		_, err := a.handler.Run(ctx, event)
+		failed, ok := errors.AsType[*handler.EventError](err)
+		return result, err != nil && (!ok || failed.Retryable)
 	}
+	settlement := a.handler.RunMessages(ctx, handler.SourceStorageQueue, []handler.Message{storageMessage(in)})[0]
+	result.setOutput("again", settlement.Requeue)
+	result.setOutput("poison", settlement.DeadLetters)
+	return result, settlement.Retry
+}
+
+// setOutput sets the messages of a queue output. One message is sent as base64, byte for byte: the host decodes it, as it would
+// also decode a plain text that happens to be base64. Several are a list of texts, which the host takes one by one and as they
+// are (FunctionBinding.ReadAsEnumerable of azure-functions-host).
+func (r *invocationResult) setOutput(name string, messages [][]byte) {
+	switch len(messages) {
+	case 0:
+	case 1:
+		r.Outputs[name] = messages[0]
+	default:
+		texts := make([]string, len(messages))
+		for i, m := range messages {
+			texts[i] = string(m)
+		}
+		r.Outputs[name] = texts
+	}
+}
+
+// maxInvocation limits the body of an invocation, in bytes. A message of a queue has at most 64 KiB.
+const maxInvocation = 1 << 20
+
+// readInvocation returns an invocation by timer or queue. Its errors quote nothing of the invocation.
+func readInvocation(r *http.Request) (in invocation, err error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
+	switch {
+	case err != nil:
+		return in, errors.New("the invocation breaks off")
+	case len(body) > maxInvocation:
+		return in, errors.New("the invocation is larger than 1 MiB")
+	case json.Unmarshal(body, &in) != nil:
+		return in, errors.New("the invocation is not valid JSON")
+	}
+	if r.URL.Path == functionSweep {
+		if in.Data.Timer == nil {
+			return in, errors.New("the invocation has no timer")
+		}
+		return in, nil
+	}
+	in.Data.Timer = nil
 	if in.Data.Message == nil || string(in.Data.Message) == "null" {
-		return event, nil, errors.New("the invocation has no message")
+		return in, errors.New("the invocation has no message")
 	}
+	return in, nil
+}
+
+// storageMessage returns a message of a Storage queue for the handler, with the host's data for the log.
+func storageMessage(in invocation) handler.Message {
 	var metadata map[string]json.RawMessage
-	_ = json.Unmarshal(in.Metadata, &metadata) // not an object: no words
-	words := hostWords(map[string]string{
+	_ = json.Unmarshal(in.Metadata, &metadata) // not an object: no data
+	data := hostWords(map[string]string{
 		"messageId": string(messageText(metadata["Id"])), "dequeueCount": string(messageText(metadata["DequeueCount"])),
 	})
-	original = messageText(in.Data.Message)
-	event = handler.MessageEvent(handler.SourceStorageQueue, original)
-	event.ID, event.Context = words["messageId"], words
-	return event, original, nil
+	message := handler.Message{ID: data["messageId"], Text: messageText(in.Data.Message), Deliveries: 1, Context: data}
+	if n, err := strconv.Atoi(data["dequeueCount"]); err == nil {
+		message.Deliveries = n
+	}
+	if sent, err := time.Parse(time.RFC3339, string(messageText(metadata["InsertionTime"]))); err == nil {
+		message.Sent = sent
+	}
+	return message
 }
 
 // messageText returns the text of a queue's message. The host encodes a text as JSON, and that once more as a JSON

@@ -48,16 +48,16 @@ var _ Devices = (*graph.Client)(nil)
 
 // Options are the dependencies and settings of a Handler. Devices, Verifier, Log and Timeout are required.
 type Options struct {
-	Devices   Devices
+	Devices Devices
 	// Background changes devices for queues and sweeps: it must not retry what Graph throttles, because Pace decides
 	// the time. nil means Devices.
 	Background Devices
 	Pace       Pace // of changes in the background; nil means no limit
 	Queue      Queue
-	Verifier  caller.Verifier
-	Policy    Policy
-	Sweep     Sweep
-	Operators []string // the callers that may list devices and examine the deployment, each by the ID of its Caller
+	Verifier   caller.Verifier
+	Policy     Policy
+	Sweep      Sweep
+	Operators  []string // the callers that may list devices and examine the deployment, each by the ID of its Caller
 	// Examine returns the doctor's report, as JSON for the operator and as counts for the log. It changes nothing, and
 	// returns when its context ends. It may be nil without Operators.
 	Examine func(ctx context.Context) (slog.LogValuer, error)
