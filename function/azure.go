@@ -62,9 +62,9 @@ const (
 	functionQueue = "/queue"
 )
 
-// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker
-// with all its requests.
-const azureEventTime = 4*time.Minute + 30*time.Second
+// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker with all its
+// requests.
+const azureEventTime = 29 * time.Minute
 
 // azureWorker serves callers' requests, and the host's invocations by timer and queue.
 type azureWorker struct {

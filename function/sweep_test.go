@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,7 +98,7 @@ func TestSweep(t *testing.T) {
 		{"one device is locked", applied(20), timer, item(1, azuresim.Status(423)), with(func(r *handler.Report) { r.Code, r.Succeeded, r.HandedBack = "sweep_incomplete", 19, 1 }), "sweep_incomplete, retryable", "WARN", 20, 19},
 		{"one device is throttled once", applied(20), timer, item(1, azuresim.Status(429)), done, "", "INFO", 20, 20},
 		{"every device fails", applied(20), timer, item(-1, azuresim.Status(500)), with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable", "WARN", 20, 0},
-		{"every device is throttled", applied(20), timer, item(-1, azuresim.Status(429)), with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable, throttled", "WARN", 20, 0},
+		{"every device is throttled", applied(20), timer, item(-1, azuresim.Status(429)), with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable, throttled", "WARN", 0, 0},
 		{"every device is forbidden", applied(20), timer, item(-1, azuresim.Status(403)), with(func(r *handler.Report) { r.Code, r.Failed = "graph_permission_missing", 20 }), "graph_permission_missing", "ERROR", 20, 0},
 		{"nothing is permitted", applied(20), timer, func(c *azuresim.Cloud) { c.SetGraphRoles() }, handler.Report{Code: "graph_permission_missing", GroupTag: azuresim.FleetTag}, "graph_permission_missing", "ERROR", 0, 0},
 		{"there is no credential", applied(20), timer, func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, handler.Report{Code: "secret_not_found", GroupTag: azuresim.FleetTag}, "secret_not_found", "ERROR", 0, 0},
@@ -138,6 +138,7 @@ func onFleet(t *testing.T, size int, settings []string, test func(p *program)) {
 	onCloud(t, settings, func(p *program) {
 		p.cloud = newEmptyCloud()
 		p.rewire(settings)
+		p.handler.Pace = groupsOfTwenty{}
 		p.cloud.PutFleet(size)
 		test(p)
 	})
@@ -212,117 +213,46 @@ func TestSweepOfAPartOfTheInventory(t *testing.T) {
 	}
 }
 
-// wantPace fails the test unless the writes, after the first twenty, come at perSecond a second at most: in all, and in any
-// stretch of half a minute.
-func (p *program) wantPace(perSecond float64) {
-	p.t.Helper()
-	writes := p.writes()
-	for from := 0; from < len(writes); from += 20 {
-		for _, to := range []int{len(writes) - 1, slices.IndexFunc(writes, func(w write) bool { return w.at.Sub(writes[from].at) > 30*time.Second })} {
-			if to <= from {
-				continue
-			}
-			count, took := float64(to-from-19), writes[to].at.Sub(writes[from].at).Seconds()
-			if count > perSecond*took {
-				p.t.Errorf("%v writes in %v s after write %d", count, took, from)
-				return
-			}
-		}
+// groupsOfTwenty is a pace that grants every permit after a second.
+type groupsOfTwenty struct{}
+
+func (groupsOfTwenty) Take(ctx context.Context, want int) int {
+	select {
+	case <-time.After(time.Second):
+		return want
+	case <-ctx.Done():
+		return 0
 	}
 }
 
-// A thousand devices of ten thousand are done within the time of a run, at the pace of Graph's published limit and with no
-// request more than there must be: ten pages and fifty batches.
+func (groupsOfTwenty) Capacity(d time.Duration) int { return 20 * int(d.Seconds()) }
+
+// A thousand devices of ten thousand are done in one run, at the pace of Graph's published limit and without one refusal.
+// While another app takes half of the limit it takes longer, and still all are done.
 func TestSweepOfAFleet(t *testing.T) {
-	onFleet(t, 10_000, applied(1000), func(p *program) {
-		p.cloud.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
-		start := time.Now()
-		report, err := p.run(azureEventTime, timer)
-		want := handler.Report{Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500, Matching: 1000, Succeeded: 1000}
-		if report != want || err != nil {
-			p.t.Errorf("%+v, %q", report, errorWords(err))
-		}
-		if meant, others := p.swept(10_000); meant != 1000 || others != 0 {
-			p.t.Errorf("%d devices are done, and %d others", meant, others)
-		}
-		if asked := p.cloud.Count(azuresim.StepGraph); asked > 10_000/1000+1000/20 {
-			p.t.Errorf("%d requests", asked)
-		}
-		if took := time.Since(start); took < 240*time.Second {
-			p.t.Errorf("it took %v, which is too fast", took)
-		}
-		p.wantPace(4)
-		p.wantSummary(report, "INFO")
-		if records := p.records("unassign"); len(records) != 1000 {
-			p.t.Errorf("%d records of devices", len(records))
-		}
-	})
-}
-
-// Others use up a part of what Graph takes: a sweep goes slower then, and what it does not do is left for the next run.
-func TestSweepIsThrottled(t *testing.T) {
-	onFleet(t, 10_000, applied(1000), func(p *program) {
-		p.cloud.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
-		for range 4 { // in each of four groups, every try of one device
-			p.cloud.Fail(azuresim.StepItem, 19, azuresim.Delay(0))
-			p.cloud.Fail(azuresim.StepItem, 3, azuresim.Status(429))
-			p.cloud.Fail(azuresim.StepItem, 20, azuresim.Delay(0)) // one in two
-		}
-		left, runs := 1000, 0
-		for ; left > 0 && runs < 9; runs++ {
-			report, err := p.run(15*time.Minute, timer)
-			if report.Failed != 0 || report.Matching != left {
-				p.t.Fatalf("run %d: %+v, %q; %d are left", runs, report, errorWords(err), left)
-			}
-			if incomplete := report.HandedBack > 0; (err != nil) != incomplete || incomplete && errorWords(err) != "sweep_incomplete, retryable, throttled" {
-				p.t.Errorf("run %d: %+v, %q", runs, report, errorWords(err))
-			}
-			p.wantSummary(report, map[bool]string{true: "WARN", false: "INFO"}[report.HandedBack > 0])
-			left -= report.Succeeded
-		}
-		if meant, others := p.swept(10_000); meant != 1000 || others != 0 || runs < 2 {
-			p.t.Errorf("%d devices are done, and %d others, in %d runs", meant, others, runs)
-		}
-	})
-}
-
-// The pace is halved by every group that Graph throttles.
-func TestSweepSlowsDown(t *testing.T) {
-	onFleet(t, 2000, applied(1000), func(p *program) {
-		p.cloud.Fail(azuresim.StepItem, 19, azuresim.Delay(0))
-		p.cloud.Fail(azuresim.StepItem, 3, azuresim.Status(429, "Retry-After", "1"))
-		if report, err := p.run(30*time.Minute, timer); report.Succeeded != 199 || report.HandedBack != 1 {
-			p.t.Errorf("%+v, %q", report, errorWords(err))
-		}
-		writes := p.writes()[22:] // those of the first group, and its last device's two more
-		for at := 20; at < len(writes); at += 20 {
-			if gap := writes[at].at.Sub(writes[at-20].at); gap < 10*time.Second || gap > 11*time.Second {
-				p.t.Errorf("%v between two groups, want 10 s", gap)
-			}
-		}
-		if len(writes) != 180 {
-			p.t.Errorf("%d writes", len(writes))
-		}
-	})
-}
-
-// A sweep that does none of its devices for three groups gives up, at no higher pace than it had.
-func TestSweepGivesUp(t *testing.T) {
-	for name, fault := range map[string]azuresim.Fault{"429": azuresim.Status(429), "500": azuresim.Status(500), "503": azuresim.Status(503, "Retry-After", "40"), "504": azuresim.Status(504)} {
+	for limit, atMost := range map[int]time.Duration{azuresim.PublishedWrites: 6 * time.Minute, azuresim.PublishedWrites / 2: 13 * time.Minute} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
-			p.cloud.Fail(azuresim.StepItem, -1, fault)
+			p.rewire(applied(1000)) // with the pace of the program
+			p.cloud.Throttle(azuresim.WriteLimit{Writes: limit, CountRefused: true, RetryAfter: 10})
+			start := time.Now()
 			report, err := p.run(azureEventTime, timer)
-			if err == nil || !err.Retryable || report.HandedBack != 1000 {
-				p.t.Errorf("%s: %+v, %q", name, report, errorWords(err))
+			want := handler.Report{Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500, Matching: 1000, Succeeded: 1000}
+			if report != want || err != nil {
+				p.t.Errorf("%+v, %q", report, errorWords(err))
 			}
-			tried := map[string]bool{}
-			for _, w := range p.writes() {
-				tried[w.id] = true
+			if meant, others := p.swept(10_000); meant != 1000 || others != 0 {
+				p.t.Errorf("%d devices are done, and %d others", meant, others)
 			}
-			if len(tried) != 60 {
-				p.t.Errorf("%s: %d devices were tried", name, len(tried))
+			if took := time.Since(start); took > atMost {
+				p.t.Errorf("it took %v with a limit of %d", took, limit)
 			}
-			p.wantSummary(report, "WARN")
+			if refused := len(p.writes()) - 1000; limit == azuresim.PublishedWrites && refused > 0 || refused > 150 {
+				p.t.Errorf("%d writes were refused", refused)
+			}
+			p.wantSummary(report, "INFO")
+			if records := p.records("unassign"); len(records) != 1000 {
+				p.t.Errorf("%d records of devices", len(records))
+			}
 		})
 	}
 }
@@ -392,18 +322,16 @@ func TestRunActsOnDevices(t *testing.T) {
 		codes   string
 		done    string
 	}{
-		{"a message", handler.MessageEvent(handler.SourceSQS, []byte(`{"devices":[`+named(1)+`,`+named("S2")+`]}`)), nil, "", "unassigned,unassigned", "1,2"},
 		{"a command", command(`{"command":"unassign","deviceId":"` + row(1) + `"}`), nil, "", "unassigned", "1"},
-		{"one that is not there", handler.MessageEvent(handler.SourceSQS, []byte(`{"devices":[`+named(1)+`,`+named("nobody")+`]}`)), nil, "device_not_found", "unassigned,device_not_found", "1"},
+		{"one that is not there", command(`{"command":"unassign","devices":[` + named(1) + `,` + named("nobody") + `]}`), nil, "device_not_found", "unassigned,device_not_found", "1"},
 		{
 			"one that is throttled beside one that is not there",
-			handler.MessageEvent(handler.SourceStorageQueue, []byte(`{"devices":[`+named(9)+`,`+named(1)+`]}`)),
+			command(`{"command":"unassign","devices":[` + named(9) + `,` + named(1) + `]}`),
 			func(c *azuresim.Cloud) {
 				c.Fail(azuresim.StepItem, 1, azuresim.Delay(0))
 				c.Fail(azuresim.StepItem, -1, azuresim.Status(429))
 			}, "graph_throttled, retryable, throttled", "device_not_found,graph_throttled", "",
 		},
-		{"a message that is none", handler.MessageEvent(handler.SourceSQS, []byte(`{"command":"sweep"}`)), nil, "unknown_field", "", ""},
 		{"a command that is none", command(`{"command":"dance"}`), nil, "event_invalid", "", ""},
 		{"a sweep with a device", command(`{"command":"sweep","deviceId":"` + row(1) + `"}`), nil, "unknown_field", "", ""},
 	} {

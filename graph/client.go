@@ -178,7 +178,7 @@ func (c *Client) sendWithRetries(ctx context.Context, r request, token string, d
 	for try := 0; ; try++ {
 		header, failure, inDoubt := c.sendOnce(ctx, limit, r, token)
 		doubt = doubt || inDoubt
-		if r.write {
+		if r.write || failure != nil && failure.Reason == upstream.Throttled {
 			c.reportWrites(failure)
 		}
 		if failure == nil || try == maxRetries || !c.retries(failure) ||

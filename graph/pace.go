@@ -78,8 +78,10 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	}
 	p.permits = min(max(1, p.rate*accrual.Seconds()), p.permits+p.rate*now.Sub(p.updated).Seconds())
 	p.updated = now
-	if p.permits < 1 {
-		return 0, fractional((1-p.permits)/p.rate) + time.Millisecond
+	// A second's worth at once, so that a fast pace sends batches.
+	goal := max(1, min(float64(want), math.Floor(p.rate)))
+	if p.permits < goal {
+		return 0, fractional((goal-p.permits)/p.rate) + time.Millisecond
 	}
 	granted = min(want, int(p.permits))
 	p.permits -= float64(granted)

@@ -8,12 +8,12 @@ import (
 )
 
 // drain takes permits for d and returns how many there were.
-func drain(p *Pace, d time.Duration, want int, each func(granted int)) int {
+func drain(p *Pace, d time.Duration, each func(granted int)) int {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	total := 0
 	for {
-		granted := p.Take(ctx, want)
+		granted := p.Take(ctx, 20)
 		if granted == 0 {
 			return total
 		}
@@ -27,11 +27,11 @@ func TestPaceGrowsToTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
 		succeed := func(granted int) { p.report(granted, 0, 0) }
-		if first := drain(p, 20*time.Second, 20, succeed); first < 5 || first > 20 {
+		if first := drain(p, 20*time.Second, succeed); first < 5 || first > 20 {
 			t.Errorf("%d permits in the first 20 s", first)
 		}
-		drain(p, 3*time.Minute, 20, succeed)
-		if full := drain(p, 20*time.Second, 20, succeed); full < 90 || full > 99 {
+		drain(p, 3*time.Minute, succeed)
+		if full := drain(p, 20*time.Second, succeed); full < 90 || full > 99 {
 			t.Errorf("%d permits in 20 s, of the 100 that Graph takes", full)
 		}
 	})
@@ -41,7 +41,7 @@ func TestPaceHalvesOnceInAWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
-		drain(p, 5*time.Minute, 20, func(granted int) { p.report(granted, 0, 0) })
+		drain(p, 5*time.Minute, func(granted int) { p.report(granted, 0, 0) })
 		for range 5 {
 			p.report(0, 3, time.Second)
 		}
