@@ -162,7 +162,11 @@ func (a *azureWorker) runInvocation(ctx context.Context, in invocation) (result 
 	}
 	settlement := a.handler.RunMessages(ctx, handler.SourceStorageQueue, []handler.Message{storageMessage(in)})[0]
 	result.setOutput("again", settlement.Requeue)
-	result.setOutput("poison", settlement.DeadLetters)
+	var dead [][]byte
+	for _, d := range settlement.DeadLetters {
+		dead = append(dead, d.Text)
+	}
+	result.setOutput("poison", dead)
 	return result, settlement.Retry
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ const warmUpLimit = 3 * time.Second
 // The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have
 // requests open.
 func serveLambda(
-	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), dead *app.DeadLetters, log *slog.Logger,
+	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), queues *app.Queues, log *slog.Logger,
 ) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -48,18 +49,21 @@ func serveLambda(
 	s.WarmUp(start)
 	cancel()
 	log.InfoContext(ctx, "listening", slog.String("host", config.Lambda), slog.String("version", version))
-	lambda.StartWithOptions(&lambdaHost{http: s, run: s.Run, examine: examine, dead: dead, log: log}, lambda.WithContext(ctx))
+	lambda.StartWithOptions(&lambdaHost{
+		http: s, run: s.Run, runMessages: s.RunMessages, examine: examine, queues: queues, log: log,
+	}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
 
 // lambdaHost turns the events of Lambda into requests and events, by their envelope alone: the body of a request or
 // a message cannot change its kind.
 type lambdaHost struct {
-	http    http.Handler
-	run     func(context.Context, handler.Event) (any, error)
-	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
-	dead    *app.DeadLetters
-	log     *slog.Logger
+	http        http.Handler
+	run         func(context.Context, handler.Event) (any, error)
+	examine     func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
+	runMessages func(context.Context, handler.Source, []handler.Message) []handler.Settlement
+	queues      *app.Queues
+	log         *slog.Logger
 }
 
 // envelope holds the members that tell events apart. An absent one is nil.
@@ -160,64 +164,74 @@ func (l *lambdaHost) runDoctor(ctx context.Context, payload []byte) ([]byte, err
 	return json.Marshal(r)
 }
 
-// minMessageTime is the least time left for another message to be started.
-const minMessageTime = 5 * time.Second
-
-// runMessages handles a batch of messages of SQS, one after the other. A permanent failure goes to the dead-letter
-// queue at once. The messages that failed otherwise are returned: SQS delivers them again, and moves them to that
-// queue after the last receive. When Graph throttles or the time is short, the rest of the batch is handed back
-// untried; the first message is always tried, or a short function timeout would start none, ever. A message that is
-// in the batch twice is handled once.
-func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, error) {
+// messages works through a batch of messages of SQS, and returns those that SQS must deliver again. The messages that replace
+// the others are sent before the response, which deletes their originals. A message that is in the batch twice is handled once.
+func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
 	var batch events.SQSEvent
 	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
 		return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
 	}
+	var messages []handler.Message
+	var records []events.SQSMessage
+	seen := map[string]bool{}
 	for _, m := range batch.Records {
 		if m.EventSource != "aws:sqs" || m.MessageId == "" {
 			return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
 		}
+		if !seen[m.MessageId] {
+			seen[m.MessageId] = true
+			messages, records = append(messages, sqsMessage(m)), append(records, m)
+		}
+	}
+	settlements := l.runMessages(ctx, handler.SourceSQS, messages)
+	var requeued [][]byte
+	for _, s := range settlements {
+		requeued = append(requeued, s.Requeue...)
+	}
+	lost := false // whether a requeued message may be missing from the queue
+	if len(requeued) > 0 {
+		if err := l.queues.Requeue(ctx, records[0].EventSourceARN, requeued...); err != nil {
+			lost = true
+			l.warnUnsent(ctx, "messages not requeued", "", err)
+		}
 	}
 	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
-	throttled := false
-	seen := map[string]bool{}
-	for i, m := range batch.Records {
-		if seen[m.MessageId] {
-			continue
-		}
-		seen[m.MessageId] = true
-		words := hostWords(map[string]string{"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"]})
-		deadline, limited := ctx.Deadline()
-		back := throttled || i > 0 && limited && time.Until(deadline) < minMessageTime
-		if back {
-			l.log.WarnContext(ctx, "handed back",
-				slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
-				slog.String("message_id", words["messageId"]),
-				slog.String("receive_count", words["receiveCount"]), slog.Bool("throttled", throttled))
-		} else {
-			message := handler.MessageEvent(handler.SourceSQS, []byte(m.Body))
-			message.ID, message.Context = words["messageId"], words
-			_, err := l.run(ctx, message)
-			failed, ok := errors.AsType[*handler.EventError](err)
-			throttled = ok && failed.Throttled
-			permanent := ok && !failed.Retryable
-			back = err != nil && (!permanent || !l.sendDeadLetter(ctx, m, words["messageId"], failed.Code))
-		}
-		if back {
-			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
+	for i, s := range settlements {
+		if s.Retry || lost && len(s.Requeue) > 0 || !l.sendDeadLetters(ctx, records[i].EventSourceARN, messages[i].ID, s.DeadLetters) {
+			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: records[i].MessageId})
 		}
 	}
 	return json.Marshal(reply)
 }
 
-// sendDeadLetter sends a message to the dead-letter queue, and reports whether it is there.
-func (l *lambdaHost) sendDeadLetter(ctx context.Context, m events.SQSMessage, id string, code handler.Code) bool {
-	err := l.dead.Send(ctx, m.EventSourceARN, m.Body, id, string(code))
-	if err != nil { // SQS moves the message itself, hours later
-		l.log.WarnContext(ctx, "dead letter not sent", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)),
-			slog.String("message_id", id), slog.String("reason", err.Error()))
+// sqsMessage returns a message of SQS for the handler, with the host's data for the log.
+func sqsMessage(m events.SQSMessage) handler.Message {
+	data := hostWords(map[string]string{"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"]})
+	message := handler.Message{ID: data["messageId"], Text: []byte(m.Body), Deliveries: 1, Context: data}
+	if n, err := strconv.Atoi(data["receiveCount"]); err == nil {
+		message.Deliveries = n
 	}
-	return err == nil
+	if ms, err := strconv.ParseInt(m.Attributes["SentTimestamp"], 10, 64); err == nil {
+		message.Sent = time.UnixMilli(ms)
+	}
+	return message
+}
+
+// sendDeadLetters reports whether the dead letters of a message are in the dead-letter queue. Otherwise SQS moves the message
+// there after its last receive.
+func (l *lambdaHost) sendDeadLetters(ctx context.Context, queue, id string, dead []handler.DeadLetter) bool {
+	for _, d := range dead {
+		if err := l.queues.DeadLetter(ctx, queue, d.Text, id, string(d.Code)); err != nil {
+			l.warnUnsent(ctx, "dead letter not sent", id, err)
+			return false
+		}
+	}
+	return true
+}
+
+func (l *lambdaHost) warnUnsent(ctx context.Context, message, id string, err error) {
+	l.log.LogAttrs(ctx, slog.LevelWarn, message, slog.String("host", config.Lambda),
+		slog.String("invocation_id", invocationID(ctx)), slog.String("message_id", id), slog.String("reason", err.Error()))
 }
 
 func (l *lambdaHost) refuseEvent(ctx context.Context, why string) error {

@@ -67,7 +67,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 		return serveAzure(ctx, listener, s, c.Timeout, getenv, log)
 	case config.Lambda:
 		examine := doctor.Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}
-		return serveLambda(ctx, s, examine.Run, app.NewDeadLetters(getenv, transport), log)
+		return serveLambda(ctx, s, examine.Run, app.NewQueues(getenv, transport), log)
 	}
 	return serveLocal(ctx, listener, s, c.Timeout, log)
 }

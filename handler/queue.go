@@ -44,8 +44,14 @@ type Settlement struct {
 	Retry bool
 	// Requeue are messages to send to the queue in place of this one. They count no delivery.
 	Requeue [][]byte
-	// DeadLetters are messages to send to the dead-letter queue in place of this one. Their member queue has the code.
-	DeadLetters [][]byte
+	// DeadLetters are messages to send to the dead-letter queue in place of this one.
+	DeadLetters []DeadLetter
+}
+
+// DeadLetter is a message that failed permanently. Unless it could not be decoded, its member queue has the code too.
+type DeadLetter struct {
+	Text []byte
+	Code Code
 }
 
 const (
@@ -124,11 +130,12 @@ func (m *messageRun) settle(ctx context.Context) Settlement {
 func (m *messageRun) settleFailure(w *work) Settlement {
 	switch {
 	case len(w.devices) == 0: // not decoded
-		return Settlement{DeadLetters: [][]byte{m.message.Text}}
+		return Settlement{DeadLetters: []DeadLetter{{m.message.Text, w.result.code}}}
 	case retryable(w.result.status) && m.tries() < maxTries:
 		return Settlement{Retry: true}
 	}
-	return Settlement{DeadLetters: [][]byte{m.body(w, w.devices, queueState{Code: w.result.code})}}
+	code := w.result.code
+	return Settlement{DeadLetters: []DeadLetter{{m.body(w, w.devices, queueState{Code: code}), code}}}
 }
 
 // tries is the number of deliveries so far, including this one, that did not end in a requeue.
@@ -145,7 +152,7 @@ func (m *messageRun) drain(ctx context.Context, o *origin, w *work) {
 		granted := len(pending)
 		if !w.dryRun { // a dry run writes nothing
 			start := time.Now()
-			granted = m.Pace.Take(m.taking, len(pending))
+			granted = m.Pace.Take(m.taking, len(pending)) //nolint:contextcheck // all messages of an invocation share it
 			o.trace.Wait(time.Since(start))
 		}
 		if granted == 0 {
@@ -244,7 +251,8 @@ func (m *messageRun) settleDevices(ctx context.Context, o *origin, w *work) Sett
 		return Settlement{Retry: true}
 	}
 	for _, code := range slices.Sorted(maps.Keys(dead)) {
-		settlement.DeadLetters = append(settlement.DeadLetters, m.body(w, dead[code], queueState{Tries: m.tries(), Code: code}))
+		text := m.body(w, dead[code], queueState{Tries: m.tries(), Code: code})
+		settlement.DeadLetters = append(settlement.DeadLetters, DeadLetter{text, code})
 	}
 	if len(transient) > 0 {
 		settlement.Requeue = append(settlement.Requeue, m.body(w, transient, queueState{Tries: m.tries()}))

@@ -116,6 +116,15 @@ func sent(t *testing.T, texts [][]byte) []decoded {
 	return messages
 }
 
+// texts returns the texts of dead letters.
+func texts(letters []DeadLetter) [][]byte {
+	var all [][]byte
+	for _, d := range letters {
+		all = append(all, d.Text)
+	}
+	return all
+}
+
 func TestMessageIsDone(t *testing.T) {
 	t.Parallel()
 	g := &graphLog{}
@@ -145,14 +154,14 @@ func TestPermanentFailureIsADeadLetter(t *testing.T) {
 	if settlement.Retry || settlement.Requeue != nil || len(settlement.DeadLetters) != 2 {
 		t.Fatalf("%+v", settlement)
 	}
-	for i, dead := range sent(t, settlement.DeadLetters) {
+	for i, dead := range sent(t, texts(settlement.DeadLetters)) {
 		want := []struct {
 			id   string
 			code Code
 		}{{idOf(2), deviceNotFound}, {idOf(3), graphRejected}}[i]
 		if len(dead.Devices) != 1 || dead.Devices[0].DeviceID != want.id || dead.Queue.Code != want.code || dead.Reference != "R1" ||
 			!dead.Queue.Since.Equal(since) || len(dead.Context) != 1 || dead.Context["room"] != "Fjord" {
-			t.Errorf("%s", settlement.DeadLetters[i])
+			t.Errorf("%s", settlement.DeadLetters[i].Text)
 		}
 	}
 }
@@ -161,7 +170,7 @@ func TestUndecodableMessageIsADeadLetter(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"no JSON", `{"devices":[]}`, `{"command":"sweep"}`, `{"deviceId":"` + someDevice + `","queue":{"tries":-1}}`} {
 		settlement, log := settle(t, Options{Devices: &graphLog{}}, Message{Text: []byte(text)})
-		if settlement.Retry || len(settlement.DeadLetters) != 1 || string(settlement.DeadLetters[0]) != text || !strings.Contains(log, `"level":"ERROR"`) {
+		if settlement.Retry || len(settlement.DeadLetters) != 1 || string(settlement.DeadLetters[0].Text) != text || !strings.Contains(log, `"level":"ERROR"`) {
 			t.Errorf("%s: %+v\n%s", text, settlement, log)
 		}
 	}
@@ -178,7 +187,7 @@ func TestTransientFailureHasTries(t *testing.T) {
 		}
 	}
 	settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf(`,"queue":{"tries":3}`, 1), Deliveries: 2})
-	if settlement.Retry || len(settlement.DeadLetters) != 1 || sent(t, settlement.DeadLetters)[0].Queue.Code != graphUnavailable {
+	if settlement.Retry || len(settlement.DeadLetters) != 1 || sent(t, texts(settlement.DeadLetters))[0].Queue.Code != graphUnavailable {
 		t.Errorf("deliveries of an earlier message do not count: %+v", settlement)
 	}
 }
@@ -227,7 +236,7 @@ func TestThrottlingTakesNoTry(t *testing.T) {
 		if done := strings.Count(log, `"code":"unassigned"`); done+left != 7 || len(g.changed) != 5 && len(g.changed) != 6 {
 			t.Errorf("%d done, %d left, %q changed:\n%s", done, left, g.changed, log)
 		}
-		if !strings.Contains(log, `"waited_ms":30000`) || !strings.Contains(log, `"message":"requeued"`) {
+		if !strings.Contains(log, `"waited_ms":30000`) || !strings.Contains(log, `"msg":"requeued"`) {
 			t.Error(log)
 		}
 	})
@@ -294,7 +303,7 @@ func TestOldMessage(t *testing.T) {
 		g := &graphLog{}
 		settlement, log := settle(t, Options{Devices: g, Queue: Queue{MaxAge: 24 * time.Hour}}, test.message)
 		var dead []string
-		for _, m := range sent(t, settlement.DeadLetters) {
+		for _, m := range sent(t, texts(settlement.DeadLetters)) {
 			for _, d := range m.Devices {
 				dead = append(dead, d.DeviceID)
 			}
@@ -311,7 +320,7 @@ func TestPermanentFaultEndsAMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{fail: func(string, int) error { return graphFailure(upstream.Forbidden) }}
 		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{time.Second, 20}}, Message{Text: messageOf("", 1, 2, 3)})
-		if len(g.changed) != 1 || len(settlement.DeadLetters) != 1 || len(sent(t, settlement.DeadLetters)[0].Devices) != 3 {
+		if len(g.changed) != 1 || len(settlement.DeadLetters) != 1 || len(sent(t, texts(settlement.DeadLetters))[0].Devices) != 3 {
 			t.Errorf("%q changed, %+v", g.changed, settlement)
 		}
 	})

@@ -28,6 +28,7 @@ type Parts struct {
 	Vault      *vault.Vault           // nil if no secret is in a vault
 	Credential azcore.TokenCredential // of the app that may call Graph
 	Graph      *graph.Client
+	Pace       *graph.Pace // of changes in the background
 }
 
 // Connect returns the parts for c, with transport as the boundary to the cloud. It makes no request.
@@ -47,8 +48,9 @@ func Connect(c config.Config, transport policy.Transporter, log *slog.Logger, ve
 	if err != nil {
 		return Parts{}, err
 	}
-	client, err := graph.New(c.Cloud.Graph, credential, graph.Options{Transport: transport, Version: version})
-	return Parts{identity, store, credential, client}, err
+	pace := graph.NewPace()
+	client, err := graph.New(c.Cloud.Graph, credential, graph.Options{Transport: transport, Version: version, Pace: pace})
+	return Parts{identity, store, credential, client, pace}, err
 }
 
 // SDKOptions returns the options of the Azure SDK for c.
@@ -88,8 +90,11 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 	}
 	verifier, steps := newVerifier(c, parts.Vault, transport, log)
 	return &App{handler.New(handler.Options{
-		Devices:  parts.Graph,
-		Verifier: verifier,
+		Devices:    parts.Graph,
+		Background: parts.Graph.Background(),
+		Pace:       parts.Pace,
+		Queue:      handler.Queue{MaxAge: c.QueueMaxAge},
+		Verifier:   verifier,
 		Policy: handler.Policy{
 			GroupTags: c.GroupTags, PerMinute: c.RateLimit, DryRun: c.DryRun, Callers: c.CallerPolicies,
 		},

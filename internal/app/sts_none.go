@@ -18,13 +18,16 @@ func RoleAssertion(config.AWSRole, upstream.Doer, string) entra.Assertion {
 	}
 }
 
-// DeadLetters needs the AWS SDK.
-type DeadLetters struct{}
+// Queues needs the AWS SDK.
+type Queues struct{}
 
-// NewDeadLetters returns a DeadLetters that always fails.
-func NewDeadLetters(func(string) string, upstream.Doer) *DeadLetters { return nil }
+// NewQueues returns a Queues that always fails.
+func NewQueues(func(string) string, upstream.Doer) *Queues { return nil }
 
-// Send always fails.
-func (*DeadLetters) Send(context.Context, string, string, string, string) error {
-	return errors.New("this build has no AWS SDK")
-}
+// Requeue always fails.
+func (*Queues) Requeue(context.Context, string, ...[]byte) error { return errNoAWS }
+
+// DeadLetter always fails.
+func (*Queues) DeadLetter(context.Context, string, []byte, string, string) error { return errNoAWS }
+
+var errNoAWS = errors.New("this build has no AWS SDK")

@@ -1,0 +1,190 @@
+//go:build !noaws
+
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+// Queues sends messages to an SQS queue again, or to the dead-letter queue that its redrive policy names. Redrive itself takes
+// maxReceiveCount times the visibility timeout.
+type Queues struct {
+	credentials aws.Credentials
+	client      upstream.Doer
+
+	mu     sync.Mutex
+	queues map[string]queueAddress // by the ARN of the source
+}
+
+// NewQueues takes the credentials of the function's role, which Lambda puts into the environment.
+func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
+	return &Queues{
+		credentials: aws.Credentials{
+			AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: getenv("AWS_SESSION_TOKEN"),
+		},
+		client: upstream.Capped(client, 64<<10), queues: map[string]queueAddress{},
+	}
+}
+
+// queueAddress is the region and the URL of a queue.
+type queueAddress struct{ region, host, url string }
+
+var queueARN = regexp.MustCompile(`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80}(?:\.fifo)?)$`)
+
+func parseQueueARN(arn string) (queueAddress, error) {
+	m := queueARN.FindStringSubmatch(arn)
+	if m == nil {
+		return queueAddress{}, errors.New("the ARN is not one of a queue")
+	}
+	host := "sqs." + m[2] + ".amazonaws.com"
+	if m[1] == "aws-cn" {
+		host += ".cn"
+	}
+	return queueAddress{region: m[2], host: host, url: "https://" + host + "/" + m[3] + "/" + m[4]}, nil
+}
+
+var errNoRole = errors.New("there are no credentials of a role")
+
+// sendTimeout limits one request to SQS.
+const sendTimeout = 5 * time.Second
+
+// maxBatch is the number of messages that SQS takes in one request, and maxBatchBytes their size
+// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html; 262,144 until 2025).
+const (
+	maxBatch      = 10
+	maxBatchBytes = 200_000
+)
+
+// Requeue sends messages to a queue. After an error some of them may have been sent.
+func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte) error {
+	if q == nil {
+		return errNoRole
+	}
+	queue, err := parseQueueARN(queueARN)
+	if err != nil {
+		return err
+	}
+	for len(bodies) > 0 {
+		var entries []map[string]string
+		size := 0
+		for len(entries) < min(maxBatch, len(bodies)) && (len(entries) == 0 || size+len(bodies[len(entries)]) <= maxBatchBytes) {
+			body := bodies[len(entries)]
+			size += len(body)
+			entries = append(entries, map[string]string{"Id": strconv.Itoa(len(entries)), "MessageBody": string(body)})
+		}
+		var out struct{ Failed []struct{ Code string } }
+		if err := q.call(ctx, queue, "SendMessageBatch", map[string]any{"QueueUrl": queue.url, "Entries": entries}, &out); err != nil {
+			return err
+		}
+		if len(out.Failed) > 0 {
+			return fmt.Errorf("SendMessageBatch: %d of %d messages failed", len(out.Failed), len(entries))
+		}
+		bodies = bodies[len(entries):]
+	}
+	return nil
+}
+
+// DeadLetter sends a message to the dead-letter queue of a queue, with the id of the original and the code of the failure as
+// attributes.
+func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, id, code string) error {
+	if q == nil {
+		return errNoRole
+	}
+	target, err := q.target(ctx, sourceARN)
+	if err != nil {
+		return err
+	}
+	attribute := func(value string) map[string]string {
+		return map[string]string{"DataType": "String", "StringValue": value}
+	}
+	attributes := map[string]any{"code": attribute(code)}
+	if id != "" {
+		attributes["messageId"] = attribute(id)
+	}
+	return q.call(ctx, target, "SendMessage", map[string]any{"QueueUrl": target.url, "MessageBody": string(body), "MessageAttributes": attributes}, nil)
+}
+
+// target returns the dead-letter queue of a queue.
+func (q *Queues) target(ctx context.Context, sourceARN string) (queueAddress, error) {
+	q.mu.Lock()
+	target, ok := q.queues[sourceARN]
+	q.mu.Unlock()
+	if ok {
+		return target, nil
+	}
+	source, err := parseQueueARN(sourceARN)
+	if err != nil {
+		return queueAddress{}, err
+	}
+	var out struct {
+		Attributes struct{ RedrivePolicy string }
+	}
+	in := map[string]any{"QueueUrl": source.url, "AttributeNames": []string{"RedrivePolicy"}}
+	if err := q.call(ctx, source, "GetQueueAttributes", in, &out); err != nil {
+		return queueAddress{}, err
+	}
+	var policy struct{ DeadLetterTargetARN string }
+	if err := json.Unmarshal([]byte(out.Attributes.RedrivePolicy), &policy); err != nil {
+		return queueAddress{}, errors.New("the queue has no redrive policy")
+	}
+	if target, err = parseQueueARN(policy.DeadLetterTargetARN); err != nil {
+		return queueAddress{}, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queues[sourceARN] = target
+	return target, nil
+}
+
+// call calls an action of SQS in its JSON protocol. Its errors quote nothing of the response but the status.
+func (q *Queues) call(ctx context.Context, queue queueAddress, action string, in, out any) error {
+	if q.credentials.AccessKeyID == "" {
+		return errNoRole
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+queue.host+"/", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-amz-json-1.0")
+	req.Header.Set("X-Amz-Target", "AmazonSQS."+action)
+	hash := sha256.Sum256(body)
+	if err := v4.NewSigner().SignHTTP(ctx, q.credentials, req, hex.EncodeToString(hash[:]), "sqs", queue.region, time.Now()); err != nil {
+		return errors.New("sign: " + action)
+	}
+	resp, err := q.client.Do(req)
+	if err != nil {
+		return errors.New(action + ": no response")
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: status %d", action, resp.StatusCode)
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || out != nil && json.Unmarshal(text, out) != nil {
+		return errors.New(action + ": invalid response")
+	}
+	return nil
+}
