@@ -121,6 +121,13 @@ bench: $(BENCHNODE) ## measure the function beside a floor and Microsoft's libra
 # Options: MUTANTS='-only T3', or '-changed REVISION' for the packages that changed since.
 MUTANTS ?=
 
+# In simulated time. SCALE=-full runs every combination.
+SCALE ?=
+
+.PHONY: scale
+scale: ## drain 10,000 devices through both queues with 1 to 80 processes, and print the table
+	@$(GO) test -count=1 -timeout 60m -tags scale -run TestScale ./function -args $(SCALE)
+
 .PHONY: mutants
 mutants: ## remove each control and fail unless the test named in docs/security.md notices
 	@$(GO) run ./internal/cmd/mutants $(MUTANTS)

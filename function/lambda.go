@@ -50,7 +50,7 @@ func serveLambda(
 	cancel()
 	log.InfoContext(ctx, "listening", slog.String("host", config.Lambda), slog.String("version", version))
 	lambda.StartWithOptions(&lambdaHost{
-		http: s, run: s.Run, runMessages: s.RunMessages, examine: examine, queues: queues, log: log,
+		http: s, run: s.Run, settle: s.RunMessages, examine: examine, queues: queues, log: log,
 	}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
@@ -58,12 +58,12 @@ func serveLambda(
 // lambdaHost turns the events of Lambda into requests and events, by their envelope alone: the body of a request or
 // a message cannot change its kind.
 type lambdaHost struct {
-	http        http.Handler
-	run         func(context.Context, handler.Event) (any, error)
-	examine     func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
-	runMessages func(context.Context, handler.Source, []handler.Message) []handler.Settlement
-	queues      *app.Queues
-	log         *slog.Logger
+	http    http.Handler
+	run     func(context.Context, handler.Event) (any, error)
+	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
+	settle  func(context.Context, handler.Source, []handler.Message) []handler.Settlement
+	queues  *app.Queues
+	log     *slog.Logger
 }
 
 // envelope holds the members that tell events apart. An absent one is nil.
@@ -164,9 +164,9 @@ func (l *lambdaHost) runDoctor(ctx context.Context, payload []byte) ([]byte, err
 	return json.Marshal(r)
 }
 
-// messages works through a batch of messages of SQS, and returns those that SQS must deliver again. The messages that replace
+// runMessages works through a batch of messages of SQS, and returns those that SQS must deliver again. The messages that replace
 // the others are sent before the response, which deletes their originals. A message that is in the batch twice is handled once.
-func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, error) {
+func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, error) {
 	var batch events.SQSEvent
 	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
 		return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
@@ -183,7 +183,7 @@ func (l *lambdaHost) messages(ctx context.Context, payload []byte) ([]byte, erro
 			messages, records = append(messages, sqsMessage(m)), append(records, m)
 		}
 	}
-	settlements := l.runMessages(ctx, handler.SourceSQS, messages)
+	settlements := l.settle(ctx, handler.SourceSQS, messages)
 	var requeued [][]byte
 	for _, s := range settlements {
 		requeued = append(requeued, s.Requeue...)

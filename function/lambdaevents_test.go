@@ -407,7 +407,7 @@ func TestEventThatPanics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lambdaHost{http: h, run: h.Run, runMessages: h.RunMessages, log: logger}
+	l := &lambdaHost{http: h, run: h.Run, settle: h.RunMessages, log: logger}
 	if answer, err := l.Invoke(t.Context(), []byte(`{"command":"sweep"}`)); err == nil || err.Error() != "internal_error" || answer != nil {
 		t.Errorf("%s, %v", answer, err)
 	}
@@ -497,7 +497,7 @@ func TestSQSPermanentFailures(t *testing.T) {
 	} {
 		sqs := &fakeSQS{t: t, status: test.status}
 		log := &bytes.Buffer{}
-		l := &lambdaHost{runMessages: run, queues: app.NewQueues(func(name string) string { return test.env[name] }, sqs), log: app.NewLog(log, slog.LevelInfo)}
+		l := &lambdaHost{settle: run, queues: app.NewQueues(func(name string) string { return test.env[name] }, sqs), log: app.NewLog(log, slog.LevelInfo)}
 		reply, err := l.Invoke(t.Context(), []byte(test.event))
 		if err != nil || string(reply) != handedBack(test.back...) || !slices.Equal(sqs.calls, test.calls) {
 			t.Errorf("%s: %s, %v after %v; want %s after %v", name, reply, err, sqs.calls, handedBack(test.back...), test.calls)

@@ -463,7 +463,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	stop()
 	serving.Wait()
 
-	l := &lambdaHost{http: h, run: h.Run, runMessages: h.RunMessages, log: log}
+	l := &lambdaHost{http: h, run: h.Run, settle: h.RunMessages, log: log}
 	for _, test := range []struct{ payload, want string }{
 		{`{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":` + string(message) + `}`, `{"statusCode":500,`},
 		{`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1","body":` + string(message) + `}]}`, `{"batchItemFailures":[{"itemIdentifier":"m-1"}]}`},
