@@ -318,7 +318,9 @@ func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
 		if err != nil {
 			return nil, err
 		}
-		var reply struct{ BatchItemFailures []struct{ ItemIdentifier string } }
+		var reply struct {
+			BatchItemFailures []struct{ ItemIdentifier string }
+		}
 		if err := json.Unmarshal(out, &reply); err != nil {
 			return nil, err
 		}
