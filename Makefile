@@ -12,7 +12,7 @@ SOAKSEED ?= 0
 GO      := go
 LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
 # Static, without paths of the machine, and the same bytes wherever it is built. norpc leaves out a protocol that Lambda's
-# provided runtimes do not speak, noaws what has no use outside of AWS.
+# provided runtimes do not speak, noaws the code without a use outside of AWS.
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -tags lambda.norpc
 TOOL    := $(GO) tool -modfile=internal/tools/go.mod
 # These two do not build beside the other tools.
@@ -20,7 +20,7 @@ ACTIONLINT := $(GO) tool -modfile=internal/tools/actionlint/go.mod actionlint
 SBOM    := $(GO) tool -modfile=internal/tools/sbom/go.mod cyclonedx-gomod
 COMPONENTS := $(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)'
 LIMIT   := 10485760
-# What is linted of bench/: to look at the rest, Microsoft's library for Graph would have to be compiled.
+# The linted packages of bench/. The others would compile Microsoft's library for Graph.
 BENCHMARK := . ./floor ./webhook
 
 .PHONY: help
@@ -76,7 +76,7 @@ workflows: $(ZIZMOR) ## look for weaknesses in the workflows (needs python3 with
 	$(ACTIONLINT)
 	$(ZIZMOR) --offline --quiet --persona pedantic --min-severity low .github
 
-# What the integration tests run is pinned with all that it brings: integration/requirements.txt and
+# Programs of the integration tests, pinned with their dependencies: integration/requirements.txt and
 # integration/node/package-lock.json.
 SCHEMATHESIS := .tools/integration/bin/schemathesis
 $(SCHEMATHESIS): integration/requirements.txt
@@ -100,7 +100,7 @@ integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' program
 hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
 	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
 
-# What the function is measured beside for Node, pinned with all that it brings.
+# The Node programs that the benchmark compares with, pinned with their dependencies.
 BENCHNODE := .tools/bench/package-lock.json
 $(BENCHNODE): $(wildcard bench/node/*)
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "make bench needs node (20.19 or later) and npm: install them" >&2; exit 1; }
@@ -137,7 +137,7 @@ mutants: ## remove each control and fail unless the test named in docs/security.
 soak: ## serve 500 requests a second for SOAKTIME (30m) under faults, rotations and freezes, and print the figures (Linux)
 	$(GO) test -count=1 -timeout 0 -v -tags soak ./integration -args -soaktime $(SOAKTIME) -soakseed $(SOAKSEED)
 
-# checkov and cfn-lint do not agree on what they need.
+# checkov and cfn-lint need different versions of their dependencies.
 CHECKOV := .tools/checkov/bin/python
 $(CHECKOV): infra/azure/requirements.txt
 	python3 -m venv .tools/checkov
@@ -215,7 +215,8 @@ infra/power-automate/connector/icon.png: infra/power-automate/connector/icon.svg
 	rsvg-convert --width 230 --height 230 $< --output $@
 
 # The application for ServiceNow. npm installs its SDK into a folder of its own, from the lock file and without install scripts.
-# dist/servicenow has what a ServiceNow administrator needs without this repository. The SDK's own package stays out: no two are alike.
+# dist/servicenow is for a ServiceNow administrator without this repository. The SDK's own package stays out: its bytes
+# differ in every build.
 SERVICENOW := infra/servicenow
 $(SERVICENOW)/node_modules/.package-lock.json: $(SERVICENOW)/package.json $(SERVICENOW)/package-lock.json
 	@node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || a == 20 && b >= 18 ? 0 : 1)' && npm --version >/dev/null \
@@ -309,7 +310,7 @@ release-programs: package-azure package-lambda
 		while read -r path version dir; do printf '%s %s\n\n' "$$path" "$$version"; cat "$$dir"/LICENSE*; printf '\n\n'; done > $(OUT)/licenses.txt
 	@cat "$$($(GO) env GOROOT)/LICENSE" >> $(OUT)/licenses.txt
 
-# What makers and administrators import. The tools that build these come from npm.
+# The files that makers and administrators import. Tools from npm build them.
 .PHONY: release-imports
 release-imports: power-automate servicenow
 	@mkdir -p $(OUT)

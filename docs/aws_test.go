@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What docs/aws.md says of the template and of the exchange is what they have.
+// docs/aws.md agrees with the template and with the token exchange.
 func TestAWSPage(t *testing.T) {
 	page, template := read(t, "aws.md"), read(t, "../template.yaml")
 	tests := defined(t)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Whoever reads the log finds each message that the program writes in the page, up to the first colon.
+// The page has every message that the program logs, up to the first colon.
 func TestOperationsHasEveryMessage(t *testing.T) {
 	page, err := os.ReadFile("operations.md")
 	if err != nil {
@@ -26,7 +26,7 @@ func TestOperationsHasEveryMessage(t *testing.T) {
 			found++
 			message, _, _ := strings.Cut(m[1], ":")
 			if !strings.Contains(string(page), "`"+message) && !strings.Contains(string(page), `"message":"`+message+`"`) {
-				t.Errorf("%s writes %q, of which the page says nothing", path, m[1])
+				t.Errorf("%s writes %q, which the page does not have", path, m[1])
 			}
 		}
 		return err

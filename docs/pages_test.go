@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// Whoever follows a page from its top has every variable and every file that its commands use.
+// A page introduces every variable and every file before its commands use them.
 func TestPagesSetWhatTheyUse(t *testing.T) {
 	for _, name := range []string{"aws.md", "operations.md", "schedules.md"} {
 		page, used := read(t, name), 0
 		given := map[string]bool{}
 		for i, part := range strings.Split(page, "```") {
-			if i%2 == 0 { // prose, which may say what a variable stands for
+			if i%2 == 0 { // prose, which may introduce a variable
 				for _, m := range regexp.MustCompile("`\\$([A-Z_]+)`").FindAllStringSubmatch(part, -1) {
 					given[m[1]] = true
 				}
@@ -28,7 +28,7 @@ func TestPagesSetWhatTheyUse(t *testing.T) {
 			for _, m := range regexp.MustCompile(`\$\{?([A-Z_]+)|\$\(cat (\S+)\)|file://(\S+)|--policy @(\S+)`).FindAllStringSubmatch(script, -1) {
 				used++
 				if what := m[1] + m[2] + m[3] + m[4]; !given[what] {
-					t.Errorf("%s uses %s and does not say where it is from", name, what)
+					t.Errorf("%s uses %s without introducing it", name, what)
 				}
 			}
 		}

@@ -81,7 +81,7 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 	}, nil
 }
 
-// Background returns a Client for changes whose time a Pace decides: it does not retry what Graph throttles.
+// Background returns a Client for changes that a Pace schedules: it does not retry throttled requests.
 func (c *Client) Background() *Client {
 	return &Client{
 		endpoint: c.endpoint, userAgent: c.userAgent, transport: c.transport,

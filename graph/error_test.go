@@ -91,7 +91,7 @@ func TestClassifyFailure(t *testing.T) {
 // FuzzClassifyFailure holds the classification of any error body to these properties:
 //  1. It does not panic, and always has a reason.
 //  2. The status decides between the classes: a 401 or 403 is Forbidden or ApprovalRequired, a 429 Throttled and a 5xx never
-//     the caller's fault, whatever the body says.
+//     the caller's fault, for any body.
 //  3. The code and the wait are reduced, and so is the request-id of the header.
 func FuzzClassifyFailure(f *testing.F) {
 	for _, body := range []string{plain, nested, doubly, html, route, noJSON, notFound, resource, noIntune, wrongRoot, quirk, waitText, waitNum, approval, cancelled, "", "null", `{"error":null}`, `{"error":{"code":"\u202e"}}`} {

@@ -37,7 +37,7 @@ type entry struct {
 // maxAttrs is the usual number of attributes of a record, or more.
 const maxAttrs = 32
 
-// write writes an audit record, whatever the level of the log is: LOG_LEVEL must not hide a change.
+// write writes an audit record at every log level: LOG_LEVEL must not hide a change.
 func (h *Handler) write(ctx context.Context, o *origin, e entry) {
 	attrs := append(make([]slog.Attr, 0, maxAttrs),
 		slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))

@@ -30,7 +30,7 @@ func loadContract(t *testing.T) *openapi3.T {
 	return doc
 }
 
-// statuses returns the codes of the status table by status, with those of a list of devices.
+// statuses returns the codes of the status table by status, including a list's.
 func statuses() map[int][]string {
 	codes := map[int][]string{409: {string(devicesFailed)}, 424: {string(devicesFailed)}, 503: {string(devicesFailed)}}
 	for code, row := range statusTable {
@@ -42,8 +42,8 @@ func statuses() map[int][]string {
 	return codes
 }
 
-// operatorStatuses returns the codes of a request for the doctor's report or the device list: those of every operator's
-// request and of reading the keys of callers, and more.
+// operatorStatuses returns the codes of a request for the doctor's report or the device list: every operator's request
+// and the read of callers' keys have these, and more is added.
 func operatorStatuses(more ...error) map[int][]string {
 	codes := map[Code]bool{}
 	for _, err := range append(more,
@@ -136,7 +136,7 @@ func TestContractHasEveryCode(t *testing.T) {
 	}
 }
 
-// ServiceNow's importer passes over what these would say, or refuses the file.
+// ServiceNow's importer ignores these keywords, or refuses the file.
 func TestContractIsFlat(t *testing.T) {
 	text, err := os.ReadFile("openapi.yaml")
 	if err != nil {
@@ -174,7 +174,7 @@ func TestDocsHaveEveryCode(t *testing.T) {
 	}
 }
 
-// The table of docs/api.md is: | what happened | status | codes |.
+// The table of docs/api.md has the columns event, status and codes.
 func TestPageHasTheTable(t *testing.T) {
 	text, err := os.ReadFile("../docs/api.md")
 	if err != nil {

@@ -18,17 +18,17 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// someReport is what an examination has found.
+// someReport is the report of an examination.
 type someReport struct {
 	OK bool `json:"ok"`
 }
 
 func (someReport) LogValue() slog.Value { return slog.GroupValue(slog.Int("failed", 3)) }
 
-// well is an examination that finds something at once.
+// well is an examination that returns at once.
 func well(context.Context) (slog.LogValuer, error) { return someReport{}, nil }
 
-// as is a Verifier for which everybody is the one caller of that name.
+// as is a Verifier that returns the same caller for every request.
 func as(kind caller.Kind, id string) verifierFunc {
 	return func(*http.Request, []byte) (caller.Caller, error) { return caller.Caller{Kind: kind, ID: id}, nil }
 }
@@ -39,7 +39,7 @@ func refuses(err error) verifierFunc {
 	}
 }
 
-// Nobody may ask unless he is named, and named exactly, by whatever he proves who he is.
+// Only callers with exactly a configured name get a report, with any kind of evidence.
 func TestDoctorIsForWhomItNames(t *testing.T) {
 	const user = "user:1,app:2"
 	for name, test := range map[string]struct {
@@ -89,8 +89,7 @@ func TestDoctorIsForWhomItNames(t *testing.T) {
 	}
 }
 
-// What can be signed for the one route is good for nothing at the other, since a signature does not say which it is
-// for.
+// A signature does not name its route: one for the unassign route must be invalid at the doctor's, and the reverse.
 func TestDoctorReadsNoBody(t *testing.T) {
 	key := []byte("key-of-the-doctor-0123456789")
 	o := Options{
@@ -132,7 +131,7 @@ func (k oneKey) Current(context.Context) ([]caller.Key, error) {
 }
 func (k oneKey) Refresh(ctx context.Context) ([]caller.Key, error) { return k.Current(ctx) }
 
-// Whoever asks while an examination is made gets its report, and nobody waits longer than his own time.
+// Concurrent requests share one examination, and each waits no longer than its own time.
 func TestOneExaminationAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := 0
@@ -197,7 +196,7 @@ func TestDoctorCountsAsAList(t *testing.T) {
 	}
 }
 
-// What goes wrong with an examination is an answer, and the next one is made.
+// A failed examination is a response, and the next request starts another one.
 func TestDoctorThatFails(t *testing.T) {
 	for name, examine := range map[string]func(context.Context) (slog.LogValuer, error){
 		"an error": func(context.Context) (slog.LogValuer, error) { return nil, errors.New("fails") },

@@ -72,7 +72,7 @@ func (e *EventError) Error() string { return string(e.Code) }
 // maxLateness is how long after its scheduled time an event is still carried out.
 const maxLateness = 6 * time.Hour
 
-// The codes of events, beside those of requests.
+// The codes of events, in addition to the codes of requests.
 const (
 	eventInvalid        Code = "event_invalid"         // a field is invalid; the log names it
 	eventLate           Code = "event_late"            // more than six hours after its scheduled time

@@ -22,7 +22,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// carryOut runs an event on a handler made of o, and returns what comes of it with the records of the log.
+// carryOut runs an event on a handler made of o, and returns its result with the records of the log.
 func carryOut(t *testing.T, o Options, e Event) (any, *EventError, []map[string]any) {
 	t.Helper()
 	var log bytes.Buffer
@@ -57,8 +57,7 @@ func sweepWithContext(context map[string]string) Event {
 	return e
 }
 
-// A panic is an error that can be tried again. The devices that it concerns are recorded, and that it is not known what
-// became of them.
+// A panic is a transient error. The records name its devices, with an unknown outcome.
 func TestEventPanics(t *testing.T) {
 	broken := devicesFunc(func([]graph.DeviceID) []graph.Result { panic("broken") })
 	for name, test := range map[string]struct {
@@ -84,7 +83,7 @@ func TestEventPanics(t *testing.T) {
 	}
 }
 
-// Whoever reads the log finds the message, and hears of every device that is left for a person: nobody else is told.
+// The log has the message and every device that needs a person, because an event has no caller who learns of them.
 func TestEventFailuresAreLoud(t *testing.T) {
 	for name, test := range map[string]struct {
 		command string
@@ -113,7 +112,7 @@ func TestEventFailuresAreLoud(t *testing.T) {
 	}
 }
 
-// The words of whoever made the event and those of its host stand beside each other, and the host's count.
+// The context of the event's author is beside the host's in the record, and the host's values win.
 func TestEventContext(t *testing.T) {
 	event := CommandEvent([]byte(`{"command":"unassign","deviceId":"` + someDevice + `","scheduleArn":"arn:1","context":{"room":"Fjord","messageId":"forged"}}`))
 	event.Context = map[string]string{"messageId": "m-1"}
@@ -164,7 +163,7 @@ func TestDecodeCommand(t *testing.T) {
 	}
 }
 
-// eventCodes returns the codes that event.go adds to those of requests.
+// eventCodes returns the codes that only events have.
 func eventCodes(t *testing.T) []Code {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "event.go", nil, parser.SkipObjectResolution)
@@ -228,7 +227,7 @@ func TestDocsHaveEveryEventCode(t *testing.T) {
 	}
 }
 
-// A queue delivers a message more than once. What of it has ended for good is not done again: the device may have a new
+// A queue delivers a message more than once. A device with a final result is not changed again: it may have a new
 // account.
 func TestEventComesAgain(t *testing.T) {
 	const unknown = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"

@@ -13,7 +13,7 @@ import (
 	"autopilot-unassign/handler/caller"
 )
 
-// What the headers of Power Automate say is in the audit record where it is plain, and nowhere where it is not.
+// The audit record has the plain headers of Power Automate, and drops the others.
 func TestFlowOf(t *testing.T) {
 	const run = "08584542217612634418212349876CU21"
 	for name, test := range map[string]struct {

@@ -49,8 +49,8 @@ var _ Devices = (*graph.Client)(nil)
 // Options are the dependencies and settings of a Handler. Devices, Verifier, Log and Timeout are required.
 type Options struct {
 	Devices Devices
-	// Background changes devices for queues and sweeps: it must not retry what Graph throttles, because Pace decides
-	// the time. nil means Devices.
+	// Background changes devices for queues and sweeps: it must not retry throttled requests, because Pace schedules
+	// them. nil means Devices.
 	Background Devices
 	Pace       Pace // of changes in the background; nil means no limit
 	Queue      Queue

@@ -17,7 +17,7 @@ import (
 	"autopilot-unassign/handler/caller"
 )
 
-// devicesFunc is what a function does for devices.
+// devicesFunc is a Devices that unassigns with a function.
 type devicesFunc func(ids []graph.DeviceID) []graph.Result
 
 func (f devicesFunc) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
@@ -41,7 +41,7 @@ func (devicesFunc) All(context.Context) iter.Seq2[graph.Device, error] {
 	panic("no request needs the inventory")
 }
 
-// verifierFunc is a function that knows who asks.
+// verifierFunc is a Verifier made of a function.
 type verifierFunc func(*http.Request, []byte) (caller.Caller, error)
 
 func (f verifierFunc) Verify(r *http.Request, body []byte) (caller.Caller, error) { return f(r, body) }
@@ -54,7 +54,7 @@ func done204(ids []graph.DeviceID) []graph.Result {
 	return results
 }
 
-// ask sends a request to a handler made of o, and returns the answer and the log.
+// ask sends a request to a handler made of o, and returns the response and the log.
 func ask(t *testing.T, o Options, method, target, body string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	var log bytes.Buffer
@@ -121,7 +121,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// What was begun is brought to its end, whether or not the caller is still there.
+// A started request completes after its caller disconnects.
 func TestCallerWhoGoesAwayStopsNothing(t *testing.T) {
 	var log bytes.Buffer
 	gone, leave := context.WithCancel(t.Context())
@@ -163,7 +163,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-// found are devices of which every search finds one.
+// found are devices with one match for every search.
 type found struct {
 	devicesFunc
 	device graph.Device
@@ -177,7 +177,7 @@ func (f found) Find(_ context.Context, selectors ...graph.Selector) []graph.Foun
 	return all
 }
 
-// What stands in Intune has been written there by anybody, and is quoted in the log where it could mislead a reader.
+// Texts from Intune are untrusted: the log quotes them where they could mislead a reader.
 func TestTextOfIntuneInTheLog(t *testing.T) {
 	device := graph.Device{ID: mustDevice(t, someDevice), SerialNumber: "5CG\u202e1", GroupTag: "MTR\u2066 Ålesund"}
 	_, log := ask(t, Options{Devices: found{done204, device}}, http.MethodPost, RouteUnassign, `{"serialNumber":"5CG1"}`)

@@ -18,7 +18,7 @@ import (
 // time: expected protects a newer assignment from an old request.
 //
 // The ledger stores final results: successes, and refusals caused by the device (see result.final). A delivery that was
-// refused for the account it found must not succeed when somebody repeats it later. It does not store transient
+// refused for the account it found must not succeed when it is repeated later. It does not store transient
 // failures or our own configuration faults: a retry may succeed. Nor does it store refusals before a device is reached:
 // a repetition is refused again. Each device of a list is stored by itself, and a repetition carries out the others.
 //
@@ -58,7 +58,7 @@ type ledgerEntry struct {
 	storedAt time.Time
 }
 
-// attempt is what the last attempt of a delivery left.
+// attempt is the state that the last attempt of a delivery left.
 type attempt struct {
 	requestID string
 	devices   []device // the zero device where the result was not final

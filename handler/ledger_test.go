@@ -22,8 +22,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// desk is a handler that is asked more than once. It believes the header X-Caller about who asks (kind/id), and for
-// signature callers webhook-id.
+// desk is a handler for repeated requests. The header X-Caller (kind/id) names the caller; signature callers also have
+// webhook-id.
 type desk struct {
 	*Handler
 	mu   sync.Mutex
@@ -31,8 +31,7 @@ type desk struct {
 	log  bytes.Buffer
 }
 
-// newDesk returns a desk at which act does what is asked for; it is told how often it has been asked, this time
-// included.
+// newDesk returns a desk that changes devices with act. n is the number of the call, from 1.
 func newDesk(act func(n int, ids []graph.DeviceID) []graph.Result, policy Policy) *desk {
 	d := &desk{}
 	d.Handler = New(Options{
@@ -94,7 +93,7 @@ func (d *desk) want(t *testing.T, when string, w *httptest.ResponseRecorder, sta
 
 func alwaysDone(_ int, ids []graph.DeviceID) []graph.Result { return done204(ids) }
 
-// failing returns what Graph answers if every device fails with err.
+// failing returns results in which every device fails with err.
 func failing(err error) func(int, []graph.DeviceID) []graph.Result {
 	return func(_ int, ids []graph.DeviceID) []graph.Result {
 		results := done204(ids)
@@ -136,8 +135,8 @@ func TestRepetition(t *testing.T) {
 	}
 }
 
-// TestWhatIsKept has every end of a request come and its delivery again: those that asking again can change are not
-// kept.
+// TestWhatIsKept repeats deliveries after each kind of result: the ledger stores only results that a retry cannot
+// change.
 func TestWhatIsKept(t *testing.T) {
 	for service, reasons := range map[upstream.Service][]upstream.Reason{
 		upstream.Graph: {
@@ -163,8 +162,8 @@ func TestWhatIsKept(t *testing.T) {
 	}
 }
 
-// TestWhatIsKeptOfAList has a list come again of which one device ended well and another did not: only what may end
-// otherwise is tried again, since a device that is done may have a new account by now.
+// TestWhatIsKeptOfAList repeats a list after a success and a failure: only the failed device is retried, because a done
+// device may have a new account by now.
 func TestWhatIsKeptOfAList(t *testing.T) {
 	second := mustDevice(t, "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02")
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"` + second.String() + `"}]}`
@@ -226,8 +225,8 @@ func TestWhatIsKeptOfAList(t *testing.T) {
 	}
 }
 
-// TestToldAgain has a list come again in which each device ended in its own way: it is answered to the byte as before,
-// and recorded with what is known of each.
+// TestToldAgain repeats a list with a different result for each device: the response is the same to the byte, and the
+// records have each device's result.
 func TestToldAgain(t *testing.T) {
 	d := newDesk(nil, Policy{GroupTags: []string{"MTR"}})
 	d.Devices = manyEnds{}
@@ -289,8 +288,8 @@ func (manyEnds) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID
 	return results
 }
 
-// TestNothingIsKeptOfWhatFailed has deliveries that end in nothing for good: of lists, of which the first device may
-// end otherwise, one attempt is kept, and of the others none.
+// TestNothingIsKeptOfWhatFailed has deliveries without a final result: the ledger stores one attempt of a list whose first
+// device may be retried, and nothing of the others.
 func TestNothingIsKeptOfWhatFailed(t *testing.T) {
 	busy := &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled}
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
@@ -308,8 +307,8 @@ func TestNothingIsKeptOfWhatFailed(t *testing.T) {
 	}
 }
 
-// TestForgottenMeanwhile has an attempt be forgotten while the next one of the same delivery is under way: who comes
-// then waits for that.
+// TestForgottenMeanwhile evicts an attempt while the next one of the same delivery is running: a later request waits for
+// the running one.
 func TestForgottenMeanwhile(t *testing.T) {
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
 	synctest.Test(t, func(t *testing.T) {
@@ -375,8 +374,7 @@ func (n *namedTwice) UnassignResourceAccount(_ context.Context, ids ...graph.Dev
 	return done204(ids)
 }
 
-// TestListThatDoesNotComeSoFar has a list come again that is refused for its caller's rate: what ended before is not
-// forgotten.
+// TestListThatDoesNotComeSoFar repeats a list that exceeds its caller's rate: earlier results stay in the ledger.
 func TestListThatDoesNotComeSoFar(t *testing.T) {
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"}]}`
 	synctest.Test(t, func(t *testing.T) {
@@ -526,7 +524,7 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
-// TestWhoseDelivery has ids of one caller be those of another, and headers that prove nothing beside a signature.
+// TestWhoseDelivery has callers with equal delivery ids, and unauthenticated id headers beside a signature.
 func TestWhoseDelivery(t *testing.T) {
 	d := newDesk(alwaysDone, Policy{})
 	for i, test := range []struct {
@@ -615,8 +613,8 @@ func TestLedgerIsBounded(t *testing.T) {
 	}
 }
 
-// TestRepetitionIsNotCounted has the limit of a caller spent by what is carried out, and by nothing else; and a request
-// that is over the limit not be the end of its delivery.
+// TestRepetitionIsNotCounted counts only carried-out requests for a caller's limit. A request over the limit is no final
+// result of its delivery.
 func TestRepetitionIsNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(alwaysDone, Policy{PerMinute: 20})

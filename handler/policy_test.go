@@ -169,8 +169,8 @@ func TestEventsDoNotCount(t *testing.T) {
 	}
 }
 
-// TestPolicyHidesOtherDevices has devices outside the policy: a response has nothing about them but what the request
-// named.
+// TestPolicyHidesOtherDevices has devices outside the policy: a response repeats only the request's own words about
+// them.
 func TestPolicyHidesOtherDevices(t *testing.T) {
 	inside, outside := mustDevice(t, someDevice), mustDevice(t, someDevice[:35]+"9")
 	shared := graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Sharing: 1000}
@@ -188,7 +188,7 @@ func TestPolicyHidesOtherDevices(t *testing.T) {
 		"by id": `{"deviceId":"` + outside.String() + `"}`, "by serial number": `{"serialNumber":"visible"}`, "shared": `{"serialNumber":"shared"}`,
 	} {
 		w, _, record := post(t, Options{Devices: fake, Policy: policy}, body)
-		answer := strings.ReplaceAll(w.Body.String(), body[1:len(body)-1], "") // what the request named
+		answer := strings.ReplaceAll(w.Body.String(), body[1:len(body)-1], "") // the request's own words
 		for _, secret := range []string{"hidden", "Kiosk", "fjord", outside.String(), "1000"} {
 			if strings.Contains(answer, secret) {
 				t.Errorf("%s: %q is in %s", name, secret, answer)
@@ -208,7 +208,7 @@ func TestPolicyHidesOtherDevices(t *testing.T) {
 }
 
 // TestAuditIsWrittenAtEveryLevel has the records of a request, a refusal, an event and a sweep in a log of errors alone,
-// and those of requests before their responses.
+// and the records of requests before their responses.
 func TestAuditIsWrittenAtEveryLevel(t *testing.T) {
 	var log bytes.Buffer
 	h := New(Options{

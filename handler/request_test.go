@@ -192,9 +192,9 @@ func encode(tb testing.TB, req request) []byte {
 
 // FuzzDecode looks for a body that can be read in two ways. Properties:
 //  1. decode does not panic, and its error is a *refusal with a row in the status table.
-//  2. What is accepted is written back to one body, which is read as the same request.
-//  3. What is accepted is read the same by encoding/json, so that no other reader of the body sees another device.
-//  4. What is accepted holds the limits, and breaks no line of a log.
+//  2. An accepted request is encoded to one body, which decodes to the same request.
+//  3. encoding/json reads an accepted body the same, so that no other reader of the body sees another device.
+//  4. An accepted request is within the limits, and breaks no line of a log.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		`{"deviceId":"` + someDevice + `"}`,

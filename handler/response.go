@@ -65,9 +65,8 @@ type Account struct {
 	ResourceName      string `json:"resourceName,omitempty"`
 }
 
-// Failure is the body of every response that is no success. What callers cut off or show alone comes first: ServiceNow
-// keeps 100 characters of a body, Power Automate shows error.message. The other members are those of RFC 9457 and our
-// own.
+// Failure is the body of every response that is no success. The error comes first, because callers truncate: ServiceNow
+// keeps 100 characters of a body, Power Automate shows error.message. The other members are from RFC 9457 and our own.
 type Failure struct {
 	Error        FailureError  `json:"error"`
 	Type         string        `json:"type"`
@@ -119,7 +118,7 @@ type Summary struct {
 // respond returns the response to a request for devices, and sets its headers in header.
 func (h *Handler) respond(header http.Header, r *http.Request, o *origin, w *work) response {
 	id := o.requestID
-	if w.replayOf != "" { // the body of a repetition is that of the first request
+	if w.replayOf != "" { // a repetition has the body of the first request
 		id = w.replayOf
 		header.Set("Idempotent-Replayed", "true")
 	}
@@ -296,7 +295,7 @@ func newFailure(ended result) Failure {
 	return body
 }
 
-// failure returns the body for a device that failed. Of a device outside the policy it says only what the caller sent.
+// failure returns the body for a device that failed. For a device outside the policy it has only the caller's own words.
 func (d *device) failure(ended result) Failure {
 	body := newFailure(ended)
 	known := d.known

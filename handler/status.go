@@ -98,7 +98,7 @@ const (
 type statusRow struct {
 	status  int
 	title   string
-	message string // what happened and what to do, the fact first; at most 300 characters
+	message string // the event, then its fix; at most 300 characters
 	// retryAfter is the value of Retry-After unless the service named a time. Zero means that the header is not sent.
 	retryAfter time.Duration
 }

@@ -61,7 +61,7 @@ func TestDashboardQueries(t *testing.T) {
 	}
 	names := recorded(t)
 	word := regexp.MustCompile(`\br\.([a-z_]+)|\b([a-z]+(?:_[a-z]+)+|code|status|outcome|reference|attempts|inventory|matching|succeeded|failed)\b`)
-	own := []string{"parse_json", "message"} // KQL's, and what tells the records apart
+	own := []string{"parse_json", "message"} // KQL's, and the member that tells the records apart
 	for title, query := range queries {
 		found := 0
 		for _, m := range word.FindAllStringSubmatch(query, -1) {

@@ -1,4 +1,4 @@
-// Package infra_test holds the files of a deployment to what the hosts demand, to the program, and to each other.
+// Package infra_test holds the files of a deployment to the rules of the hosts, to the program, and to each other.
 package infra_test
 
 import (
@@ -181,7 +181,7 @@ func TestOptionalFunctions(t *testing.T) {
 			t.Errorf("azure.go does not have %s", word)
 		}
 	}
-	// But for what the queue needs, the two are one.
+	// Except for the queue's resources, the two are one.
 	var plain, withQueue map[string]any
 	readJSON(t, "../host.json", &plain)
 	readJSON(t, "azure/queue/host.json", &withQueue)

@@ -62,7 +62,7 @@ func TestCodeOwners(t *testing.T) {
 	}
 }
 
-// Go alone builds what runs, in a job without npm and PyPI; nothing is published that another job has not tested and rebuilt.
+// Only Go builds the programs, in a job without npm and PyPI. Another job tests and rebuilds every published file.
 func TestReleaseWorkflow(t *testing.T) {
 	t.Parallel()
 	var workflow struct {
@@ -98,7 +98,7 @@ func TestReleaseWorkflow(t *testing.T) {
 	if needs := asList(workflow.Jobs["publish"].Needs); !slices.Equal(needs, []any{"build", "check", "vulnerabilities"}) {
 		t.Errorf("the job publish needs %v", needs)
 	}
-	// The recipe of release-programs, and of what it needs, runs no tool of npm or PyPI.
+	// The recipes of release-programs and its prerequisites run no tool of npm or PyPI.
 	recipes := regexp.MustCompile(`(?ms)^\.PHONY: (?:release-programs|package-azure|package-lambda)\n.*?\n\n`).FindAllString(read(t, "../Makefile"), -1)
 	if len(recipes) != 3 {
 		t.Fatalf("%d recipes", len(recipes))

@@ -45,7 +45,7 @@ type Verifier interface {
 	Verify(r *http.Request, body []byte) (Caller, error)
 }
 
-// The errors of a verification, beside those of reading keys.
+// The errors of a verification. Reading keys has its own errors.
 var (
 	ErrNoEvidence = errors.New("no signature, API key or token of the kinds that are set up")
 	ErrDenied     = errors.New("not authentic")
@@ -96,7 +96,7 @@ type Challenger interface {
 
 // Any returns a Verifier that accepts the evidence of any of verifiers, and tries all of them. Its error is
 // ErrNoEvidence if no verifier found evidence, else the most specific one: unreadable keys, then ErrForbidden,
-// ErrExpired, ErrDenied. Its challenge joins those of the verifiers.
+// ErrExpired, ErrDenied. Its challenge joins the verifiers' challenges.
 func Any(verifiers ...Verifier) Challenger { return anyOf(verifiers) }
 
 type anyOf []Verifier

@@ -8,12 +8,11 @@ import (
 	"testing"
 )
 
-// FuzzClaims looks at any claims as if they were signed: with a signature around them a fuzzer would come to nothing.
+// FuzzClaims checks any claims without their signature, which a fuzzer could not produce.
 // Properties:
 //  1. It does not panic.
-//  2. Whoever is accepted has a token of the tenant, by its issuer, for an audience, with the role; and with the scope, if
-//     it acts for a user.
-//  3. Whoever is accepted or forbidden goes by an id that is made of GUIDs.
+//  2. An accepted token has the tenant's issuer, an accepted audience and the role, and for a user also the scope.
+//  3. The id of an accepted or forbidden caller consists of GUIDs.
 func FuzzClaims(f *testing.F) {
 	const (
 		tenant   = "11111111-2222-4333-8444-555555555555"

@@ -324,7 +324,7 @@ func TestDecodeKeys(t *testing.T) {
 
 // FuzzSignature mutates a signed message. Properties:
 //  1. The message verifies as it was signed.
-//  2. It verifies with no other id, timestamp, body or signature, whatever they are.
+//  2. It verifies with no other id, timestamp, body or signature.
 func FuzzSignature(f *testing.F) {
 	const id, body = "msg_1", `{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"}`
 	at := time.Unix(1_700_000_000, 0)

@@ -160,7 +160,7 @@ func (t *Token) checkClaims(c *claims) error {
 	}
 	switch {
 	case c.Issuer != issuer:
-		return &tokenError{"its issuer is not that of its tenant and version"}
+		return &tokenError{"its issuer does not match its tenant and version"}
 	case !slices.Contains(t.Audiences, c.audience):
 		return &tokenError{"it is for another audience"}
 	}

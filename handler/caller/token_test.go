@@ -37,7 +37,7 @@ const (
 	keyID       = "key-1"
 )
 
-// entraKey is what the tokens of these tests are signed with.
+// entraKey signs the tokens of these tests.
 var entraKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -46,7 +46,7 @@ var entraKey = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-// signingKeys are the keys of the tenant, and count how often they are asked for.
+// signingKeys are the keys of the tenant, with a count of their uses.
 type signingKeys struct {
 	asked int
 	err   error
@@ -111,7 +111,7 @@ func genuine(tb testing.TB, claims claimSet) string {
 	return issue(tb, jwt.SigningMethodRS256, entraKey(), nil, claims)
 }
 
-// verify asks v about a request with that header Authorization.
+// verify returns the verdict of v on a request with this Authorization header.
 func verify(tb testing.TB, v caller.Verifier, authorization ...string) (caller.Caller, error) {
 	tb.Helper()
 	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "/api/unassign", nil)
@@ -382,7 +382,7 @@ func TestTokenForm(t *testing.T) {
 	}
 }
 
-// Evidence that says by itself that it is of no use causes no key to be read.
+// Evidence that is invalid by itself causes no read of keys.
 func TestTokenAsksForKeysLast(t *testing.T) {
 	for name, token := range map[string]string{
 		"another audience": genuine(t, changed(appV2, claimSet{"aud": appID})),

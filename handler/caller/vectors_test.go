@@ -15,8 +15,8 @@ import (
 	"autopilot-unassign/handler/caller"
 )
 
-// vector is an entry of testdata/signatures.json, which is for senders in any language. The signature is a list, with
-// spaces between, one of which is made with key. The body is that of request, where a sender has to write it in ASCII.
+// vector is an entry of testdata/signatures.json, which is for senders in any language. The signature is a list
+// separated by spaces; one element is made with key. The body comes from request, where a sender must write it in ASCII.
 type vector struct {
 	Name, Key, ID string
 	Timestamp     int64

@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 TOOLS = pathlib.Path(sys.executable).parent
-# What other programs print, where a command reads it.
+# Output of other programs that a command reads.
 GUID = "11111111-2222-4333-8444-555555555555"
 STAND_INS = {
     # It checks the command, and then meets a closed port.

@@ -220,7 +220,7 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	nbf, _ := claims["nbf"].(float64)
 	own := claims["sub"] == c.ClientID && claims["iss"] == c.ClientID
 	if claims["aud"] != endpoint || !own || exp < now || nbf > now+60 {
-		return errors.New("the claims of the assertion are not those of the app")
+		return errors.New("the claims of the assertion do not match the app")
 	}
 	digest := sha256.Sum256(signed)
 	for _, cert := range c.certs {

@@ -420,7 +420,7 @@ func TestOddGraph(t *testing.T) {
 	}
 }
 
-// Every response of Graph has a request-id, that of a fault as well, and the response of a proxy has none.
+// Every response of Graph has a request-id, also after a fault. A proxy's response has none.
 func TestRequestID(t *testing.T) {
 	c := newCaller(t)
 	for name, test := range map[string]struct {

@@ -1,5 +1,5 @@
-// Reads a Swagger file as other programs do: node check.mjs FILE. What this project says of itself is held to by
-// infra/connector_test.go; this is a reader that nobody here has written.
+// Reads a Swagger file as other programs do: node check.mjs FILE. infra/connector_test.go
+// checks the file against this repository; this is an independent reader.
 import SwaggerParser from '@apidevtools/swagger-parser'
 
 const file = process.argv[2]

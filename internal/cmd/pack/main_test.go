@@ -27,7 +27,7 @@ func pack(t *testing.T, args ...string) []byte {
 	return file
 }
 
-// The package for Azure, of what it is really made of but for the executable.
+// The package for Azure, with its real files except the executable.
 func TestAzurePackage(t *testing.T) {
 	worker := filepath.Join(t.TempDir(), "built")
 	if err := os.WriteFile(worker, []byte("binary"), 0o600); err != nil {

@@ -56,7 +56,7 @@
 //	    more than maxConcurrentRequests wait, and more than maxOutstandingRequests get 429 with X-FUNCTION-SCALEOUT and no
 //	    Retry-After [M].
 //	    None of these responses has a body, but for the homepage.
-//	E8  Proxying: all but the hop-by-hop headers are passed on [Y RequestUtilities.cs:71-90], and those of the table are set. [M]
+//	E8  Proxying: all but the hop-by-hop headers are passed on [Y RequestUtilities.cs:71-90], and the table's are set. [M]
 //	E9  Status, headers except hop-by-hop ones, and body are passed back. Content-Length is dropped from 204 and 205. [Y] A worker
 //	    that responds and closes the connection while the host is still sending the body breaks the write: the caller gets 500
 //	    (bodies from 8 MiB always, from 4 MiB at times). [M]

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// work listens as a custom handler does. How it starts is said by the environment; what it does about a request by the header
-// X-Do, and about an invocation by the member do of what it is given.
+// work listens as a custom handler does. The environment selects its start; the header X-Do selects its response
+// to a request, and the member do of the payload its response to an invocation.
 func work(start string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
@@ -91,7 +91,7 @@ func work(start string) {
 	_ = http.Serve(listener, mux)
 }
 
-// seen is what the worker has seen of a request.
+// seen is a request as the worker received it.
 type seen struct {
 	Method, URI, Host, Body, Remote string
 	Header                          http.Header
@@ -303,7 +303,7 @@ func TestStartWaitsForAWorkerThatListensLate(t *testing.T) { // E4, E5: a refuse
 func TestWorkerGetsItsEnvironmentAndFolder(t *testing.T) { // E3
 	t.Setenv("OF_THE_PARENT", "1")
 	dir := newApp(t, hostJSON(`,"x":1`), nil)
-	// This worker is the shell: it prints what it has been given, and goes on as the other worker.
+	// This worker is the shell: it prints its environment, and continues as the other worker.
 	if err := os.Rename(filepath.Join(dir, "worker"), filepath.Join(dir, "other")); err != nil {
 		t.Fatal(err)
 	}
@@ -530,7 +530,7 @@ func TestStartFailsWithoutTheProgram(t *testing.T) { // E1: a name that is no fi
 	}
 }
 
-// The port of a worker is none that somebody else who starts meanwhile could be given.
+// No process that starts meanwhile gets the port of a worker.
 func TestFreePort(t *testing.T) {
 	for range 50 {
 		port, err := freePort(t.Context())

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// invocation is what the worker is sent.
+// invocation is the payload that the worker receives.
 type invocation struct {
 	Data     map[string]any
 	Metadata map[string]any
@@ -29,7 +29,7 @@ func reply(w http.ResponseWriter, text string) {
 	_, _ = io.WriteString(w, text)
 }
 
-// invoked is what the worker does about an invocation.
+// invoked is the worker's handler for an invocation.
 func invoked(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	var in invocation
@@ -232,7 +232,7 @@ func TestInvocationEndsByItsAnswer(t *testing.T) { // E16, E17, E18
 	if _, err := h.Invoke(t.Context(), "sweeper", nil); err == nil {
 		t.Error("a function that is not there was invoked")
 	}
-	// E18: the logs of an invocation that succeeded are in the log by its id, those of one that failed are lost.
+	// E18: the log has the logs of a successful invocation by its id; a failed one loses its logs.
 	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "answer", "type": "application/json", "text": `{"Logs":["one","two"]}`}); err != nil {
 		t.Fatal(err)
 	}

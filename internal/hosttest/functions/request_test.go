@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// answered is what a caller gets.
+// answered is the response that a caller gets.
 type answered struct {
 	status int
 	header http.Header
@@ -63,7 +63,7 @@ func call(t *testing.T, h *Host, method, target, body string, headers ...string)
 	return a
 }
 
-// seen returns what the worker has answered about the request.
+// seen returns the request as the worker reported it.
 func (a answered) seen(t *testing.T) seen {
 	t.Helper()
 	var s seen
@@ -384,7 +384,7 @@ func TestForwardingBuildsTheRequestAnew(t *testing.T) { // E12
 	if want := "/api/Echo?b=2&a=1,2&c=%20%20"; s.URI != want {
 		t.Errorf("the worker has seen %s, want %s", s.URI, want)
 	}
-	delete(s.Header, "Connection") // of the caller, who closes
+	delete(s.Header, "Connection") // the caller's; it closes
 	want := http.Header{
 		"X-Own": {"1"}, "Content-Type": {"text/plain"}, "Content-Own": {"kept"}, "Content-Length": {"4"}, "User-Agent": {"caller/1 Azure-Functions-Host/" + hostVersion},
 		headerInvocationID: {"spoof, " + h.InvocationID()}, headerHostVersion: {"spoof, " + hostVersion},

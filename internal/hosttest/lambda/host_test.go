@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// work is a runtime: it asks for events and does what they say, for ever.
+// work is a runtime that fetches events and executes them, for ever.
 func work(api string) {
 	const runtimePath = "/2018-06-01/runtime/"
 	post := func(path, body string) int {
