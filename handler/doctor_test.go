@@ -83,7 +83,7 @@ func TestDoctorIsForWhomItNames(t *testing.T) {
 		if ok := test.status == http.StatusOK; (asked == 1) != ok || ok != (w.Body.String() == "{\"ok\":false}\n") || ok != (record.Failed == 3) {
 			t.Errorf("%s: examined %d times: %s\n%s", name, asked, w.Body, log)
 		}
-		if who, _ := test.verifier.Verify(nil, nil); record.CallerID != who.ID {
+		if who, _ := test.verifier.Verify(httptest.NewRequest(http.MethodGet, RouteDoctor, nil), nil); record.CallerID != who.ID {
 			t.Errorf("%s: the record names %q", name, record.CallerID)
 		}
 	}

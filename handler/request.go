@@ -323,12 +323,17 @@ func decodeExpected(value json.RawMessage) (graph.Account, error) {
 func decodeContext(value json.RawMessage) (map[string]string, error) {
 	invalid := &refusal{contextInvalid, "context"}
 	context := map[string]string{}
+	count := 0 // null entries count too
 	err := readObject(value, invalid, func(name string) fieldReader {
+		count++
 		return stringField(invalid, func(text string) bool {
 			context[name] = cleanLabel(text, maxContextValue)
-			return plain(name, maxContextName) && len(context) <= maxContextEntries
+			return plain(name, maxContextName)
 		})
 	})
+	if err == nil && count > maxContextEntries {
+		err = invalid
+	}
 	return context, err
 }
 

@@ -163,10 +163,16 @@ func (a anyOf) Challenge(err error) string {
 const PlatformID = "host"
 
 // Platform is the Verifier of a deployment whose host authenticates callers, by a function key or IAM. It accepts every
-// request and reads no header: any client can send the headers in which platforms name the caller.
+// request and reads no header that names a caller: any client can send those.
+//
+// It denies requests that a page of another site makes a browser send: a host that authenticates by cookie passes them
+// on.
 type Platform struct{}
 
 // Verify returns the platform as the caller.
-func (Platform) Verify(*http.Request, []byte) (Caller, error) {
+func (Platform) Verify(r *http.Request, _ []byte) (Caller, error) {
+	if new(http.CrossOriginProtection).Check(r) != nil {
+		return Caller{}, deny("a page of another site sent it")
+	}
 	return Caller{Kind: KindPlatform, ID: PlatformID}, nil
 }

@@ -27,10 +27,10 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.Name + ":" + reda
 // MarshalText returns the name and a placeholder.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redacted), nil }
 
-// Keys are the keys of one kind of callers. They are read when they are first needed, and again after an hour, or when a
-// caller's evidence fits none of them. One whose secret has expired is not there any more: Key Vault gives the value out all the
-// same, but whoever has set the date means it. Whoever sends evidence that fits none can cause no more than one reading in five
-// minutes.
+// Keys are the keys of one kind of callers. They are read on first use, again after a minute, and when a caller's
+// evidence matches none of them. The minute is the time in which a key that an operator disables is refused by every
+// instance, without a restart. Key Vault returns the value of an expired secret; Keys drops it. Evidence that matches no
+// key causes at most one read in five minutes.
 type Keys struct {
 	vault  *Vault
 	names  []string
@@ -71,11 +71,23 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
 	due := !now.Before(k.readNext)
+	recent := len(k.known) > 0 && now.Sub(k.readAt) < refreshAfter
+	due = due && !(recent && k.reading) // one request waits
 	k.mu.Unlock()
-	if due {
+	switch {
+	case !due:
+		return k.now()
+	case !recent:
 		return k.readAgain(ctx, now)
 	}
-	return k.now()
+	// A vault that hangs must not hold the requests of callers whose keys are known.
+	limited, cancel := context.WithTimeout(ctx, refreshWait)
+	defer cancel()
+	keys, err := k.readAgain(limited, now)
+	if keys == nil && limited.Err() != nil && ctx.Err() == nil {
+		return k.now()
+	}
+	return keys, err
 }
 
 // Refresh is Current for one who has found that none of the keys fits: they are read again, unless that was done lately
@@ -174,7 +186,7 @@ func (k *Keys) read(ctx context.Context) {
 	}
 	switch {
 	case failed == 0:
-		k.readNext = now.Add(refreshAfter)
+		k.readNext = now.Add(keyTTL)
 	case upstream.WarmUp(ctx):
 		k.readNext = now
 	case len(k.known) > 0:
