@@ -86,7 +86,7 @@ func contractCases() map[string]contractCase {
 		"an encoding":          {nil, nil, with(header("Content-Encoding", "gzip")), 415, "unsupported_media_type", map[string]string{"Accept-Post": "application/json"}},
 		"16 KiB":               {nil, nil, body(padded(16 << 10)), 204, "", nil},
 		"16 KiB and a byte":    {nil, nil, body(padded(16<<10 + 1)), 413, "body_too_large", nil},
-		"1 MiB, not authentic": {nil, nil, func() sent { return post(padded(1<<20), unsigned) }, 401, "unauthenticated", nil},
+		"1 MiB, not authentic": {nil, nil, func() sent { return post(padded(1<<20), unsigned) }, 401, "unauthenticated", challenge},
 
 		"no body":              {nil, nil, body(""), 400, "body_missing", nil},
 		"no JSON":              {nil, nil, body("deviceId=1"), 400, "invalid_json", nil},
