@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -42,9 +43,10 @@ func TestLargeEvents(t *testing.T) {
 	body := `{"deviceId":"` + someDevice + `","context":{` + entries.String()[1:] + `}}`
 	start := time.Now()
 	_, tooLarge := decodeBody([]byte(body))
+	message, _ := decodeMessageEvent(SourceSQS, []byte(body))
 	for name, err := range map[string]error{
 		"a body":    tooLarge,
-		"a message": MessageEvent(SourceSQS, []byte(body)).invalid,
+		"a message": message.invalid,
 		"a command": CommandEvent([]byte(`{"command":"unassign",` + body[1:])).invalid,
 	} {
 		if refused, ok := errors.AsType[*refusal](err); !ok || refused.code != bodyTooLarge {
@@ -90,7 +92,7 @@ func TestLedgerIsBoundedInBytes(t *testing.T) {
 		job.setRequest(request{targets: list, list: true})
 		o := newOrigin(t.Context(), time.Now(), "request")
 		o.caller, o.delivery = caller.Caller{Kind: caller.KindAPIKey, ID: "key"}, fmt.Sprint(i)
-		if err := h.perform(t.Context(), o, job, nil); err != nil {
+		if err := h.perform(t.Context(), o, job, nil, func(ctx context.Context) error { return h.act(ctx, o, job) }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -248,3 +248,29 @@ func (w *firstWrite) WriteHeader(status int) {
 	w.recorded = w.log.Len() > 0
 	w.ResponseRecorder.WriteHeader(status)
 }
+
+// TestPolicyOfAQueue has messages of a queue under the policy for their source and under DRY_RUN.
+func TestPolicyOfAQueue(t *testing.T) {
+	only := func(p CallerPolicy) Policy { return Policy{Callers: map[string]CallerPolicy{string(SourceSQS): p}} }
+	for name, test := range map[string]struct {
+		policy  Policy
+		code    Code // in the record
+		changes int
+		retry   bool
+		dead    int
+	}{
+		"no policy":      {Policy{PerMinute: 1}, Unassigned, 2, false, 0},
+		"a dry run":      {Policy{DryRun: true}, WouldUnassign, 0, false, 0},
+		"its group tags": {only(CallerPolicy{GroupTags: []string{"revoked"}}), policyDenied, 0, false, 1},
+		"no expected":    {only(CallerPolicy{RequireExpected: true}), policyDenied, 0, false, 1},
+		"too many":       {only(CallerPolicy{DevicesPerHour: 1}), policyDenied, 0, false, 1},
+		"an hour's":      {only(CallerPolicy{DevicesPerHour: 2}), Unassigned, 2, false, 0},
+	} {
+		changed := &graphLog{}
+		settlement, log := settle(t, Options{Devices: changed, Policy: test.policy}, Message{ID: "1", Text: messageOf("", 1, 2)})
+		if len(changed.changed) != test.changes || settlement.Retry != test.retry || len(settlement.DeadLetters) != test.dead ||
+			strings.Count(log, `"code":"`+string(test.code)+`"`) != 2 {
+			t.Errorf("%s: %d changes, %+v, %s", name, len(changed.changed), settlement, log)
+		}
+	}
+}

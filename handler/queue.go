@@ -158,6 +158,11 @@ func (m *messageRun) drain(ctx context.Context, o *origin, w *work) {
 		if granted == 0 {
 			break
 		}
+		if err := m.takeChanges(o, w, pending[:granted]); err != nil {
+			for _, d := range pending[:granted] {
+				d.result = classify(err)
+			}
+		}
 		acting, cancel := context.WithTimeout(ctx, m.Timeout)
 		m.attempt(acting, m.Background, w, pending[:granted])
 		cancel()
