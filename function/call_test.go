@@ -461,6 +461,7 @@ func TestServeSimulated(t *testing.T) {
 }
 
 func TestOnlyTheLocalHostSimulates(t *testing.T) {
+	t.Parallel()
 	for _, variable := range []string{"FUNCTIONS_CUSTOMHANDLER_PORT", "AWS_LAMBDA_RUNTIME_API"} {
 		var out bytes.Buffer
 		err := run(t.Context(), []string{"unassign"}, func(name string) string {

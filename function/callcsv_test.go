@@ -134,6 +134,7 @@ func readResults(t *testing.T, path string) map[string]string {
 // A list of 45 rows with what lists have in them is interrupted, and finished by the same command: each device is acted on
 // once, and again only where it was answered that this is needed.
 func TestCallCSV(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := demo.New(noEnv, io.Discard, version)
 		if err != nil {
@@ -222,6 +223,7 @@ func TestCallCSV(t *testing.T) {
 
 // What fails for all devices ends the run, and what is kept of it lets the next run go on.
 func TestCallCSVStops(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		answer   func(*demo.Simulation) *http.Response
 		want     string
@@ -278,6 +280,7 @@ func TestCallCSVStops(t *testing.T) {
 
 // The rule for callers stands in docs/api.md.
 func TestCallKnowsTheRule(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../docs/api.md")
 	if err != nil {
 		t.Fatal(err)
@@ -296,6 +299,7 @@ func TestCallKnowsTheRule(t *testing.T) {
 
 // A dry run changes nothing, and nothing it finds counts as done.
 func TestCallCSVDryRun(t *testing.T) {
+	t.Parallel()
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1", "5CG5678DEF;room.skog;RITM2")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
@@ -326,6 +330,7 @@ func TestCallCSVDryRun(t *testing.T) {
 // A result counts for what was asked and where: a row that expects another account is asked for again, and the results of
 // another deployment are refused.
 func TestCallCSVOfSomethingElse(t *testing.T) {
+	t.Parallel()
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber,expected", "5CG1234ABC,room.cellar@contoso.com", "PF3-0123-4567,")
 	call := func(url string) (string, error) {
@@ -358,6 +363,7 @@ func TestCallCSVOfSomethingElse(t *testing.T) {
 
 // Rows that are not valid are told, all at once, before anything is sent.
 func TestCallCSVInvalidRows(t *testing.T) {
+	t.Parallel()
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber,id", "5CG1234ABC,", ",5CG5678DEF", "1.2E+11,")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
@@ -377,6 +383,7 @@ func TestCallCSVInvalidRows(t *testing.T) {
 
 // Why the function refuses a whole list is told with the status.
 func TestCallCSVRefused(t *testing.T) {
+	t.Parallel()
 	_, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "id", someDevice)
 	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", url, "-api-key-file", "-", "-csv", file)
@@ -387,6 +394,7 @@ func TestCallCSVRefused(t *testing.T) {
 
 // What is refused as a serial number before anything is sent is what the function would refuse.
 func TestCallCSVKnowsSerialNumbers(t *testing.T) {
+	t.Parallel()
 	s, url := serveSimulation(t)
 	for _, serial := range []string{
 		"5CG1234ABC", "PF3 0123", "-1", "#", "---", "a\u00e9", "a\tb", "a\x7f", "~a!", strings.Repeat("x", 128), strings.Repeat("x", 129), "\u0661", "a,b;c", `a"b`,
@@ -405,6 +413,7 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 
 // A hostile server reaches neither the terminal nor a spreadsheet with more than text.
 func TestCallCSVHostileAnswer(t *testing.T) {
+	t.Parallel()
 	s, err := demo.New(noEnv, io.Discard, version)
 	if err != nil {
 		t.Fatal(err)

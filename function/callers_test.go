@@ -204,6 +204,7 @@ func runSnippetWithout(t *testing.T, program, path string) {
 
 // All scripts keep the same rule. It is looked for as text, so that it also holds for those that cannot be run here.
 func TestSnippetsKnowTheRule(t *testing.T) {
+	t.Parallel()
 	list := regexp.MustCompile(`0+[ ,|]+408[ ,|]+429[ ,|]+500[ ,|]+502[ ,|]+503[ ,|]+504\b`)
 	for language, script := range snippets(t) {
 		if !list.MatchString(script) {

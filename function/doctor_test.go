@@ -24,6 +24,7 @@ import (
 
 // The program itself, on a cloud that is served.
 func TestDoctorAsProcess(t *testing.T) {
+	t.Parallel()
 	c := newCloud()
 	served, err := c.Serve()
 	if err != nil {
@@ -48,18 +49,15 @@ func TestDoctorAsProcess(t *testing.T) {
 		out    []string // of standard output
 		err    string   // of standard error
 	}{
-		"all is well":         {nil, nil, 0, []string{"ok         read the first Autopilot device from Graph: 1, and no more\n", "Nothing was changed"}, ""},
-		"as JSON":             {nil, []string{"-json"}, 0, []string{`"ok": true`, `"check": "graph_devices"`}, ""},
-		"signed in with az":   {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"}, nil, 0, []string{"by VAULT_CREDENTIAL=azure-cli: it was given one"}, ""},
-		"as a role":           {byRole, nil, 0, []string{"which role the function has: it was given one", "by VAULT_CREDENTIAL=aws-federation: it was given one", "Entra ID, AWS STS\n"}, ""},
-		"STS elsewhere":       {append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1, []string{"AWS STS does not take the connection"}, "1 of "},
-		"without az":          {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + t.TempDir()}, nil, 1, []string{"the Azure CLI gave no token: run az login"}, "1 of "},
-		"a setting missing":   {[]string{"GRAPH_TENANT_ID="}, nil, 1, []string{"GRAPH_TENANT_ID is not set"}, "1 of "},
-		"the vault elsewhere": {[]string{"KEY_VAULT_URL=https://" + nobody}, nil, 1, []string{"Key Vault does not take the connection"}, "1 of "},
-		"no identity":         {[]string{"IDENTITY_ENDPOINT=http://" + nobody}, nil, 1, []string{"the identity that reads the vault does not take the connection"}, "1 of "},
-		"Graph elsewhere":     {[]string{"GRAPH_ENDPOINT=https://" + nobody}, nil, 1, []string{"Graph does not take the connection"}, "1 of "},
-		"Entra elsewhere":     {[]string{"AZURE_AUTHORITY_HOST=https://" + nobody}, nil, 1, []string{"Entra ID does not take the connection"}, "1 of "},
-		"nobody is trusted":   {[]string{"SSL_CERT_FILE=/dev/null"}, nil, 1, []string{"the certificate of Key Vault is not trusted"}, "1 of "},
+		"all is well":       {nil, nil, 0, []string{"ok         read the first Autopilot device from Graph: 1, and no more\n", "Nothing was changed"}, ""},
+		"as JSON":           {nil, []string{"-json"}, 0, []string{`"ok": true`, `"check": "graph_devices"`}, ""},
+		"signed in with az": {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"}, nil, 0, []string{"by VAULT_CREDENTIAL=azure-cli: it was given one"}, ""},
+		"as a role":         {byRole, nil, 0, []string{"which role the function has: it was given one", "by VAULT_CREDENTIAL=aws-federation: it was given one", "Entra ID, AWS STS\n"}, ""},
+		"STS elsewhere":     {append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1, []string{"AWS STS does not take the connection"}, "1 of "},
+		"without az":        {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + t.TempDir()}, nil, 1, []string{"the Azure CLI gave no token: run az login"}, "1 of "},
+		"a setting missing": {[]string{"GRAPH_TENANT_ID="}, nil, 1, []string{"GRAPH_TENANT_ID is not set"}, "1 of "},
+		"Graph elsewhere":   {[]string{"GRAPH_ENDPOINT=https://" + nobody}, nil, 1, []string{"Graph does not take the connection"}, "1 of "},
+		"nobody is trusted": {[]string{"SSL_CERT_FILE=/dev/null"}, nil, 1, []string{"the certificate of Key Vault is not trusted"}, "1 of "},
 		"an identity without the role": {
 			[]string{"VAULT_CREDENTIAL=client-secret", "AZURE_TENANT_ID=" + c.TenantID, "AZURE_CLIENT_ID=" + c.ClientID, "AZURE_CLIENT_SECRET=" + canarySecret},
 			nil, 1,
@@ -71,6 +69,7 @@ func TestDoctorAsProcess(t *testing.T) {
 		"another flag":     {nil, []string{"-x"}, 2, nil, "flag provided but not defined"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			command := exec.Command(binary, append([]string{"doctor"}, test.args...)...)
 			command.Env = environment(t, c, served, append([]string{"PATH=/bin:/usr/bin", "HOME=" + t.TempDir()}, test.change...)...)
 			var stdout, stderr bytes.Buffer
@@ -100,6 +99,7 @@ func TestDoctorAsProcess(t *testing.T) {
 
 // Without settings there is nothing to examine, and the program says what to do.
 func TestDoctorWithoutSettings(t *testing.T) {
+	t.Parallel()
 	command := exec.Command(binary, "doctor")
 	command.Env = []string{"PATH=/bin:/usr/bin"}
 	out, err := command.CombinedOutput()

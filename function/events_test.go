@@ -56,6 +56,7 @@ func sentNow(text string) string {
 
 // The page shows every fixture as it is, once, and no other payload.
 func TestSchedulesPage(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../docs/schedules.md")
 	if err != nil {
 		t.Fatal(err)
@@ -903,6 +904,7 @@ func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.De
 
 // A signal ends a running sweep in time for its records and for a retry by the host.
 func TestSweepEndsWithTheProcess(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	logger := app.NewLog(&log, slog.LevelInfo)
 	asked, stop := make(chan struct{}), make(chan struct{})

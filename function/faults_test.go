@@ -54,6 +54,7 @@ var faultySteps = []string{"identity", "challenge", "key", "secret", "discovery"
 // TestFaults has every step go wrong in every way, and compares what comes of it with testdata/faults.txt. Time is not
 // real here, so that the deadline can be looked at exactly, and a goroutine that is left behind fails the test.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	table, err := os.ReadFile("testdata/faults.txt")
 	if err != nil {
 		t.Fatal(err)

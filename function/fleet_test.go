@@ -204,6 +204,7 @@ func named(device any, expected ...string) string {
 }
 
 func TestLists(t *testing.T) {
+	t.Parallel()
 	item := func(faults ...azuresim.Fault) func(*azuresim.Cloud) {
 		return func(c *azuresim.Cloud) {
 			for _, f := range faults {
@@ -347,6 +348,7 @@ func TestLists(t *testing.T) {
 
 // The answer about a serial number that several devices share names them.
 func TestAmbiguousNamesTheDevices(t *testing.T) {
+	t.Parallel()
 	onCloud(t, nil, func(p *program) {
 		p.putRows()
 		a := p.send(`{"devices":[` + named("default STRING") + `,` + named(1) + `]}`)
@@ -358,6 +360,7 @@ func TestAmbiguousNamesTheDevices(t *testing.T) {
 
 // Twenty devices cost two requests: one to read them, one to change them.
 func TestListCostsTwoRequests(t *testing.T) {
+	t.Parallel()
 	for name, want := range map[string]int{"deviceId": 2, "serialNumber": 2} {
 		onCloud(t, nil, func(p *program) {
 			var targets []string
@@ -376,6 +379,7 @@ func TestListCostsTwoRequests(t *testing.T) {
 
 // The limit counts devices, not requests, and refills with time.
 func TestRateLimitRefills(t *testing.T) {
+	t.Parallel()
 	onCloud(t, []string{"RATE_LIMIT=30"}, func(p *program) {
 		p.putRows()
 		list := func(n int) string {

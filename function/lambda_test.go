@@ -36,6 +36,7 @@ func event(method, path, body string, base64Encoded bool) map[string]any {
 }
 
 func TestLambdaAnswersRequests(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		event map[string]any
 		want  string
@@ -76,6 +77,7 @@ func TestLambdaAnswersRequests(t *testing.T) {
 }
 
 func TestLambdaRefusesOtherEvents(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct{ payload, want string }{
 		"nothing":              {``, "the event is not a JSON object"},
 		"a text":               {`"x"`, "the event is not a JSON object"},

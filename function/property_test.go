@@ -14,7 +14,7 @@ import (
 )
 
 // seed replays one case of the property tests: go test ./function -run 'TestAny' -seed N.
-var seed = flag.Uint64("seed", 0, "the one case of the property tests to run; 0 for some hundred at random")
+var seed = flag.Uint64("seed", 0, "the one case of the property tests to run; 0 for many at random")
 
 // eachSeed runs a test with many seeds, and names the one that fails.
 func eachSeed(t *testing.T, cases int, test func(t *testing.T, r *rand.Rand)) {
@@ -99,7 +99,8 @@ func carries(d azuresim.Device) bool {
 //  3. Nothing is done to a device that was not named, that policy refuses, or that a dry run looks at.
 //  4. An answer asks to be asked again exactly if that can help with one of its devices.
 func TestAnyFaultsOfAList(t *testing.T) {
-	eachSeed(t, 200, func(t *testing.T, r *rand.Rand) {
+	t.Parallel()
+	eachSeed(t, 80, func(t *testing.T, r *rand.Rand) {
 		t.Helper()
 		const size = 60
 		var settings []string
@@ -204,9 +205,10 @@ func retryable(status int) bool {
 //  3. Nothing is done to any other device.
 //  4. The next run, with Graph well again, does what is left.
 func TestAnyFaultsOfASweep(t *testing.T) {
-	eachSeed(t, 100, func(t *testing.T, r *rand.Rand) {
+	t.Parallel()
+	eachSeed(t, 30, func(t *testing.T, r *rand.Rand) {
 		t.Helper()
-		size := 200 * (1 + r.IntN(6))
+		size := 200 * (1 + r.IntN(4))
 		onFleet(t, size, applied(size), func(p *program) {
 			matching := map[string]bool{}
 			for _, d := range azuresim.Fleet(size) {

@@ -149,6 +149,7 @@ func TestReplayWithinARefusal(t *testing.T) {
 
 // TestManyAtOnce has a delivery come a hundred times at once: Graph is asked to act once, and all get the same answer.
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*sent){"signed": func(*sent) {}, "by key": byKey} {
 		cloud := newCloud()
 		cloud.Fail(azuresim.StepGraph, 1, azuresim.Delay(50*time.Millisecond))

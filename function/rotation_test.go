@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"net/http"
 	"sync"
@@ -12,8 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"software.sslmate.com/src/go-pkcs12"
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
@@ -145,6 +142,7 @@ func eachKeyKind(t *testing.T, test func(r keyRotation)) {
 // TestKeyRotation replaces a key of callers as docs/operations.md says, while they call: the new one is stored beside the
 // old, the callers switch, the old one is disabled.
 func TestKeyRotation(t *testing.T) {
+	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
 		start := time.Now()
 		c := r.gather()
@@ -174,6 +172,7 @@ func TestKeyRotation(t *testing.T) {
 
 // TestHastyKeyRotation has all callers use the new key in the moment in which it is stored.
 func TestHastyKeyRotation(t *testing.T) {
+	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
 		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"}) // another old one, which is overwritten
 		r.cloud.Fail(azuresim.StepSecret, -1, azuresim.Delay(2*time.Second))
@@ -190,6 +189,7 @@ func TestHastyKeyRotation(t *testing.T) {
 // TestKeyRotationUnderAttack has strangers send what fits no key all the time, so that none of the honest callers can have the
 // keys read. Five minutes after the new one was stored it is known all the same.
 func TestKeyRotationUnderAttack(t *testing.T) {
+	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
 		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"})
 		c := r.gather()
@@ -219,6 +219,7 @@ func TestKeyRotationUnderAttack(t *testing.T) {
 // TestClientSecretRotation has Entra refuse the app's old secret in the moment in which the new one is stored, and in one case
 // also Graph all tokens that were issued for it, while callers call.
 func TestClientSecretRotation(t *testing.T) {
+	t.Parallel()
 	rotations(t, "GRAPH_SECRET_NAME", func(cloud *azuresim.Cloud, secret string) string {
 		cloud.SetAppSecrets(secret)
 		return secret
@@ -227,29 +228,18 @@ func TestClientSecretRotation(t *testing.T) {
 
 // TestCertificateRotation is TestClientSecretRotation for an app that signs in with a certificate.
 func TestCertificateRotation(t *testing.T) {
+	t.Parallel()
 	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){"old": sync.OnceValues(newCertificate), "new": sync.OnceValues(newCertificate)}
-	for name, form := range map[string]func(*rsa.PrivateKey, *x509.Certificate) (string, error){
-		"PEM": func(key *rsa.PrivateKey, cert *x509.Certificate) (string, error) {
-			der, err := x509.MarshalPKCS8PrivateKey(key)
-			return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})) + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})), err
-		},
-		"PKCS#12": func(key *rsa.PrivateKey, cert *x509.Certificate) (string, error) {
-			file, err := pkcs12.Modern2023.Encode(key, cert, nil, "")
-			return base64.StdEncoding.EncodeToString(file), err
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			rotations(t, "GRAPH_CERTIFICATE_NAME", func(cloud *azuresim.Cloud, which string) string {
-				key, cert := certs[which]()
-				text, err := form(key, cert)
-				if err != nil {
-					panic(err)
-				}
-				cloud.SetAppCertificates(cert)
-				return text
-			})
-		})
-	}
+	rotations(t, "GRAPH_CERTIFICATE_NAME", func(cloud *azuresim.Cloud, which string) string {
+		key, cert := certs[which]()
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			panic(err)
+		}
+		cloud.SetAppCertificates(cert)
+		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})) +
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	})
 }
 
 // rotations rotates a credential of the app that the setting names. accept makes Entra accept one of that name and no other,

@@ -62,6 +62,7 @@ const fleetSize = 10_000
 // most 15 % of the writes refused, 1.25 times the ideal time (1.5 where refused writes count), and 99 of 100 interactive requests
 // answered in time. A killed worker may cost one redelivery more.
 func TestScale(t *testing.T) {
+	t.Parallel()
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
 	fmt.Fprintln(out, "| engine\t| workers\t| in a message\t| a call\t| refused writes count\t| disturbance\t| took\t| of ideal\t| refused\t| dead\t| done twice\t| interactive\t|")
 	fmt.Fprintln(out, "| ---\t| ---:\t| ---:\t| ---:\t| ---\t| ---\t| ---:\t| ---:\t| ---:\t| ---:\t| ---:\t| ---:\t|")

@@ -55,6 +55,7 @@ func errorWords(err *handler.EventError) string {
 
 // TestSweep sweeps a fleet of 200, of which 40 have the tag: 20 carry an account, and 10 do not show whether they do.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	item := func(times int, f azuresim.Fault) func(*azuresim.Cloud) {
 		return func(c *azuresim.Cloud) { c.Fail(azuresim.StepItem, times, f) }
 	}
@@ -164,6 +165,7 @@ func (p *program) wantSummary(report handler.Report, level string) {
 
 // An event of a schedule is carried out until six hours after its time, and not after that: the one of the next day is near.
 func TestScheduleIsLate(t *testing.T) {
+	t.Parallel()
 	for late, code := range map[time.Duration]string{
 		0: "swept", 5 * time.Hour: "swept", 6*time.Hour - time.Second: "swept", 6*time.Hour + time.Second: "event_late", 48 * time.Hour: "event_late", -time.Hour: "swept",
 	} {
@@ -188,12 +190,16 @@ func TestScheduleIsLate(t *testing.T) {
 
 // Whatever page of the inventory fails, and however: nothing is touched, and the event may be tried again.
 func TestSweepOfAPartOfTheInventory(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]azuresim.Fault{
 		"says 500": azuresim.Status(500), "says 429": azuresim.Status(429), "says 503": azuresim.Status(503), "hangs": azuresim.Hang(), "breaks off": azuresim.ResetMidBody(),
 		"is cut off": azuresim.Truncated(), "is for people": azuresim.WrongType(), "is null": azuresim.Body(200, "application/json", "null"), "is no page": azuresim.Body(200, "application/json", "{}"),
 		"leads to itself": azuresim.Body(200, "application/json", `{"value":[{"id":"`+someDevice+`"}],"@odata.nextLink":"https://graph.microsoft.com/beta/deviceManagement/windowsAutopilotDeviceIdentities"}`),
 	} {
 		for failing := range 3 {
+			if failing != 1 && name != "says 500" { // the first and the last page go wrong in one way
+				continue
+			}
 			onFleet(t, 2500, applied(1000), func(p *program) {
 				p.cloud.Fail(azuresim.StepGraph, failing, azuresim.Delay(0))
 				p.cloud.Fail(azuresim.StepGraph, -1, fault)
@@ -230,6 +236,7 @@ func (groupsOfTwenty) Capacity(d time.Duration) int { return 20 * int(d.Seconds(
 // A thousand devices of ten thousand are done in one run, at the pace of Graph's published limit and without one refusal.
 // While another app takes half of the limit it takes longer, and still all are done.
 func TestSweepOfAFleet(t *testing.T) {
+	t.Parallel()
 	for limit, atMost := range map[int]time.Duration{azuresim.PublishedWrites: 6 * time.Minute, azuresim.PublishedWrites / 2: 13 * time.Minute} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
 			p.rewire(applied(1000)) // with the pace of the program
@@ -259,6 +266,7 @@ func TestSweepOfAFleet(t *testing.T) {
 
 // Near the end of its time a sweep begins nothing new, whatever Graph does; the next run goes on with what is left.
 func TestSweepEndsInTime(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]azuresim.Fault{"as ever": azuresim.Delay(0), "slowly": azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second)} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
 			p.cloud.Fail(azuresim.StepGraph, 10, azuresim.Delay(0))
@@ -285,6 +293,7 @@ func TestSweepEndsInTime(t *testing.T) {
 
 // What is wrong with one device because of this function is wrong with all: it stops at once.
 func TestSweepStopsWhenForbidden(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		step azuresim.Step
 		pass int // requests of that step that are answered as ever
@@ -294,17 +303,17 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 		bad  int
 	}{
 		"in the middle of a batch": {azuresim.StepItem, 45, azuresim.Status(403), "graph_permission_missing", 45, 15},
-		"a batch":                  {azuresim.StepGraph, 12, azuresim.Status(403), "graph_permission_missing", 40, 20},
+		"a batch":                  {azuresim.StepGraph, 4, azuresim.Status(403), "graph_permission_missing", 40, 20},
 		"the tenant":               {azuresim.StepItem, 40, azuresim.Body(400, "application/json", `{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), "tenant_not_enabled", 40, 20},
 	} {
-		onFleet(t, 10_000, applied(1000), func(p *program) {
+		onFleet(t, 2000, applied(200), func(p *program) {
 			p.cloud.Fail(test.step, test.pass, azuresim.Delay(0))
 			p.cloud.Fail(test.step, -1, test.fail)
 			report, err := p.run(azureEventTime, timer)
-			if errorWords(err) != test.code || report.Succeeded != test.done || report.Failed != test.bad || report.HandedBack != 1000-test.done-test.bad {
+			if errorWords(err) != test.code || report.Succeeded != test.done || report.Failed != test.bad || report.HandedBack != 200-test.done-test.bad {
 				p.t.Errorf("%s: %+v, %q", name, report, errorWords(err))
 			}
-			if asked := p.cloud.Count(azuresim.StepGraph); asked != 13 {
+			if asked := p.cloud.Count(azuresim.StepGraph); asked != 5 {
 				p.t.Errorf("%s: %d requests", name, asked)
 			}
 			p.wantSummary(report, "ERROR")
@@ -314,6 +323,7 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 
 // An event about devices has a record and an answer for each, and fails where asking again helps.
 func TestRunActsOnDevices(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		event   handler.Event

@@ -235,6 +235,7 @@ var alike = map[string]string{"a digit from elsewhere": "\uff11", "a hyphen that
 // TestLogIsPlain puts hostile characters into everything that a caller sends and the log has. The log has none of them, nor
 // what it has no use for.
 func TestLogIsPlain(t *testing.T) {
+	t.Parallel()
 	cloud := newCloud()
 	var log bytes.Buffer
 	h := wired(t, cloud, &log, "API_KEY_SECRET_NAMES", "api-key-flow", "ALLOWED_GROUP_TAGS", "MTR-*")
@@ -312,6 +313,7 @@ func TestLogIsPlain(t *testing.T) {
 
 // TestStrangersCostNothing has strangers send a thousand requests: a cloud that has been warm is asked at most once for them.
 func TestStrangersCostNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newCloud()
 		h := wired(t, cloud, &bytes.Buffer{})
@@ -358,6 +360,7 @@ func TestStrangersCostNothing(t *testing.T) {
 // TestRefusalsAreAlike has requests not be authentic in every way: the answers are the same to the byte, so that nobody learns
 // from them how close he is.
 func TestRefusalsAreAlike(t *testing.T) {
+	t.Parallel()
 	h := wired(t, newCloud(), &bytes.Buffer{}, "API_KEY_SECRET_NAMES", "api-key-flow")
 	want := ""
 	for name, request := range map[string]func() sent{
@@ -420,6 +423,7 @@ func (fallingOver) UnassignResourceAccount(context.Context, ...graph.DeviceID) [
 // TestPanicOnEveryHost has the handler panic under every host, for requests and events. Each answer is one that makes the
 // caller or the host try again, and the next one is answered too.
 func TestPanicOnEveryHost(t *testing.T) {
+	t.Parallel()
 	out := &text.Buffer{}
 	log := app.NewLog(out, slog.LevelInfo)
 	h := handler.New(handler.Options{
@@ -586,6 +590,7 @@ func TestCanariesPassThrough(t *testing.T) {
 
 // TestWeakKeys has a key in the vault that is shorter than 24 bytes: it is no key, whoever knows it.
 func TestWeakKeys(t *testing.T) {
+	t.Parallel()
 	weak := strings.Repeat("k", caller.MinKeySize-1)
 	for _, test := range []struct {
 		setting, value string

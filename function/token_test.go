@@ -215,6 +215,7 @@ func (p *tokens) send(token string) int {
 
 // Signing keys are rotated while requests come: no request with a token of the old key or of the new one is refused.
 func TestSigningKeyRotationUnderLoad(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newTokens(t)
 		p.cloud.Fail(azuresim.StepKeys, -1, azuresim.Delay(300*time.Millisecond))
@@ -242,6 +243,7 @@ func TestSigningKeyRotationUnderLoad(t *testing.T) {
 
 // Strangers' keys cost no more than one reading, and nobody but strangers anything.
 func TestManyStrangersCauseOneReading(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newTokens(t)
 		if status := p.send(p.cloud.Token(fromServiceNow(p.cloud), nil)); status != http.StatusNoContent {
@@ -272,6 +274,7 @@ func TestManyStrangersCauseOneReading(t *testing.T) {
 // Whatever is wrong with Entra's keys, it is not the caller's fault: no token is refused for it. The answer comes in time, and
 // says that nothing was done.
 func TestFaultsOfSigningKeys(t *testing.T) {
+	t.Parallel()
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -314,6 +317,7 @@ func TestFaultsOfSigningKeys(t *testing.T) {
 
 // The audit record says who it was, of those who may call and of those who may not, and nothing that is a person's.
 func TestAuditNamesTheHolderOfAToken(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, test := range []struct {
 			claims func(*azuresim.Cloud) azuresim.Claims
@@ -360,6 +364,7 @@ func orNil(text string) any {
 
 // Each cloud has issuers of its own. The tokens of one are not those of another.
 func TestIssuersOfClouds(t *testing.T) {
+	t.Parallel()
 	for cloud, test := range map[string]struct {
 		v1, v2           string // as far as the tenant
 		authority, vault string
