@@ -41,7 +41,7 @@ build: ## build bin/unassign for this machine
 
 .PHONY: test
 test: ## run all tests, with the race detector
-	$(GO) test -race -parallel 8 -timeout 30m ./...
+	$(GO) test -race -parallel 4 -timeout 30m ./...
 
 .PHONY: check
 check: lint templates docs-commands workflows power-automate servicenow servicenow-test powershell reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs

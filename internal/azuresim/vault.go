@@ -88,6 +88,9 @@ func (c *Cloud) serveVault(r *http.Request, _ []byte) answer {
 		message := "Caller is not authorized to perform action on resource."
 		return vaultError(http.StatusForbidden, "Forbidden", "ForbiddenByRbac", message)
 	}
+	if version == "versions" {
+		return c.listVersions(r.Host, name)
+	}
 	for _, s := range slices.Backward(c.secrets[name]) {
 		if version != "" && version != s.version {
 			continue
@@ -110,4 +113,19 @@ func (c *Cloud) serveVault(r *http.Request, _ []byte) answer {
 	}
 	message := "A secret with (name/id) " + name + " was not found in this key vault."
 	return vaultError(http.StatusNotFound, "SecretNotFound", "", message)
+}
+
+// listVersions returns the properties of all versions of a secret on one page, in no order of time, as Key Vault does.
+func (c *Cloud) listVersions(host, name string) answer {
+	versions := []map[string]any{}
+	for _, s := range c.secrets[name] {
+		attributes := map[string]any{"enabled": !s.Disabled, "created": s.created.Unix(), "updated": s.created.Unix()}
+		if !s.Expires.IsZero() {
+			attributes["exp"] = s.Expires.Unix()
+		}
+		versions = append(versions, map[string]any{
+			"id": "https://" + host + "/secrets/" + name + "/" + s.version, "attributes": attributes,
+		})
+	}
+	return jsonAnswer(http.StatusOK, map[string]any{"value": versions, "nextLink": nil})
 }

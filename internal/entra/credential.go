@@ -30,6 +30,8 @@ type Credential struct {
 	options azsdk.Options
 	name    string
 	read    func(ctx context.Context) (vault.Secret, error)
+	// older returns the versions before one; nil for a credential that has none.
+	older func(ctx context.Context, version string) ([]vault.Secret, error)
 	// discover asks meanwhile for what signing in needs beside the secret.
 	discover func(ctx context.Context)
 	// signIn returns what asks Entra ID for tokens with a version of the secret. It makes no request.
@@ -84,9 +86,12 @@ func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Opti
 func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
 	o = o.WithDefaults()
 	return &Credential{
-		options:  o,
-		name:     name,
-		read:     func(ctx context.Context) (vault.Secret, error) { return store.Certificate(ctx, name) },
+		options: o,
+		name:    name,
+		read:    func(ctx context.Context) (vault.Secret, error) { return store.Certificate(ctx, name) },
+		older: func(ctx context.Context, version string) ([]vault.Secret, error) {
+			return store.OlderCertificates(ctx, name, version)
+		},
 		discover: func(ctx context.Context) { o.Discover(ctx, tenantID) },
 		signIn: func(s vault.Secret) (azcore.TokenCredential, error) {
 			certs, key, err := s.KeyPair()
@@ -167,11 +172,14 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 	}
 	token, err := c.signInWith(ctx, signed, o)
 	failed, _ := errors.AsType[*upstream.Error](err)
-	if failed != nil && justRead && before != nil {
-		return c.signInWithBefore(ctx, before, o, failed)
-	}
-	if failed == nil || justRead || (failed.Reason != upstream.CredentialRejected && failed.Reason != upstream.CredentialExpired) {
+	if failed == nil || failed.Reason != upstream.CredentialRejected && failed.Reason != upstream.CredentialExpired {
 		return token, err
+	}
+	switch {
+	case justRead && before != nil:
+		return c.signInWithBefore(ctx, before, o, failed)
+	case justRead:
+		return c.signInWithOlder(ctx, o, failed)
 	}
 	// Refused: it may have been rotated. If it has not been, the refusal stands.
 	now := time.Now()
@@ -192,29 +200,58 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 		c.mu.Unlock()
 		return azcore.AccessToken{}, rereadErr
 	case after == version:
-		return token, err
+		return c.signInWithOlder(ctx, o, failed)
 	}
 	return c.signInWith(ctx, signed, o)
 }
 
-// signInWithBefore asks for a token with the version of the secret before, after Entra ID failed with refusal for the version that was
-// just read: a certificate that renews itself has a version that the app does not have yet. It returns refusal if that fails too.
+// signInWithBefore requests a token with the version in memory after Entra ID refused the version that was just read: a
+// certificate that renews itself has a version that the app does not have yet. It returns refusal if that fails too.
 func (c *Credential) signInWithBefore(
 	ctx context.Context, before azcore.TokenCredential, o policy.TokenRequestOptions, refusal *upstream.Error,
 ) (azcore.AccessToken, error) {
-	if refusal.Reason != upstream.CredentialRejected && refusal.Reason != upstream.CredentialExpired {
-		return azcore.AccessToken{}, refusal
-	}
 	token, err := c.signInWith(ctx, before, o)
 	if err != nil {
 		return azcore.AccessToken{}, refusal
 	}
-	c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; the version before is used: add the newest to the app",
-		slog.String("secret", c.name), slog.Any("error", refusal))
+	c.keepOlder(ctx, before, refusal)
+	return token, nil
+}
+
+// signInWithOlder does the same with the versions before the newest, in a process that has not seen them.
+func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestOptions, refusal *upstream.Error) (azcore.AccessToken, error) {
+	if c.older == nil {
+		return azcore.AccessToken{}, refusal
+	}
+	c.mu.Lock()
+	newest := c.secret.Version
+	c.mu.Unlock()
+	c.flight.SetStage(upstream.Vault)
+	older, err := c.older(ctx, newest)
+	if err != nil {
+		c.options.Log.WarnContext(ctx, "the older versions of the app's credential cannot be read",
+			slog.String("secret", c.name), slog.Any("error", err))
+	}
+	for _, secret := range older {
+		signed, err := c.signIn(secret)
+		if err != nil {
+			continue
+		}
+		if token, err := c.signInWith(ctx, signed, o); err == nil {
+			c.keepOlder(ctx, signed, refusal)
+			return token, nil
+		}
+	}
+	return azcore.AccessToken{}, refusal
+}
+
+// keepOlder keeps an older version in use until the secret is read again, and warns.
+func (c *Credential) keepOlder(ctx context.Context, older azcore.TokenCredential, refusal *upstream.Error) {
+	c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; "+
+		"the version before is used: add the newest to the app", slog.String("secret", c.name), slog.Any("error", refusal))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.signed = before // until the secret is read again
-	return token, nil
+	c.signed = older
 }
 
 // current returns what signs in now, and whether the secret has just been read for it.

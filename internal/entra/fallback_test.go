@@ -28,3 +28,41 @@ func TestCertificateThatRenewsItself(t *testing.T) {
 		w.wantToken(c, "once the app has it")
 	})
 }
+
+// A process that starts after the renewal finds the version that the app has among the older ones. It does not use a
+// disabled or expired version, and reports the refusal if no version is left.
+func TestColdCertificateThatRenewedItself(t *testing.T) {
+	for name, test := range map[string]struct {
+		first azuresim.Secret
+		want  string
+	}{
+		"valid":    {azuresim.Secret{}, ""},
+		"disabled": {azuresim.Secret{Disabled: true}, "identity: credential_rejected (401 AADSTS700027)"},
+		"expired":  {azuresim.Secret{Expires: time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC)}, "identity: credential_rejected (401 AADSTS700027)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(w *world) {
+				first, renewed := oldPair(), newPair()
+				w.cloud.SetAppCertificates(first.cert)
+				test.first.Value = first.pem()
+				w.cloud.PutSecret(appSecretName, test.first)
+				time.Sleep(time.Minute)
+				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: renewed.pem()})
+				c := w.appCertificate()
+				if test.want != "" {
+					w.wantFailure(c, test.want, "cold")
+					return
+				}
+				token := w.wantToken(c, "cold")
+				if !strings.Contains(w.log.String(), "the version before is used") {
+					t.Errorf("no warning: %s", w.log.String())
+				}
+				c.Expire(token)
+				w.wantToken(c, "after Graph refused the token")
+				w.cloud.SetAppCertificates(renewed.cert)
+				time.Sleep(2 * time.Hour)
+				w.wantToken(c, "once the app has the newest")
+			})
+		})
+	}
+}

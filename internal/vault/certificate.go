@@ -9,26 +9,83 @@ import (
 	"encoding/pem"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	"software.sslmate.com/src/go-pkcs12"
 
+	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/upstream"
 )
 
-// Certificate reads a certificate with its key, which Key Vault hands out as a secret. It is asked for PEM, and whatever
-// form comes is taken: a vault that does not know the option is asked again without it. The error is that of [Vault.Secret].
+// Certificate reads a certificate with its key, which Key Vault serves as a secret. It requests PEM, and repeats the
+// request without that option for a vault that does not know it. The error is that of [Vault.Secret].
 func (v *Vault) Certificate(ctx context.Context, name string) (Secret, error) {
-	s, err := v.read(ctx, name, &azsecrets.GetSecretOptions{OutContentType: new(azsecrets.ContentTypePEM)})
+	return v.readCertificate(ctx, name, "")
+}
+
+func (v *Vault) readCertificate(ctx context.Context, name, version string) (Secret, error) {
+	s, err := v.readSecret(ctx, name, version, &azsecrets.GetSecretOptions{OutContentType: new(azsecrets.ContentTypePEM)})
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusBadRequest {
-		return v.read(ctx, name, nil)
+		return v.readSecret(ctx, name, version, nil)
 	}
 	return s, err
 }
 
-// Certificate returns the certificate that s is, without its key. The error says in fixed words why it is none that an app
-// could sign in with.
+// maxOlderVersions limits the versions that OlderCertificates reads: a certificate renews itself once in months.
+const maxOlderVersions = 3
+
+// OlderCertificates returns the enabled versions of a certificate that were created before current and have not expired,
+// the newest first. It lists the versions, as the role Key Vault Secrets User allows (the data action
+// secrets/readMetadata); an access policy needs the permission "list".
+func (v *Vault) OlderCertificates(ctx context.Context, name, current string) ([]Secret, error) {
+	versions, err := v.listVersions(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var older []Secret
+	i := slices.IndexFunc(versions, func(p *azsecrets.SecretProperties) bool { return versionOf(p.ID) == current })
+	for _, p := range versions[i+1:] {
+		a := p.Attributes
+		if len(older) == maxOlderVersions || a.Enabled == nil || !*a.Enabled || a.Expires != nil && a.Expires.Before(time.Now()) {
+			continue
+		}
+		s, err := v.readCertificate(ctx, name, versionOf(p.ID))
+		if err != nil {
+			return older, err
+		}
+		older = append(older, s)
+	}
+	return older, nil
+}
+
+// listVersions returns the properties of all versions of a secret, the newest first.
+func (v *Vault) listVersions(ctx context.Context, name string) ([]*azsecrets.SecretProperties, error) {
+	ctx, cancel := context.WithTimeout(ctx, v.options.Share(azsdk.VaultShare))
+	defer cancel()
+	ctx, seen := azsdk.Watch(ctx)
+	var versions []*azsecrets.SecretProperties
+	for pager := v.client.NewListSecretPropertiesVersionsPager(name, nil); pager.More(); {
+		page, err := pager.NextPage(ctx)
+		if err != nil {
+			return nil, reduceVault(err, seen, name)
+		}
+		for _, p := range page.Value {
+			if p != nil && p.ID != nil && p.Attributes != nil && p.Attributes.Created != nil {
+				versions = append(versions, p)
+			}
+		}
+	}
+	slices.SortStableFunc(versions, func(a, b *azsecrets.SecretProperties) int {
+		return b.Attributes.Created.Compare(*a.Attributes.Created)
+	})
+	return versions, nil
+}
+
+// Certificate returns the certificate in s, without its key. The error says in fixed words why an app cannot sign in
+// with it.
 func (s Secret) Certificate() (*x509.Certificate, error) {
 	certs, _, err := s.KeyPair()
 	if err != nil {

@@ -119,14 +119,14 @@ func ValidName(name string) bool {
 // The value is a client secret, a signing key or an API key. Invisible characters at its ends are removed: editors and shells add them.
 // Any other character that no HTTP header carries makes it invalid.
 func (v *Vault) Secret(ctx context.Context, name string) (Secret, error) {
-	s, err := v.read(ctx, name, nil)
+	s, err := v.readSecret(ctx, name, "", nil)
 	if err == nil && strings.ContainsFunc(s.value, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return Secret{}, Invalid(name, "has a character that no HTTP header carries")
 	}
 	return s, err
 }
 
-func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOptions) (Secret, error) {
+func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecrets.GetSecretOptions) (Secret, error) {
 	if !ValidName(name) {
 		return Secret{}, &upstream.Error{Service: upstream.Vault, Reason: upstream.NotFound, Cause: "no name of a secret"}
 	}
@@ -136,7 +136,7 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	defer cancel()
 	step, seen := azsdk.Watch(step)
 	v.begin(ctx)
-	resp, err := v.get(step, name, o)
+	resp, err := v.getSecret(step, name, version, o)
 	identity := trace.Spent(upstream.Identity)
 	upstream.Spent(ctx, upstream.Identity, identity)
 	upstream.Spent(ctx, upstream.Vault, time.Since(start)-identity)
@@ -146,9 +146,7 @@ func (v *Vault) read(ctx context.Context, name string, o *azsecrets.GetSecretOpt
 	stored := deref(resp.Value)
 	s := Secret{value: text.Trim(stored), ContentType: deref(resp.ContentType)}
 	s.Trimmed = s.value != stored
-	if resp.ID != nil {
-		s.Version = lastSegment(string(*resp.ID))
-	}
+	s.Version = versionOf(resp.ID)
 	if a := resp.Attributes; a != nil && a.Expires != nil {
 		s.Expires = *a.Expires
 	}
@@ -176,23 +174,23 @@ func (v *Vault) begin(ctx context.Context) {
 }
 
 // get asks for a secret. The SDK panics on some challenges that are malformed.
-func (v *Vault) get(ctx context.Context, name string, o *azsecrets.GetSecretOptions) (resp azsecrets.GetSecretResponse, err error) {
+func (v *Vault) getSecret(
+	ctx context.Context, name, version string, o *azsecrets.GetSecretOptions,
+) (resp azsecrets.GetSecretResponse, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &upstream.Error{Service: upstream.Vault, Reason: upstream.BadAnswer, Cause: "malformed challenge"}
 		}
 	}()
-	return v.client.GetSecret(ctx, name, "", o)
+	return v.client.GetSecret(ctx, name, version, o)
 }
 
-// lastSegment returns the last part of a secret's id, without the SDK's reader of ids: that one panics on a short one.
-func lastSegment(id string) string {
-	for i := len(id) - 1; i >= 0; i-- {
-		if id[i] == '/' {
-			return id[i+1:]
-		}
+// versionOf returns the last segment of a secret's id. The SDK's own parser panics on a short id.
+func versionOf(id *azsecrets.ID) string {
+	if id == nil {
+		return ""
 	}
-	return ""
+	return string(*id)[strings.LastIndex(string(*id), "/")+1:]
 }
 
 func deref[T any](p *T) (zero T) {
