@@ -428,7 +428,7 @@ func TestInvocationsThatAreNone(t *testing.T) {
 	for name, test := range map[string]struct{ path, body string }{
 		"a timer":                        {"/sweep", fixture(t, "azure-timer.json")},
 		"a timer that has failed before": {"/sweep", retried},
-		"a message":                      {"/queue", fixture(t, "azure-queue.json")},
+		"a message":                      {"/queue", strings.ReplaceAll(fixture(t, "azure-queue.json"), "2026-11-23", time.Now().UTC().Format(time.DateOnly))},
 	} {
 		status, header, body := said(t, address, invocationText(test.path, address, test.body))
 		if status != http.StatusOK || header.Get("Content-Type") != "application/json" || body != fixture(t, "azure-reply.json") {
@@ -492,7 +492,8 @@ func TestStorageQueue(t *testing.T) {
 	}
 }
 
-// A message that will not do better is handed to the poison queue with every byte as it was, and is no failure to the host.
+// A permanent failure sends the message to the poison queue: as it came if it is malformed, else with its devices and the
+// code. The host counts no failure.
 func TestPoison(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -517,7 +518,14 @@ func TestPoison(t *testing.T) {
 	} {
 		id := guid.New().String()
 		result, err := deliver(t, d, id, delivered(t, test.message), 3)
-		if poison, ok := result.Outputs["poison"].([]byte); err != nil || !ok || string(poison) != test.message || len(result.Outputs) != 1 {
+		poison, ok := result.Outputs["poison"].([]byte)
+		if test.code == "device_not_found" || test.code == "policy_denied" {
+			devices, rest, _ := strings.Cut(string(poison), `,"queue":{`)
+			ok = ok && devices == `{"devices":[`+test.message+`]` && strings.HasSuffix(rest, `"tries":3,"code":"`+test.code+`"}}`)
+		} else {
+			ok = ok && string(poison) == test.message
+		}
+		if err != nil || !ok || len(result.Outputs) != 1 {
 			t.Errorf("%s: %+v, %v; want the poison %q", name, result, err, test.message)
 			continue
 		}
@@ -795,11 +803,11 @@ func TestSlowSender(t *testing.T) {
 			head  string
 			limit time.Duration
 		}{
-			"health":        {"GET /api/health HTTP/1.1\r\n", time.Second},
-			"no such route": {"GET /wp-login.php HTTP/1.1\r\n", time.Second},
-			"another type":  {"POST /api/unassign HTTP/1.1\r\nContent-Type: text/plain\r\n", time.Second},
-			"a method":      {"PUT /api/unassign HTTP/1.1\r\n", time.Second},
-			"no evidence":   {"POST /api/unassign HTTP/1.1\r\nContent-Type: application/json\r\n", time.Second},
+			"health":        {"GET /api/health HTTP/1.1\r\n", 2 * time.Second},
+			"no such route": {"GET /wp-login.php HTTP/1.1\r\n", 2 * time.Second},
+			"another type":  {"POST /api/unassign HTTP/1.1\r\nContent-Type: text/plain\r\n", 2 * time.Second},
+			"a method":      {"PUT /api/unassign HTTP/1.1\r\n", 2 * time.Second},
+			"no evidence":   {"POST /api/unassign HTTP/1.1\r\nContent-Type: application/json\r\n", 2 * time.Second},
 			"a false key":   {"POST /api/unassign HTTP/1.1\r\nX-Api-Key: x\r\n", 4 * time.Second}, // the time for a body
 		} {
 			senders.Go(func() {
