@@ -9,8 +9,8 @@ import (
 )
 
 // The pace of a process. Graph takes 100 writes in 20 s from an app in a tenant
-// (https://learn.microsoft.com/graph/throttling-limits, Intune device enrollment). make scale prints the effect of these
-// numbers for 1 to 80 processes.
+// (https://learn.microsoft.com/graph/throttling-limits, Intune device enrollment). make scale prints the effect of
+// these numbers for 1 to 80 processes.
 const (
 	maxRate         = 4.75             // writes a second; the rest is left for interactive requests
 	startRate       = 0.5              // before anything is known

@@ -69,8 +69,8 @@ type queueState struct {
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
 }
 
-// RunMessages carries out a batch of messages at the pace that Graph accepts, and returns a settlement for each, in order.
-// Messages that the pace leaves no time for are requeued at once.
+// RunMessages carries out a batch of messages at the pace that Graph accepts, and returns a settlement for each, in
+// order. Messages that the pace leaves no time for are requeued at once.
 func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Message) []Settlement {
 	settlements := make([]Settlement, len(messages))
 	capacity := h.Pace.Capacity(settleAfter)
@@ -266,7 +266,8 @@ func (m *messageRun) settleDevices(ctx context.Context, o *origin, w *work) Sett
 		settlement.Requeue = append(settlement.Requeue, m.body(w, chunk, queueState{Tries: m.tries() - 1}))
 	}
 	if requeued := len(left) + len(transient); requeued > 0 {
-		m.Log.LogAttrs(ctx, slog.LevelInfo, "requeued", slog.String("request_id", o.requestID), slog.String("delivery_id", o.delivery),
+		m.Log.LogAttrs(ctx, slog.LevelInfo, "requeued", slog.String("request_id", o.requestID),
+			slog.String("delivery_id", o.delivery),
 			slog.Int("devices", requeued), slog.Int("settled", settled), milliseconds("waited_ms", o.trace.Waited()))
 	}
 	return settlement

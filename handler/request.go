@@ -383,8 +383,9 @@ func cleanLabel(s string, limit int) string {
 	return s
 }
 
-// readObject calls the reader that fieldReader returns for each member of the JSON object in value, in order and unless the
-// member is null. It returns notObject if value is no object, and refuses unknown and duplicate fields. value is valid JSON.
+// readObject calls the reader that fieldReader returns for each member of the JSON object in value, in order and unless
+// the member is null. It returns notObject if value is no object, and refuses unknown and duplicate fields. value is
+// valid JSON.
 func readObject(value []byte, notObject error, fieldReader func(field string) fieldReader) error {
 	d := json.NewDecoder(bytes.NewReader(value))
 	if start, err := d.Token(); err != nil || start != json.Delim('{') {
@@ -437,7 +438,8 @@ func printableASCII(s string) bool {
 
 // printable reports whether s has at most limit characters, and neither a control nor an invisible one.
 func printable(s string, limit int) bool {
-	return utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
+	return utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s,
+		func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // plain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.

@@ -295,7 +295,8 @@ func newFailure(ended result) Failure {
 	return body
 }
 
-// failure returns the body for a device that failed. For a device outside the policy it has only the caller's own words.
+// failure returns the body for a device that failed. For a device outside the policy it has only the caller's own
+// words.
 func (d *device) failure(ended result) Failure {
 	body := newFailure(ended)
 	known := d.known

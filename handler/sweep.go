@@ -40,7 +40,8 @@ const sweepReserve = 15 * time.Second
 //
 // A sweep that does not complete is safe to repeat: the next one reads the state anew and continues with the rest.
 func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs) (any, error) {
-	report := Report{GroupTag: cmp.Or(args.groupTag, h.Sweep.GroupTag), DryRun: args.dryRun || !h.Sweep.Apply || h.Policy.DryRun}
+	report := Report{GroupTag: cmp.Or(args.groupTag, h.Sweep.GroupTag)}
+	report.DryRun = args.dryRun || !h.Sweep.Apply || h.Policy.DryRun
 	w.dryRun = report.DryRun
 	switch {
 	case report.GroupTag == "":

@@ -131,8 +131,8 @@ func (a anyOf) Verify(r *http.Request, body []byte) (Caller, error) {
 	return Caller{}, ErrNoEvidence
 }
 
-// MayCarryEvidence reports whether a request with headers h carries evidence for v, valid or not. It is true for a Verifier that
-// needs none.
+// MayCarryEvidence reports whether a request with headers h carries evidence for v, valid or not. It is true for a
+// Verifier that needs none.
 func MayCarryEvidence(v Verifier, h http.Header) bool {
 	switch v := v.(type) {
 	case anyOf:

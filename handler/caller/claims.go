@@ -42,8 +42,10 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	}
 	var scopes, app, object string
 	err = errors.Join(
-		decodeClaim(m, "iss", &c.Issuer), decodeClaim(m, "aud", &c.audience), decodeClaim(m, "tid", &c.tenant), decodeClaim(m, "ver", &c.version),
-		decodeClaim(m, "idtyp", &c.kind), decodeClaim(m, "scp", &scopes), decodeClaim(m, "roles", &c.roles), decodeClaim(m, "oid", &object),
+		decodeClaim(m, "iss", &c.Issuer), decodeClaim(m, "aud", &c.audience), decodeClaim(m, "tid", &c.tenant),
+		decodeClaim(m, "ver", &c.version),
+		decodeClaim(m, "idtyp", &c.kind), decodeClaim(m, "scp", &scopes), decodeClaim(m, "roles", &c.roles),
+		decodeClaim(m, "oid", &object),
 		decodeTime(m, "exp", &c.ExpiresAt), decodeTime(m, "nbf", &c.NotBefore), decodeTime(m, "iat", &c.IssuedAt),
 	)
 	switch c.version {

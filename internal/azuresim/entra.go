@@ -227,7 +227,8 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
 		// MSAL for Go pads the long one, against RFC 7515.
 		padded := base64.StdEncoding.EncodeToString(long[:])
-		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == padded || header["x5t"] == encode(short[:])
+		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == padded ||
+			header["x5t"] == encode(short[:])
 		if !named {
 			continue
 		}

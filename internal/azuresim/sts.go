@@ -141,7 +141,8 @@ func (c *Cloud) signedByRole(r *http.Request, body []byte) bool {
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
 	scope := at.Format("20060102") + "/" + c.role.Region + "/sts/aws4_request"
 	if off := c.Now().Sub(at); !ok || err != nil || off > 5*time.Minute || off < -5*time.Minute ||
-		fields["Credential"] != c.role.AccessKeyID+"/"+scope || r.Header.Get("X-Amz-Security-Token") != c.role.SessionToken {
+		fields["Credential"] != c.role.AccessKeyID+"/"+scope ||
+		r.Header.Get("X-Amz-Security-Token") != c.role.SessionToken {
 		return false
 	}
 	var headers strings.Builder

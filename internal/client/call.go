@@ -47,25 +47,33 @@ func newCallFlags() *callFlags {
 		f.rows = append(f.rows, Row{ID: id})
 		return nil
 	})
-	f.Func("serial", "`number`: the serial number of a device, instead of its id; may be repeated", func(serial string) error {
-		f.rows = append(f.rows, Row{Serial: serial})
-		return nil
-	})
-	f.StringVar(&f.expect, "expect", "", "`account` that the device must still carry: a user principal name, or a resource name without @")
+	f.Func("serial", "`number`: the serial number of a device, instead of its id; may be repeated",
+		func(serial string) error {
+			f.rows = append(f.rows, Row{Serial: serial})
+			return nil
+		})
+	f.StringVar(&f.expect, "expect", "",
+		"`account` that the device must still carry: a user principal name, or a resource name without @")
 	f.BoolVar(&f.dryRun, "dry-run", false, "report the changes, and make none")
 	f.BoolVar(&f.verify, "verify", false, "read the device again after the change")
 	f.BoolVar(&f.doctor, "doctor", false, "have the deployment examine itself, and print the report")
 	f.StringVar(&f.reference, "reference", "", "`ticket` for the audit record")
-	f.StringVar(&f.csv, "csv", "", "`file` with a list: CSV with a header, or one serial number on each line; - reads standard input")
+	f.StringVar(&f.csv, "csv", "",
+		"`file` with a list: CSV with a header, or one serial number on each line; - reads standard input")
 	f.StringVar(&f.by, "by", "", "`id or serial`: the column that counts where a list has both (the id)")
-	f.Func("column", "`purpose=NAME`: the column for the id, serial, expected or reference of a list; may be repeated", f.setColumn)
-	f.Func("expect-column", "`NAME` of the column with the accounts that the devices must still carry", func(name string) error {
-		return f.setColumn("expected=" + name)
-	})
+	f.Func("column", "`purpose=NAME`: the column for the id, serial, expected or reference of a list; may be repeated",
+		f.setColumn)
+	f.Func("expect-column", "`NAME` of the column with the accounts that the devices must still carry",
+		func(name string) error {
+			return f.setColumn("expected=" + name)
+		})
 	f.BoolVar(&f.noExpect, "no-expect", false, "ignore the accounts in the list")
-	f.BoolVar(&f.placeholders, "placeholders", false, `send serial numbers such as "Default string", that many devices share`)
+	f.BoolVar(&f.placeholders, "placeholders", false,
+		`send serial numbers such as "Default string", that many devices share`)
 	f.BoolVar(&f.skipInvalid, "skip-invalid", false, "send the valid rows of a list although others are not valid")
-	f.StringVar(&f.out, "out", "", "`file` for the results, from which the same command goes on (devices.results.csv or devices.dry-run.csv for devices.csv)")
+	f.StringVar(&f.out, "out", "",
+		"`file` for the results; the same command continues from it ("+
+			"devices.results.csv or devices.dry-run.csv for devices.csv)")
 	f.BoolVar(&f.again, "again", false, "send the devices too that the results show as refused")
 	f.BoolVar(&f.confirm, "yes", false, fmt.Sprintf("do not ask before a real run with more than %d devices", largeRun))
 	f.IntVar(&f.most, "max", 0, "`number`: refuse a real run with more devices, and do not ask before one with fewer")
@@ -93,7 +101,8 @@ func (f *callFlags) validate() error {
 		return UsageError("-dry-run changes nothing, so there is nothing to -verify")
 	case f.most < 0:
 		return UsageError("-max must be positive")
-	case f.doctor && (f.csv != "" || len(f.rows) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" || f.out != "" || f.again || forList):
+	case f.doctor && (f.csv != "" || len(f.rows) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" ||
+		f.out != "" || f.again || forList):
 		return UsageError("-doctor changes nothing, and takes no device and no flag about devices")
 	case f.doctor:
 		return nil
@@ -151,7 +160,8 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	invalid := formatCount(len(table.Invalid), "row is", "rows are")
 	switch {
 	case len(table.Invalid) > 0 && !f.skipInvalid:
-		return fmt.Errorf("%s not valid, so nothing was sent; correct %s, or send the other rows with -skip-invalid", invalid, f.csv)
+		return fmt.Errorf("%s not valid, so nothing was sent; correct %s, or send the other rows with -skip-invalid",
+			invalid, f.csv)
 	case len(table.Rows) == 0:
 		return fmt.Errorf("%s has no device to send", f.csv)
 	}
@@ -162,8 +172,9 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	show := &progress{w: p.Stderr, terminal: isTerminal(p.Stderr) && !f.json && len(table.Rows) > batchDevices}
 	c.Note = show.note
 	list := List{
-		Client: c, Results: results, Reference: f.reference, DryRun: f.dryRun, Verify: f.verify, Again: f.again, Progress: show.counts,
-		Confirm: func(rows []Row) error { return p.confirmRun(f, c, rows) },
+		Client: c, Results: results, Reference: f.reference, DryRun: f.dryRun, Verify: f.verify, Again: f.again,
+		Progress: show.counts,
+		Confirm:  func(rows []Row) error { return p.confirmRun(f, c, rows) },
 	}
 	counts, stopped := list.Work(ctx, table.Rows)
 	show.end()
@@ -209,7 +220,8 @@ func (f *callFlags) readDevices(p Program) (*Table, error) {
 		defer func() { _ = file.Close() }()
 		source = file
 	}
-	table, err := ReadRows(source, ReadOptions{By: f.by, Columns: f.columns, NoExpect: f.noExpect, Placeholders: f.placeholders})
+	table, err := ReadRows(source, ReadOptions{By: f.by, Columns: f.columns, NoExpect: f.noExpect,
+		Placeholders: f.placeholders})
 	if err != nil {
 		return nil, fmt.Errorf("-csv %s: %w", f.csv, err)
 	}
@@ -260,15 +272,19 @@ func (p Program) confirmRun(f *callFlags, c *Client, rows []Row) error {
 	case f.dryRun:
 		return nil
 	case f.most > 0 && len(rows) > f.most:
-		return unconfirmedError(fmt.Sprintf("nothing was sent: %s, and -max is %s", formatCount(len(rows), "device", "devices"), formatNumber(f.most)))
+		return unconfirmedError(fmt.Sprintf("nothing was sent: %s, and -max is %s",
+			formatCount(len(rows), "device", "devices"), formatNumber(f.most)))
 	case f.confirm || f.most > 0 || len(rows) <= largeRun:
 		return nil
 	}
-	unconfirmed := unconfirmedError(fmt.Sprintf("nothing was sent: a run with more than %d devices needs -yes or -max, and this one has %s", largeRun, formatNumber(len(rows))))
+	unconfirmed := unconfirmedError(fmt.Sprintf(
+		"nothing was sent: a run with more than %d devices needs -yes or -max, and this one has %s",
+		largeRun, formatNumber(len(rows))))
 	if !p.interactive && !isTerminal(p.Stdin) {
 		return unconfirmed
 	}
-	fmt.Fprintf(p.Stderr, "This removes the resource account from %s at %s:\n", formatCount(len(rows), "device", "devices"), DeploymentOf(c.URL))
+	fmt.Fprintf(p.Stderr, "This removes the resource account from %s at %s:\n",
+		formatCount(len(rows), "device", "devices"), DeploymentOf(c.URL))
 	for _, row := range rows[:3] {
 		name := row.ID + row.Serial
 		if account := row.Expected.String(); account != "" {
@@ -373,11 +389,13 @@ func (p Program) printResults(table *Table, results *Results, counts Counts, end
 		Summary summary      `json:"summary"`
 		File    string       `json:"resultsFile,omitempty"`
 		Results []resultJSON `json:"results"`
-	}{p.head(end), summary{counts.Total, counts.Succeeded, counts.Refused, counts.Open, counts.Unsent, counts.Reasons[refused]}, results.path, []resultJSON{}}
+	}{p.head(end), summary{counts.Total, counts.Succeeded, counts.Refused, counts.Open, counts.Unsent,
+		counts.Reasons[refused]}, results.path, []resultJSON{}}
 	for _, row := range table.Rows {
 		if r, ok := results.Of(row); ok {
 			document.Results = append(document.Results, resultJSON{
-				row.Line, r.DeviceID, r.SerialNumber, r.AccountBefore, r.Status, r.Code, r.Message, r.Outcome, r.Verification, r.RequestID, r.GraphRequestID,
+				row.Line, r.DeviceID, r.SerialNumber, r.AccountBefore, r.Status, r.Code, r.Message, r.Outcome,
+				r.Verification, r.RequestID, r.GraphRequestID,
 			})
 		}
 	}
@@ -414,7 +432,8 @@ func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error 
 		}
 	} else {
 		for _, finding := range report.Findings {
-			fmt.Fprintln(p.Stdout, plainText(fmt.Sprintf("%-9s  %s: %s", strings.ReplaceAll(finding.Mark, "_", " "), finding.Tried, finding.Found)))
+			fmt.Fprintln(p.Stdout, plainText(fmt.Sprintf("%-9s  %s: %s", strings.ReplaceAll(finding.Mark, "_", " "),
+				finding.Tried, finding.Found)))
 			for _, step := range append(finding.Fix, finding.Mend...) {
 				fmt.Fprintln(p.Stdout, "             > "+plainText(step))
 			}

@@ -159,7 +159,9 @@ func (c *Client) sendOrder(ctx context.Context, o Order, final func(Response) bo
 // sendWithRetries sends a request, and retries by the rule until final reports true for the response. All attempts
 // have one id. The error is nil where there is a response, of any status. When ctx ends, an attempt under way
 // still runs to its end.
-func (c *Client) sendWithRetries(ctx context.Context, method string, query url.Values, body []byte, final func(Response) bool) (Response, error) {
+func (c *Client) sendWithRetries(ctx context.Context, method string, query url.Values, body []byte,
+	final func(Response) bool,
+) (Response, error) {
 	id := guid.New().String()
 	for tried := 0; ; tried++ {
 		response, err := c.sendOnce(ctx, method, query, id, body)
@@ -207,7 +209,8 @@ func (c *Client) waitForRetry(ctx context.Context, why string, retryAfter time.D
 }
 
 // sendOnce sends a request once, with fresh evidence.
-func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, id string, body []byte) (Response, error) {
+func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, id string,
+	body []byte) (Response, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, c.URL, bytes.NewReader(body))
@@ -236,11 +239,13 @@ func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, 
 	defer func() { _ = resp.Body.Close() }()
 	c.reached = true
 	response := Response{
-		Status: resp.StatusCode, StatusText: statusText(resp.StatusCode), RequestID: plainText(resp.Header.Get("X-Request-ID")),
+		Status: resp.StatusCode, StatusText: statusText(resp.StatusCode),
+		RequestID:  plainText(resp.Header.Get("X-Request-ID")),
 		retryAfter: upstream.RetryAfter(resp.Header, time.Now()),
 	}
 	if response.Body, err = io.ReadAll(upstream.Cap(resp.Body, maxResponse)); err != nil {
-		return Response{}, fmt.Errorf("the response began with %s and broke off: %w", response.StatusText, ErrNoResponse)
+		return Response{}, fmt.Errorf("the response began with %s and broke off: %w", response.StatusText,
+			ErrNoResponse)
 	}
 	return response, nil
 }

@@ -93,14 +93,16 @@ func (l *layout) findColumns(o ReadOptions) (columns, error) {
 	ranks := map[string]int{}
 	for i, name := range l.header {
 		known := columnOf(name)
-		if known.purpose == "" || o.Columns[known.purpose] != "" || known.purpose == "id" && o.By == "serial" || known.purpose == "serial" && o.By == "id" {
+		if known.purpose == "" || o.Columns[known.purpose] != "" || known.purpose == "id" && o.By == "serial" ||
+			known.purpose == "serial" && o.By == "id" {
 			continue
 		}
 		other, twice := c.at[known.purpose]
 		switch {
 		case twice && (known.purpose == "code" || known.purpose == "outcome"):
 		case twice && ranks[known.purpose] == known.rank:
-			return c, fmt.Errorf("its columns %q and %q mean the same; choose with -column %s=NAME", shorten(l.header[other]), shorten(name), known.purpose)
+			return c, fmt.Errorf("its columns %q and %q mean the same; choose with -column %s=NAME",
+				shorten(l.header[other]), shorten(name), known.purpose)
 		case !twice || known.rank < ranks[known.purpose]:
 			c.at[known.purpose], ranks[known.purpose] = i, known.rank
 		}
@@ -191,7 +193,8 @@ func (c columns) readRow(cells []string) Row {
 		}
 		return Row{Serial: value}
 	}
-	row := Row{ID: strings.ToLower(c.cellOf(cells, "id")), Serial: c.cellOf(cells, "serial"), Reference: c.cellOf(cells, "reference")}
+	row := Row{ID: strings.ToLower(c.cellOf(cells, "id")), Serial: c.cellOf(cells, "serial"),
+		Reference: c.cellOf(cells, "reference")}
 	row.Expected = parseAccount(c.cellOf(cells, "expected"))
 	if row.Expected == (Expected{}) {
 		row.Expected.ResourceName = c.cellOf(cells, "resource")

@@ -74,7 +74,7 @@ func newConnection(command, help string) *connection {
 	c.StringVar(&c.secretFile, "secret-file", "", "`file` with the signing key (whsec_… or base64); - reads standard input")
 	c.StringVar(&c.apiKeyFile, "api-key-file", "", "`file` with the API key, instead of a signing key")
 	c.StringVar(&c.tokenFile, "token-file", "", "`file` with an access token of Entra ID, instead of a key")
-	c.StringVar(&c.functionKey, "function-key", "", "`key` of a function app whose host asks for one; other users of this machine can see it, so prefer a file")
+	c.StringVar(&c.functionKey, "function-key", "", "`key` of a function app whose host requires one; other users of this machine can see it, so prefer a file")
 	c.StringVar(&c.functionKeyFile, "function-key-file", "", "`file` with that key")
 	c.BoolVar(&c.json, "json", false, "print one JSON document on standard output")
 	c.DurationVar(&c.timeout, "timeout", 30*time.Second, "`time` for each attempt of a request")
@@ -153,7 +153,8 @@ func (c *connection) newClient(p Program, route string) (*Client, error) {
 		doer = upstream.NewClient()
 	}
 	return &Client{
-		URL: endpoint, Evidence: evidence, FunctionKey: functionKey, HTTP: doer, Agent: "unassign/" + p.Version, Retries: c.retries,
+		URL: endpoint, Evidence: evidence, FunctionKey: functionKey, HTTP: doer, Agent: "unassign/" + p.Version,
+		Retries: c.retries,
 		Timeout: c.timeout, Note: func(text string) { fmt.Fprintln(p.Stderr, text) },
 	}, nil
 }
@@ -183,7 +184,8 @@ func (c *connection) readEvidence(p Program, getenv func(string) string, optiona
 		decode              func(string) (Evidence, error)
 	}{
 		{"-secret-file", c.secretFile, "UNASSIGN_SECRET", decodeAs(caller.DecodeSignatureKey, Signature)},
-		{"-api-key-file", c.apiKeyFile, "UNASSIGN_API_KEY", decodeAs(caller.DecodeAPIKey, func(key []byte) Evidence { return APIKey(string(key)) })},
+		{"-api-key-file", c.apiKeyFile, "UNASSIGN_API_KEY",
+			decodeAs(caller.DecodeAPIKey, func(key []byte) Evidence { return APIKey(string(key)) })},
 		{"-token-file", c.tokenFile, "UNASSIGN_TOKEN", decodeAs(decodeToken, Token)},
 	}
 	var found []func() (Evidence, error)
@@ -202,7 +204,9 @@ func (c *connection) readEvidence(p Program, getenv func(string) string, optiona
 				add(kind.setting+"_FILE", func() (Evidence, error) { return readKey(file, p.Stdin, kind.decode) })
 			}
 			if value := getenv(kind.setting); strings.TrimSpace(value) != "" {
-				add(kind.setting, func() (Evidence, error) { return decodeKey(kind.setting, strings.NewReader(value), kind.decode) })
+				add(kind.setting, func() (Evidence, error) {
+					return decodeKey(kind.setting, strings.NewReader(value), kind.decode)
+				})
 			}
 		}
 	}
@@ -232,15 +236,16 @@ func decodeAs[Key any](decode func(string) (Key, error), evidence func(Key) Evid
 	}
 }
 
-// endpointOf returns the address of a route, given the address of the deployment or of one of its routes. A key must not
-// travel in the clear, so plain http is for this machine alone.
+// endpointOf returns the address of a route, given the address of the deployment or of one of its routes. A key must
+// not travel in the clear, so plain http is for this machine alone.
 func endpointOf(address, route string) (string, error) {
 	if address == "" {
 		return "", UsageError("-url is missing")
 	}
 	u, err := url.Parse(address)
 	if err == nil && !strings.Contains(address, "://") {
-		return "", UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shorten(plainText(address)), shorten(plainText(address))))
+		return "", UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shorten(plainText(address)),
+			shorten(plainText(address))))
 	}
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
@@ -248,7 +253,8 @@ func endpointOf(address, route string) (string, error) {
 	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
 		return "", UsageError("-url must begin with https://, since a key travels with the request; http:// is for this machine alone")
 	}
-	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == "/api" || path == routeUnassign || path == routeDoctor || path == routeDevices {
+	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == "/api" || path == routeUnassign ||
+		path == routeDoctor || path == routeDevices {
 		u.Path, u.RawPath = route, ""
 	}
 	return u.String(), nil

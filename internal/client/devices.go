@@ -81,7 +81,8 @@ func (p Program) List(ctx context.Context, args []string) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", formatCount(count, "device", "devices"), f.csv)
+			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", formatCount(count, "device", "devices"),
+				f.csv)
 			return nil
 		case f.json:
 			devices := []Device{}
@@ -107,7 +108,8 @@ func (p Program) printDevices(ctx context.Context, c *Client, query url.Values) 
 			fmt.Fprintf(p.Stdout, format, "SERIAL NUMBER", "GROUP TAG", "DEVICE ID", "RESOURCE ACCOUNT")
 		}
 		count++
-		fmt.Fprintf(p.Stdout, format, plainText(d.SerialNumber), plainText(d.GroupTag), plainText(d.DeviceID), plainText(d.Account.String()))
+		fmt.Fprintf(p.Stdout, format, plainText(d.SerialNumber), plainText(d.GroupTag), plainText(d.DeviceID),
+			plainText(d.Account.String()))
 		return nil
 	})
 	if err == nil {
@@ -119,7 +121,8 @@ func (p Program) printDevices(ctx context.Context, c *Client, query url.Values) 
 // writeDevices writes the devices as CSV, and returns their number.
 func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer) (count int, err error) {
 	records := csv.NewWriter(w)
-	if err := records.Write([]string{"deviceId", "serialNumber", "groupTag", "expectedUserPrincipalName", "expectedResourceName"}); err != nil {
+	if err := records.Write([]string{"deviceId", "serialNumber", "groupTag", "expectedUserPrincipalName",
+		"expectedResourceName"}); err != nil {
 		return 0, err
 	}
 	err = c.devices(ctx, query, func(d Device) error {

@@ -164,7 +164,8 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 			}
 		}
 		if len(lasting) > 0 && len(lasting)+len(again) == all {
-			return fmt.Errorf("no device can be changed before this is fixed: %s: %s", lasting[0].Code, lasting[0].Message)
+			return fmt.Errorf("no device can be changed before this is fixed: %s: %s", lasting[0].Code,
+				lasting[0].Message)
 		}
 		if len(again) == 0 {
 			return nil
@@ -251,18 +252,22 @@ func (l *List) resultsOf(rows []Row, r Response, failed error) ([]Result, error)
 	switch {
 	case r.Status == 0 && errors.Is(failed, ErrNotSent):
 		ended = failed
-		whole = item{Code: "not_sent", Message: "There was no connection, so nothing was sent.", Outcome: outcomeNotDone}
+		whole = item{Code: "not_sent", Message: "There was no connection, so nothing was sent.",
+			Outcome: outcomeNotDone}
 	case r.Status == 0:
 		ended = failed
-		whole = item{Code: "no_response", Message: "There was no response, so the outcome is unknown. A retry is safe.", Outcome: outcomeUnknown}
+		whole = item{Code: "no_response", Message: "There was no response, so the outcome is unknown. A retry is safe.",
+			Outcome: outcomeUnknown}
 	case r.Status/100 == 2 && (r.RequestID == "" || len(items) != len(rows)):
 		ended = fmt.Errorf("%s, but not from the function: it has no X-Request-ID or no result for each device; check -url", r.StatusText)
-		whole = item{Code: "bad_response", Message: "The response is not from the function, so the outcome is unknown.", Outcome: outcomeUnknown}
+		whole = item{Code: "bad_response", Message: "The response is not from the function, so the outcome is unknown.",
+			Outcome: outcomeUnknown}
 	case len(items) == len(rows):
 	case Retryable(r.Status):
 		ended = cmp.Or(failed, fmt.Errorf("%s; run the same command later", describeResponse(r, whole)))
 		whole = item{
-			Status: r.Status, Code: whole.Error.Code, Message: whole.Error.Message, Outcome: cmp.Or(whole.Outcome, outcomeUnknown), RequestID: whole.RequestID,
+			Status: r.Status, Code: whole.Error.Code, Message: whole.Error.Message,
+			Outcome: cmp.Or(whole.Outcome, outcomeUnknown), RequestID: whole.RequestID,
 		}
 	default:
 		return nil, errors.New(describeResponse(r, whole))
@@ -285,11 +290,15 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 		one.Status = r.Status
 	}
 	result := Result{
-		Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)), SerialNumber: cmp.Or(row.Serial, plainText(one.SerialNumber)), Status: one.Status,
+		Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)),
+		SerialNumber: cmp.Or(row.Serial, plainText(one.SerialNumber)), Status: one.Status,
 		AccountBefore: plainText(cmp.Or(one.Account.UserPrincipalName, one.Account.ResourceName)),
-		Code:          plainText(cmp.Or(one.Code, one.Error.Code)), Message: plainText(cmp.Or(one.Message, one.Error.Message)),
-		Outcome: plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID), Verification: plainText(one.Verification),
-		GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)), Time: time.Now().UTC().Format(time.RFC3339), Expected: row.Expected.String(),
+		Code:          plainText(cmp.Or(one.Code, one.Error.Code)),
+		Message:       plainText(cmp.Or(one.Message, one.Error.Message)),
+		Outcome:       plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID),
+		Verification:   plainText(one.Verification),
+		GraphRequestID: plainText(cmp.Or(one.GraphRequestID, one.Graph.RequestID)),
+		Time:           time.Now().UTC().Format(time.RFC3339), Expected: row.Expected.String(),
 	}
 	if n := min(len(one.DeviceIDs), batchDevices); n > 0 {
 		result.Message += " They are: " + plainText(strings.Join(one.DeviceIDs[:n], " "))

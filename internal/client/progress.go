@@ -34,7 +34,8 @@ func (c Counts) summary() string {
 		}
 		return text
 	}
-	parts := []string{formatCount(c.Total, "device", "devices") + ": " + part(c.Succeeded, c.SucceededEarlier, "succeeded", succeeded)}
+	parts := []string{formatCount(c.Total, "device", "devices") + ": " + part(c.Succeeded, c.SucceededEarlier,
+		"succeeded", succeeded)}
 	if c.Refused > 0 {
 		parts = append(parts, part(c.Refused, c.RefusedEarlier, "refused", refused))
 	}
@@ -79,7 +80,8 @@ const (
 
 // counts shows the counts of the rows.
 func (p *progress) counts(c Counts) {
-	text := fmt.Sprintf("%s of %s: %s succeeded, %s refused", formatNumber(c.Total-c.Unsent), formatNumber(c.Total), formatNumber(c.Succeeded), formatNumber(c.Refused))
+	text := fmt.Sprintf("%s of %s: %s succeeded, %s refused", formatNumber(c.Total-c.Unsent), formatNumber(c.Total),
+		formatNumber(c.Succeeded), formatNumber(c.Refused))
 	if c.Open > 0 {
 		text += fmt.Sprintf(", %s to retry", formatNumber(c.Open))
 	}

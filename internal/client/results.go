@@ -23,7 +23,7 @@ type Result struct {
 	DeviceID       string
 	SerialNumber   string
 	ByID           bool   // the row names its device by the id, although there is a serial number
-	AccountBefore  string // the account that the device carried when it was read: its user principal name, else its resource name
+	AccountBefore  string // the account that the device carried: its user principal name, else its resource name
 	Status         int    // 0 if there was no response
 	Code           string
 	Message        string
@@ -67,7 +67,8 @@ func (r Result) standing() standing {
 	switch {
 	case r.Status/100 == 2 && r.Outcome != outcomeUnknown:
 		return succeeded
-	case r.Status/100 != 4, Retryable(r.Status), r.Outcome == outcomeUnknown, r.Status == http.StatusUnauthorized, r.Status == http.StatusFailedDependency:
+	case r.Status/100 != 4, Retryable(r.Status), r.Outcome == outcomeUnknown, r.Status == http.StatusUnauthorized,
+		r.Status == http.StatusFailedDependency:
 		return open
 	}
 	return refused
@@ -76,7 +77,8 @@ func (r Result) standing() standing {
 // resultColumns are the columns of a results file, in order. The last one may be cut off where a process was
 // killed: the row is then sent again if it expects an account.
 var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId", "graphRequestId", "time", "deployment", "named_by", "expected",
+	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId",
+	"graphRequestId", "time", "deployment", "named_by", "expected",
 }
 
 // DeploymentOf returns the name of the deployment at an address: the address without any part that may be a key.
@@ -95,7 +97,8 @@ func (r Result) cells() []string {
 	}
 	namedBy := map[bool]string{true: "id", false: "serial"}[r.ByID || r.SerialNumber == ""]
 	cells := []string{
-		strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, r.AccountBefore, status, r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID,
+		strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, r.AccountBefore, status, r.Code, r.Message, r.Outcome,
+		r.RequestID, r.GraphRequestID,
 		r.Time, r.Deployment, namedBy, r.Expected,
 	}
 	for i, cell := range cells {
@@ -113,9 +116,11 @@ func resultOf(names, cells []string) (Result, error) {
 	line, errLine := strconv.Atoi(of["line"])
 	status, errStatus := strconv.Atoi(cmp.Or(of["status"], "0"))
 	r := Result{
-		Line: line, DeviceID: of["deviceId"], SerialNumber: of["serialNumber"], AccountBefore: of["account_before"], Status: status,
-		Code: of["code"], Message: of["message"], Outcome: of["outcome"], RequestID: of["requestId"], GraphRequestID: of["graphRequestId"],
-		ByID: of["named_by"] == "id" && of["serialNumber"] != "", Time: of["time"], Deployment: of["deployment"], Expected: of["expected"],
+		Line: line, DeviceID: of["deviceId"], SerialNumber: of["serialNumber"], AccountBefore: of["account_before"],
+		Status: status, Code: of["code"], Message: of["message"], Outcome: of["outcome"], RequestID: of["requestId"],
+		GraphRequestID: of["graphRequestId"],
+		ByID:           of["named_by"] == "id" && of["serialNumber"] != "",
+		Time:           of["time"], Deployment: of["deployment"], Expected: of["expected"],
 	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")
@@ -154,7 +159,8 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	}
 	for _, row := range r.rows {
 		if row.Deployment != "" && row.Deployment != deployment {
-			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path, shorten(plainText(row.Deployment)))
+			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path,
+				shorten(plainText(row.Deployment)))
 		}
 		if dry := row.Outcome == outcomeDryRun; dry != dryRun {
 			kind := map[bool]string{true: "a dry run", false: "a real run"}[dry]

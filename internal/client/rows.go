@@ -90,7 +90,8 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tableReader{Table: Table{Format: l.format, Notes: l.notes}, columns: c, options: o, first: map[string]int{}, leftOut: map[string]int{}}
+	t := &tableReader{Table: Table{Format: l.format, Notes: l.notes}, columns: c, options: o, first: map[string]int{},
+		leftOut: map[string]int{}}
 	for {
 		if len(t.Invalid) > maxRows {
 			return nil, fmt.Errorf("more than %d of its rows are not valid; the first: %s", maxRows, t.Invalid[0])
@@ -191,13 +192,15 @@ func (t *tableReader) findProblem(row Row, cells []string) string {
 	case row.ID != "" && err != nil:
 		return fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shorten(row.ID))
 	case rewritten.MatchString(row.Serial):
-		return fmt.Sprintf("%q is a long number that a spreadsheet or a script has rounded; export the column as text", shorten(row.Serial))
+		return fmt.Sprintf("%q is a long number that a spreadsheet or a script has rounded; export the column as text",
+			shorten(row.Serial))
 	case strings.HasSuffix(row.Serial, "…") || strings.HasSuffix(row.Serial, "..."):
 		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shorten(row.Serial))
 	case row.Serial != "" && !isSerialNumber(row.Serial):
 		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shorten(row.Serial))
 	case row.Serial != "" && !t.options.Placeholders && isPlaceholder(row.Serial):
-		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it", shorten(row.Serial))
+		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it",
+			shorten(row.Serial))
 	case !isPrintable(row.Expected.String(), 256):
 		return fmt.Sprintf("%q is not an account: at most 256 printable characters", shorten(row.Expected.String()))
 	case !isPrintable(row.Reference, 128):
@@ -216,7 +219,8 @@ func (t *tableReader) addNotes() {
 	}
 	if t.expecting > 0 && t.columns.implied != "" {
 		notes = append(notes, fmt.Sprintf("%s to carry the account in column %q, and any other account is refused. "+
-			"-no-expect ignores the column", formatCount(t.expecting, "device is expected", "devices are expected"), shorten(t.columns.implied)))
+			"-no-expect ignores the column", formatCount(t.expecting, "device is expected",
+			"devices are expected"), shorten(t.columns.implied)))
 	}
 	if len(t.leftOut) > 0 {
 		total := 0
@@ -250,7 +254,8 @@ func isSerialNumber(s string) bool {
 // placeholders are serial numbers, reduced by plainName, that firmware and inventories give to devices without one.
 var placeholders = map[string]bool{ //nolint:gochecknoglobals // a table that nothing writes to
 	"tobefilledbyoem": true, "tobefilled": true, "filledbyoem": true, "oem": true, "defaultstring": true, "default": true,
-	"systemserialnumber": true, "chassisserialnumber": true, "baseboardserialnumber": true, "serialnumber": true, "serial": true,
+	"systemserialnumber": true, "chassisserialnumber": true, "baseboardserialnumber": true, "serialnumber": true,
+	"serial":        true,
 	"notapplicable": true, "notavailable": true, "notspecified": true, "notdefined": true, "unspecified": true,
 	"na": true, "null": true, "none": true, "nil": true, "nan": true, "unknown": true, "undefined": true, "empty": true,
 	"invalid": true, "tbd": true, "ref": true, "name": true, "value": true,
@@ -260,12 +265,14 @@ var placeholders = map[string]bool{ //nolint:gochecknoglobals // a table that no
 // isPlaceholder reports whether a serial number is one that devices without a serial number share.
 func isPlaceholder(serial string) bool {
 	plain := plainName(serial)
-	return placeholders[plain] || strings.Trim(plain, "0") == "" || len(plain) > 2 && strings.Trim(plain, plain[:1]) == ""
+	return placeholders[plain] || strings.Trim(plain, "0") == "" ||
+		len(plain) > 2 && strings.Trim(plain, plain[:1]) == ""
 }
 
 // isPrintable is the rule of the function for a text of at most limit characters.
 func isPrintable(s string, limit int) bool {
-	return utf8.ValidString(s) && utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
+	return utf8.ValidString(s) && utf8.RuneCountInString(s) <= limit &&
+		!strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // shorten returns a text of a file for a terminal, cut.
@@ -348,7 +355,8 @@ func openLayout(r io.Reader) (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{lines: &lineReader{r: bufio.NewReader(text)}, format: Format{Comma: ',', BOM: bom}, buffer: bufio.NewReader(nil)}
+	l := &layout{lines: &lineReader{r: bufio.NewReader(text)}, format: Format{Comma: ',', BOM: bom},
+		buffer: bufio.NewReader(nil)}
 	declared := false
 	for {
 		first, err := l.lines.next()
@@ -412,7 +420,8 @@ func (l *layout) readHeader(first line) error {
 		}
 		return nil
 	}
-	if !ruled && !separated && columnNames[plainName(first.text)].purpose == "" && strings.ContainsAny(first.text, "0123456789") {
+	if !ruled && !separated && columnNames[plainName(first.text)].purpose == "" &&
+		strings.ContainsAny(first.text, "0123456789") {
 		l.lines.pushBack(first)
 		l.notes = append(l.notes, "the file has no header: each line is read as a serial number, or as an id where it is a GUID")
 		return nil

@@ -41,7 +41,9 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %T", e.Value) }
 // The error is ctx.Err() if ctx ends first; the work continues. The context of the work carries the values of the
 // caller that started it, but not its deadline (see [upstream.Detached]). The time that the work spent on each service
 // is added to the trace of every caller.
-func (g *Group[K, V]) Do(ctx context.Context, key K, work func(context.Context) (V, error)) (value V, shared bool, err error) {
+func (g *Group[K, V]) Do(
+	ctx context.Context, key K, work func(context.Context) (V, error),
+) (value V, shared bool, err error) {
 	c, shared := g.join(ctx, key, work)
 	select {
 	case <-c.done:
@@ -59,7 +61,9 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, work func(context.Context) 
 }
 
 // join returns the call for key, and starts it unless it is running.
-func (g *Group[K, V]) join(ctx context.Context, key K, work func(context.Context) (V, error)) (c *call[V], shared bool) {
+func (g *Group[K, V]) join(
+	ctx context.Context, key K, work func(context.Context) (V, error),
+) (c *call[V], shared bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c, shared = g.calls[key]; shared {

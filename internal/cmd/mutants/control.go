@@ -97,8 +97,8 @@ func (c control) runMutant(ctx context.Context) ([]byte, error) {
 	return output, nil
 }
 
-// runTest runs one test, given as package and name, with an overlay if there is one. GOFLAGS carries the overlay, so that
-// a test which builds the program builds the mutant.
+// runTest runs one test, given as package and name, with an overlay if there is one. GOFLAGS carries the overlay, so
+// that a test which builds the program builds the mutant.
 func runTest(ctx context.Context, test, overlay string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()

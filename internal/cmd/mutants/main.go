@@ -1,9 +1,11 @@
-// Mutants removes each control of controls.yaml from the source, one at a time, and runs the test that the control names.
+// Mutants removes each control of controls.yaml from the source, one at a time, and runs the test that the control
+// names.
 //
 //	mutants [-only TEXT] [-changed REVISION] [-v]
 //
-// A control whose removal its test does not notice is a survivor, and a survivor is a failure. The removal is an overlay
-// (go build -overlay), so the working tree never changes. docs/security.md names the same tests for the same threats.
+// A control whose removal its test does not notice is a survivor, and a survivor is a failure. The removal is an
+// overlay (go build -overlay), so the working tree never changes. docs/security.md names the same tests for the same
+// threats.
 package main
 
 import (

@@ -3,8 +3,8 @@
 //	pack OUT.zip|OUT.tar.gz FILE|NAME=FILE|DIRECTORY...
 //
 // A FILE is stored in the root under its own name, as data; NAME=FILE is stored there as an executable; the files of a
-// DIRECTORY are stored under their paths below it, as data. Equal input makes equal bytes: entries are sorted and have one
-// time and Unix modes; the Functions host needs the mode to start the executable.
+// DIRECTORY are stored under their paths below it, as data. Equal input makes equal bytes: entries are sorted and have
+// one time and Unix modes; the Functions host needs the mode to start the executable.
 package main
 
 import (
@@ -122,7 +122,8 @@ func writeTar(entries []entry) ([]byte, error) {
 	compressed := gzip.NewWriter(&file)
 	w := tar.NewWriter(compressed)
 	for _, e := range entries {
-		header := &tar.Header{Name: e.name, Mode: int64(e.mode), Size: int64(len(e.data)), ModTime: epoch, Typeflag: tar.TypeReg}
+		header := &tar.Header{Name: e.name, Mode: int64(e.mode), Size: int64(len(e.data)), ModTime: epoch,
+			Typeflag: tar.TypeReg}
 		if err := w.WriteHeader(header); err != nil {
 			return nil, err
 		}

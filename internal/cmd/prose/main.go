@@ -3,8 +3,8 @@
 //	prose [-v] [path ...]    # default: every file that git tracks
 //
 // It reads Go comments and strings, the comments of YAML, Bicep, shell, Python, JavaScript and Makefile sources, and
-// Markdown pages. It counts headless relatives (a clause that starts with "what" or "who" and has no noun before it) and
-// refuses the words for which CONTRIBUTING.md names a replacement.
+// Markdown pages. It counts headless relatives (a clause that starts with "what" or "who" and has no noun before it)
+// and refuses the words for which CONTRIBUTING.md names a replacement.
 package main
 
 import (
@@ -67,8 +67,8 @@ func run(w io.Writer, verbose bool, paths []string) error {
 	return total.report(w)
 }
 
-// skipped reports whether a path holds no prose of ours: locked dependencies, licences, recorded data, generated sources,
-// and this package's own list of words.
+// skipped reports whether a path holds no prose of ours: locked dependencies, licences, recorded data, generated
+// sources, and this package's own list of words.
 func skipped(path string) bool {
 	switch filepath.Base(path) {
 	case "LICENSE", "package-lock.json":

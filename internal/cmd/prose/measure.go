@@ -84,11 +84,13 @@ func (m *measurement) measureGo(path string, source []byte) error {
 				m.functions++
 				if strings.IndexFunc(name, unicode.IsUpper) < 0 {
 					m.oneWord++
-					m.findings = append(m.findings, fmt.Sprintf("%s:%d: one word: %s", path, files.Position(node.Pos()).Line, name))
+					m.findings = append(m.findings, fmt.Sprintf("%s:%d: one word: %s", path,
+						files.Position(node.Pos()).Line, name))
 				}
 			}
 		case *ast.BasicLit:
-			if text, err := strconv.Unquote(node.Value); !tests && err == nil && node.Kind == token.STRING && strings.Count(text, " ") > 2 {
+			if text, err := strconv.Unquote(node.Value); !tests && err == nil && node.Kind == token.STRING &&
+				strings.Count(text, " ") > 2 {
 				m.scan(&m.texts, path, files.Position(node.Pos()).Line, text)
 			}
 		}
@@ -155,7 +157,8 @@ func (m *measurement) scan(c *count, path string, start int, text string) {
 	for _, f := range forbidden {
 		for _, place := range f.pattern.FindAllStringIndex(text, -1) {
 			m.forbidden++
-			m.findings = append(m.findings, fmt.Sprintf("%s:%d: %q: write %s", path, line(place[0]), text[place[0]:place[1]], f.replacement))
+			m.findings = append(m.findings, fmt.Sprintf("%s:%d: %q: write %s", path, line(place[0]),
+				text[place[0]:place[1]], f.replacement))
 		}
 	}
 }
@@ -176,9 +179,12 @@ func isHeadless(word, before, gap string) bool {
 
 // headWords are the words before "who" that are no noun.
 var headWords = map[string]bool{ //nolint:gochecknoglobals // a table that nothing writes to
-	"": true, "of": true, "to": true, "for": true, "by": true, "on": true, "about": true, "from": true, "with": true, "is": true, "are": true,
-	"say": true, "says": true, "tell": true, "tells": true, "know": true, "knows": true, "see": true, "ask": true, "asks": true, "and": true,
-	"or": true, "but": true, "those": true, "all": true, "decide": true, "decides": true, "out": true, "not": true, "one": true,
+	"": true, "of": true, "to": true, "for": true, "by": true, "on": true, "about": true, "from": true, "with": true,
+	"is": true, "are": true,
+	"say": true, "says": true, "tell": true, "tells": true, "know": true, "knows": true, "see": true, "ask": true,
+	"asks": true, "and": true,
+	"or": true, "but": true, "those": true, "all": true, "decide": true, "decides": true, "out": true, "not": true,
+	"one": true,
 }
 
 // isQuestion reports whether the sentence that rest continues ends with a question mark.

@@ -300,7 +300,8 @@ func (h *Host) exited(w *worker) {
 		h.crashes = append(h.crashes, now)
 		if len(h.crashes) == maxCrashes {
 			words := w.stderr[max(0, len(w.stderr)-3):]
-			h.stop(fmt.Errorf("functions host: exceeded the restarts of the worker; the host shuts down: %v: %s", w.cmd.ProcessState, strings.Join(words, ", ")))
+			h.stop(fmt.Errorf("functions host: exceeded the restarts of the worker; the host shuts down: %v: %s",
+				w.cmd.ProcessState, strings.Join(words, ", ")))
 			return
 		}
 	}

@@ -71,9 +71,11 @@ func (h *Host) attempt(
 	}
 	metadata := map[string]any{}
 	maps.Copy(metadata, more)
-	metadata["sys"] = map[string]any{"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano), "RandGuid": newID()}
+	metadata["sys"] = map[string]any{"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano),
+		"RandGuid": newID()}
 	if f.retries != 0 {
-		retry := map[string]any{"RetryCount": attempt, "MaxRetryCount": f.retries, "Exception": nil, "Instance": nil, "State": map[string]any{}}
+		retry := map[string]any{"RetryCount": attempt, "MaxRetryCount": f.retries, "Exception": nil, "Instance": nil,
+			"State": map[string]any{}}
 		if failure != nil {
 			retry["Exception"] = exception(f.name, failure)
 		}
@@ -123,9 +125,11 @@ func exception(name string, failure error) map[string]any {
 	message := "Exception while executing function: Functions." + name
 	const frame = "   at Microsoft.Azure.WebJobs.Script.Workers.Http.DefaultHttpWorkerService.InvokeAsync(ScriptInvocationContext scriptInvocationContext)\n"
 	inner := map[string]any{
-		"ClassName": "System.Net.Http.HttpRequestException", "Message": failure.Error(), "Data": nil, "InnerException": nil, "HelpURL": nil,
-		"StackTraceString": strings.Repeat(frame, 6), "RemoteStackTraceString": nil, "RemoteStackIndex": 0, "ExceptionMethod": nil,
-		"HResult": -2146233088, "Source": "System.Net.Http", "WatsonBuckets": nil,
+		"ClassName": "System.Net.Http.HttpRequestException", "Message": failure.Error(), "Data": nil,
+		"InnerException": nil, "HelpURL": nil,
+		"StackTraceString": strings.Repeat(frame, 6), "RemoteStackTraceString": nil, "RemoteStackIndex": 0,
+		"ExceptionMethod": nil,
+		"HResult":         -2146233088, "Source": "System.Net.Http", "WatsonBuckets": nil,
 	}
 	outer := maps.Clone(inner)
 	outer["ClassName"], outer["Message"], outer["InnerException"] = "Microsoft.Azure.WebJobs.Host.FunctionInvocationException", message, inner
@@ -141,7 +145,8 @@ func (f *function) result(resp *http.Response, body []byte) (Result, error) {
 	if resp.ContentLength == 0 {
 		return Result{}, errHang
 	}
-	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || (media != "application/json" && media != "text/json") {
+	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil ||
+		(media != "application/json" && media != "text/json") {
 		return Result{}, fmt.Errorf("functions host: unsupported media type %q", resp.Header.Get("Content-Type"))
 	}
 	if text := bytes.TrimSpace(body); len(text) == 0 || string(text) == "null" {
@@ -152,7 +157,9 @@ func (f *function) result(resp *http.Response, body []byte) (Result, error) {
 		return Result{}, fmt.Errorf("functions host: invalid HttpResponseMessage: %w", err)
 	}
 	maps.DeleteFunc(result.Outputs, func(name string, _ any) bool {
-		return !slices.ContainsFunc(f.bindings, func(b binding) bool { return b.Name == name && strings.EqualFold(b.Direction, "out") })
+		return !slices.ContainsFunc(f.bindings, func(b binding) bool {
+			return b.Name == name && strings.EqualFold(b.Direction, "out")
+		})
 	})
 	for name, value := range result.Outputs {
 		result.Outputs[name] = decoded(value)

@@ -137,7 +137,8 @@ func refuseHead(r *http.Request) int {
 }
 
 var methods = []string{ //nolint:gochecknoglobals // a constant table
-	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions, http.MethodTrace,
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+	http.MethodOptions, http.MethodTrace,
 }
 
 // homepage is the body of the root's response (E7). The host's own has 149 KB.
@@ -212,14 +213,16 @@ func (h *Host) acceptsKey(r *http.Request, level string) bool {
 
 // hopByHop are the headers that are not passed on, in either direction (E8).
 var hopByHop = []string{ //nolint:gochecknoglobals // a constant table
-	"Connection", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authentication-Info",
+	"Connection", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Proxy-Connection", "Proxy-Authenticate",
+	"Proxy-Authentication-Info",
 	"Proxy-Authorization", "Proxy-Features", "Proxy-Instruction", "Security-Scheme", "Alpn", "Close", "Http2-Settings",
 	"Upgrade-Insecure-Requests", "Te", "Alt-Svc",
 }
 
 // contentHeaders are lost by forwarding (E12).
 var contentHeaders = []string{ //nolint:gochecknoglobals // a constant table
-	"Allow", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Location", "Content-Md5", "Content-Range", "Expires",
+	"Allow", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Location", "Content-Md5",
+	"Content-Range", "Expires",
 	"Last-Modified",
 }
 
@@ -285,7 +288,8 @@ func (h *Host) proxyRequest(w http.ResponseWriter, r *http.Request, path string)
 	}
 	target.RawQuery, target.ForceQuery = r.URL.RawQuery, r.URL.ForceQuery
 	out := (&http.Request{
-		Method: r.Method, Host: r.Host, Header: outgoingHeader(r.Header, hopByHop), ContentLength: r.ContentLength, Body: http.NoBody, URL: target,
+		Method: r.Method, Host: r.Host, Header: outgoingHeader(r.Header, hopByHop), ContentLength: r.ContentLength,
+		Body: http.NoBody, URL: target,
 	}).WithContext(ctx)
 	if body, ok := r.Body.(*requestBody); ok {
 		body.active = active
@@ -372,8 +376,8 @@ func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	}
 }
 
-// sendOnce sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while the
-// body is still being written (E9).
+// sendOnce sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while
+// the body is still being written (E9).
 func (h *Host) sendOnce(req *http.Request) (*http.Response, error) {
 	wrote := make(chan error, 1)
 	trace := &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
@@ -436,7 +440,8 @@ func forwardQuery(raw string) string {
 // forwardRequest builds the request anew, as hosts before 2025 do (E12).
 func (h *Host) forwardRequest(w http.ResponseWriter, r *http.Request, path string) {
 	media := r.Header.Get("Content-Type")
-	if _, _, err := mime.ParseMediaType(media); r.ContentLength < 0 || media != "" && (err != nil || !strings.Contains(media, "/")) {
+	if _, _, err := mime.ParseMediaType(media); r.ContentLength < 0 || media != "" &&
+		(err != nil || !strings.Contains(media, "/")) {
 		respondFailure(w, nil)
 		return
 	}
@@ -507,7 +512,8 @@ func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, param
 		query[name] = strings.Join(values, ",")
 	}
 	request := map[string]any{
-		"Url": "http://" + r.Host + r.URL.String(), "Method": r.Method, "Query": query, "Headers": r.Header, "Params": params, "Identities": []any{},
+		"Url": "http://" + r.Host + r.URL.String(), "Method": r.Method, "Query": query, "Headers": r.Header,
+		"Params": params, "Identities": []any{},
 	}
 	if r.ContentLength > 0 {
 		request["Body"] = string(body)

@@ -110,7 +110,8 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 		w.Header().Set("Lambda-Extension-Identifier", "7c9aeb4e-3bb9-4d44-a4f4-0f1a4c6a9f55")
 		_, _ = io.WriteString(w, "{}")
 	})
-	mux.HandleFunc("GET /2020-01-01/extension/event/next", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	mux.HandleFunc("GET /2020-01-01/extension/event/next",
+		func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	h.running.Go(func() { _ = h.server.Serve(listener) })
 	return h, nil
@@ -201,7 +202,8 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	h.mu.Lock()
 	h.requests++
 	e := &invocation{
-		id: fmt.Sprintf("8476a536-e9f4-11e8-9739-%012d", h.requests), payload: payload, timeout: h.options.Timeout, result: make(chan Result, 1),
+		id: fmt.Sprintf("8476a536-e9f4-11e8-9739-%012d", h.requests), payload: payload, timeout: h.options.Timeout,
+		result: make(chan Result, 1),
 	}
 	h.mu.Unlock()
 	p, end, err := h.readyProcess(ctx)
@@ -304,13 +306,15 @@ func (h *Host) warmProcess() (*process, error) {
 	}
 	cmd.Env = append(cmd.Env,
 		"AWS_LAMBDA_RUNTIME_API="+h.address, "AWS_LAMBDA_FUNCTION_NAME=unassign", "AWS_LAMBDA_FUNCTION_VERSION=$LATEST",
-		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=256", "AWS_REGION=eu-west-1", "AWS_LAMBDA_LOG_FORMAT=JSON", "AWS_LAMBDA_INITIALIZATION_TYPE=on-demand",
+		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=256", "AWS_REGION=eu-west-1", "AWS_LAMBDA_LOG_FORMAT=JSON",
+		"AWS_LAMBDA_INITIALIZATION_TYPE=on-demand",
 		"LAMBDA_TASK_ROOT=/var/task", "_HANDLER=bootstrap", "TZ=:UTC")
 	cmd.Env = append(cmd.Env, h.options.Env...)
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w // L8
 	p := &process{
-		cmd: cmd, started: time.Now(), asked: make(chan struct{}), ended: make(chan struct{}), failed: make(chan Error, 1),
+		cmd: cmd, started: time.Now(), asked: make(chan struct{}), ended: make(chan struct{}),
+		failed: make(chan Error, 1),
 		events: make(chan *invocation),
 	}
 	if err := cmd.Start(); err != nil {
@@ -411,7 +415,8 @@ var errMalformed = errors.New("lambda host: the reply is not of payload format 2
 // ReadAnswer returns the caller's response for the result of an event of payload format 2.0 (L9). An error gives the
 // reason of a 500 of the gateway's own.
 func ReadAnswer(r Result) (Answer, error) {
-	failed := Answer{http.StatusInternalServerError, http.Header{"Content-Type": {"application/json"}}, []byte(`{"message":"Internal Server Error"}`)}
+	failed := Answer{http.StatusInternalServerError, http.Header{"Content-Type": {"application/json"}},
+		[]byte(`{"message":"Internal Server Error"}`)}
 	if r.Payload == nil {
 		return failed, fmt.Errorf("lambda host: no reply: %+v", r)
 	}
@@ -468,9 +473,12 @@ func Event(method, target string, header http.Header, body []byte, base64Encoded
 	event := map[string]any{
 		"version": "2.0", "routeKey": "ANY " + path, "rawPath": path, "rawQueryString": query, "headers": headers,
 		"requestContext": map[string]any{
-			"accountId": "123456789012", "apiId": "api", "domainName": "api.execute-api.eu-west-1.amazonaws.com", "requestId": "JKJaXmPLvHcESHA=",
-			"routeKey": "ANY " + path, "stage": "$default", "time": "23/Nov/2026:02:00:00 +0000", "timeEpoch": 1795399200000,
-			"http": map[string]any{"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": header.Get("User-Agent")},
+			"accountId": "123456789012", "apiId": "api", "domainName": "api.execute-api.eu-west-1.amazonaws.com",
+			"requestId": "JKJaXmPLvHcESHA=",
+			"routeKey":  "ANY " + path, "stage": "$default", "time": "23/Nov/2026:02:00:00 +0000",
+			"timeEpoch": 1795399200000,
+			"http": map[string]any{"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1",
+				"userAgent": header.Get("User-Agent")},
 		},
 		"isBase64Encoded": base64Encoded && len(body) > 0,
 	}

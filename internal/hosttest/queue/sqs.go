@@ -64,7 +64,8 @@ func (q *SQS) pollBatches(ctx context.Context) {
 		}
 		if len(leases) < q.options.BatchSize && q.options.BatchingWindow > 0 { // S4
 			waitUntil(ctx, time.Now().Add(q.options.BatchingWindow), nil)
-			more, _ := q.receiveMessages(q.options.BatchSize-len(leases), q.options.MaxReceiveCount, q.options.Visibility)
+			more, _ := q.receiveMessages(q.options.BatchSize-len(leases), q.options.MaxReceiveCount,
+				q.options.Visibility)
 			leases = append(leases, more...)
 		}
 		q.invoke(p, leases) //nolint:contextcheck // a process has a context of its own

@@ -1,5 +1,5 @@
-// Package simulated holds a deployment on the simulated cloud, for tests in this process: its secrets, its settings, the
-// function itself, and the search for leaks.
+// Package simulated holds a deployment on the simulated cloud, for tests in this process: its secrets, its settings,
+// the function itself, and the search for leaks.
 package simulated
 
 import (
@@ -79,7 +79,8 @@ func Minimal(changes ...string) func(string) string {
 // Settings returns the settings of a deployment on c, changed by pairs of a name and a value.
 func Settings(c *azuresim.Cloud, changes ...string) func(string) string {
 	return Minimal(append([]string{
-		"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID,
+		"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID,
+		"GRAPH_CLIENT_ID", c.ClientID,
 	}, changes...)...)
 }
 
@@ -106,11 +107,14 @@ func NewApp(tb testing.TB, c config.Config, transport policy.Transporter, log io
 // Canaries returns the texts that no log and no response may contain. served is nil if c is not served.
 func Canaries(c *azuresim.Cloud, served *azuresim.Served) []string {
 	list := []string{
-		AppSecret, SigningKey, EncodeKey([]byte(SigningKey)), APIKey, devicePassword, c.TenantID, "eyJ", "fef.msub01", "manage.microsoft.com",
-		"AADSTS7000215:", "Trace ID", "contains(serialNumber", "$filter", "simulated-vault", "simulated-identity-header",
+		AppSecret, SigningKey, EncodeKey([]byte(SigningKey)), APIKey, devicePassword, c.TenantID, "eyJ", "fef.msub01",
+		"manage.microsoft.com",
+		"AADSTS7000215:", "Trace ID", "contains(serialNumber", "$filter", "simulated-vault",
+		"simulated-identity-header",
 	}
 	if served != nil {
-		for _, address := range []string{served.VaultURL, served.AuthorityHost, served.GraphEndpoint, served.IdentityEndpoint} {
+		for _, address := range []string{served.VaultURL, served.AuthorityHost, served.GraphEndpoint,
+			served.IdentityEndpoint} {
 			list = append(list, strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://"))
 		}
 	}
@@ -172,8 +176,8 @@ func TrustingIdentity(c *azuresim.Cloud) azuresim.Trust {
 	return azuresim.Trust{Issuer: c.Issuer(), Subject: c.IdentityObjectID, Audience: Exchange}
 }
 
-// TrustAll lets both apps of c trust role, and the app that may call Graph trust the managed identity too. The identity may call
-// Graph itself.
+// TrustAll lets both apps of c trust role, and the app that may call Graph trust the managed identity too. The identity
+// may call Graph itself.
 func TrustAll(c *azuresim.Cloud, role azuresim.Role) {
 	c.SetTrust(c.IdentityClientID, Trusting(role))
 	c.SetTrust(c.ClientID, Trusting(role), TrustingIdentity(c))
