@@ -98,7 +98,7 @@ func table(c *Config, s *settings) []Setting {
 		},
 		{
 			Name: "AUTH", Default: authVerify, Needed: oneKind, Deployment: true, parse: word(&s.auth, authVerify, authPlatform, authPlatformAnonymous),
-			Help: "`verify`: authenticate callers here; `platform`: the host has authenticated them, in place of the three kinds above; `platform-anonymous`: likewise, although the host authenticates nobody (private networks only)",
+			Help: "`verify`: authenticate callers here; `platform`: the host has authenticated them, in place of the three kinds above; `platform-anonymous`: likewise, although the host authenticates no caller (private networks only)",
 		},
 		{
 			Name: "ALLOWED_GROUP_TAGS", parse: list(&c.GroupTags, parseGroupTag),
