@@ -20,6 +20,7 @@ function Invoke-WebRequest {}
 function Get-FileHash {}
 function Expand-Archive {}
 function Start-Sleep {}
+function Unblock-File {}
 `
 
 // The PowerShell blocks of a page run from top to bottom as the bash blocks do, with strict variables.
@@ -86,7 +87,7 @@ func powershell(t *testing.T) string {
 func TestAzTakesEveryCommand(t *testing.T) {
 	const python = "../.tools/az/bin/python"
 	if _, err := os.Stat(python); err != nil {
-		t.Skip("no az: make docs-commands installs it")
+		t.Skip("no az: make docs-az installs it")
 	}
 	bash, err := exec.LookPath("bash")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // variables and files that the page's prose introduces.
 var pagesThatRun = map[string]struct{ env, files []string }{
 	"aws.md":   {files: []string{"aws-sam/", "unassign", "unassign.exe"}}, // make docs-commands has the real aws and sam parse its commands
-	"azure.md": {files: []string{"grant.sh", "grant.ps1", "azure-linux-amd64.zip"}},
+	"azure.md": {files: []string{"grant.sh", "grant.ps1", "unassign", "unassign.exe", "azure-linux-amd64.zip"}},
 }
 
 // recordedPrograms are programs of which a double records the arguments.
@@ -94,7 +94,7 @@ func runPage(t *testing.T, name, language string, shell ...string) [][]string {
 	}
 	var commands [][]string
 	for line := range strings.SplitSeq(strings.TrimSuffix(string(text), "\036"), "\036") {
-		commands = append(commands, strings.Split(line, "\037"))
+		commands = append(commands, strings.Split(strings.Replace(line, ".exe\037", "\037", 1), "\037"))
 	}
 	return commands
 }

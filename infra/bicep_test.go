@@ -715,7 +715,9 @@ func TestAzureDeployButton(t *testing.T) {
 func withRelease(page string, r release) string {
 	page = regexp.MustCompile(`https://portal\.azure\.com/#create/Microsoft\.Template/uri/[^)\s]+`).ReplaceAllLiteralString(page, buttonURL(r))
 	raw := strings.Replace(r.Repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + r.Version + "/infra/azure"
-	return regexp.MustCompile(`https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/v[\w.-]+/infra/azure`).ReplaceAllLiteralString(page, raw)
+	page = regexp.MustCompile(`https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/v[\w.-]+/infra/azure`).ReplaceAllLiteralString(page, raw)
+	download := r.Repository + "/releases/download/" + r.Version
+	return regexp.MustCompile(`https://github\.com/[\w.-]+/[\w.-]+/releases/download/v[\w.-]+`).ReplaceAllLiteralString(page, download)
 }
 
 // The platform stores the package with an identity whose role was assigned a moment ago: the template waits in between.
