@@ -58,18 +58,17 @@ lint: ## format, vet and lint
 fmt: ## format the code
 	$(TOOL) golangci-lint fmt ./...
 
-# cfn-lint is a Python program. It goes into a folder of its own.
-PYTHON := .tools/python/bin/python
-$(PYTHON): infra/aws/requirements.txt
-	python3 -m venv .tools/python
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+# Programs of PyPI get a virtual environment for each lock file. The lock files are complete, so pip resolves nothing.
+define venv
+	@command -v python3 >/dev/null || { echo "make $(MAKECMDGOALS) needs python3 (3.11 or later) with venv: install it" >&2; exit 1; }
+	python3 -m venv --clear $(@D)/..
+	$(@D)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $<
 	@touch $@
+endef
 
 ZIZMOR := .tools/zizmor/bin/zizmor
 $(ZIZMOR): internal/tools/requirements.txt
-	python3 -m venv .tools/zizmor
-	.tools/zizmor/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@touch $@
+	$(venv)
 
 .PHONY: workflows
 workflows: $(ZIZMOR) ## look for weaknesses in the workflows (needs python3 with venv)
@@ -80,10 +79,7 @@ workflows: $(ZIZMOR) ## look for weaknesses in the workflows (needs python3 with
 # integration/node/package-lock.json.
 SCHEMATHESIS := .tools/integration/bin/schemathesis
 $(SCHEMATHESIS): integration/requirements.txt
-	@command -v python3 >/dev/null || { echo "make integration needs python3 (3.11 or later) with venv: install it" >&2; exit 1; }
-	python3 -m venv .tools/integration
-	.tools/integration/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@touch $@
+	$(venv)
 
 NODE := .tools/node/package-lock.json
 $(NODE): $(wildcard integration/node/*)
@@ -137,12 +133,15 @@ mutants: ## remove each control and fail unless the test named in docs/security.
 soak: ## serve 500 requests a second for SOAKTIME (30m) under faults, rotations and freezes, and print the figures (Linux)
 	$(GO) test -count=1 -timeout 0 -v -tags soak ./integration -args -soaktime $(SOAKTIME) -soakseed $(SOAKSEED)
 
-# checkov and cfn-lint need different versions of their dependencies.
+# cfn-lint, the SAM CLI, the AWS CLI and moto.
+AWS := .tools/aws/bin/python
+$(AWS): infra/aws/requirements.txt
+	$(venv)
+
+# checkov needs other versions of boto3 and pydantic than these.
 CHECKOV := .tools/checkov/bin/python
 $(CHECKOV): infra/azure/requirements.txt
-	python3 -m venv .tools/checkov
-	$(CHECKOV) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@touch $@
+	$(venv)
 
 # Microsoft's parser of KQL, pinned in infra/azure/kql.
 KQL := .tools/kql/node_modules/.package-lock.json
@@ -154,31 +153,26 @@ $(KQL): infra/azure/kql/package-lock.json
 BICEP := $(firstword $(wildcard ../shared/tools/bicep/bicep) $(shell command -v bicep) $(wildcard $(HOME)/.azure/bin/bicep))
 
 .PHONY: templates
-templates: $(PYTHON) $(CHECKOV) $(KQL) ## compile and lint the templates of both clouds and the scripts (needs python3 with venv, npm; Bicep if it is there)
+templates: $(AWS) $(CHECKOV) $(KQL) ## compile and lint the templates of both clouds and the scripts (needs python3 with venv, npm; Bicep if it is there)
 	@$(if $(BICEP),,echo "no Bicep compiler: the Bicep files are not compiled (az bicep install --version v0.49.2)")
 	$(GO) test -count=1 -timeout 30m -tags templates -run 'Bicep|AzureDeploy|KQL|Grant' ./infra
-	$(PYTHON) infra/aws/lint.py template.yaml
+	$(AWS) infra/aws/lint.py template.yaml
 	$(CHECKOV) infra/azure/lint.py infra/azure/azuredeploy.json template.yaml
 	.tools/checkov/bin/shellcheck infra/azure/grant.sh infra/azure/rehearse.sh infra/release/try.sh .ci/run
 
-# The real az, which parses the commands of docs/ and runs none. It is 730 MB.
+.PHONY: docs-commands
+docs-commands: $(AWS) ## run the pages' commands, and have the real aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
+	$(AWS) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
+	$(GO) test -count=1 -timeout 30m -tags templates -run PagesRun ./docs
+
+# The real az parses the commands of docs/ and runs none. It is 730 MB, so that check does without it and the weekly workflow has it.
 AZ := .tools/az/bin/python
 $(AZ): docs/check/requirements.txt
-	python3 -m venv .tools/az
-	$(AZ) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@touch $@
+	$(venv)
 
-# The SAM CLI, the AWS CLI and moto.
-AWS := .tools/aws/bin/python
-$(AWS): infra/aws/try/requirements.txt
-	python3 -m venv .tools/aws
-	$(AWS) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@touch $@
-
-.PHONY: docs-commands
-docs-commands: $(AZ) $(AWS) ## run the pages' commands, and have the real az, aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
-	$(AWS) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
-	$(GO) test -count=1 -timeout 30m -tags templates -run 'PagesRun|AzTakes' ./docs
+.PHONY: docs-az
+docs-az: $(AZ) ## have the real az check the pages' commands (needs python3 with venv, bash)
+	$(GO) test -count=1 -timeout 30m -tags templates -run AzTakes ./docs
 
 # After a change of a Bicep file or of infra/azure/release.json: look at the difference before you commit it.
 .PHONY: azuredeploy
@@ -272,7 +266,7 @@ build-Function build-QueueFunction:
 
 # Every file that a person downloads. release fails when one is missing, and when another one is there.
 PROGRAMS := darwin-amd64.tar.gz darwin-arm64.tar.gz linux-amd64.tar.gz linux-arm64.tar.gz windows-amd64.zip windows-arm64.zip
-DEPLOYED := azure-linux-amd64.zip azure-linux-amd64-events.zip azuredeploy.json grant.ps1 grant.sh lambda-linux-arm64.zip aws-sam.zip powershell.zip
+DEPLOYED := azure-linux-amd64.zip azure-linux-amd64-events.zip azuredeploy.json createUiDefinition.json grant.ps1 grant.sh lambda-linux-arm64.zip aws-sam.zip powershell.zip
 IMPORTED := power-automate.zip servicenow.zip
 SBOMS    := $(addsuffix .cdx.json,azure-linux-amd64 lambda-linux-arm64 $(addprefix unassign-,$(basename $(PROGRAMS:.tar.gz=.tar))))
 RELEASED := $(addprefix unassign-,$(PROGRAMS)) $(DEPLOYED) $(IMPORTED) $(SBOMS) licenses.txt
@@ -297,7 +291,7 @@ release-programs: package-azure package-lambda
 		$(PACK) $(OUT)/unassign-$$target unassign$$exe=dist/programs/$$platform/unassign$$exe LICENSE infra/release/README.txt && \
 		$(COMPONENTS) -output $(OUT)/unassign-$$platform.cdx.json dist/programs/$$platform/unassign$$exe || exit 1; done
 	@cp dist/azure.zip $(OUT)/azure-linux-amd64.zip && cp dist/azure-events.zip $(OUT)/azure-linux-amd64-events.zip
-	@cp dist/lambda.zip $(OUT)/lambda-linux-arm64.zip && cp infra/azure/azuredeploy.json infra/azure/grant.sh infra/azure/grant.ps1 $(OUT)/
+	@cp dist/lambda.zip $(OUT)/lambda-linux-arm64.zip && cp infra/azure/azuredeploy.json infra/azure/createUiDefinition.json infra/azure/grant.sh infra/azure/grant.ps1 $(OUT)/
 	@rm -rf dist/sam && mkdir -p dist/sam && cp LICENSE samconfig.toml infra/aws/README.md $(OUT)/lambda-linux-arm64.zip dist/sam/
 	@sed -E -e 's|CodeUri: \.$$|CodeUri: lambda-linux-arm64.zip|' -e '/^    Metadata:$$/,/^      BuildMethod:/d' -e 's|infra/aws/README.md|README.md|' \
 		-e 's|^#   sam build && sam deploy|#   sam deploy|' -e 's|SemanticVersion: .*|SemanticVersion: $(or $(SEMVER),0.0.0-g$(VERSION))|' template.yaml > dist/sam/template.yaml

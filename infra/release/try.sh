@@ -1,7 +1,7 @@
 #!/bin/sh
 # Tries the release in $1 as a person would who has neither Go nor make nor Node: the demo runs in a root file system that holds
 # nothing but the unpacked archive, and the real tools take the templates as far as they go without an account.
-# $2 is a Python with infra/aws/try/requirements.txt. Where bicep is absent, that step says so.
+# $2 is a Python with infra/aws/requirements.txt. Where bicep is absent, that step says so.
 set -eu
 
 release=$(cd "$1" && pwd)
