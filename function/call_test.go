@@ -27,7 +27,7 @@ import (
 
 func noEnv(string) string { return "" }
 
-// runCommand runs the program with arguments and standard input, and returns what it printed.
+// runCommand runs the program with arguments and standard input, and returns its output.
 func runCommand(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -141,7 +141,7 @@ func TestCallFunctionKey(t *testing.T) {
 	}
 }
 
-// A deployment examines itself for those who may have it so. The exit status is that of the command that examines.
+// A deployment examines itself for operators. The exit status is the doctor's.
 func TestCallDoctor(t *testing.T) {
 	t.Parallel()
 	s, err := demo.New(func(name string) string {
@@ -167,7 +167,7 @@ func TestCallDoctor(t *testing.T) {
 		prepare        func()
 		args           []string
 		out            string
-		err            string // what the error has, "" for none
+		err            string // a part of the error, "" for none
 	}{
 		{"well", s.APIKey, server.URL, nil, byKey, "ok         ", ""},
 		{"as JSON", s.APIKey, server.URL, nil, append([]string{"-json"}, byKey...), `"ok": true`, ""},
@@ -230,7 +230,7 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 	}
 }
 
-// A file with a key is read as any system writes it. Whatever no header can carry is refused before a request.
+// A file with a key is read as any system writes it. A key that no header can carry is refused before a request.
 func TestCallKeyFiles(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)

@@ -25,10 +25,10 @@ import (
 	"autopilot-unassign/internal/text"
 )
 
-// loopback hands requests to a handler without a network, so that time can be that of a bubble. It keeps what was sent.
+// loopback passes requests to a handler without a network, so that they run in a synctest bubble. It keeps the requests.
 type loopback struct {
 	handler http.Handler
-	before  func(n int) *http.Response // may answer the nth request in the place of handler, by what is not nil
+	before  func(n int) *http.Response // responds to the nth request instead of handler, unless it returns nil
 	headers []http.Header
 	bodies  []string
 	at      []time.Time
@@ -131,8 +131,8 @@ func readResults(t *testing.T, path string) map[string]string {
 	return found
 }
 
-// A list of 45 rows with what lists have in them is interrupted, and finished by the same command: each device is acted on
-// once, and again only where it was answered that this is needed.
+// A typical list of 45 rows is interrupted, and finished by the same command: each device is sent once, and again only
+// after a transient failure.
 func TestCallCSV(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestCallCSV(t *testing.T) {
 			switch n {
 			case 2: // of the second twenty, three are locked
 				s.Cloud.Fail(azuresim.StepItem, 3, azuresim.GraphError(503, azuresim.Nested, 77))
-			case 3: // they are asked for again, and meanwhile somebody stops it
+			case 3: // they are sent again, and the run is stopped meanwhile
 				interrupt()
 			}
 			return nil
@@ -221,7 +221,7 @@ func TestCallCSV(t *testing.T) {
 	})
 }
 
-// What fails for all devices ends the run, and what is kept of it lets the next run go on.
+// A failure of all devices ends the run, and the next run continues from the results.
 func TestCallCSVStops(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -327,8 +327,8 @@ func TestCallCSVDryRun(t *testing.T) {
 	}
 }
 
-// A result counts for what was asked and where: a row that expects another account is asked for again, and the results of
-// another deployment are refused.
+// A result counts for its request and its deployment: a row that expects another account is sent again, and the results
+// of another deployment are refused.
 func TestCallCSVOfSomethingElse(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
@@ -392,7 +392,7 @@ func TestCallCSVRefused(t *testing.T) {
 	}
 }
 
-// What is refused as a serial number before anything is sent is what the function would refuse.
+// The client refuses the same serial numbers as the function, before it sends a request.
 func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
@@ -503,12 +503,12 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 	}
 }
 
-// Who stops the program twice does not wait for an answer.
+// A second interrupt stops the program without waiting for the response.
 func TestCallStoppedTwice(t *testing.T) {
 	t.Parallel()
 	asked := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // or nobody notices that the caller has gone
+		_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice the disconnect
 		close(asked)
 		<-r.Context().Done()
 	}))

@@ -34,7 +34,7 @@ func snippets(t *testing.T) map[string]string {
 	return found
 }
 
-// interpreters say what each script needs: the programs, of which the first runs it, and the name of its file.
+// interpreters are the programs that each script needs, of which the first runs it, and the name of its file.
 var interpreters = map[string]struct {
 	programs []string
 	file     string
@@ -44,8 +44,8 @@ var interpreters = map[string]struct {
 	"javascript": {[]string{"node"}, "unassign.mjs"},
 }
 
-// Every script in docs/callers.md does what it says, with each kind of evidence: it takes the account off the device,
-// asks again as it is told to, with the same id and a signature of its own, and not after a refusal.
+// Every script in docs/callers.md works with each kind of evidence: it removes the account, retries after Retry-After with
+// the same id and a new signature, and does not retry a refusal.
 func TestSnippets(t *testing.T) {
 	t.Parallel()
 	found := snippets(t)

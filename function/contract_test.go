@@ -22,7 +22,7 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-// contractCase is a request and what must come of it, on every host.
+// contractCase is a request and its result on every host.
 type contractCase struct {
 	prepare func(*azuresim.Cloud)
 	env     []string
@@ -166,7 +166,7 @@ var comparableHeaders = []string{
 }
 
 // TestContract sends the same requests through all hosts, the program being a process of its own under each, and compares
-// what comes of them.
+// the results.
 func TestContract(t *testing.T) {
 	t.Parallel()
 	doc, err := openapi3.NewLoader().LoadFromFile("../handler/openapi.yaml")
@@ -275,7 +275,7 @@ func (test contractCase) run(t *testing.T, host string, start func(*testing.T, [
 	return answer
 }
 
-// end is what became of a request, or of one device of a list.
+// end is the result of a request, or of one device of a list.
 type end struct {
 	code   string
 	status int
@@ -321,7 +321,7 @@ func checkAudit(t *testing.T, host string, lines []string, ends []end) {
 	}
 }
 
-// comparableAnswer is an answer without what may differ between two like it.
+// comparableAnswer is a response without the parts that differ between equal ones.
 func comparableAnswer(a got) string {
 	text := fmt.Sprint(a.status)
 	for _, name := range comparableHeaders {

@@ -29,7 +29,7 @@ func list(devices ...string) func() sent {
 	return body(`{"reference":"RITM0012345","devices":[` + strings.Join(devices, ",") + `]}`)
 }
 
-// put returns what puts a device beside the one that there is.
+// put returns a function that adds a device to the existing one.
 func put(serial, account string) func(*azuresim.Cloud) {
 	return func(c *azuresim.Cloud) {
 		c.PutDevice(azuresim.Device{ID: otherDevice, SerialNumber: serial, GroupTag: "MTR-Oslo", UserPrincipalName: account})
@@ -48,7 +48,7 @@ func items(times, status int) func(*azuresim.Cloud) {
 	}
 }
 
-// deviceCases are the contractCases of devices by other names than one id, and of what is asked beside.
+// deviceCases are the contractCases of serial numbers, lists and further options.
 func deviceCases() map[string]contractCase {
 	one, other, unknown := `{"deviceId":"`+someDevice+`"}`, `{"serialNumber":"5CG5678DEF"}`, `{"deviceId":"`+unknownDevice+`"}`
 	second := put("5CG5678DEF", "room.skog@contoso.com")

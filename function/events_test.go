@@ -863,7 +863,7 @@ func TestLocalHostTakesNoInvocations(t *testing.T) {
 	}
 }
 
-// oneDevice is Graph with a single device, for what is fuzzed.
+// oneDevice is Graph with a single device, for fuzz tests.
 type oneDevice struct{}
 
 func (oneDevice) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {

@@ -51,8 +51,8 @@ var faults = map[string]azuresim.Fault{
 // The steps of a cold request. A key and the app's secret are read from the vault in the same way, and not by the same code.
 var faultySteps = []string{"identity", "challenge", "key", "secret", "discovery", "token", "graph"}
 
-// TestFaults has every step go wrong in every way, and compares what comes of it with testdata/faults.txt. Time is not
-// real here, so that the deadline can be looked at exactly, and a goroutine that is left behind fails the test.
+// TestFaults fails every step in every way, and compares the result with testdata/faults.txt. The time is simulated, so
+// that deadlines are exact and a leaked goroutine fails the test.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	table, err := os.ReadFile("testdata/faults.txt")
@@ -87,8 +87,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// endOf sends a request whose step goes wrong through the whole program, and returns what comes of it: the status, the
-// code, the outcome, Retry-After, and how often the step was asked.
+// endOf sends a request with a failing step through the whole program, and returns the result: the status, the code, the
+// outcome, Retry-After, and the number of calls of the step.
 func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	t.Helper()
 	cloud := newCloud()
@@ -110,13 +110,13 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, other := range allSteps { // what is asked at the same time comes to its end in one order
+	for _, other := range allSteps { // concurrent steps end in one order
 		if other != at && other != azuresim.StepGraph {
 			cloud.Fail(other, -1, azuresim.Delay(time.Duration(slices.Index(allSteps, other)+1)*time.Millisecond))
 		}
 	}
 	cloud.Fail(at, -1, fault)
-	defer time.Sleep(c.Timeout) // which ends what nobody waits for any more
+	defer time.Sleep(c.Timeout) // which ends abandoned work
 	s := valid()
 	r := httptest.NewRequestWithContext(t.Context(), s.method, s.target, strings.NewReader(s.body))
 	r.Header = s.header

@@ -16,7 +16,7 @@ const (
 	exchange = simulated.Exchange
 )
 
-// onLambda returns what the environment of a function with a role has more, and the role of a cloud.
+// onLambda returns the additional environment of a function with a role, and the role of a cloud.
 func onLambda(c *azuresim.Cloud, served *azuresim.Served) (azuresim.Role, []string) {
 	role := c.PutRole(roleARN)
 	return role, []string{
@@ -85,7 +85,7 @@ func TestFederation(t *testing.T) {
 	}
 }
 
-// What is wrong between AWS and Entra ID is told by its own words in the log, and by the status table to the caller.
+// The log has the reason of a failure between AWS and Entra ID; the caller gets the text of the status table.
 func TestFederationRefused(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

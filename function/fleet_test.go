@@ -111,7 +111,7 @@ func (p *program) send(body string) listAnswer {
 	return answer
 }
 
-// ends returns what became of each device: "unassigned 200", with the verification behind a comma.
+// ends returns the result of each device: "unassigned 200", with the verification behind a comma.
 func (a listAnswer) ends() string {
 	words := make([]string, len(a.Results))
 	for i, r := range a.Results {
@@ -180,7 +180,7 @@ func (p *program) putRows() {
 	}
 }
 
-// doneRows returns the numbers of those of these devices from which the account has been taken.
+// doneRows returns the numbers of the devices without an account.
 func (p *program) doneRows() string {
 	var numbers []string
 	for _, n := range []int{1, 2, 3, 5, 6, 7} {
@@ -229,7 +229,7 @@ func TestLists(t *testing.T) {
 		status   int
 		ends     string
 		done     string // the devices that have lost their account
-		writes   int    // what Graph was asked to do for it
+		writes   int    // the changes sent to Graph
 		retry    string // Retry-After
 	}{
 		{
@@ -394,13 +394,13 @@ func TestRateLimitRefills(t *testing.T) {
 			{0, 20, 200, ""},
 			{0, 10, 200, ""},
 			{0, 1, 429, "2"},
-			{0, 20, 429, "40"}, // what is refused is not counted
+			{0, 20, 429, "40"}, // a refused request is not counted
 			{2 * time.Second, 1, 200, ""},
 			{0, 1, 429, "2"},
 			{39 * time.Second, 20, 429, "1"},
 			{time.Second, 20, 200, ""},
 			{time.Hour, 20, 200, ""},
-			{0, 11, 429, "2"}, // nobody saves more than a minute's worth
+			{0, 11, 429, "2"}, // no caller saves more than a minute's worth
 			{0, 10, 200, ""},
 		} {
 			time.Sleep(test.wait)

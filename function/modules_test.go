@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// linked are the modules that are in the program, with their licences. Whoever adds one does it here too, on purpose, with its
-// reason in docs/design.md if go.mod names it as direct.
+// linked are the modules that are in the program, with their licences. Add a new one here on purpose, and
+// its reason to docs/design.md if it is a direct dependency.
 var linked = map[string]string{
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore":                      "MIT",
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity":                  "MIT",
@@ -95,7 +95,7 @@ func TestLicences(t *testing.T) {
 	}
 }
 
-// licence returns the name of a licence by what only it says, "" for one that is not among the permissive ones here.
+// licence returns the name of a licence by a phrase that only it has, "" for one that is not permissive.
 func licence(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	says := func(words string) bool { return strings.Contains(text, words) }

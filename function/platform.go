@@ -11,7 +11,7 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-// Errors of AUTH=platform on a host that authenticates nobody.
+// Errors of AUTH=platform on a host that authenticates no caller.
 var (
 	errAnonymousPackage = errors.New("AUTH=platform and the package lets anonymous callers in (authLevel in function.json): " +
 		"every caller could remove accounts; build the package with AUTHLEVEL=function, or set AUTH=platform-anonymous " +
@@ -20,7 +20,7 @@ var (
 		"listen on 127.0.0.1, or set AUTH=platform-anonymous if only a private network reaches the address")
 )
 
-// checkPlatformAuth returns an error if the host is to authenticate callers and authenticates nobody. dir is the working directory;
+// checkPlatformAuth returns an error if the host must authenticate callers and does not. dir is the working directory;
 // on Azure it holds the package.
 func checkPlatformAuth(c config.Config, address string, dir fs.FS) error {
 	if !c.PlatformAuth || c.PlatformAnonymous {

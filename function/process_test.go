@@ -307,7 +307,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 	}
 }
 
-// A client secret that has been left in the environment is not what signs in, and whoever looks at the log learns of it.
+// A client secret left in the environment is not used, and the log says so.
 func TestUnusedSecretIsReported(t *testing.T) {
 	for _, test := range []struct {
 		getenv   func(string) string

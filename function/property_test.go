@@ -92,12 +92,12 @@ func carries(d azuresim.Device) bool {
 	return d.UserPrincipalName+d.AddressableUserName+d.ResourceName != ""
 }
 
-// TestAnyFaultsOfAList sends lists to a Graph that goes wrong in any way. Whatever happens:
+// TestAnyFaultsOfAList sends lists to a Graph that fails in any way. Properties:
 //
-//  1. The answer comes in time, with one result for each device, in order, and the audit says the same.
-//  2. What is said to be done is done. What is said not to be done is not.
+//  1. The response is in time, with one result for each device, in order, and the audit record agrees.
+//  2. A reported change was made, and a change reported as not done was not made.
 //  3. Nothing is done to a device that was not named, that policy refuses, or that a dry run looks at.
-//  4. An answer asks to be asked again exactly if that can help with one of its devices.
+//  4. A response allows a retry exactly if a retry can help one of its devices.
 func TestAnyFaultsOfAList(t *testing.T) {
 	t.Parallel()
 	eachSeed(t, 80, func(t *testing.T, r *rand.Rand) {
@@ -128,7 +128,7 @@ func TestAnyFaultsOfAList(t *testing.T) {
 				targets, meant = append(targets, text+"}"), append(meant, d)
 			}
 			more := []string{"", "", `,"verify":true`, `,"dryRun":true`}[r.IntN(4)]
-			if r.IntN(2) == 0 { // with a token at hand, all faults are met by what matters
+			if r.IntN(2) == 0 { // with a cached token, every fault hits a request to Graph
 				p.send(`{"deviceId":"` + unknownDevice + `"}`)
 				p.log.Reset()
 			}
@@ -198,12 +198,12 @@ func retryable(status int) bool {
 	return false
 }
 
-// TestAnyFaultsOfASweep sweeps a fleet while Graph goes wrong in any way. Whatever happens:
+// TestAnyFaultsOfASweep sweeps a fleet while Graph fails in any way. Properties:
 //
 //  1. It ends in time, and every device that it found is done, has failed or is handed back, in exactly one of these ways.
-//  2. What is said to be done is done. What is said not to be done, or of what nothing is said, is not.
+//  2. A reported change was made. A change that is not reported, or reported as not done, was not made.
 //  3. Nothing is done to any other device.
-//  4. The next run, with Graph well again, does what is left.
+//  4. The next run, without faults, changes the remaining devices.
 func TestAnyFaultsOfASweep(t *testing.T) {
 	t.Parallel()
 	eachSeed(t, 30, func(t *testing.T, r *rand.Rand) {

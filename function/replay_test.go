@@ -21,7 +21,7 @@ import (
 // patient is the setting of a process that is not to fail because this machine is busy.
 const patient = "REQUEST_TIMEOUT=20s"
 
-// delivery returns what makes a request the delivery of that id, by its signature or, for who does not sign, by a header.
+// delivery returns an option that gives a request a delivery id, by its signature or, without one, by a header.
 func delivery(id string) func(*sent) {
 	return func(s *sent) {
 		if s.header.Get("Webhook-Id") != "" {
@@ -101,8 +101,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestReplayAfterALostAnswer has the Functions host lose the answer to a request: the caller gets it by asking again, and
-// Graph is not asked again.
+// TestReplayAfterALostAnswer has the Functions host lose the response to a request: the caller gets it by a retry, without
+// another request to Graph.
 func TestReplayAfterALostAnswer(t *testing.T) {
 	t.Parallel()
 	c := newCloud()

@@ -155,7 +155,7 @@ func TestKeyRotation(t *testing.T) {
 		}
 		r.cloud.PutSecret("key-a", azuresim.Secret{Value: r.old, Disabled: true})
 		before := r.cloud.Count(azuresim.StepSecret)
-		// Nobody has sent what fits no key so far. Whoever does has the keys read again: so the old one is gone at once.
+		// No request has missed all keys so far. The first miss refreshes the keys, so that the old one is gone at once.
 		if w := ask(r.T, c.handler, post(validBody, r.prove(r.old+"BBBB"))); w.Code != http.StatusUnauthorized {
 			r.Errorf("a key that is none: %d %s", w.Code, w.Body)
 		}
@@ -186,8 +186,8 @@ func TestHastyKeyRotation(t *testing.T) {
 	})
 }
 
-// TestKeyRotationUnderAttack has strangers send what fits no key all the time, so that none of the honest callers can have the
-// keys read. Five minutes after the new one was stored it is known all the same.
+// TestKeyRotationUnderAttack has strangers send invalid evidence all the time, so that honest callers cannot refresh the
+// keys. Five minutes after the new key was stored it is known nevertheless.
 func TestKeyRotationUnderAttack(t *testing.T) {
 	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
@@ -243,7 +243,7 @@ func TestCertificateRotation(t *testing.T) {
 }
 
 // rotations rotates a credential of the app that the setting names. accept makes Entra accept one of that name and no other,
-// and returns what is to be stored of it.
+// and returns the value to store.
 func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, which string) string) {
 	t.Helper()
 	for name, test := range map[string]struct {

@@ -9,7 +9,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// answerTime is what an answer of the cloud is taken to need. It is added up, or waited for where time is not real.
+// answerTime is the assumed time of a response of the cloud. It is added up, or slept in simulated time.
 const answerTime = 50 * time.Millisecond
 
 // BenchmarkSweep finds the thousand devices of ten thousand that are meant and takes their accounts off: as a sweep does

@@ -16,8 +16,8 @@ import (
 
 var highWater = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 
-// sweepPeak sweeps the devices of a tag with the program as a process of its own, in a dry run, and returns the most memory that it
-// had: what the kernel says of the process, whatever it was used for.
+// sweepPeak sweeps the devices of a tag with the program as a process of its own, in a dry run, and returns its
+// peak memory as the kernel counts it.
 func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching int) (bytes int) {
 	t.Helper()
 	served, err := cloud.Serve()

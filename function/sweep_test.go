@@ -14,7 +14,7 @@ import (
 // timer is the event of a timer.
 var timer = handler.SweepEvent(handler.SourceTimer)
 
-// command returns the event of somebody who invokes the function with that.
+// command returns the event of a direct invocation with that payload.
 func command(text string) handler.Event {
 	return handler.CommandEvent([]byte(text))
 }
@@ -188,7 +188,7 @@ func TestScheduleIsLate(t *testing.T) {
 	}
 }
 
-// Whatever page of the inventory fails, and however: nothing is touched, and the event may be tried again.
+// A failure of any page of the inventory changes nothing, and the event may be retried.
 func TestSweepOfAPartOfTheInventory(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]azuresim.Fault{
@@ -264,7 +264,7 @@ func TestSweepOfAFleet(t *testing.T) {
 	}
 }
 
-// Near the end of its time a sweep begins nothing new, whatever Graph does; the next run goes on with what is left.
+// Near the end of its time a sweep starts no change, and the next run continues with the remaining devices.
 func TestSweepEndsInTime(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]azuresim.Fault{"as ever": azuresim.Delay(0), "slowly": azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second)} {
@@ -291,7 +291,7 @@ func TestSweepEndsInTime(t *testing.T) {
 	}
 }
 
-// What is wrong with one device because of this function is wrong with all: it stops at once.
+// A fault of this function would fail every device: the sweep stops at once.
 func TestSweepStopsWhenForbidden(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -321,7 +321,7 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 	}
 }
 
-// An event about devices has a record and an answer for each, and fails where asking again helps.
+// An event about devices has a record and a result for each, and fails where a retry helps.
 func TestRunActsOnDevices(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

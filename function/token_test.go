@@ -59,7 +59,7 @@ func tokenCases() map[string]contractCase {
 		webhook = `Webhook-Signature realm="unassign"`
 		plain   = `Bearer realm="unassign"`
 	)
-	// on makes a case of what puts a token on a request. The cloud is there only once the case runs.
+	// on makes a case that puts a token on a request. The cloud exists only while the case runs.
 	on := func(change func(c *azuresim.Cloud, s *sent), status int, code string, challenge string) contractCase {
 		var cloud *azuresim.Cloud
 		test := contractCase{
@@ -170,7 +170,7 @@ func tokenCases() map[string]contractCase {
 	}
 }
 
-// setPrincipal puts on s what Easy Auth puts on a request that it has authenticated, and anybody can where it is off.
+// setPrincipal puts the headers of Easy Auth on s. Any caller can send them where Easy Auth is off.
 func setPrincipal(s *sent) {
 	s.header.Set("X-Ms-Client-Principal", "eyJhdXRoX3R5cCI6ImFhZCIsImNsYWltcyI6W3sidHlwIjoicm9sZXMiLCJ2YWwiOiJEZXZpY2UuVW5hc3NpZ24ifV19")
 	s.header.Set("X-Ms-Client-Principal-Id", someUser)
@@ -241,7 +241,7 @@ func TestSigningKeyRotationUnderLoad(t *testing.T) {
 	})
 }
 
-// Strangers' keys cost no more than one reading, and nobody but strangers anything.
+// Strangers' keys cost at most one refresh, and cost other callers nothing.
 func TestManyStrangersCauseOneReading(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -271,8 +271,8 @@ func TestManyStrangersCauseOneReading(t *testing.T) {
 	})
 }
 
-// Whatever is wrong with Entra's keys, it is not the caller's fault: no token is refused for it. The answer comes in time, and
-// says that nothing was done.
+// A fault of Entra's keys is not the caller's: no token is refused for it. The response is in time, and its outcome is
+// not_done.
 func TestFaultsOfSigningKeys(t *testing.T) {
 	t.Parallel()
 	for name, fault := range faults {
@@ -315,7 +315,7 @@ func TestFaultsOfSigningKeys(t *testing.T) {
 	}
 }
 
-// The audit record says who it was, of those who may call and of those who may not, and nothing that is a person's.
+// The audit record names the caller, accepted or refused, and has no personal data.
 func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -354,7 +354,7 @@ func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 	})
 }
 
-// orNil returns text as it is in a record, where what is empty is left out.
+// orNil returns text as it is in a record, which leaves out empty values.
 func orNil(text string) any {
 	if text == "" {
 		return nil
@@ -362,7 +362,7 @@ func orNil(text string) any {
 	return text
 }
 
-// Each cloud has issuers of its own. The tokens of one are not those of another.
+// Each cloud has issuers of its own, and rejects tokens of another cloud.
 func TestIssuersOfClouds(t *testing.T) {
 	t.Parallel()
 	for cloud, test := range map[string]struct {
@@ -394,7 +394,7 @@ func TestIssuersOfClouds(t *testing.T) {
 	}
 }
 
-// Whatever address a token or Entra's answer names, nobody connects to it.
+// The function never connects to an address from a token or from Entra's response.
 func TestNoAddressIsTakenFromAToken(t *testing.T) {
 	t.Parallel()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -18,7 +18,7 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// acting is a cloud whose Graph acts at once and costs nothing, so that what is counted is this program's.
+// acting is a cloud whose Graph acts at once and costs nothing, so that only this program is measured.
 type acting struct{ *azuresim.Cloud }
 
 func (a acting) Do(req *http.Request) (*http.Response, error) {
@@ -28,7 +28,7 @@ func (a acting) Do(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{"Request-Id": {"11111111-2222-4333-8444-555555555555"}}, Body: http.NoBody, Request: req}, nil
 }
 
-// warmCall returns what makes a request about one device, signed, recorded and limited, of a process that is warm.
+// warmCall returns a function that sends one signed request for a device to a warm process with audit and limits.
 func warmCall(tb testing.TB) func() {
 	tb.Helper()
 	cloud := newCloud()
@@ -56,7 +56,7 @@ func warmCall(tb testing.TB) func() {
 	}
 }
 
-// BenchmarkWarmCall is what a warm request costs beyond the network: with the making of the request, which takes some twenty allocations.
+// BenchmarkWarmCall measures a warm request without the network. Building the request takes some twenty allocations.
 func BenchmarkWarmCall(b *testing.B) {
 	call := warmCall(b)
 	b.ReportAllocs()
@@ -79,7 +79,7 @@ func BenchmarkServing(b *testing.B) {
 		b.Fatal(err)
 	}
 	address := listener.Addr().String()
-	_ = listener.Close() // and hope that nobody else takes it
+	_ = listener.Close() // another process could take it now
 	_, port, _ := net.SplitHostPort(address)
 	settings := map[string]string{}
 	for _, setting := range append(environment(b, c, served), "FUNCTIONS_CUSTOMHANDLER_PORT="+port) {
@@ -136,8 +136,8 @@ func BenchmarkServing(b *testing.B) {
 	}
 }
 
-// mostAllocations is how many allocations a warm call may take, the making of the request included. The race detector has some
-// more, since it throws away what is pooled.
+// mostAllocations limits the allocations of a warm call, including the building of the request. The race detector has
+// more, because it drops pooled objects.
 const mostAllocations = 340
 
 func TestWarmCallAllocates(t *testing.T) {

@@ -63,7 +63,7 @@ func TestColdCall(t *testing.T) {
 			request:  func(c *azuresim.Cloud) sent { return post(validBody, unsigned, bearer(c, fromServiceNow)) },
 			sequence: 5, asked: "[0 1 1 4 1 1 1 1 2]",
 		},
-		// Nobody knows for what the vault of such a cloud wants tokens before it has said so.
+		// The scope of such a cloud's vault is unknown before its first challenge.
 		"a cloud of one's own": {
 			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com", "GRAPH_ENDPOINT", "https://graph.microsoft.com"},
 			sequence: 6, asked: "[0 1 1 2 1 1 0 1 2]",
