@@ -51,12 +51,12 @@ func TestDoctorAsProcess(t *testing.T) {
 	}{
 		"all is well":       {nil, nil, 0, []string{"ok         read the first Autopilot device from Graph: 1, and no more\n", "Nothing was changed"}, ""},
 		"as JSON":           {nil, []string{"-json"}, 0, []string{`"ok": true`, `"check": "graph_devices"`}, ""},
-		"signed in with az": {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"}, nil, 0, []string{"by VAULT_CREDENTIAL=azure-cli: it was given one"}, ""},
-		"as a role":         {byRole, nil, 0, []string{"which role the function has: it was given one", "by VAULT_CREDENTIAL=aws-federation: it was given one", "Entra ID, AWS STS\n"}, ""},
-		"STS elsewhere":     {append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1, []string{"AWS STS does not take the connection"}, "1 of "},
+		"signed in with az": {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"}, nil, 0, []string{"by VAULT_CREDENTIAL=azure-cli: received"}, ""},
+		"as a role":         {byRole, nil, 0, []string{"names the function's role: received", "by VAULT_CREDENTIAL=aws-federation: received", "Entra ID, AWS STS\n"}, ""},
+		"STS elsewhere":     {append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1, []string{"AWS STS refuses the connection"}, "1 of "},
 		"without az":        {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + t.TempDir()}, nil, 1, []string{"the Azure CLI gave no token: run az login"}, "1 of "},
 		"a setting missing": {[]string{"GRAPH_TENANT_ID="}, nil, 1, []string{"GRAPH_TENANT_ID is not set"}, "1 of "},
-		"Graph elsewhere":   {[]string{"GRAPH_ENDPOINT=https://" + nobody}, nil, 1, []string{"Graph does not take the connection"}, "1 of "},
+		"Graph elsewhere":   {[]string{"GRAPH_ENDPOINT=https://" + nobody}, nil, 1, []string{"Graph refuses the connection"}, "1 of "},
 		"nobody is trusted": {[]string{"SSL_CERT_FILE=/dev/null"}, nil, 1, []string{"the certificate of Key Vault is not trusted"}, "1 of "},
 		"an identity without the role": {
 			[]string{"VAULT_CREDENTIAL=client-secret", "AZURE_TENANT_ID=" + c.TenantID, "AZURE_CLIENT_ID=" + c.ClientID, "AZURE_CLIENT_SECRET=" + canarySecret},
@@ -155,7 +155,7 @@ func TestDoctorRoute(t *testing.T) {
 				body, head string   // something in the answer, and one of its headers
 			}{
 				{"a key", nil, []func(*sent){unsigned, byKey}, 200, "examined", "api-key-flow", nil, `"check":"graph_devices","mark":"ok"`, "Content-Type: application/json"},
-				{"a user", nil, []func(*sent){unsigned, bearer(c, fromPowerAutomate)}, 200, "examined", operator, nil, "this report may be asked for by 2 callers", ""},
+				{"a user", nil, []func(*sent){unsigned, bearer(c, fromPowerAutomate)}, 200, "examined", operator, nil, "operators: 2 callers", ""},
 				{"HEAD", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }}, 200, "examined", "api-key-flow", nil, "", "Content-Type: application/json"},
 				{"a key for devices", nil, nil, 403, "operator_denied", "webhook-servicenow", nil, "OPERATOR_CALLERS", ""},
 				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "operator_denied", "app:" + serviceNow, nil, "OPERATOR_CALLERS", ""},

@@ -418,7 +418,6 @@ func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error 
 			Mark  string   `json:"mark"`
 			Tried string   `json:"tried"`
 			Found string   `json:"found"`
-			Mend  []string `json:"mend"`
 			Fix   []string `json:"fix"`
 		} `json:"findings"`
 	}
@@ -434,7 +433,7 @@ func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error 
 		for _, finding := range report.Findings {
 			fmt.Fprintln(p.Stdout, plainText(fmt.Sprintf("%-9s  %s: %s", strings.ReplaceAll(finding.Mark, "_", " "),
 				finding.Tried, finding.Found)))
-			for _, step := range append(finding.Fix, finding.Mend...) {
+			for _, step := range finding.Fix {
 				fmt.Fprintln(p.Stdout, "             > "+plainText(step))
 			}
 		}

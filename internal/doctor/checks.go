@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
+	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
@@ -26,7 +28,7 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// The words for what the doctor looks at.
+// The names of the checks.
 const (
 	checkSettings    = "settings"
 	checkVault       = "vault"
@@ -50,31 +52,32 @@ const (
 const (
 	graphStep     = 8 * time.Second
 	assertionStep = 5 * time.Second
-	soon          = 14 * 24 * time.Hour // before the end of a secret or a certificate
+	soon          = 14 * 24 * time.Hour // before the expiry of a secret or a certificate
 	skewWarning   = time.Minute
-	skewFault     = 5 * time.Minute // as far as a signature's time may be off, unless it is set otherwise
-	manyDevices   = 100             // for one sweep that acts
+	skewFault     = 5 * time.Minute // the default of SIGNATURE_TOLERANCE
+	manyDevices   = 100             // for one sweep
 )
 
-// graphRole is the one application permission of Graph that the action needs.
+// graphRole is the application permission of Graph that the program needs: the action and the list of devices accept it.
+// Microsoft's page of the action also lists DeviceManagementConfiguration.ReadWrite.All, which the list does not accept.
 const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 
-// diagnosis is what the checks of one examination know.
+// diagnosis is the state that the checks of one examination share.
 type diagnosis struct {
 	config.Config
 	app.Parts
 	dates *dates
 	log   *slog.Logger
 
-	scope string // of the tokens that the vault wants
+	scope string // of the vault's tokens
 	roles []string
-	// opaque is set where the roles in the token could not be read.
+	// opaque reports that the roles in the token could not be read.
 	opaque bool
 }
 
-// checks returns all checks, in the order of the report. wrong is what loadConfig has said.
-func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
-	settings := d.settings(wrong, getenv)
+// checks returns all checks in the order of the report. faults is the error of config.Load.
+func (d *diagnosis) checks(faults error, getenv func(string) string) []*probe {
+	settings := d.settings(faults, getenv)
 	inVault := &probe{
 		needs: []*probe{settings}, otherwise: "Key Vault was not reached",
 		findings: []Finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
@@ -83,15 +86,15 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 	assertion := d.assertion(settings)
 	identity := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
-		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential, asked: d.reader()}},
+		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential, issuer: d.reader()}},
 		run:      d.askIdentity,
 	}
 	if d.VaultCredential == config.AWSFederation {
 		identity.needs = append(identity.needs, assertion)
 	}
 	if d.withoutVault() {
-		inVault.findings[0].Tried, inVault.run = "look whether there is a vault", func(_ context.Context, f []Finding) {
-			f[0].ok("there is none, and none is needed: KEY_VAULT_URL is not set")
+		inVault.findings[0].Tried, inVault.run = "check for a vault", func(_ context.Context, f []Finding) {
+			f[0].ok("not needed: KEY_VAULT_URL is not set")
 		}
 		identity.findings, identity.run = nil, func(context.Context, []Finding) {}
 	}
@@ -108,17 +111,17 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 		d.keys(checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey, reading),
 		d.keys(checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey, reading))
 	token := &probe{
-		needs: []*probe{credential}, otherwise: "there is no token for Graph",
+		needs: []*probe{credential}, otherwise: "there is no token for Graph", pause: tokenRetryPause,
 		findings: []Finding{d.graphToken()},
 		run:      d.askEntra,
 	}
 	roles := &probe{
 		needs: []*probe{token}, otherwise: "the " + d.holder() + " does not have the permission for it",
-		findings: []Finding{{Check: checkRole, Tried: "look for the permission in the token"}, {Check: checkOtherRoles, Tried: "look for other permissions in the token"}},
+		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {Check: checkOtherRoles, Tried: "check for other permissions in the token"}},
 		run:      d.lookAtRoles,
 	}
 	devices := &probe{
-		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", asked: d.graphToken().asked}}, run: d.askGraph,
+		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", issuer: d.graphToken().issuer}}, run: d.askGraph,
 	}
 	keys := d.signing(settings)
 	clock := &probe{
@@ -128,65 +131,65 @@ func (d *diagnosis) checks(wrong error, getenv func(string) string) []*probe {
 	words := &probe{
 		needs: []*probe{settings},
 		findings: []Finding{
-			{Check: checkCallers, Tried: "look who may call"},
-			{Check: checkPolicy, Tried: "look what callers may ask for"},
-			{Check: checkSweep, Tried: "look what a sweep does"},
+			{Check: checkCallers, Tried: "list the callers"},
+			{Check: checkPolicy, Tried: "list the limits of callers"},
+			{Check: checkSweep, Tried: "describe the sweep"},
 		},
 		run: d.readPolicy,
 	}
 	return append(all, token, roles, devices, clock, words, keys)
 }
 
-// withoutVault reports whether nothing is kept in a vault, and there is none.
+// withoutVault reports whether the deployment needs no vault and has none.
 func (d *diagnosis) withoutVault() bool {
 	return d.VaultURL == "" && d.GraphDirect && len(d.WebhookSecretNames)+len(d.APIKeySecretNames) == 0
 }
 
-// reader returns who gives the token for the vault.
+// reader returns the issuer of the tokens for the vault.
 func (d *diagnosis) reader() party {
 	switch {
 	case d.VaultCredential == config.AWSFederation:
 		return entraTrusting
-	case d.VaultCredential == config.ManagedIdentity && d.GraphDirect: // so that nobody can stand in for it
+	case d.VaultCredential == config.ManagedIdentity && d.GraphDirect: // which no az login replaces
 		return hostIdentity
 	}
 	return vaultReader
 }
 
-// holder is what has the permission in Graph.
+// holder returns the kind of principal that has the permission in Graph.
 func (d *diagnosis) holder() string {
-	if d.graphToken().asked == hostIdentity {
+	if d.graphToken().issuer == hostIdentity {
 		return "managed identity"
 	}
 	return "app"
 }
 
-// graphToken is the finding about the token for Graph, before it is tried.
+// graphToken returns the finding about the token for Graph, before the check.
 func (d *diagnosis) graphToken() Finding {
 	f := Finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID"}
 	switch {
 	case !d.GraphDirect:
 	case d.VaultCredential == config.AWSFederation:
-		f.Tried, f.asked = f.Tried+", by the app that trusts the function's role", entraTrusting
+		f.Tried, f.issuer = f.Tried+", by the app that trusts the function's role", entraTrusting
 	case d.ClientID != "":
-		f.Tried, f.asked = f.Tried+", by the app that trusts the managed identity", entraTrusting
+		f.Tried, f.issuer = f.Tried+", by the app that trusts the managed identity", entraTrusting
 	default:
-		f.Tried, f.asked = "get a token for Graph by the managed identity itself", hostIdentity
+		f.Tried, f.issuer = "get a token for Graph by the managed identity itself", hostIdentity
 	}
 	return f
 }
 
-// assertion is the check of the token by which an app that trusts somebody knows who this process is. It has no finding where
-// there is no such app.
+// assertion checks the token that identifies this process to an app with a federated credential. It has no finding
+// without such an app.
 func (d *diagnosis) assertion(settings *probe) *probe {
-	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that says who this is"}
+	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that identifies this process"}
 	var ask entra.Assertion
 	switch {
 	case d.VaultCredential == config.AWSFederation:
-		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token from AWS STS that says which role the function has", asked: awsSTS}}
+		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS}}
 		ask = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
 	case d.GraphDirect && d.ClientID != "":
-		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token that says which managed identity this is", asked: hostIdentity}}
+		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token that names the managed identity", issuer: hostIdentity}}
 		ask = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
 	c.run = func(ctx context.Context, f []Finding) {
@@ -199,16 +202,16 @@ func (d *diagnosis) assertion(settings *probe) *probe {
 			f[0].failWith(err, nil)
 			return
 		}
-		f[0].ok("it was given one")
+		f[0].ok("received")
 	}
 	return c
 }
 
-// settings is the check of the settings themselves: a finding for each fault.
-func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
+// settings checks the settings: a finding for each fault.
+func (d *diagnosis) settings(loadError error, getenv func(string) string) *probe {
 	c := &probe{otherwise: "the settings are not complete"}
 	tried := "read the settings, for the host " + d.Host
-	faults, _ := errors.AsType[config.Error](wrong)
+	faults, _ := errors.AsType[config.Error](loadError)
 	for _, fault := range faults {
 		c.findings = append(c.findings, Finding{Check: checkSettings, Tried: tried, Mark: Failed, Found: fault})
 	}
@@ -219,7 +222,7 @@ func (d *diagnosis) settings(wrong error, getenv func(string) string) *probe {
 		last := &f[len(f)-1]
 		switch {
 		case len(faults) > 0:
-			last.Mend = []string{"README, Settings, says what each of them means; set them where the deployment has its settings:", setSetting, "on AWS: the parameters of template.yaml, by sam deploy --guided"}
+			last.Fix = []string{"docs/settings.md describes each setting; set it in the deployment:", setSetting, "on AWS: the parameters of template.yaml, by sam deploy --guided"}
 		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) && getenv("AZURE_CLIENT_SECRET") != "":
 			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is %s", d.VaultCredential)
 		default:
@@ -233,32 +236,32 @@ func (d *diagnosis) askVault(ctx context.Context, f []Finding) {
 	scope, err := vault.Scope(ctx, d.VaultURL, app.SDKOptions(d.Config, d.dates, d.log))
 	if err != nil {
 		f[0].failWith(err, nil)
-		if d.Cloud.VaultSuffix != "" { // so that the identity can be tried all the same
+		if d.Cloud.VaultSuffix != "" { // so that the identity can be checked all the same
 			d.scope = "https://" + strings.TrimPrefix(d.Cloud.VaultSuffix, ".") + "/.default"
 		}
 		return
 	}
 	d.scope = scope
-	f[0].ok("it answers as a vault does")
+	f[0].ok("it responds as a vault")
 }
 
 func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
 	if d.scope == "" {
-		f[0].skip("Key Vault was not reached, and alone knows what to ask for")
+		f[0].skip("Key Vault was not reached, and the scope of its tokens is unknown")
 		return
 	}
 	if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
-		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.Cloud.Exchange)) // for an app that trusts; others do without
+		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.Cloud.Exchange)) // for an app with a federated credential
 		return
 	}
-	f[0].ok("it was given one")
+	f[0].ok("received")
 }
 
-// appCredential is the check of the client secret or the certificate of the app that may call Graph.
+// appCredential checks the client secret or the certificate of the app that may call Graph.
 func (d *diagnosis) appCredential(needs []*probe) *probe {
 	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
-	name := d.SecretName + d.CertificateName // of which one is ""
-	c.findings = []Finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()}}
+	name := d.SecretName + d.CertificateName // one of them is ""
+	c.findings = []Finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.reader()}}
 	if d.CertificateName == "" {
 		c.run = func(ctx context.Context, f []Finding) {
 			if s, err := d.Vault.Secret(ctx, name); err != nil {
@@ -288,8 +291,7 @@ func (d *diagnosis) appCredential(needs []*probe) *probe {
 	return c
 }
 
-// version records that a secret could be read, and how long it is good. Key Vault hands out what has expired, and whether it is
-// still good is not for the vault to say.
+// version records the version of a secret and its expiry. Key Vault serves expired secrets too.
 func (f *Finding) version(s vault.Secret, renew []string) {
 	text := "version " + s.Version[:min(8, len(s.Version))]
 	if s.Trimmed {
@@ -297,13 +299,13 @@ func (f *Finding) version(s vault.Secret, renew []string) {
 	}
 	switch left := time.Until(s.Expires); {
 	case s.Expires.IsZero():
-		f.ok("%s, which has no end set", text)
+		f.ok("%s, without an expiry", text)
 	case left < 0:
-		f.warn(renew, "%s, whose end was set to %s; whether it is still good, those say who check it", text, s.Expires.UTC().Format(time.DateOnly))
+		f.warn(renew, "%s, expired on %s; Key Vault serves it all the same", text, s.Expires.UTC().Format(time.DateOnly))
 	case left < soon:
-		f.warn(renew, "%s, which ends in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
+		f.warn(renew, "%s, expires in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
 	default:
-		f.ok("%s, which ends in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
+		f.ok("%s, expires in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
 	}
 }
 
@@ -311,11 +313,11 @@ func (f *Finding) certificate(cert *x509.Certificate) {
 	renew, end := newCertificateSteps(f.Subject), cert.NotAfter.UTC().Format(time.DateOnly)
 	switch left := time.Until(cert.NotAfter); {
 	case left < 0:
-		f.warn(renew, "an RSA key and its certificate, which has expired on %s; Entra ID is the judge", end)
+		f.warn(renew, "an RSA key and its certificate, expired on %s; Entra ID decides whether it is valid", end)
 	case left < soon:
-		f.warn(renew, "an RSA key and its certificate, which ends in %s, on %s", days(left), end)
+		f.warn(renew, "an RSA key and its certificate, expires in %s, on %s", days(left), end)
 	default:
-		f.ok("an RSA key and its certificate, which ends in %s, on %s", days(left), end)
+		f.ok("an RSA key and its certificate, expires in %s, on %s", days(left), end)
 	}
 }
 
@@ -326,18 +328,18 @@ func days(left time.Duration) string {
 	return "1 day"
 }
 
-// keys is the check of callers' keys of one kind, with two findings for each name. A key that is lastingly missing beside
-// others that are good is a warning, as for the function itself: it is part of every rotation.
+// keys checks callers' keys of one kind, with two findings for each name. A permanently missing key is a warning if
+// another key is valid: every rotation has such a time.
 func (d *diagnosis) keys(kind, word string, names []string, decode func(string) ([]byte, error), needs []*probe) *probe {
 	c := &probe{needs: needs}
 	for _, name := range names {
 		c.findings = append(c.findings,
-			Finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, asked: d.reader()},
+			Finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.reader()},
 			Finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
 	}
 	c.run = func(ctx context.Context, f []Finding) {
 		errs := make([]error, len(names))
-		together(len(names), func(i int) { errs[i] = d.key(ctx, f[2*i:2*i+2], names[i], kind, decode) })
+		together(len(names), func(i int) { errs[i] = d.checkKey(ctx, f[2*i:2*i+2], names[i], kind, decode) })
 		if !slices.Contains(errs, nil) {
 			return
 		}
@@ -349,7 +351,7 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 			for j := range f[2*i : 2*i+2] {
 				if one := &f[2*i+j]; one.Mark == Failed {
 					one.Mark = Warning
-					one.Found += "; it is no fault while another key of the kind is good"
+					one.Found += "; not a fault while another key of the kind is valid"
 				}
 			}
 		}
@@ -357,8 +359,8 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 	return c
 }
 
-// key looks at one key, and returns why it cannot be used.
-func (d *diagnosis) key(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte, error)) error {
+// checkKey checks one key and returns the error that makes it unusable.
+func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte, error)) error {
 	s, err := d.Vault.Secret(ctx, name)
 	if err != nil {
 		f[0].failWith(err, newKey(kind, name))
@@ -386,19 +388,19 @@ func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
 		if d.VaultCredential == config.AWSFederation {
 			trust = trustRole("$APP_ID", d.Cloud.Exchange)
 		}
-		f[0].failWith(err, trust) // for an app that trusts; others do without
+		f[0].failWith(err, trust) // for an app with a federated credential
 		return
 	}
-	f[0].ok("it was given one, for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
+	f[0].ok("received, valid for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
 	d.roles, err = rolesIn(token.Token)
 	d.opaque = err != nil
 }
 
-// errOpaque is the error of a token that cannot be looked into.
-var errOpaque = errors.New("not a token that can be looked into")
+// errOpaque is the error for a token that is not a JWT.
+var errOpaque = errors.New("not a JWT")
 
-// rolesIn returns the roles in a token for Graph. Such a token is Graph's to read, and may be written otherwise one day; so
-// nothing is decided by what is found, and here alone.
+// rolesIn returns the roles in a token for Graph. The form of such a token is Graph's own and may change, so that only
+// the doctor looks into it.
 func rolesIn(token string) ([]string, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -417,8 +419,8 @@ func rolesIn(token string) ([]string, error) {
 
 func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 	if d.opaque {
-		f[0].warn(nil, "the token cannot be looked into; what Graph answers counts")
-		f[1].skip("the token cannot be looked into")
+		f[0].warn(nil, "the token cannot be parsed; the response of Graph decides")
+		f[1].skip("the token cannot be parsed")
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
@@ -438,10 +440,10 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 		f[1].ok("there are none")
 		return
 	}
-	f[1].warn(remove, "this %s can do more than it must: %s", d.holder(), quoted(others))
+	f[1].warn(remove, "this %s has permissions that it does not need: %s", d.holder(), quoted(others))
 }
 
-// quoted returns texts that come from elsewhere so that they are harmless on a terminal.
+// quoted returns a list of upstream texts in a form that is safe on a terminal.
 func quoted(texts []string) string {
 	list := make([]string, len(texts))
 	for i, text := range texts {
@@ -460,7 +462,7 @@ func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 	case err != nil:
 		f[0].failWith(err, nil)
 	case seen == 0:
-		f[0].warn([]string{"see whether GRAPH_TENANT_ID is the tenant that is meant: Intune, Devices, Enrollment, Windows Autopilot devices"}, "Graph answers, and knows no Autopilot device")
+		f[0].warn([]string{"check that GRAPH_TENANT_ID is the right tenant: Intune, Devices, Enrollment, Windows Autopilot devices"}, "Graph responds, and has no Autopilot device")
 	case more:
 		f[0].ok("at least %d, and there are more", seen)
 	default:
@@ -468,7 +470,7 @@ func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 	}
 }
 
-// dates is a Transport that keeps how far the clock of each host is ahead of this one, by the Date of its last answer.
+// dates is a Transport that stores the clock difference to each host, by the Date header of its last response.
 type dates struct {
 	next policy.Transporter
 
@@ -483,7 +485,7 @@ func (d *dates) Do(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		// A Date has whole seconds, and was written at some time between: it is good to a second or so.
+		// A Date has whole seconds and was written during the request: its error is about a second.
 		middle := start.Add(time.Since(start) / 2)
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -492,7 +494,7 @@ func (d *dates) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// ahead returns how far the clock at an address is ahead of this one.
+// ahead returns the time by which the clock at an address is ahead of this clock.
 func (d *dates) ahead(address string) (time.Duration, bool) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -524,11 +526,11 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	from := strings.Join(asked, ", ")
 	switch {
 	case len(asked) == 0:
-		f[0].skip("no service has answered")
+		f[0].skip("no service responded")
 	case off > skewFault, off > d.Tolerance && len(d.WebhookSecretNames) > 0:
-		f[0].fail(setClock(), "this machine is %v %s what %s say: signatures are taken for too old or too early, and tokens and certificates for not yet or no longer good", off, direction, from)
+		f[0].fail(setClock(), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and certificates not yet or no longer valid", off, direction, from)
 	case off > skewWarning:
-		f[0].warn(setClock(), "this machine is %v %s what %s say; from %v on signatures are refused", off, direction, from, d.Tolerance)
+		f[0].warn(setClock(), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction, from, d.Tolerance)
 	case off <= time.Second:
 		f[0].ok("within a second of %s", from)
 	default:
@@ -540,55 +542,96 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	callers, policy, sweep := &f[0], &f[1], &f[2]
 	var kinds []string
 	if n := len(d.WebhookSecretNames); n > 0 {
-		kinds = append(kinds, fmt.Sprintf("who signs with %s, within %v", count(n, "key"), d.Tolerance))
+		kinds = append(kinds, fmt.Sprintf("signed with %s, within %v", countOf(n, "key"), d.Tolerance))
 	}
 	if n := len(d.APIKeySecretNames); n > 0 {
-		kinds = append(kinds, "who sends "+count(n, "API key"))
+		kinds = append(kinds, "with "+countOf(n, "API key"))
 	}
 	if n := len(d.EntraAudiences); n > 0 {
-		kinds = append(kinds, fmt.Sprintf("who has a token of Entra ID with the role %s, for %s, of %s", d.EntraRole, count(n, "audience"), count(len(d.EntraTenants), "tenant")))
+		kinds = append(kinds, fmt.Sprintf("with a token of Entra ID with the role %s, for %s, of %s", d.EntraRole, countOf(n, "audience"), countOf(len(d.EntraTenants), "tenant")))
 	}
 	if n := len(d.OperatorCallers); n > 0 {
-		kinds = append(kinds, "this report may be asked for by "+count(n, "caller"))
+		kinds = append(kinds, "operators: "+countOf(n, "caller"))
 	}
 	callers.ok("%s", strings.Join(kinds, "; "))
 	if d.PlatformAuth {
-		callers.warn([]string{"see that the host asks for a function key or IAM at every way in, or set WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
-			"%s", strings.Join(append([]string{"whoever the host lets in: AUTH=platform, nothing is checked here"}, kinds...), "; "))
+		callers.warn([]string{"check that the host asks for a function key or IAM at every way in, or set WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
+			"%s", strings.Join(append([]string{"every caller that the host authorises: AUTH=platform, this function checks nothing"}, kinds...), "; "))
 	}
 
-	rate := "as often as they like"
-	if d.RateLimit > 0 {
-		rate = fmt.Sprintf("at most %d devices in a minute each, on each instance", d.RateLimit)
-	}
-	if len(d.GroupTags) > 0 {
-		policy.ok("devices with the group tags %s; %s", quoted(d.GroupTags), rate)
-	} else {
-		policy.ok("all devices, whatever their group tag; %s", rate)
-		policy.Mend = []string{"a hint: ALLOWED_GROUP_TAGS=MTR-*,Retired, say, leaves all others alone"}
-	}
+	d.checkPolicy(policy)
 
 	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d in Intune", quoted([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
 	switch {
 	case d.SweepGroupTag == "":
-		sweep.ok("nothing: SWEEP_GROUP_TAG is not set")
-	case !d.SweepApply:
-		sweep.ok("it is a dry run, and looks at %s", limits)
+		sweep.ok("none: SWEEP_GROUP_TAG is not set")
+	case !d.SweepApply || d.DryRun:
+		sweep.ok("a dry run on %s", limits)
 	case d.SweepMaxDevices > manyDevices:
-		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)}, "it ACTS on %s: a wrong group tag would cost as many accounts", limits)
+		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)}, "it ACTS on %s: a wrong group tag removes as many accounts", limits)
 	default:
 		sweep.ok("it ACTS on %s", limits)
 	}
 }
 
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
+// checkPolicy describes the limits of all callers and of single ones.
+func (d *diagnosis) checkPolicy(f *Finding) {
+	limits := []string{"devices with any group tag", "without a rate limit"}
+	if len(d.GroupTags) > 0 {
+		limits[0] = "devices with the group tags " + quoted(d.GroupTags)
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	if d.RateLimit > 0 {
+		limits[1] = fmt.Sprintf("at most %d devices a minute for each caller and instance", d.RateLimit)
+	}
+	for _, id := range slices.Sorted(maps.Keys(d.CallerPolicies)) {
+		limits = append(limits, d.callerName(id)+": "+describePolicy(d.CallerPolicies[id]))
+	}
+	switch text := strings.Join(limits, "; "); {
+	case d.DryRun:
+		f.warn([]string{"set DRY_RUN=false once the reports are as expected"},
+			"DRY_RUN is true: requests and events change nothing; %s", text)
+	case len(d.GroupTags) == 0:
+		f.ok("%s", text)
+		f.Fix = []string{"hint: ALLOWED_GROUP_TAGS=MTR-*,Retired allows these group tags alone"}
+	default:
+		f.ok("%s", text)
+	}
 }
 
-// signing is the check of the keys that tokens of callers are signed with, of which each tenant has its own list.
+// callerName returns the name of a caller in a report, which has no id of Entra ID.
+func (d *diagnosis) callerName(id string) string {
+	if len(d.EntraAudiences) > 0 && strings.Contains(id, ":") {
+		return "a caller with a token of Entra ID"
+	}
+	return quoted([]string{id})
+}
+
+// describePolicy returns the limits of one caller.
+func describePolicy(p handler.CallerPolicy) string {
+	var limits []string
+	if len(p.GroupTags) > 0 {
+		limits = append(limits, "the group tags "+quoted(p.GroupTags))
+	}
+	if p.RequireExpected {
+		limits = append(limits, "expected is required")
+	}
+	if p.DevicesPerHour > 0 {
+		limits = append(limits, fmt.Sprintf("at most %d devices an hour", p.DevicesPerHour))
+	}
+	if len(limits) == 0 {
+		return "no limit of its own"
+	}
+	return strings.Join(limits, ", ")
+}
+
+func countOf(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// signing checks the keys that sign callers' tokens. Each tenant has a list of its own.
 func (d *diagnosis) signing(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}}
 	if len(d.EntraAudiences) == 0 {
@@ -596,7 +639,7 @@ func (d *diagnosis) signing(settings *probe) *probe {
 		return c
 	}
 	for i := range d.EntraTenants {
-		which := fmt.Sprintf("tenant %d", i+1) // its id is in no report
+		which := fmt.Sprintf("tenant %d", i+1) // the report has no id of a tenant
 		c.findings = append(c.findings, Finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID"})
 	}
 	c.run = func(ctx context.Context, f []Finding) {
@@ -606,7 +649,7 @@ func (d *diagnosis) signing(settings *probe) *probe {
 				f[i].failWith(err, nil)
 				return
 			}
-			f[i].ok("they could be read")
+			f[i].ok("read")
 		})
 	}
 	return c

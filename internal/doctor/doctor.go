@@ -1,5 +1,5 @@
-// Package doctor examines a deployment: settings, vault, tokens, permission, clock, policy. It changes nothing, and names the fix
-// for each fault.
+// Package doctor examines a deployment: settings, vault, tokens, permission, clock, policy. It changes nothing, and names
+// the fix for each fault.
 package doctor
 
 import (
@@ -25,10 +25,10 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Mark is how a finding of the doctor's is to be taken.
+// Mark is the result of a check.
 type Mark string
 
-// The marks. A warning is what works and should not stay so.
+// The marks. A warning reports a part that works and needs attention.
 const (
 	OK       Mark = "ok"
 	Warning  Mark = "warning"
@@ -36,31 +36,32 @@ const (
 	NotTried Mark = "not_tried"
 )
 
-// Finding is one line of the doctor's report. The names of its members are part of what docs/operations.md promises.
+// Finding is one line of the doctor's report. docs/operations.md documents its members.
 type Finding struct {
-	Check   string   `json:"check"`             // what was looked at, as one of the words of docs/operations.md
-	Subject string   `json:"subject,omitempty"` // which one of several
+	Check   string   `json:"check"`             // the name in docs/operations.md
+	Subject string   `json:"subject,omitempty"` // the secret or tenant, if there are several
 	Mark    Mark     `json:"mark"`
 	Tried   string   `json:"tried"`
 	Found   string   `json:"found"`
-	Mend    []string `json:"mend,omitempty"` // sentences and commands, in the order in which they are to be followed
+	Fix     []string `json:"fix,omitempty"` // sentences and commands, in order
 	Error   *Fault   `json:"error,omitempty"`
 
-	asked party // who gives the token that this is about
+	issuer     party // of the token that the check needs
+	retryAfter time.Duration
 }
 
-// party is who gives a token, which the services of an error do not tell apart: all of them are the identity there.
+// party is an issuer of tokens. Errors have one service for all of them, upstream.Identity.
 type party int
 
 const (
-	entraID       party = iota // for a secret or a certificate, or for nothing
-	entraTrusting              // for the word of somebody whom an app trusts
+	entraID       party = iota // for a client secret or a certificate
+	entraTrusting              // for an assertion that an app trusts
 	awsSTS
 	hostIdentity // the managed identity
-	vaultReader  // whoever else reads the vault
+	vaultReader  // any other identity that reads the vault
 )
 
-// Fault is what a service has said of a failure, as far as its support asks for it.
+// Fault has the details of a service's error that its support needs.
 type Fault struct {
 	Service   upstream.Service `json:"service"`
 	Reason    upstream.Reason  `json:"reason"`
@@ -73,34 +74,35 @@ func (f *Finding) ok(format string, args ...any) {
 	f.Mark, f.Found = OK, fmt.Sprintf(format, args...)
 }
 
-func (f *Finding) warn(mend []string, format string, args ...any) {
-	f.Mark, f.Mend, f.Found = Warning, mend, fmt.Sprintf(format, args...)
+func (f *Finding) warn(fix []string, format string, args ...any) {
+	f.Mark, f.Fix, f.Found = Warning, fix, fmt.Sprintf(format, args...)
 }
 
-func (f *Finding) fail(mend []string, format string, args ...any) {
-	f.Mark, f.Mend, f.Found = Failed, mend, fmt.Sprintf(format, args...)
+func (f *Finding) fail(fix []string, format string, args ...any) {
+	f.Mark, f.Fix, f.Found = Failed, fix, fmt.Sprintf(format, args...)
 }
 
 func (f *Finding) skip(because string) {
 	f.Mark, f.Found = NotTried, "because "+because
 }
 
-// failWith records that what was tried ended with err, explained. renew are the steps that make what is missing; they may be nil.
+// failWith records err with its explanation. renew are the steps that create a missing secret or trust; they may be nil.
 func (f *Finding) failWith(err error, renew []string) {
 	failed, ok := errors.AsType[*upstream.Error](err)
-	if !ok { // which no room returns
-		f.fail(nil, "an error that nobody foresaw, of type %T", err)
+	if !ok {
+		f.fail(nil, "an unexpected error, of type %T", err)
 		return
 	}
-	found, mend := explain(f, failed, renew)
+	found, fix := explain(f, failed, renew)
 	if words := quote(failed); words != "" {
 		found += " (" + words + ")"
 	}
-	f.fail(mend, "%s", found)
+	f.fail(fix, "%s", found)
 	f.Error = &Fault{failed.Service, failed.Reason, failed.Status, failed.Code, failed.RequestID}
+	f.retryAfter = failed.RetryAfter
 }
 
-// quote returns what a service has said: its status, its code and the id of the request.
+// quote returns the status, the code and the request id of a service's error.
 func quote(e *upstream.Error) string {
 	var words []string
 	if e.Status != 0 {
@@ -115,15 +117,16 @@ func quote(e *upstream.Error) string {
 	return strings.Join(words, " ")
 }
 
-// probe is one thing that the doctor tries, and the findings it has for it.
+// probe is one step of the examination, with its findings.
 type probe struct {
-	needs     []*probe // none of which may fail
-	after     []*probe // which must have ended before, whatever came of them
-	otherwise string   // what is not so if this fails, for those who need it
+	needs     []*probe      // must have succeeded before
+	after     []*probe      // must have ended before
+	otherwise string        // the reason for probes that need this one and are not tried
+	pause     time.Duration // before a retry, if longer than retryPause
 	findings  []Finding
 	run       func(ctx context.Context, f []Finding)
 
-	spoilt string // why those who need this cannot be tried; "" if they can
+	spoilt string // the reason why probes that need this one cannot be tried; "" after a success
 	done   chan struct{}
 }
 
@@ -142,7 +145,18 @@ func (c *probe) do(ctx context.Context) {
 			return
 		}
 	}
+	template, start := slices.Clone(c.findings), time.Now()
 	c.try(ctx)
+	// A transient failure is retried once, if that fits into half of the remaining time.
+	pause := max(retryPause, c.pause, c.retryAfter())
+	if end, ok := ctx.Deadline(); ok && c.isTransient() && 2*(time.Since(start)+pause) < time.Until(end) {
+		select {
+		case <-time.After(pause):
+			c.findings = template
+			c.try(ctx)
+		case <-ctx.Done():
+		}
+	}
 	for _, f := range c.findings {
 		if f.Mark == Failed {
 			c.spoilt = c.otherwise
@@ -150,19 +164,42 @@ func (c *probe) do(ctx context.Context) {
 	}
 }
 
-// try runs the probe. The process may be one that serves requests, so that a panic is a finding.
+// The times before a retry. The credential for Graph keeps a failure for 5 seconds.
+const (
+	retryPause      = time.Second
+	tokenRetryPause = 5*time.Second + 100*time.Millisecond
+)
+
+// isTransient reports whether a finding of the probe is a transient failure.
+func (c *probe) isTransient() bool {
+	return slices.ContainsFunc(c.findings, func(f Finding) bool {
+		return f.Mark == Failed && f.Error != nil && slices.Contains([]upstream.Reason{
+			upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.BadAnswer, upstream.Unreachable,
+		}, f.Error.Reason)
+	})
+}
+
+// retryAfter returns the longest Retry-After of the failures.
+func (c *probe) retryAfter() (longest time.Duration) {
+	for _, f := range c.findings {
+		longest = max(longest, f.retryAfter)
+	}
+	return longest
+}
+
+// try runs the probe. A panic becomes a finding: the process may serve requests.
 func (c *probe) try(ctx context.Context) {
 	defer func() {
 		if p := recover(); p != nil {
 			for i := range c.findings {
-				c.findings[i].fail(nil, "a fault of this program, of type %T: report it", p)
+				c.findings[i].fail(nil, "a bug in this program, of type %T: report it", p)
 			}
 		}
 	}()
 	c.run(ctx, c.findings)
 }
 
-// together calls do with the numbers below n at the same time. If one panics, so does the goroutine that has called this.
+// together calls do with each number below n, concurrently. A panic of do reaches the caller of together.
 func together(n int, do func(i int)) {
 	panics := make([]any, n)
 	var all sync.WaitGroup
@@ -180,7 +217,7 @@ func together(n int, do func(i int)) {
 	}
 }
 
-// Report is what the doctor has found. The names of its members are part of what docs/operations.md promises.
+// Report has the findings of an examination. docs/operations.md documents its members.
 type Report struct {
 	Version  string    `json:"version"`
 	OK       bool      `json:"ok"` // nothing has failed
@@ -198,16 +235,15 @@ func (r Report) Err() error {
 	return nil
 }
 
-// LogValue returns how much of it is not well.
+// LogValue returns the number of findings for each mark but ok.
 func (r Report) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried", r.NotTried))
 }
 
-// doctorLimit is the time for all checks together, if there is no less.
+// doctorLimit is the time limit for all checks together.
 const doctorLimit = 28 * time.Second
 
-// examine runs probes, those that need nothing of each other at the same time, and shows each finding in order as soon as
-// it is there.
+// examine runs independent probes concurrently, and shows each finding in the order of the probes.
 func examine(ctx context.Context, probes []*probe, show func(Finding)) Report {
 	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
 	defer cancel()
@@ -255,7 +291,7 @@ func (e Examination) Run(ctx context.Context) (Report, error) {
 	if end, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(end))
 	}
-	// The steps take shares of this time (see azsdk.Options): of 28 seconds 20, so that all of them fit in, as a rule.
+	// The steps take shares of this time (see azsdk.Options). Together they usually fit into the limit.
 	c.Timeout = limit * 5 / 7
 	watched := &dates{next: e.Transport, seen: map[string]time.Duration{}}
 	d := &diagnosis{Config: c, dates: watched, log: slog.New(slog.DiscardHandler)}
@@ -389,7 +425,7 @@ func (p *printout) finding(f Finding) {
 		return
 	}
 	fmt.Fprintf(p.w, "%s  %s: %s\n", p.mark(f.Mark), f.Tried, f.Found)
-	for _, step := range f.Mend {
+	for _, step := range f.Fix {
 		if p.names != nil {
 			step = p.names.Replace(step)
 		}
@@ -411,7 +447,7 @@ func (p *printout) mark(m Mark) string {
 
 func (p *printout) summary(r Report) {
 	for _, reason := range slices.Sorted(maps.Keys(p.skipped)) {
-		fmt.Fprintf(p.w, "%s  %s, %s\n", p.mark(NotTried), count(p.skipped[reason], "check"), reason)
+		fmt.Fprintf(p.w, "%s  %s, %s\n", p.mark(NotTried), countOf(p.skipped[reason], "check"), reason)
 	}
 	if p.letters || p.principal {
 		fmt.Fprintln(p.w)

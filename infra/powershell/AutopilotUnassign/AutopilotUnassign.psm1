@@ -552,7 +552,6 @@ function Test-AutopilotUnassign {
     $findings = @(Get-JsonMember $response.Body 'findings' | Where-Object { $_ })
     foreach ($finding in $findings) {
         $fix = Get-JsonMember $finding 'fix'
-        if (-not $fix) { $fix = Get-JsonMember $finding 'mend' }
         [pscustomobject]@{
             PSTypeName = 'AutopilotUnassign.Finding'
             Check      = Get-JsonMember $finding 'check'
