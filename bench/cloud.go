@@ -14,14 +14,15 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// The double of the cloud is a process of its own, the same for all, and gets its orders over a pipe: what this one does to ask and to
-// count, and its garbage collector, must not hold up the answers that are waited for. Both share the processors of the machine with
-// whoever is measured, so that ratios of throughput are closer to one than those of the work alone; that is in CPU a request.
+// The double of the cloud is a process of its own, the same for all, and gets its orders over a pipe: the client,
+// the counters and the garbage collector of this process must not delay the cloud's responses. Both share the processors of the
+// machine with the contestant, so that throughput ratios are closer to one than the ratios of the work alone. CPU per request
+// has those.
 
 // cloudCommand is the argument with which this program is the double.
 const cloudCommand = "cloud"
 
-// What is in the vault.
+// The secrets in the vault.
 const (
 	appSecret  = "bench-app-secret"
 	secretName = "graph-client-secret"
@@ -37,25 +38,25 @@ func signingKey() (key []byte, stored string) {
 // listLength is how many devices a list may have.
 const listLength = 20
 
-// deviceID and serialNumber name the devices of the cloud. The one that single requests are about is 0, those of a list are 1 to listLength.
+// deviceID and serialNumber name the devices of the cloud. Single requests name device 0, lists name devices 1 to
+// listLength.
 func deviceID(i int) string     { return fmt.Sprintf("6f1a9c0e-5b1d-4c55-9d3a-%012d", i) }
 func serialNumber(i int) string { return fmt.Sprintf("5CG1234A%02d", i) }
 
-// place is where the double is, and whom it knows.
+// place holds the addresses of the double and the identities that it accepts.
 type place struct {
 	TenantID, ClientID, IdentityClientID        string
 	AuthorityHost, VaultURL, GraphEndpoint      string
 	IdentityEndpoint, IdentityHeader, CA, Token string
 }
 
-// order is what the double is told to do; it answers with a state.
+// order is a command to the double, which responds with a state.
 type order struct {
 	Delay    time.Duration // of every answer from now on
 	Reassign bool          // gives the device 0 its account back
 }
 
-// state is what the double knows: how many requests have come so far, how many of them for Graph, and whether the device 0 has a
-// user.
+// state has the double's counters: the requests so far, the requests to Graph, and whether device 0 has a user.
 type state struct {
 	Requests, Graph int
 	Assigned        bool
@@ -129,7 +130,7 @@ func serveCloud(in io.Reader, out io.Writer) error {
 // simulated is the double, as this process knows it.
 type simulated struct {
 	place
-	dir     string // of what contestants are given
+	dir     string // of the contestants' files
 	process *exec.Cmd
 	orders  *json.Encoder
 	states  *json.Decoder

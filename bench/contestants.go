@@ -25,7 +25,7 @@ const (
 	node  = "node"
 )
 
-// Where make bench puts what is measured, from the root of the project.
+// The paths of the contestants that make bench builds, from the root of the project.
 const (
 	programs   = "bin/bench/"
 	nodeFolder = ".tools/bench"
@@ -82,8 +82,8 @@ func size(paths ...string) (int64, error) {
 	return total, nil
 }
 
-// environment is what a contestant is given: the settings of a deployment on Azure for all, and a token for the floor, which
-// gets none itself.
+// environment is a contestant's environment: the settings of a deployment on Azure, and a token for the floor, which gets
+// none itself.
 func environment(c *simulated, who contestant, port int) []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + c.dir, who.port + "=" + strconv.Itoa(port),
@@ -166,8 +166,8 @@ func start(c *simulated, who contestant) (*process, error) {
 	}
 }
 
-// pause waits for as little as the kernel makes of 20 µs. Go's Sleep would be more than a millisecond, which is what epoll counts in: a
-// third of what a start takes.
+// pause sleeps for about 20 µs, as precisely as the kernel can. Go's Sleep takes more than a millisecond, the unit of epoll: a
+// third of the time of a start.
 func pause() {
 	wait := syscall.NsecToTimespec(int64(20 * time.Microsecond))
 	_ = syscall.Nanosleep(&wait, nil) // a signal may cut it short
@@ -183,7 +183,7 @@ func (p *process) stop() {
 	_ = os.Remove(p.output)
 }
 
-// fault adds to err what the process has written last.
+// fault adds the last output of the process to err.
 func (p *process) fault(err error) error {
 	text, _ := os.ReadFile(p.output)
 	return fmt.Errorf("%w; its last words: %s", err, text[max(0, len(text)-2000):])

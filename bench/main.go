@@ -1,9 +1,8 @@
-// Command bench measures the function beside what else could do its job, on a simulated cloud on loopback: a floor that does as good as
-// nothing, and what somebody would write with Microsoft's libraries, in Go and for Node. It is run from the root of the project,
-// by make bench.
+// Command bench measures the function beside alternatives, on a simulated cloud on loopback: a floor with the least possible
+// work, and implementations with Microsoft's libraries, in Go and for Node. make bench runs it from the root of the project.
 //
-// All take turns, round by round, in an order that is another one each time. What is shown is the median over the rounds; a
-// ratio is the median of the ratios to the floor of the same round, so that a machine that is slow for a while is slow for both.
+// The contestants take turns in rounds, in a random order. A figure is the median over the rounds. A ratio is the median of the
+// ratios to the floor in the same round, so that a machine that is slow for a while is slow for both.
 package main
 
 import (
@@ -39,7 +38,7 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// delays are what is added to every answer of the cloud.
+// delays are added to every response of the cloud.
 func delays() []time.Duration { return []time.Duration{0, 50 * time.Millisecond} }
 
 func run(out io.Writer, rounds int, only string, markdown, limits bool) error {

@@ -17,7 +17,7 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// What is measured.
+// The measured figures.
 const (
 	listening   = "exec to listening"
 	firstAtOnce = "exec to first answer, asked at once"
@@ -49,8 +49,8 @@ func amountOf(delay time.Duration) amount {
 	return amount{warmUp: 5, alone: 30, together: 960}
 }
 
-// A contestant is started as often as there is time for in a round, since a start takes a hundred times as long for one as for
-// another; and it has so much time for what many clients ask at once.
+// In this time a contestant is started as often as it fits, because a start takes a hundred times as long for one as for
+// another. The load of many clients takes the same time.
 const (
 	minStarts, maxStarts = 3, 15
 	timeForStarts        = 750 * time.Millisecond
@@ -135,8 +135,8 @@ func measure(c *simulated, who contestant, r results) error {
 		}
 		first[delay] = f
 		r.add(who.name, delay, disk, float64(bytes))
-		// What the delay has added to an answer is as many delays as there were round trips one after the other. How long a program
-		// takes to start, which is ten of them for one, is in both and so in neither.
+		// The added time divided by the delay is the number of sequential round trips. The start of the program is in both
+		// measurements and cancels out.
 		if delay > 0 {
 			r.add(who.name, delay, inSequence, float64(f.atOnce-first[0].atOnce)/float64(delay))
 			r.add(who.name, delay, inSequence1, float64(f.later-first[0].later)/float64(delay))
@@ -145,10 +145,10 @@ func measure(c *simulated, who contestant, r results) error {
 	return nil
 }
 
-// firsts are the times of first answers, the least of a round: whatever else the machine did can only add to them.
+// firsts are the times of first responses, the least of each round: other load of the machine only adds to them.
 type firsts struct{ atOnce, later time.Duration }
 
-// measurement is that of one contestant with one delay.
+// measurement has the figures of one contestant with one delay.
 type measurement struct {
 	cloud *simulated
 	who   contestant

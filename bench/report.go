@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// table is what is printed: rows of cells, the first being the heads.
+// table is a printed table: rows of cells, of which the first is the header.
 type table struct {
 	title string
 	rows  [][]string
@@ -60,7 +60,7 @@ func rate(v float64) string         { return fmt.Sprintf("%.0f", v) }
 func count(v float64) string        { return strings.TrimSuffix(fmt.Sprintf("%.2f", v), ".00") }
 func tenths(v float64) string       { return fmt.Sprintf("%.1f", v) }
 
-// tables returns what was measured, for people.
+// tables returns the figures for people.
 func tables(r results, field []contestant) []table {
 	lines := []struct {
 		what  string
@@ -137,7 +137,7 @@ func listTable(r results) table {
 	return t
 }
 
-// maxBinary is below what our program must stay, in bytes. The Makefile holds the packages to it, too.
+// maxBinary is the limit for our program, in bytes. The Makefile holds the packages to it, too.
 const maxBinary = 10485760
 
 // checkLimits says of every limit whether it holds, and returns an error that names those that do not.

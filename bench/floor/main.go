@@ -1,5 +1,5 @@
-// The floor is the least work that can be asked of a function like this one: net/http, a signature, and one request to Graph over a
-// connection that is kept, with a token that somebody else has got. Nothing that does the job can be faster by much.
+// The floor is the least work of a function like this one: net/http, a signature, and one request to Graph over a kept-alive
+// connection, with a given token. No complete implementation can be much faster.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// What somebody writes for Node who takes Microsoft's library for each step.
+// An implementation for Node with Microsoft's library for each step.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 import { ClientSecretCredential, ManagedIdentityCredential } from "@azure/identity";

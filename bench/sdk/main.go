@@ -1,5 +1,5 @@
-// The official way is what somebody writes in Go who takes Microsoft's library for each step: azidentity, azsecrets and
-// msgraph-sdk-go. That knows Graph 1.0 alone, which has not the action that is meant; it is measured with its sibling
+// The official way is an implementation in Go with Microsoft's library for each step: azidentity, azsecrets and
+// msgraph-sdk-go. That library knows Graph 1.0 alone, which lacks our action; it is measured with the similar
 // unassignUserFromDevice, one POST to the same device.
 package main
 

@@ -165,7 +165,7 @@ func (k keys) Refresh(ctx context.Context) ([]caller.Key, error) {
 	return callerKeys(k.inVault.Refresh(ctx))
 }
 
-// callerKeys converts keys. A key that is missing for good is an error only if no other key was read: during every rotation a key is
+// callerKeys converts keys. A permanently missing key is an error only if no other key was read: during every rotation a key is
 // in the settings and not yet, or no longer, in the vault.
 func callerKeys(stored []vault.Key, err error) ([]caller.Key, error) {
 	known := make([]caller.Key, len(stored))

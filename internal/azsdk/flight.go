@@ -10,7 +10,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Flight runs work once for all who need its result at the same time. Its errors are *upstream.Errors.
+// Flight runs work once for all callers that need its result at the same time. Its errors are *upstream.Errors.
 type Flight[T any] struct {
 	group singleflight.Group[string, T]
 	stage atomic.Value // the upstream.Service that the work waits for

@@ -42,7 +42,7 @@ const memoryTTL = time.Hour
 // openIDConfiguration is the path of the document behind an authority, a tenant included.
 const openIDConfiguration = "/v2.0/.well-known/openid-configuration"
 
-// question returns the name of the question that req is, and what tells its answer; "" for a request that is none.
+// question returns the name of the discovery question in req and a matcher for its response, "" for another request.
 func question(req *http.Request) (name string, answered func(remembered) bool) {
 	switch {
 	case req.Method != http.MethodGet:
@@ -104,7 +104,7 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	return a.to(req), nil
 }
 
-// ask sends req for all who wait for its answer. It has the time of the one who came first.
+// ask sends req for all callers that wait for its response, within the time of the first one.
 func (m *memory) ask(req *http.Request) (remembered, error) {
 	ctx := upstream.Detached(req.Context())
 	if deadline, ok := req.Context().Deadline(); ok {
@@ -128,13 +128,13 @@ func (r remembered) to(req *http.Request) *http.Response {
 	return &resp
 }
 
-// Discover asks where the endpoints of a tenant are, for whoever asks next. Without a memory it would be asked in vain.
+// Discover fetches the endpoints of a tenant for the next caller. Without a memory it would be useless.
 func (o Options) Discover(ctx context.Context, tenantID string) {
 	m, ok := o.Transport.(*memory)
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, FirstTry(o.Share(TokenShare))) // who waits for it has time for a second one
+	ctx, cancel := context.WithTimeout(ctx, FirstTry(o.Share(TokenShare))) // leaves a waiting caller time for a second try
 	defer cancel()
 	address := strings.TrimSuffix(o.Cloud.ActiveDirectoryAuthorityHost, "/") + "/" + tenantID + openIDConfiguration
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)

@@ -51,7 +51,7 @@ func TestRemember(t *testing.T) {
 			{azuresim.StepChallenge, []string{c.VaultURL + "/secrets/a", c.VaultURL + "/secrets/b"}, 401, c.VaultURL + "/secrets/a", []string{"Authorization", "Bearer x"}},
 		} {
 			asked := func() int { return c.Count(question.step) }
-			// A failure is not kept, nor what is no answer.
+			// Neither a failure nor an invalid response is kept.
 			for _, none := range []azuresim.Fault{azuresim.WrongType(), azuresim.MalformedChallenge(), azuresim.Body(200, "application/json", `{"issuer":"https://login.microsoftonline.com/x/v2.0","token_endpoint":"https://login.microsoftonline.com/x/token"}`), azuresim.Status(401, "WWW-Authenticate", "Bearer")} {
 				c.Fail(question.step, 1, none)
 				if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil {
@@ -82,7 +82,7 @@ func TestRemember(t *testing.T) {
 			if n := asked() - before; n != 1 {
 				t.Errorf("%s was asked %d times", question.step, n)
 			}
-			// An hour later they ask again, and who has asked for another thing has another answer.
+			// An hour later the request is repeated, and another question has another response.
 			time.Sleep(memoryTTL)
 			if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil || asked()-before != 2 {
 				t.Errorf("an hour later: %v, asked %d times", err, asked()-before)
@@ -96,7 +96,7 @@ func TestRemember(t *testing.T) {
 	})
 }
 
-// Who waits for somebody else's question has the time of its own, and the question that of who asked it.
+// A waiting caller has its own deadline, and the request has the deadline of its sender.
 func TestRememberInTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestRememberInTime(t *testing.T) {
 			})
 		}
 		asking.Wait()
-		time.Sleep(time.Millisecond) // for what has ended at that very moment
+		time.Sleep(time.Millisecond) // lets work complete that ended at this moment
 		if status, _, err := get(t.Context(), t, d, c.VaultURL+"/secrets/a"); status != http.StatusUnauthorized || err != nil {
 			t.Errorf("%d, %v", status, err)
 		}

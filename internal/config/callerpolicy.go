@@ -10,7 +10,7 @@ import (
 	"autopilot-unassign/handler"
 )
 
-// checkPolicies parses CALLER_POLICY. Its names are those of callers and the sources of events.
+// checkPolicies parses CALLER_POLICY. Its names are names of callers and sources of events.
 func (s *settings) checkPolicies(c *Config) {
 	if s.policies == "" {
 		return

@@ -94,7 +94,7 @@ func TestLoadNamesEveryFault(t *testing.T) {
 	for name, test := range map[string]struct {
 		getenv func(string) string
 		host   string
-		want   []string // what the lines of the error begin with
+		want   []string // the beginnings of the error's lines
 	}{
 		"nothing is set": {func(string) string { return "" }, Lambda, []string{
 			"AWS_REGION, AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is not set",
@@ -157,7 +157,7 @@ func TestLoadNamesEveryFault(t *testing.T) {
 	}
 }
 
-// Who may ask for the doctor's report is written as the audit record has it, and one who could not call at all is a fault.
+// OPERATOR_CALLERS has names as in the audit record, and a name that no caller can have is a fault.
 func TestOperatorCallers(t *testing.T) {
 	const one, two = "aaaaaaaa-0000-4000-8000-00000000000a", "bbbbbbbb-0000-4000-8000-00000000000b"
 	byToken := func(changes ...string) []string {

@@ -139,7 +139,7 @@ func table(c *Config, s *settings) []Setting {
 		},
 		{Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: address(&s.authority), Help: "the address that issues tokens"},
 		{Name: "GRAPH_ENDPOINT", Needed: "with `custom`", parse: address(&s.graphEndpoint), Help: "the root of Graph"},
-		{Name: "AWS_ENDPOINT_URL_STS", parse: address(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the address of AWS STS; default: that of the region"},
+		{Name: "AWS_ENDPOINT_URL_STS", parse: address(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the address of AWS STS; default: the region's"},
 		{Name: "LOG_LEVEL", Default: "info", parse: word(&s.level, "info", "warn", "error"), Help: "`info`, `warn` or `error`; audit records are written at every level"},
 		{Name: "AWS_REGION", Platform: true, parse: plain(&c.Role.Region)},
 		{Name: "AWS_ACCESS_KEY_ID", Platform: true, parse: plain(&c.Role.KeyID)},

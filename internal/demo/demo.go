@@ -83,7 +83,7 @@ func (p *play) run(ctx context.Context) error {
 		return err
 	}
 
-	p.title("Somebody signs with another key")
+	p.title("A stranger signs with another key")
 	stranger := "whsec_" + base64.StdEncoding.EncodeToString(randomKey())
 	before := p.Cloud.Count(azuresim.StepGraph)
 	a, err = p.send(ctx, stranger, `{"deviceId":"`+Skog+`"}`)
@@ -115,7 +115,7 @@ func (p *play) run(ctx context.Context) error {
 		return err
 	}
 
-	p.title("A list, with a device in it that nobody knows")
+	p.title("A list with an unknown device")
 	a, err = p.send(ctx, p.WebhookKey, `{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
 	if err != nil {
 		return err
@@ -134,8 +134,8 @@ func (p *play) run(ctx context.Context) error {
 	return nil
 }
 
-// sweeps cleans the devices with the group tag of retired rooms: first dry, which is what a sweep is until SWEEP_APPLY is true,
-// then so that it counts.
+// sweeps cleans the devices with the group tag of retired rooms: first as a dry run, the default of SWEEP_APPLY, then
+// for real.
 func (p *play) sweeps(ctx context.Context) error {
 	for _, night := range []struct {
 		title string
@@ -175,7 +175,7 @@ func (p *play) rotate() {
 	p.Cloud.RevokeTokens()
 }
 
-// answered is what the demo looks at in an answer.
+// answered has the parts of a response that the demo uses.
 type answered struct {
 	status    int
 	Code      string
@@ -246,7 +246,7 @@ func (p *play) printJSON(prefix string, text []byte) {
 	fmt.Fprintf(p.out, "  %s%s\n", prefix, text)
 }
 
-// want returns an error of the given text unless true is what it is.
+// want returns an error with the given text unless the condition is true.
 func want(ok bool, format string, args ...any) error {
 	if ok {
 		return nil

@@ -57,7 +57,7 @@ func New(getenv func(string) string, logs io.Writer, version string) (*Simulatio
 		{ID: Fjord, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com", AddressableUserName: "Fjord Room", ResourceName: "room.fjord"},
 		{ID: Skog, SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com", AddressableUserName: "Skog Room", ResourceName: "room.skog"},
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03", SerialNumber: "PF3-0123-4567", GroupTag: "Kiosk", UserPrincipalName: "kiosk.lobby@contoso.com", AddressableUserName: "Lobby Kiosk", ResourceName: "kiosk.lobby"},
-		// What a mainboard is called that nobody has given a name. Such serial numbers are many devices'.
+		// The placeholder of a mainboard without a serial number. Many devices share it.
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a04", SerialNumber: "Default string", GroupTag: "Kiosk", UserPrincipalName: "kiosk.north@contoso.com", AddressableUserName: "North Kiosk", ResourceName: "kiosk.north"},
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a05", SerialNumber: "Default string", GroupTag: "Kiosk", UserPrincipalName: "kiosk.south@contoso.com", AddressableUserName: "South Kiosk", ResourceName: "kiosk.south"},
 		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a06", SerialNumber: "R90A2B3C", GroupTag: "Retired", UserPrincipalName: "room.elv@contoso.com", AddressableUserName: "Elv Room", ResourceName: "room.elv"},
@@ -80,7 +80,7 @@ func (s *Simulation) newApp() (*app.App, error) {
 	return app.New(s.Config, s.Cloud, doctor.ForApp(s.Config, s.Cloud, s.version), s.Log, s.version)
 }
 
-// settings are those of a deployment to the simulated cloud.
+// settings are the settings of a deployment to the simulated cloud.
 func (s *Simulation) settings(getenv func(string) string) func(string) string {
 	values := map[string]string{
 		"KEY_VAULT_URL":        s.Cloud.VaultURL,

@@ -137,7 +137,7 @@ func TestCertificateForms(t *testing.T) {
 	}
 }
 
-// TestCertificateAsPEM asks the vault for PEM, and takes what comes from one that does not know how to do that.
+// TestCertificateAsPEM asks the vault for PEM, and accepts the response of a vault without that option.
 func TestCertificateAsPEM(t *testing.T) {
 	const pemFile = "application/x-pem-file"
 	for _, test := range []struct {

@@ -32,9 +32,9 @@ type Credential struct {
 	read    func(ctx context.Context) (vault.Secret, error)
 	// older returns the versions before one; nil for a credential that has none.
 	older func(ctx context.Context, version string) ([]vault.Secret, error)
-	// discover asks meanwhile for what signing in needs beside the secret.
+	// discover fetches the endpoints for signing in while the secret is read.
 	discover func(ctx context.Context)
-	// signIn returns what asks Entra ID for tokens with a version of the secret. It makes no request.
+	// signIn returns a token source with a version of the secret. It makes no request.
 	signIn func(vault.Secret) (azcore.TokenCredential, error)
 
 	flight azsdk.Flight[azcore.AccessToken]
@@ -49,7 +49,7 @@ type Credential struct {
 	failedAt time.Time
 }
 
-// The lifetimes of what was read.
+// The lifetimes of a read secret.
 const (
 	refreshAfter = time.Hour        // the secret is read again
 	maxStale     = 24 * time.Hour   // the secret is used so long while the vault is down
@@ -254,7 +254,7 @@ func (c *Credential) keepOlder(ctx context.Context, older azcore.TokenCredential
 	c.signed = older
 }
 
-// current returns what signs in now, and whether the secret has just been read for it.
+// current returns the current token source, and whether the secret has just been read for it.
 func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
 	c.mu.Lock()
 	signed, age := c.signed, time.Since(c.readAt)
@@ -273,7 +273,7 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 	return nil, false, err
 }
 
-// load reads the secret and returns what signs in with it, and its version.
+// load reads the secret and returns its token source and version.
 func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
 	c.flight.SetStage(upstream.Vault)
 	go c.discover(ctx)
@@ -288,7 +288,7 @@ func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, v
 	switch {
 	case err == nil:
 		c.secret, c.signed, c.readAt = secret, signed, time.Now()
-	case !vault.KeepsSecret(err): // nor is what was read before, even if the vault is down the next time
+	case !vault.KeepsSecret(err): // the cached secret is dropped too, even if the vault is down the next time
 		c.secret, c.signed = vault.Secret{}, nil
 	}
 	return signed, secret.Version, err

@@ -128,8 +128,8 @@ func TestRefusedWhenJustRead(t *testing.T) {
 	}
 }
 
-// TestRefusedWithTheVaultDown has the refused one replaced where nobody can see it: that is the vault's failure, which passes, and
-// not the credential's, until the vault has been read.
+// TestRefusedWithTheVaultDown replaces the refused secret in an unreachable vault: until the vault has been read, this is a
+// transient failure of the vault, not of the credential.
 func TestRefusedWithTheVaultDown(t *testing.T) {
 	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.put(w, true)
@@ -221,7 +221,7 @@ func TestNotUsedOn(t *testing.T) {
 	}
 }
 
-// TestFailureIsKept has many fail for what one has found out, for five seconds.
+// TestFailureIsKept has many callers share one failure for five seconds.
 func TestFailureIsKept(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
@@ -286,7 +286,7 @@ func TestOneForAll(t *testing.T) {
 	}
 }
 
-// TestNobodyWaits has all leave before the token comes. It is there for those who come later.
+// TestNobodyWaits cancels all callers before the token arrives. Later callers get it.
 func TestNobodyWaits(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))

@@ -59,8 +59,8 @@ type world struct {
 	options azsdk.Options
 }
 
-// simulate runs a test in which time is not real: what waits for a deadline takes none, and the clocks of this package, of
-// the libraries and of the cloud are the same one. A goroutine that is left when every deadline is over fails the test: that
+// simulate runs a test in simulated time: waiting for a deadline takes none, and this package, the libraries and the cloud
+// share one clock. A goroutine that is left when every deadline is over fails the test: that
 // is the rule of synctest, after whose end time stands still.
 func simulate(t *testing.T, test func(w *world)) {
 	t.Helper()
@@ -115,7 +115,7 @@ func (w *world) wantRequests(want, when string) {
 	}
 }
 
-// failure takes apart the error of a read. It must be an *upstream.Error that says nothing of what it is about.
+// failure takes apart the error of a read. It must be an *upstream.Error that reveals nothing of the secret.
 func (w *world) failure(err error) *upstream.Error {
 	w.t.Helper()
 	var logged bytes.Buffer
@@ -180,8 +180,8 @@ var faults = map[string]azuresim.Fault{
 	"untrusted":           azuresim.Untrusted(),
 }
 
-// TestFaults has every step of a cold GetToken and of reading a key go wrong in every way, and compares what comes of it
-// with testdata/faults.txt.
+// TestFaults fails every step of a cold GetToken and of reading a key in every way, and compares the result with
+// testdata/faults.txt.
 func TestFaults(t *testing.T) {
 	table, err := os.ReadFile("testdata/faults.txt")
 	if err != nil {
@@ -215,7 +215,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// endOf gets a token, or a key, while a step goes wrong, and returns what comes of it: the requests of every step, how long
+// endOf gets a token, or a key, while a step fails, and returns the result: the requests of every step, how long
 // it took, and the whole error.
 func (w *world) endOf(what string, step azuresim.Step, fault azuresim.Fault) string {
 	ctx, cancel := context.WithTimeout(w.t.Context(), timeout)
@@ -248,7 +248,7 @@ func (w *world) endOf(what string, step azuresim.Step, fault azuresim.Fault) str
 	return strings.Join(end, " | ")
 }
 
-// TestLibrariesLeak shows that the search for leaks finds what the libraries' own errors would tell.
+// TestLibrariesLeak shows that the search for leaks finds secrets in the libraries' own errors.
 func TestLibrariesLeak(t *testing.T) {
 	simulate(t, func(w *world) {
 		bare := azcore.ClientOptions{Transport: w.cloud}

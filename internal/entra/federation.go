@@ -15,11 +15,11 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// Assertion returns a token that says who this process is, in the words of somebody whom an app trusts: AWS, or the managed
-// identity of this host. Its error is an *upstream.Error.
+// Assertion returns a token that identifies this process, from an issuer that an app trusts: AWS, or the managed identity
+// of this host. Its error is an *upstream.Error.
 type Assertion func(ctx context.Context) (string, error)
 
-// Federated returns the credential of an app of a tenant that trusts whoever assertion speaks for, by a federated identity
+// Federated returns the credential of an app of a tenant that trusts the subject of assertion by a federated identity
 // credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored anywhere. The
 // errors of its tokens are *upstream.Errors.
 func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
@@ -115,9 +115,9 @@ func (e *earlyAssertion) take(ctx context.Context) (string, error) {
 	}
 }
 
-// Direct returns a Credential that has nothing in a vault: what signIn returns signs in by itself. It makes no request.
+// Direct returns a Credential without a secret in a vault: the result of signIn signs in by itself. It makes no request.
 func Direct(signIn func() (azcore.TokenCredential, error), o azsdk.Options) (*Credential, error) {
-	if _, err := signIn(); err != nil { // which is about what it was given, and would be the same each time
+	if _, err := signIn(); err != nil { // caused by its arguments, so it is the same each time
 		return nil, err
 	}
 	return &Credential{

@@ -11,9 +11,9 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// FuzzReduce has a step of getting a token answer anything at all. Properties, where that ends in an error:
-//  1. It is an *upstream.Error, of which nothing of the library's can be reached.
-//  2. Of the answer nothing is in its text, in the log or in what is logged of it but a code that is short and plain.
+// FuzzReduce has a step of getting a token return any response. Properties of an error:
+//  1. It is an *upstream.Error without the library's error inside.
+//  2. Its text, the log and its log value have nothing of the response except a short and plain code.
 //  3. It does not say that a device may have been acted on.
 func FuzzReduce(f *testing.F) {
 	for step := range coldSteps {

@@ -39,7 +39,7 @@ func ClientSecret(tenantID, clientID, secret string, o azsdk.Options) (azcore.To
 	return newIdentity(credential, limit), err
 }
 
-// AzureCLI returns the credential of whoever is signed in with az, for a terminal. The errors of its tokens are
+// AzureCLI returns the credential of the user signed in with az, for a terminal. The errors of its tokens are
 // *upstream.Errors.
 func AzureCLI(o azsdk.Options) (azcore.TokenCredential, error) {
 	credential, err := azidentity.NewAzureCLICredential(nil)

@@ -33,7 +33,7 @@ func reduceIdentity(ctx context.Context, err error, seen *azsdk.NetworkError) *u
 		ErrorCodes []int `json:"error_codes"`
 	}
 	if body, err := runtime.Payload(resp); err == nil {
-		_ = json.Unmarshal(body, &said) // what it cannot be read as, the status decides
+		_ = json.Unmarshal(body, &said) // the status decides about an unreadable body
 	}
 	e := &upstream.Error{
 		Service:    upstream.Identity,

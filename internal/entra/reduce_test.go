@@ -20,7 +20,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// TestRefusals has a step refuse for good, in the service's own words, and looks at what is made of them.
+// TestRefusals has a step refuse permanently, in the service's own words, and checks the resulting errors.
 func TestRefusals(t *testing.T) {
 	entra := func(status int, word string, number int) azuresim.Fault {
 		return azuresim.Body(status, "application/json", fmt.Sprintf(`{"error":%q,"error_description":"AADSTS%d: canary","error_codes":[%[2]d]}`, word, number))
@@ -135,7 +135,7 @@ func TestMalformedChallengePasses(t *testing.T) {
 	})
 }
 
-// TestForeignChallenge has the vault ask for a token of somebody else's, which the identity is not asked for.
+// TestForeignChallenge has the vault request a token for another service. The identity must not be asked for it.
 func TestForeignChallenge(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.Fail(azuresim.StepChallenge, -1, azuresim.Status(http.StatusUnauthorized, "WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/canary", resource="https://canary.example"`))
@@ -177,7 +177,7 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// TestTenantThatIsNone has the library refuse to sign in with what it is given. Its words are not passed on.
+// TestTenantThatIsNone has the library refuse its arguments. Its words are not passed on.
 func TestTenantThatIsNone(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.wantFailure(entra.AppSecret("canary tenant", w.cloud.ClientID, appSecretName, w.vault, w.options), "vault: secret_invalid: secret graph-client-secret cannot be used to sign in", "no tenant")

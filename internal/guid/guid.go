@@ -1,8 +1,8 @@
 // Package guid reads and makes GUIDs in the one form that Microsoft Graph prints: 36 ASCII characters, hex digits with
 // hyphens behind the 8th, 12th, 16th and 20th.
 //
-// A GUID that has been parsed can be put into a URL path as it is: whatever the text was, the value prints hex digits
-// and hyphens alone. Braces, the urn:uuid: prefix and look-alike characters, which other parsers accept, are refused.
+// A GUID that has been parsed can be put into a URL path as it is: the value prints only hex digits
+// and hyphens. Braces, the urn:uuid: prefix and look-alike characters, which other parsers accept, are refused.
 package guid
 
 import (

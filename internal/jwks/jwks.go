@@ -1,9 +1,9 @@
-// Package jwks reads the keys that Entra ID signs tokens with, and keeps them, by the rules that Microsoft gives for it
-// (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): a key that is not known causes a reading, though
-// not many of them, and what has been read is used on while Entra ID is down.
+// Package jwks reads and caches the keys that Entra ID signs tokens with, by Microsoft's rules
+// (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): an unknown key causes a refresh, at a
+// limited rate, and cached keys stay in use while Entra ID is down.
 //
-// No goroutine goes on by itself. A request that finds a reading due does it itself, within its own time; those that cannot go on
-// without it wait, each no longer than its own context says, and the others use what there is.
+// No goroutine runs in the background. A request that finds a refresh due makes it, within its own time. Requests that need
+// the refresh wait for it, each within its own context; the others use the cached keys.
 package jwks
 
 import (
@@ -42,7 +42,7 @@ type Source struct {
 }
 
 // New returns the Source of the keys of tenants, which are GUIDs in lower case. The keys are read with doer from authority
-// (https://login.microsoftonline.com). issuer is what tokens of version 2 are issued by, as far as the tenant's id. It makes no
+// (https://login.microsoftonline.com). issuer is the issuer of version 2 tokens up to the tenant's id. It makes no
 // request.
 func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants ...string) *Source {
 	s := &Source{upstream.Capped(doer, largest), log, map[string]*tenant{}}
@@ -56,7 +56,7 @@ func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants
 	return s
 }
 
-// tenant is what is known of the keys of one tenant.
+// tenant holds the keys of one tenant.
 type tenant struct {
 	id, url, issuer string
 
@@ -92,8 +92,8 @@ func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKe
 	return t.known(id)
 }
 
-// Warm reads the keys of all tenants that have not been read, so that no request has to wait for them. Its error is that of the
-// first that could not be read.
+// Warm reads the keys of all tenants that have not been read, so that no request has to wait for them. It returns the
+// first error.
 func (s *Source) Warm(ctx context.Context) error {
 	errs := make(chan error, len(s.tenants))
 	for id := range s.tenants {
@@ -115,8 +115,8 @@ func (s *Source) Warm(ctx context.Context) error {
 	return first
 }
 
-// begin looks whether whoever needs the key that goes by id has to wait for a reading. If it is ours, the caller must do it;
-// else it is one that is under way, or nil if there is nothing to wait for.
+// begin returns the refresh that a request for the key id must wait for, nil for none. If ours, the caller must make the
+// refresh; otherwise it is running.
 func (t *tenant) begin(id string) (reading <-chan struct{}, ours bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -157,11 +157,11 @@ func (t *tenant) known(id string) ([]*rsa.PublicKey, error) {
 	return nil, &failure
 }
 
-// read reads the keys of t and keeps what has come of it.
+// read reads the keys of t and stores the result.
 func (s *Source) read(ctx context.Context, t *tenant) {
 	start := time.Now()
 	limit := timeout
-	if end, ok := ctx.Deadline(); ok { // what comes after the keys needs time too
+	if end, ok := ctx.Deadline(); ok { // the steps after the keys need time too
 		limit = min(limit, end.Sub(start)/2)
 	}
 	var keys map[string][]*rsa.PublicKey
@@ -227,7 +227,7 @@ func refused(resp *http.Response, body []byte) *upstream.Error {
 	var said struct {
 		ErrorCodes []int `json:"error_codes"`
 	}
-	_ = json.Unmarshal(body, &said) // what it cannot be read as, the status decides
+	_ = json.Unmarshal(body, &said) // the status decides about an unreadable body
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		failure.Reason = upstream.Throttled
@@ -250,8 +250,8 @@ type jwk struct {
 // parse returns the keys in a key set that sign tokens of t, by their ids. It passes over all others: a set has keys of other
 // kinds and for other issuers.
 //
-// The issuer of a key is always that of tokens of version 2. Microsoft's own library compares it with that also for a token of
-// version 1 (AadTokenValidationParametersExtension, in Microsoft.IdentityModel.Validators).
+// The issuer of a key is always the issuer of version 2 tokens. Microsoft's own library compares it with that issuer also for
+// version 1 tokens (AadTokenValidationParametersExtension, in Microsoft.IdentityModel.Validators).
 func (t *tenant) parse(body []byte) map[string][]*rsa.PublicKey {
 	var set struct{ Keys []json.RawMessage }
 	if json.Unmarshal(body, &set) != nil {

@@ -57,7 +57,7 @@ func (w *world) id() string {
 	return parsed.Kid
 }
 
-// ask asks for a key, and returns what comes of it in a word: the number of keys, or the error.
+// ask asks for a key, and returns the result as a word: the number of keys, or the error.
 func (w *world) ask(id string) string {
 	return w.askWithin(25*time.Second, id)
 }
@@ -81,7 +81,7 @@ func (w *world) askWithin(limit time.Duration, id string) string {
 	return string(failure.Reason)
 }
 
-// want asks for a key, and compares what comes of it and how often the keys were read so far.
+// want asks for a key, and compares the result and the number of reads so far.
 func (w *world) want(when, id, what string, reads int) {
 	w.t.Helper()
 	if got := w.ask(id); got != what || w.cloud.Count(azuresim.StepKeys) != reads {
@@ -113,7 +113,7 @@ func TestKeysAreReadOnce(t *testing.T) {
 	})
 }
 
-// An id that nobody knows costs a reading, then none for five minutes. Nobody waits for these to pass.
+// An unknown id costs one read, then none for five minutes. No caller waits for these minutes.
 func TestUnknownKey(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.want("cold", w.id(), "1", 1)
@@ -157,7 +157,7 @@ func TestManyUnknownKeysAtOnce(t *testing.T) {
 	})
 }
 
-// A new key is found by the first who needs it, and all who come meanwhile have it too.
+// The first caller that needs a new key finds it, and all concurrent callers get it too.
 func TestRotation(t *testing.T) {
 	simulate(t, func(w *world) {
 		old := w.id()
@@ -219,7 +219,7 @@ func TestRefreshIsDoneByOne(t *testing.T) {
 	})
 }
 
-// While Entra is down, what was read is used for a day, and Entra left alone for half a minute after each failure.
+// While Entra ID is down, cached keys are valid for a day, and a retry waits half a minute after each failure.
 func TestLastKnownGood(t *testing.T) {
 	simulate(t, func(w *world) {
 		id := w.id()
@@ -352,7 +352,7 @@ func (p *panics) Do(req *http.Request) (*http.Response, error) {
 	return p.next.Do(req)
 }
 
-// A panic is for the handler to catch. Those who wait for the reading do not wait for ever.
+// A panic is for the handler to catch. Callers that wait for the read do not wait for ever.
 func TestPanic(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.source = jwks.New(&panics{next: w.cloud}, issuer, issuer, slog.New(slog.NewJSONHandler(w.log, nil)), w.cloud.TenantID)

@@ -21,7 +21,7 @@ import (
 )
 
 // Certificate reads a certificate with its key, which Key Vault serves as a secret. It requests PEM, and repeats the
-// request without that option for a vault that does not know it. The error is that of [Vault.Secret].
+// request without that option for a vault that does not know it. It returns the errors of [Vault.Secret].
 func (v *Vault) Certificate(ctx context.Context, name string) (Secret, error) {
 	return v.readCertificate(ctx, name, "")
 }
@@ -95,7 +95,7 @@ func (s Secret) Certificate() (*x509.Certificate, error) {
 }
 
 // KeyPair returns the certificate of s with its RSA key, in PEM or as PKCS#12. The leaf comes first, the rest of its chain follows.
-// The error says in fixed words what is wrong.
+// The error names the fault in fixed words.
 func (s Secret) KeyPair() ([]*x509.Certificate, crypto.PrivateKey, error) {
 	certs, key, err := parseCertificate(s.value)
 	if err != nil {
@@ -104,12 +104,12 @@ func (s Secret) KeyPair() ([]*x509.Certificate, crypto.PrivateKey, error) {
 	return certs, key, nil
 }
 
-// certificateError says what is wrong with a certificate, in fixed words.
+// certificateError names the fault of a certificate in fixed words.
 type certificateError string
 
 func (e certificateError) Error() string { return string(e) }
 
-// FaultOf returns what is wrong with a certificate or secret, in fixed words. Another error may hold a part of the secret.
+// FaultOf returns the fault of a certificate or secret in fixed words. Another error may hold a part of the secret.
 func FaultOf(err error) string {
 	if known, ok := errors.AsType[certificateError](err); ok {
 		return string(known)

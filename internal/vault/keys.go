@@ -90,8 +90,8 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	return keys, err
 }
 
-// Refresh is Current for one who has found that none of the keys fits: they are read again, unless that was done lately
-// for the same reason.
+// Refresh is Current for a caller whose evidence fits none of the keys: it reads them again, unless it did so lately for
+// the same reason.
 func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
@@ -137,7 +137,7 @@ func (k *Keys) readAgain(ctx context.Context, asked time.Time) ([]Key, error) {
 	return k.now()
 }
 
-// read reads all keys at the same time and keeps what has come of it.
+// read reads all keys at the same time and stores the result.
 func (k *Keys) read(ctx context.Context) {
 	type outcome struct {
 		value   []byte
@@ -201,8 +201,8 @@ func (k *Keys) read(ctx context.Context) {
 	}
 }
 
-// worse returns the one of two errors that matters more to somebody whose evidence fits no key: the one that may pass, since
-// the missing key may be the right one. Of two alike it is the first.
+// worse returns the more important of two errors for evidence that fits no key: the transient one, because the missing key
+// may be the right one. Of two equal ones it returns the first.
 func worse(a, b error) error {
 	if a == nil {
 		return b

@@ -52,7 +52,7 @@ func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKey
 	}
 }
 
-// TestKeysAreKept reads keys once a minute, and returns them in the order of their names, not in that of the answers.
+// TestKeysAreKept reads keys once a minute, and returns them in the order of their names, not of the responses.
 func TestKeysAreKept(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b", "key-c", "canary-key-c")
@@ -87,7 +87,7 @@ func TestRefresh(t *testing.T) {
 	})
 }
 
-// TestRefreshForAll has many find at once that nothing fits. All of them get what the one reading brings.
+// TestRefreshForAll has many concurrent misses. All of them get the result of one refresh.
 func TestRefreshForAll(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
@@ -131,7 +131,7 @@ func TestColdCrowd(t *testing.T) {
 	})
 }
 
-// TestNobodyWaitsForKeys has the only one who needs the keys leave. They are there for the next.
+// TestNobodyWaitsForKeys cancels the only caller that needs the keys. The next caller gets them.
 func TestNobodyWaitsForKeys(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
@@ -213,7 +213,7 @@ func TestNoKeys(t *testing.T) {
 	})
 }
 
-// TestWhichErrorCounts has two keys missing for different reasons. The one that may pass counts, whatever the order.
+// TestWhichErrorCounts has two keys missing for different reasons. The transient one counts, in any order.
 func TestWhichErrorCounts(t *testing.T) {
 	const notAName, short = "no name", "key-short"
 	for _, test := range []struct {

@@ -36,7 +36,7 @@ type Secret struct {
 // Value returns the secret itself.
 func (s Secret) Value() string { return s.value }
 
-// redacted is what is printed in the place of a secret.
+// redacted is printed instead of a secret.
 const redacted = "[REDACTED]"
 
 // Format prints a placeholder, for every verb.
@@ -76,7 +76,7 @@ func New(vaultURL string, identity azcore.TokenCredential, o azsdk.Options) (*Va
 // whether it is there without an identity. Its error is an *upstream.Error of the vault.
 func Scope(ctx context.Context, vaultURL string, o azsdk.Options) (string, error) {
 	asked := &askedForToken{}
-	o.Scope = "" // as if nobody knew it
+	o.Scope = "" // as if it were unknown
 	v, err := New(vaultURL, asked, o)
 	if err != nil {
 		return "", err
@@ -91,7 +91,7 @@ func Scope(ctx context.Context, vaultURL string, o azsdk.Options) (string, error
 	return "", err
 }
 
-// askedForToken is an identity that has no token, and keeps what it was asked for.
+// askedForToken is an identity without a token. It stores the request for one.
 type askedForToken struct{ scope string }
 
 func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
@@ -101,7 +101,7 @@ func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions
 	return azcore.AccessToken{}, &upstream.Error{Service: upstream.Identity, Reason: upstream.Rejected, Cause: "no token on purpose"}
 }
 
-// ValidName reports whether Key Vault accepts name as that of a secret: 1 to 127 letters, digits and hyphens
+// ValidName reports whether Key Vault accepts name for a secret: 1 to 127 letters, digits and hyphens
 // (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers). The SDK would put
 // any other text into the path.
 func ValidName(name string) bool {
@@ -131,7 +131,7 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 		return Secret{}, &upstream.Error{Service: upstream.Vault, Reason: upstream.NotFound, Cause: "no name of a secret"}
 	}
 	start := time.Now()
-	trace := &upstream.Trace{} // of this read alone: what the identity takes is not the vault's time
+	trace := &upstream.Trace{} // of this read alone: the identity's time is not the vault's
 	step, cancel := context.WithTimeout(upstream.WithTrace(ctx, trace), v.options.Share(azsdk.VaultShare))
 	defer cancel()
 	step, seen := azsdk.Watch(step)
@@ -154,20 +154,20 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 		return Secret{}, Invalid(name, "has no value")
 	}
 	if left := time.Until(s.Expires); !s.Expires.IsZero() && left < 14*24*time.Hour {
-		// Key Vault hands out what has expired, and Entra is the judge of whether it is still good.
+		// Key Vault also returns expired secrets. Entra ID decides whether one is still valid.
 		v.options.Log.WarnContext(ctx, "a secret is about to expire or has expired", slog.String("secret", name), slog.Time("expires", s.Expires))
 	}
 	return s, nil
 }
 
-// begin asks the identity for its token, where it is known for what, before the vault asks for one: it is not waited for.
+// begin requests the identity's token before the vault asks for one, if the scope is known. It does not wait for it.
 func (v *Vault) begin(ctx context.Context) {
 	if v.options.Scope == "" {
 		return
 	}
 	v.first.Do(func() {
 		go func() {
-			// With a Trace of its own: whoever waits for the token counts the time.
+			// With a Trace of its own: the caller that waits for the token counts the time.
 			_, _ = v.identity.GetToken(upstream.WithTrace(upstream.Detached(ctx), &upstream.Trace{}), policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
 		}()
 	})
@@ -219,7 +219,7 @@ func KeepsSecret(err error) bool {
 	return true
 }
 
-// The lifetimes of what was read.
+// The lifetimes of a read value.
 const (
 	keyTTL       = time.Minute      // a caller's key is read again, so that a disabled key is refused within it
 	refreshWait  = 2 * time.Second  // a request waits for that, if keys of the last hour are known

@@ -44,8 +44,8 @@ type world struct {
 	options azsdk.Options
 }
 
-// simulate runs a test in which time is not real: what waits for a deadline takes none, and the clocks of this package, of
-// the libraries and of the cloud are the same one. A goroutine that is left when every deadline is over fails the test: that
+// simulate runs a test in simulated time: waiting for a deadline takes none, and this package, the libraries and the cloud
+// share one clock. A goroutine that is left when every deadline is over fails the test: that
 // is the rule of synctest, after whose end time stands still.
 func simulate(t *testing.T, test func(w *world)) {
 	t.Helper()
@@ -96,7 +96,7 @@ func (w *world) wantRequests(want, when string) {
 	}
 }
 
-// failure takes apart the error of a read. It must be an *upstream.Error that says nothing of what it is about.
+// failure takes apart the error of a read. It must be an *upstream.Error that reveals nothing of the secret.
 func (w *world) failure(err error) *upstream.Error {
 	w.t.Helper()
 	var logged bytes.Buffer
@@ -133,7 +133,7 @@ func (w *world) canariesIn(text string) (found []string) {
 	return found
 }
 
-// TestSecretsDoNotPrint holds what has a secret in it to telling it to those alone who ask for it.
+// TestSecretsDoNotPrint checks that values with a secret print it only on an explicit request.
 func TestSecretsDoNotPrint(t *testing.T) {
 	simulate(t, func(w *world) {
 		secret, err := w.vault.Secret(w.t.Context(), appSecretName)
