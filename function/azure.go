@@ -32,14 +32,16 @@ func listenAzure(ctx context.Context, port string) (net.Listener, error) {
 //
 // It always returns an error: the host restarts a worker that exits with an error and never one that exits with 0.
 func serveAzure(
-	ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, getenv func(string) string, log *slog.Logger,
+	ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, getenv func(string) string,
+	log *slog.Logger,
 ) error {
 	address := listener.Addr().String()
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return err
 	}
-	log.InfoContext(ctx, "listening", slog.String("host", config.Azure), slog.String("port", port), slog.String("version", version))
+	log.InfoContext(ctx, "listening", slog.String("host", config.Azure), slog.String("port", port),
+		slog.String("version", version))
 	go s.WarmUp(context.WithoutCancel(ctx)) // a request that waits for a warm-up fetch must not lose it to a signal
 	worker := &azureWorker{
 		handler: s.Handler, address: address, coreTools: getenv(coreToolsVariable) != "", stop: ctx.Done(), log: log,
@@ -62,8 +64,8 @@ const (
 	functionQueue = "/queue"
 )
 
-// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker with all its
-// requests.
+// azureEventTime limits an event. It is below functionTimeout in host.json, after which the host kills the worker
+// with all its requests.
 const azureEventTime = 29 * time.Minute
 
 // azureWorker serves callers' requests, and the host's invocations by timer and queue.
@@ -121,7 +123,8 @@ type invocationResult struct {
 func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), azureEventTime)
 	defer cancel()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second)) // longer than for a request
+	// longer than for a request
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(azureEventTime + 15*time.Second))
 	in, err := readInvocation(r)
 	if err != nil {
 		// The host counts a failed try, and moves a queue's message to the poison queue after the last one.
@@ -130,8 +133,8 @@ func (a *azureWorker) invoke(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	// Work in the background outlasts the time between a signal and the kill: end it now, so that each device gets its record and
-	// the rest is requeued.
+	// Work in the background outlasts the time between a signal and the kill: end it now, so that each device gets its
+	// record and the rest is requeued.
 	go func() {
 		select {
 		case <-a.stop:
@@ -170,9 +173,9 @@ func (a *azureWorker) runInvocation(ctx context.Context, in invocation) (result 
 	return result, settlement.Retry
 }
 
-// setOutput sets the messages of a queue output. One message is sent as base64, byte for byte: the host decodes it, as it would
-// also decode a plain text that happens to be base64. Several are a list of texts, which the host takes one by one and as they
-// are (FunctionBinding.ReadAsEnumerable of azure-functions-host).
+// setOutput sets the messages of a queue output. One message is sent as base64, byte for byte: the host decodes it,
+// as it would also decode a plain text that happens to be base64. Several are a list of texts, which the host takes
+// one by one and as they are (FunctionBinding.ReadAsEnumerable of azure-functions-host).
 func (r *invocationResult) setOutput(name string, messages [][]byte) {
 	switch len(messages) {
 	case 0:
@@ -251,7 +254,8 @@ type severityWriter struct{ stdout, stderr io.Writer }
 
 // Write writes one record. Its level comes before all text that a caller can choose.
 func (w severityWriter) Write(record []byte) (int, error) {
-	if _, level, _ := bytes.Cut(record, []byte(`,"level":"`)); bytes.HasPrefix(level, []byte("WARN")) || bytes.HasPrefix(level, []byte("ERROR")) {
+	if _, level, _ := bytes.Cut(record, []byte(`,"level":"`)); bytes.HasPrefix(level, []byte("WARN")) ||
+		bytes.HasPrefix(level, []byte("ERROR")) {
 		return w.stderr.Write(record)
 	}
 	return w.stdout.Write(record)

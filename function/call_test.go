@@ -58,31 +58,46 @@ func TestCall(t *testing.T) {
 		out         []string // of standard output
 		err         string   // "" for success
 	}{
-		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device + " (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
-		{"with an API key", s.APIKey, []string{"-api-key-file", "-", "-device", device}, []string{": 200 already_unassigned."}, ""},
-		{"a dry run by serial number", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: kiosk.lobby@contoso.com. "}, ""},
-		{"another account", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect", "kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 refused: 1 state_changed"},
-		{"two devices", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device, "-serial", "PF3-0123-4567", "-verify"}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
-		{"an unknown device", s.WebhookKey, []string{"-secret-file", "-", "-device", unknownDevice}, []string{unknownDevice + ": 404 device_not_found. "}, "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
-		{"a device that is none", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x", "-dry-run"}, []string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."}, "call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
-		{"as JSON", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice, "-dry-run", "-json"}, []string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`}, "call: 2 devices: "},
+		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device +
+			" (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
+		{"with an API key", s.APIKey, []string{"-api-key-file", "-", "-device", device},
+			[]string{": 200 already_unassigned."}, ""},
+		{"a dry run by serial number", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
+			"kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: " +
+			"kiosk.lobby@contoso.com. "}, ""},
+		{"another account", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
+			"kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 " +
+			"refused: 1 state_changed"},
+		{"two devices", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device,
+			"-serial", "PF3-0123-4567", "-verify"}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
+		{"an unknown device", s.WebhookKey, []string{"-secret-file", "-", "-device", unknownDevice},
+			[]string{unknownDevice + ": 404 device_not_found. "}, "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
+		{"a device that is none", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x",
+			"-dry-run"}, []string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."},
+			"call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
+		{"as JSON", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice,
+			"-dry-run", "-json"}, []string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`},
+			"call: 2 devices: "},
 	} {
 		stdout, stderr, err := runCommand(t, test.stdin, slices.Concat([]string{"call", "-url", url}, test.args)...)
-		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) || !containsAll(stdout, test.out...) {
+		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) ||
+			!containsAll(stdout, test.out...) {
 			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
 		}
 	}
 	if d, _ := s.Cloud.Device(device); d.UserPrincipalName != "" {
 		t.Errorf("the device still has %s", d.UserPrincipalName)
 	}
-	stdout, stderr, err := runCommand(t, "", "call", "-url", url+"/", "-api-key-file", writeFile(t, "key", s.APIKey), "-json", "-serial", "R90D4E5F")
+	stdout, stderr, err := runCommand(t, "", "call", "-url", url+"/", "-api-key-file", writeFile(t, "key", s.APIKey),
+		"-json", "-serial", "R90D4E5F")
 	var document struct {
 		Version string
 		OK      bool
 		Summary struct{ Total, Succeeded int }
 		Results []struct{ SerialNumber, AccountBefore, Code string }
 	}
-	if json.Unmarshal([]byte(stdout), &document) != nil || err != nil || stderr != "" || !document.OK || document.Summary.Succeeded != 1 || document.Results[0].AccountBefore != "room.dal@contoso.com" {
+	if json.Unmarshal([]byte(stdout), &document) != nil || err != nil || stderr != "" || !document.OK ||
+		document.Summary.Succeeded != 1 || document.Results[0].AccountBefore != "room.dal@contoso.com" {
 		t.Errorf("%v\n%s%s", err, stderr, stdout)
 	}
 }
@@ -96,25 +111,34 @@ func containsAll(text string, parts ...string) bool {
 func TestCallSettings(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
-	key, secret, wrong := writeFile(t, "key", s.APIKey), writeFile(t, "secret", s.WebhookKey), writeFile(t, "wrong", strings.Repeat("k", 24))
+	key, secret, wrong := writeFile(t, "key", s.APIKey), writeFile(t, "secret", s.WebhookKey), writeFile(t, "wrong",
+		strings.Repeat("k", 24))
 	for name, test := range map[string]struct {
 		env  map[string]string
 		args []string
 		err  string
 	}{
-		"files":             {map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret}, nil, ""},
-		"a value":           {map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.APIKey + "\r\n"}, nil, ""},
-		"a signing key":     {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.WebhookKey}, nil, ""},
-		"the flag counts":   {map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong}, []string{"-url", url, "-api-key-file", key}, ""},
-		"the flag's kind":   {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong}, []string{"-secret-file", secret}, ""},
-		"two settings":      {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"}, nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE"},
-		"no setting":        {map[string]string{"UNASSIGN_URL": url}, nil, "the key or token is missing"},
-		"a key that is not": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": "canary!"}, nil, "call: UNASSIGN_SECRET: UNASSIGN_SECRET: "},
+		"files": {map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret},
+			nil, ""},
+		"a value": {map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.APIKey + "\r\n"},
+			nil, ""},
+		"a signing key": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.WebhookKey}, nil, ""},
+		"the flag counts": {map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong},
+			[]string{"-url", url, "-api-key-file", key}, ""},
+		"the flag's kind": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong},
+			[]string{"-secret-file", secret}, ""},
+		"two settings": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"},
+			nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE"},
+		"no setting": {map[string]string{"UNASSIGN_URL": url}, nil, "the key or token is missing"},
+		"a key that is not": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": "canary!"}, nil,
+			"call: UNASSIGN_SECRET: UNASSIGN_SECRET: "},
 	} {
 		var out, errs bytes.Buffer
 		getenv := func(name string) string { return test.env[name] }
-		err := run(t.Context(), slices.Concat([]string{"unassign", "call", "-device", demo.Fjord, "-dry-run"}, test.args), getenv, strings.NewReader(""), &out, &errs)
-		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "canary")) {
+		err := run(t.Context(), slices.Concat([]string{"unassign", "call", "-device", demo.Fjord, "-dry-run"}, test.args),
+			getenv, strings.NewReader(""), &out, &errs)
+		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) ||
+			strings.Contains(err.Error(), "canary")) {
 			t.Errorf("%s: %v\n%s", name, err, errs.String())
 		}
 	}
@@ -128,9 +152,11 @@ func TestCallFunctionKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := &loopback{handler: s.App}
-	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key", "a-function-key")}} {
+	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key",
+		"a-function-key")}} {
 		p := client.Program{HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: io.Discard}
-		if err := p.Call(t.Context(), slices.Concat([]string{"-url", "https://contoso.example", "-api-key-file", "-", "-device", demo.Fjord}, args)); err != nil {
+		if err := p.Call(t.Context(), slices.Concat([]string{"-url", "https://contoso.example", "-api-key-file", "-",
+			"-device", demo.Fjord}, args)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -175,14 +201,17 @@ func TestCallDoctor(t *testing.T) {
 		{"the other route", s.APIKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
 		{"signed", s.WebhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden operator_denied: "},
 		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "", "call: 401 Unauthorized unauthenticated: "},
-		{"not well", s.APIKey, server.URL, func() { s.Cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ", " checks failed"},
+		{"not well", s.APIKey, server.URL, func() { s.Cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ",
+			" checks failed"},
 		{"somebody else", s.APIKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},
 	} {
 		if test.prepare != nil {
 			test.prepare()
 		}
-		stdout, stderr, err := runCommand(t, test.key, slices.Concat([]string{"call", "-doctor", "-url", test.url}, test.args)...)
-		if stderr != "" || !strings.Contains(stdout, test.out) || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+		stdout, stderr, err := runCommand(t, test.key, slices.Concat([]string{"call", "-doctor", "-url", test.url},
+			test.args)...)
+		if stderr != "" || !strings.Contains(stdout, test.out) || (err == nil) != (test.err == "") || err != nil &&
+			!strings.Contains(err.Error(), test.err) {
 			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
 		}
 	}
@@ -200,31 +229,49 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no address":          {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
-		"a key in the clear":  {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"}, "-url must begin with https://"},
-		"no scheme":           {[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"}, `-url "contoso.example" lacks https://; use https://contoso.example`},
-		"no address at all":   {[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"}, "-url is not an https:// address"},
-		"no key":              {slices.Concat(at, []string{"-device", "x"}), "use one of -secret-file, -api-key-file and -token-file"},
-		"two keys":            {slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}), "use one of -secret-file, -api-key-file"},
-		"no device":           {slices.Concat(at, []string{"-secret-file", "-"}), "the device is missing: use -device, -serial or -csv"},
-		"expected of two":     {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-serial", "y", "-expect", "z"}), "-expect is for one device"},
-		"a dry run verified":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}), "nothing to -verify"},
-		"a file and a device": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}), "the file names the devices"},
-		"a file and expected": {slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}), "the file names the devices"},
-		"both from stdin":     {slices.Concat(at, []string{"-secret-file", "-", "-csv", "-"}), "standard input holds the list"},
-		"no file and -again":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-again"}), "are for -csv"},
-		"by something else":   {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}), "-by is id or serial"},
-		"a column of what":    {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}), `"tag" is not id, serial, expected or reference`},
-		"a column without":    {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}), "must be purpose=NAME"},
-		"a doctor's device":   {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}), "-doctor changes nothing"},
-		"a doctor's list":     {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}), "-doctor changes nothing"},
-		"fewer than none":     {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}), "must not be negative"},
-		"something more":      {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "y"}), `"y" is not a flag`},
-		"an unknown flag":     {[]string{"-force"}, "flag provided but not defined: -force"},
+		"no address": {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
+		"a key in the clear": {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"},
+			"-url must begin with https://"},
+		"no scheme": {[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"},
+			`-url "contoso.example" lacks https://; use https://contoso.example`},
+		"no address at all": {[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"},
+			"-url is not an https:// address"},
+		"no key": {slices.Concat(at, []string{"-device", "x"}), "use one of -secret-file, -api-key-file and " +
+			"-token-file"},
+		"two keys": {slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}),
+			"use one of -secret-file, -api-key-file"},
+		"no device": {slices.Concat(at, []string{"-secret-file", "-"}), "the device is missing: use -device, " +
+			"-serial or -csv"},
+		"expected of two": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-serial", "y", "-expect",
+			"z"}), "-expect is for one device"},
+		"a dry run verified": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}),
+			"nothing to -verify"},
+		"a file and a device": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}),
+			"the file names the devices"},
+		"a file and expected": {slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}),
+			"the file names the devices"},
+		"both from stdin": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "-"}), "standard input holds the " +
+			"list"},
+		"no file and -again": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-again"}), "are for -csv"},
+		"by something else": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}),
+			"-by is id or serial"},
+		"a column of what": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}),
+			`"tag" is not id, serial, expected or reference`},
+		"a column without": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}),
+			"must be purpose=NAME"},
+		"a doctor's device": {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}),
+			"-doctor changes nothing"},
+		"a doctor's list": {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}),
+			"-doctor changes nothing"},
+		"fewer than none": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}),
+			"must not be negative"},
+		"something more":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "y"}), `"y" is not a flag`},
+		"an unknown flag": {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
 		stdout, stderr, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
 		_, usage := errors.AsType[client.UsageError](err)
-		if !usage || !strings.Contains(err.Error(), test.want) || stdout+stderr != "" || strings.Count(err.Error(), "\n") != 1 || !strings.HasSuffix(err.Error(), "\nsee unassign call -h") {
+		if !usage || !strings.Contains(err.Error(), test.want) || stdout+stderr != "" || strings.Count(err.Error(),
+			"\n") != 1 || !strings.HasSuffix(err.Error(), "\nsee unassign call -h") {
 			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout+stderr, test.want)
 		}
 	}
@@ -250,11 +297,13 @@ func TestCallKeyFiles(t *testing.T) {
 		"two lines of a signing key":      {"-secret-file", s.WebhookKey + "\n" + s.WebhookKey, "has more than one line"},
 		"two lines of a token":            {"-token-file", "canary.a.b\ncanary.a.b", "has more than one line"},
 		"two words of a token":            {"-token-file", "canary.a.b canary.a.b", "not an access token"},
-		"a NUL":                           {"-api-key-file", "canary-canary\x00canary-canary", "characters that no HTTP header can carry"},
-		"not ASCII":                       {"-api-key-file", "canary-canary-canary-canary-\u00f8", "characters that no HTTP header can carry"},
-		"empty":                           {"-api-key-file", "\ufeff\r\n", "is empty"},
-		"very long":                       {"-token-file", strings.Repeat("canary", 1<<15), "is larger than"},
-		"weak":                            {"-secret-file", "canary", "key"},
+		"a NUL": {"-api-key-file", "canary-canary\x00canary-canary",
+			"characters that no HTTP header can carry"},
+		"not ASCII": {"-api-key-file", "canary-canary-canary-canary-\u00f8",
+			"characters that no HTTP header can carry"},
+		"empty":     {"-api-key-file", "\ufeff\r\n", "is empty"},
+		"very long": {"-token-file", strings.Repeat("canary", 1<<15), "is larger than"},
+		"weak":      {"-secret-file", "canary", "key"},
 	} {
 		path := filepath.Join(t.TempDir(), "key")
 		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
@@ -262,7 +311,8 @@ func TestCallKeyFiles(t *testing.T) {
 		}
 		before := s.Cloud.Count(azuresim.StepGraph)
 		_, stderr, err := runCommand(t, "", "call", "-url", url, test.flag, path, "-device", demo.Fjord, "-dry-run")
-		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) || strings.Contains(err.Error(), "\n") || s.Cloud.Count(azuresim.StepGraph) != before) {
+		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) ||
+			strings.Contains(err.Error(), "\n") || s.Cloud.Count(azuresim.StepGraph) != before) {
 			t.Errorf("%s: %v\n%s", name, err, stderr)
 		}
 		if strings.Contains(fmt.Sprint(stderr, err), "canary") {
@@ -298,7 +348,8 @@ func TestCallReportsNoResponse(t *testing.T) {
 	}()
 	file := writeFile(t, "devices.csv", "id", someDevice)
 	for name, test := range map[string]struct{ address, want, result string }{
-		"a lost connection":     {lost.URL, "the outcome is unknown", "no_response,There was no response, so the outcome is unknown. A retry is safe.,unknown"},
+		"a lost connection": {lost.URL, "the outcome is unknown", "no_response,There was no response, so the outcome is " +
+			"unknown. A retry is safe.,unknown"},
 		"connection refused":    {gone.URL, "(connection refused): nothing was sent", "not_sent"},
 		"an unknown host":       {"https://no-such-host.invalid", "nothing was sent", "not_sent"},
 		"an untrusted host":     {untrusted.URL, "(certificate not trusted): nothing was sent", "not_sent"},
@@ -309,8 +360,10 @@ func TestCallReportsNoResponse(t *testing.T) {
 			retries = "0"
 		}
 		out := filepath.Join(t.TempDir(), "out.csv")
-		_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", test.address+"?code=c2VjcmV0", "-api-key-file", "-", "-retries", retries, "-csv", file, "-out", out)
-		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") || strings.Contains(stderr, "retrying") || stderr != "" && test.result == "not_sent" {
+		_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", test.address+"?code=c2VjcmV0",
+			"-api-key-file", "-", "-retries", retries, "-csv", file, "-out", out)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") ||
+			strings.Contains(stderr, "retrying") || stderr != "" && test.result == "not_sent" {
 			t.Errorf("%s: %v\n%s", name, err, stderr)
 		}
 		if told := fmt.Sprint(stderr, err); strings.Contains(told, "code=") || strings.Contains(told, "c2VjcmV0") {
@@ -333,16 +386,20 @@ func TestCallKnowsThePlatform(t *testing.T) {
 		want     string
 		requests int
 	}{
-		"the homepage":    {200, "", "<h1>Your Azure Function App is up and running.</h1>", "200 OK, but not from the function", 1},
-		"no homepage":     {204, "", "", "204 No Content, but not from the function", 1},
-		"results":         {200, "", `{"results":[{"status":200,"code":"unassigned"}]}`, "200 OK, but not from the function", 1},
+		"the homepage": {200, "", "<h1>Your Azure Function App is up and running.</h1>", "200 OK, but not from the " +
+			"function", 1},
+		"no homepage": {204, "", "", "204 No Content, but not from the function", 1},
+		"results": {200, "", `{"results":[{"status":200,"code":"unassigned"}]}`, "200 OK, but not from the " +
+			"function", 1},
 		"too many":        {429, "", "", "429 Too Many Requests without a body of the function", 2},
 		"a broken worker": {500, "", "", "500 Internal Server Error without a body of the function", 2},
-		"a long line":     {414, "", "", "414 Request URI Too Long without a body of the function, so the platform in front of it refused the request; check -url", 1},
+		"a long line": {414, "", "", "414 Request URI Too Long without a body of the function, so the platform in front " +
+			"of it refused the request; check -url", 1},
 		"many headers":    {431, "", "", "431 Request Header Fields Too Large without a body", 1},
 		"an odd header":   {400, "", "", "400 Bad Request without a body", 1},
 		"another address": {404, "", "", "404 Not Found without a body", 1},
-		"by the function": {400, "x", `{"error":{"code":"invalid_json","message":"Bad."}}`, "400 Bad Request invalid_json: Bad.", 1},
+		"by the function": {400, "x", `{"error":{"code":"invalid_json","message":"Bad."}}`, "400 Bad Request invalid_json: " +
+			"Bad.", 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &loopback{before: func(int) *http.Response {
@@ -353,8 +410,10 @@ func TestCallKnowsThePlatform(t *testing.T) {
 			}}
 			var stdout, stderr bytes.Buffer
 			p := client.Program{HTTP: w, Stdin: strings.NewReader(strings.Repeat("k", 24)), Stdout: &stdout, Stderr: &stderr}
-			err := p.Call(t.Context(), []string{"-url", "https://contoso.example", "-api-key-file", "-", "-device", someDevice, "-retries", "1"})
-			if err == nil || !strings.Contains(err.Error(), test.want) || len(w.bodies) != test.requests || strings.Contains(stdout.String(), "unassigned") {
+			err := p.Call(t.Context(), []string{"-url", "https://contoso.example", "-api-key-file", "-", "-device",
+				someDevice, "-retries", "1"})
+			if err == nil || !strings.Contains(err.Error(), test.want) || len(w.bodies) != test.requests ||
+				strings.Contains(stdout.String(), "unassigned") {
 				t.Errorf("%s: %v after %d requests\n%s%s", name, err, len(w.bodies), stdout.String(), stderr.String())
 			}
 		})
@@ -365,14 +424,17 @@ func TestCallKnowsThePlatform(t *testing.T) {
 func TestCallPrintsAnyResponse(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		`{"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007B\u00e4d\u202e\u009b"}}`: "call: 403 Forbidden [2J: ]0;xB\u00e4d",
-		"<h1>\x1b]0;x\a\x1b[2JB\u00e4d\u202e</h1>\r\n\there\xff\x9b\x00":                  "call: 403 Forbidden without a body of the function, so the platform in front of it refused the request; check -url",
+		`{"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007B\u00e4d\u202e\u009b"}}`: "call: 403 Forbidden [2J: " +
+			"]0;xB\u00e4d",
+		"<h1>\x1b]0;x\a\x1b[2JB\u00e4d\u202e</h1>\r\n\there\xff\x9b\x00": "call: 403 Forbidden without a " +
+			"body of the function, so the platform in front of it refused the request; check -url",
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, body)
 		}))
-		stdout, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-", "-device", "x")
+		stdout, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-",
+			"-device", "x")
 		server.Close()
 		if err == nil || err.Error() != want || stdout != "" {
 			t.Errorf("%q\n%q, want\n%q", err, stdout, want)
@@ -390,9 +452,12 @@ func TestCallWithAToken(t *testing.T) {
 		_, _ = io.WriteString(w, `{"results":[{"status":200,"code":"unassigned","deviceId":"`+someDevice+`"}]}`)
 	}))
 	token := strings.Repeat("eyJ.", 3000) // longer than a key ever is
-	stdout, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device", someDevice)
+	stdout, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device",
+		someDevice)
 	server.Close()
-	if err != nil || stderr != "" || stdout != someDevice+": 200 unassigned.\n" || got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" || got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
+	if err != nil || stderr != "" || stdout != someDevice+": 200 unassigned.\n" ||
+		got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" ||
+		got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
 		t.Errorf("%v\n%s%s%.300v", err, stdout, stderr, got)
 	}
 }
@@ -409,9 +474,11 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v: %q, %v", args, stdout, err)
 		}
 	}
-	for _, args := range [][]string{{"call", "-h"}, {"call", "--help"}, {"help", "call"}, {"list", "-h"}, {"help", "list"}} {
+	for _, args := range [][]string{{"call", "-h"}, {"call", "--help"}, {"help", "call"}, {"list", "-h"}, {"help",
+		"list"}} {
 		stdout, stderr, err := runCommand(t, "", args...)
-		if err != nil || stderr != "" || !containsAll(stdout, "usage: unassign ", "  unassign call -csv devices.csv", "UNASSIGN_SECRET_FILE", "-url") {
+		if err != nil || stderr != "" || !containsAll(stdout, "usage: unassign ", "  unassign call -csv devices.csv",
+			"UNASSIGN_SECRET_FILE", "-url") {
 			t.Errorf("%v: %v\n%s%s", args, err, stderr, stdout)
 		}
 	}
@@ -427,7 +494,9 @@ func TestDemo(t *testing.T) {
 	if err != nil || stderr != "" {
 		t.Fatalf("demo: %v\n%s", err, stderr)
 	}
-	for _, want := range []string{"nothing leaves this process", "webhook-signature: v1,", "200 OK", `"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", `"code": "serial_number_ambiguous"`, "207 Multi-Status", `"dry_run": true`, `"code": "swept"`, "The devices now"} {
+	for _, want := range []string{"nothing leaves this process", "webhook-signature: v1,", "200 OK",
+		`"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", `"code": "serial_number_ambiguous"`,
+		"207 Multi-Status", `"dry_run": true`, `"code": "swept"`, "The devices now"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("the demo does not show %q", want)
 		}
@@ -467,7 +536,8 @@ func TestOnlyTheLocalHostSimulates(t *testing.T) {
 		err := run(t.Context(), []string{"unassign"}, func(name string) string {
 			return map[string]string{variable: "8080"}[name]
 		}, nil, &out, &out)
-		if _, ok := errors.AsType[config.Error](err); !ok || !strings.Contains(err.Error(), "KEY_VAULT_URL") || out.Len() > 0 {
+		if _, ok := errors.AsType[config.Error](err); !ok || !strings.Contains(err.Error(), "KEY_VAULT_URL") ||
+			out.Len() > 0 {
 			t.Errorf("%s with no settings: %v, %q", variable, err, out.String())
 		}
 	}

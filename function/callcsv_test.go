@@ -25,7 +25,8 @@ import (
 	"autopilot-unassign/internal/text"
 )
 
-// loopback passes requests to a handler without a network, so that they run in a synctest bubble. It keeps the requests.
+// loopback passes requests to a handler without a network, so that they run in a synctest bubble. It keeps the
+// requests.
 type loopback struct {
 	handler http.Handler
 	before  func(n int) *http.Response // responds to the nth request instead of handler, unless it returns nil
@@ -57,7 +58,8 @@ func (w *loopback) Do(r *http.Request) (*http.Response, error) {
 
 // says is an answer in the place of the function's. Status 0 is none.
 func says(status int, retryAfter string) *http.Response {
-	resp := &http.Response{StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)), Header: http.Header{}, Body: http.NoBody}
+	resp := &http.Response{StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)),
+		Header: http.Header{}, Body: http.NoBody}
 	if retryAfter != "" {
 		resp.Header.Set("Retry-After", retryAfter)
 	}
@@ -69,7 +71,8 @@ func fleet(s *demo.Simulation, n int) []string {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("0aa00000-0000-4000-8000-%012d", i+1)
-		s.Cloud.PutDevice(azuresim.Device{ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1), UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1)})
+		s.Cloud.PutDevice(azuresim.Device{ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1),
+			UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1)})
 	}
 	return ids
 }
@@ -87,12 +90,15 @@ func acted(c *azuresim.Cloud) map[string]int {
 }
 
 // callList sends the devices of a file by way of w, and returns the printed text.
-func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback, file string, args ...string) (string, error) {
+func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback, file string,
+	args ...string) (string, error) {
 	t.Helper()
 	var stderr text.Buffer
 	w.handler = s.App
-	program := client.Program{Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: &stderr}
-	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"}, args...))
+	program := client.Program{Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,
+		Stderr: &stderr}
+	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"},
+		args...))
 	return stderr.String(), err
 }
 
@@ -169,10 +175,12 @@ func TestCallCSV(t *testing.T) {
 			return nil
 		}
 		out, err := callList(ctx, t, s, w, file, "-placeholders")
-		if exitCode(err) != 130 || !strings.Contains(out, "43 devices: 38 succeeded; 2 refused: 1 device_not_found, 1 serial_number_ambiguous; 3 not sent. Results: "+results+". The same command goes on from there") {
+		if exitCode(err) != 130 || !strings.Contains(out, "43 devices: 38 succeeded; 2 refused: 1 device_not_found, 1 "+
+			"serial_number_ambiguous; 3 not sent. Results: "+results+". The same command goes on from there") {
 			t.Errorf("interrupted: %v", err)
 		}
-		for _, want := range []string{"line 45 repeats the device of line 2", "line 46 repeats the device of line 44", "3 of 20 to retry; retrying in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
+		for _, want := range []string{"line 45 repeats the device of line 2", "line 46 repeats the device of line 44",
+			"3 of 20 to retry; retrying in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("there is no %q in\n%s", want, out)
 			}
@@ -186,7 +194,8 @@ func TestCallCSV(t *testing.T) {
 
 		again := &loopback{}
 		out, err = callList(t.Context(), t, s, again, file, "-placeholders")
-		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (38 in an earlier run); 2 refused (2 in an earlier run): 1 device_not_found, 1 serial_number_ambiguous. Results: ") {
+		if err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (38 in an earlier run); 2 refused (2 in "+
+			"an earlier run): 1 device_not_found, 1 serial_number_ambiguous. Results: ") {
 			t.Errorf("the second run: %v\n%s", err, out)
 		}
 		if len(again.bodies) != 1 || strings.Count(again.bodies[0], "deviceId") != 3 {
@@ -199,7 +208,8 @@ func TestCallCSV(t *testing.T) {
 			}
 		}
 		found := readResults(t, results)
-		for name, want := range map[string]string{"Default string": "409 serial_number_ambiguous", unknownDevice: "404 device_not_found", "sn-1": "200 unassigned", ids[18]: "200 unassigned"} {
+		for name, want := range map[string]string{"Default string": "409 serial_number_ambiguous",
+			unknownDevice: "404 device_not_found", "sn-1": "200 unassigned", ids[18]: "200 unassigned"} {
 			if found[name] != want {
 				t.Errorf("the result of %s is %q, want %q", name, found[name], want)
 			}
@@ -212,10 +222,14 @@ func TestCallCSV(t *testing.T) {
 			t.Fatal(err)
 		}
 		none := &loopback{}
-		if _, err = callList(t.Context(), t, s, none, edited, "-placeholders", "-out", results); err == nil || len(none.bodies) != 0 {
+		if _, err = callList(t.Context(), t, s, none, edited, "-placeholders", "-out", results); err == nil ||
+			len(none.bodies) != 0 {
 			t.Errorf("the rows in another order: %v, %d requests", err, len(none.bodies))
 		}
-		if _, err = callList(t.Context(), t, s, none, edited, "-placeholders", "-out", results, "-again"); err == nil || !strings.Contains(err.Error(), "43 devices: 41 succeeded (41 in an earlier run); 2 refused: ") || len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0], ids[18]) {
+		if _, err = callList(t.Context(), t, s, none, edited, "-placeholders", "-out", results, "-again"); err == nil ||
+			!strings.Contains(err.Error(), "43 devices: 41 succeeded (41 in an earlier run); 2 refused: ") ||
+			len(none.bodies) != 1 || !strings.Contains(none.bodies[0], "Default string") || strings.Contains(none.bodies[0],
+			ids[18]) {
 			t.Errorf("-again: %v, %q", err, none.bodies)
 		}
 	})
@@ -231,11 +245,17 @@ func TestCallCSVStops(t *testing.T) {
 		results  string // of the first row; "" if it has none
 		took     time.Duration
 	}{
-		"nobody answers":      {func(*demo.Simulation) *http.Response { return says(0, "") }, "no response from contoso.example (connection lost before the end of the response): the outcome is unknown", 4, " no_response", 14 * time.Second},
-		"a gateway is down":   {func(*demo.Simulation) *http.Response { return says(503, "7") }, "503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
-		"down for very long":  {func(*demo.Simulation) *http.Response { return says(503, "86400") }, "503 Service Unavailable without a body", 1, "503 ", 0},
-		"the key is not ours": {func(*demo.Simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a body", 1, "", 0},
-		"not the function":    {func(*demo.Simulation) *http.Response { return says(200, "") }, "but not from the function", 1, " bad_response", 0},
+		"nobody answers": {func(*demo.Simulation) *http.Response { return says(0, "") },
+			"no response from contoso.example (connection lost before the end of the response): the outcome is unknown", 4,
+			" no_response", 14 * time.Second},
+		"a gateway is down": {func(*demo.Simulation) *http.Response { return says(503, "7") },
+			"503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
+		"down for very long": {func(*demo.Simulation) *http.Response { return says(503, "86400") },
+			"503 Service Unavailable without a body", 1, "503 ", 0},
+		"the key is not ours": {func(*demo.Simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a " +
+			"body", 1, "", 0},
+		"not the function": {func(*demo.Simulation) *http.Response { return says(200, "") },
+			"but not from the function", 1, " bad_response", 0},
 		"no permission": {func(s *demo.Simulation) *http.Response {
 			s.Cloud.SetGraphRoles()
 			return nil
@@ -301,19 +321,24 @@ func TestCallKnowsTheRule(t *testing.T) {
 func TestCallCSVDryRun(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
-	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1", "5CG5678DEF;room.skog;RITM2")
+	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1",
+		"5CG5678DEF;room.skog;RITM2")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
-	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr, "2 devices: 2 succeeded: 2 would_unassign. Results: ") || len(acted(s.Cloud)) > 0 {
+	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr,
+		"2 devices: 2 succeeded: 2 would_unassign. Results: ") || len(acted(s.Cloud)) > 0 {
 		t.Errorf("dry: %v\n%s", err, stderr)
 	}
 	dry := strings.TrimSuffix(file, ".csv") + ".dry-run.csv"
-	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";would_unassign;") != 2 || strings.Count(string(text), ";dry_run;") != 2 {
+	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";would_unassign;") != 2 ||
+		strings.Count(string(text), ";dry_run;") != 2 {
 		t.Errorf("%v\n%s", err, text)
 	}
-	if _, _, err := runCommand(t, s.APIKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(), "holds the results of a dry run; use another -out file") {
+	if _, _, err := runCommand(t, s.APIKey, append(args, "-out", dry)...); err == nil || !strings.Contains(err.Error(),
+		"holds the results of a dry run; use another -out file") {
 		t.Errorf("results of a dry run are taken for those of another: %v", err)
 	}
-	if _, _, err := runCommand(t, s.APIKey, append(args, "-out", file)...); err == nil || !strings.Contains(err.Error(), "-out is the file with the devices") {
+	if _, _, err := runCommand(t, s.APIKey, append(args, "-out", file)...); err == nil || !strings.Contains(err.Error(),
+		"-out is the file with the devices") {
 		t.Errorf("the list would be overwritten: %v", err)
 	}
 	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-verify")...); err != nil || len(acted(s.Cloud)) != 2 {
@@ -322,7 +347,8 @@ func TestCallCSVDryRun(t *testing.T) {
 	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-dry-run")...); err != nil {
 		t.Errorf("dry once more: %v\n%s", err, stderr)
 	}
-	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";already_unassigned;") != 2 || strings.Contains(string(text), "would_unassign") {
+	if text, err := os.ReadFile(dry); err != nil || strings.Count(string(text), ";already_unassigned;") != 2 ||
+		strings.Contains(string(text), "would_unassign") {
 		t.Errorf("a dry run does not look anew: %v\n%s", err, text)
 	}
 }
@@ -341,11 +367,13 @@ func TestCallCSVOfSomethingElse(t *testing.T) {
 	if _, err := call(url); err == nil || len(acted(s.Cloud)) != 1 {
 		t.Errorf("the wrong account: %v, %v", err, acted(s.Cloud))
 	}
-	if err := os.WriteFile(file, []byte("serialNumber,expected\n5CG1234ABC,room.fjord@contoso.com\nPF3-0123-4567,\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("serialNumber,expected\n5CG1234ABC,room.fjord@contoso.com\nPF3-0123-4567,\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	results := strings.TrimSuffix(file, ".csv") + ".results.csv"
-	if stderr, err := call(url + "/api/unassign?code=c2VjcmV0"); err != nil || acted(s.Cloud)[demo.Fjord] != 1 || readResults(t, results)["5CG1234ABC"] != "200 unassigned" {
+	if stderr, err := call(url + "/api/unassign?code=c2VjcmV0"); err != nil || acted(s.Cloud)[demo.Fjord] != 1 ||
+		readResults(t, results)["5CG1234ABC"] != "200 unassigned" {
 		t.Errorf("the right one: %v, %v\n%s", err, acted(s.Cloud), stderr)
 	}
 	before, err := os.ReadFile(results)
@@ -353,7 +381,8 @@ func TestCallCSVOfSomethingElse(t *testing.T) {
 		t.Errorf("the results keep a key: %v\n%s", err, before)
 	}
 	other, otherURL := serveSimulation(t)
-	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), " holds the results of another deployment, "+url+"/api/unassign; use another -out file") || len(acted(other.Cloud)) > 0 {
+	if _, err := call(otherURL); err == nil || !strings.Contains(err.Error(), " holds the results of another deployment, "+
+		""+url+"/api/unassign; use another -out file") || len(acted(other.Cloud)) > 0 {
 		t.Errorf("another deployment: %v", err)
 	}
 	if after, _ := os.ReadFile(results); !bytes.Equal(after, before) {
@@ -368,15 +397,18 @@ func TestCallCSVInvalidRows(t *testing.T) {
 	file := writeFile(t, "devices.csv", "serialNumber,id", "5CG1234ABC,", ",5CG5678DEF", "1.2E+11,")
 	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
 	_, stderr, err := runCommand(t, s.APIKey, args...)
-	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") || !strings.Contains(stderr, "line 4: ") || len(acted(s.Cloud)) > 0 {
+	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") ||
+		!strings.Contains(stderr, "line 4: ") || len(acted(s.Cloud)) > 0 {
 		t.Errorf("%v\n%s", err, stderr)
 	}
 	one := writeFile(t, "devices.csv", "serialNumber", "5CG1234ABC", "1.2E+11")
-	if _, _, err := runCommand(t, s.APIKey, append(slices.Clone(args[:6]), one)...); err == nil || !strings.Contains(err.Error(), "call: 1 row is not valid, so nothing was sent; correct ") {
+	if _, _, err := runCommand(t, s.APIKey, append(slices.Clone(args[:6]), one)...); err == nil ||
+		!strings.Contains(err.Error(), "call: 1 row is not valid, so nothing was sent; correct ") {
 		t.Errorf("one row: %v", err)
 	}
 	_, stderr, err = runCommand(t, s.APIKey, append(args, "-skip-invalid")...)
-	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded; 2 rows are not valid. Results: ") || !strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.Cloud)) != 1 {
+	if err == nil || !strings.Contains(err.Error(), "1 device: 1 succeeded; 2 rows are not valid. Results: ") ||
+		!strings.Contains(err.Error(), "2 rows are not valid") || len(acted(s.Cloud)) != 1 {
 		t.Errorf("-skip-invalid: %v\n%s", err, stderr)
 	}
 }
@@ -387,7 +419,8 @@ func TestCallCSVRefused(t *testing.T) {
 	_, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "id", someDevice)
 	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", url, "-api-key-file", "-", "-csv", file)
-	if err == nil || !strings.HasPrefix(err.Error(), "call: 401 Unauthorized unauthenticated: ") || !strings.Contains(stderr, "1 device: 0 succeeded; 1 not sent. Results: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "call: 401 Unauthorized unauthenticated: ") ||
+		!strings.Contains(stderr, "1 device: 0 succeeded; 1 not sent. Results: ") {
 		t.Error(err)
 	}
 }
@@ -397,9 +430,11 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
 	for _, serial := range []string{
-		"5CG1234ABC", "PF3 0123", "-1", "#", "---", "a\u00e9", "a\tb", "a\x7f", "~a!", strings.Repeat("x", 128), strings.Repeat("x", 129), "\u0661", "a,b;c", `a"b`,
+		"5CG1234ABC", "PF3 0123", "-1", "#", "---", "a\u00e9", "a\tb", "a\x7f", "~a!", strings.Repeat("x", 128),
+		strings.Repeat("x", 129), "\u0661", "a,b;c", `a"b`,
 	} {
-		table, err := client.ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"), client.ReadOptions{Placeholders: true})
+		table, err := client.ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"),
+			client.ReadOptions{Placeholders: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -435,7 +470,8 @@ func TestCallCSVHostileAnswer(t *testing.T) {
 			t.Errorf("%d: %q, %q", status, out, err)
 		}
 		text, err := os.ReadFile(strings.TrimSuffix(file, ".csv") + ".results.csv")
-		if err != nil || strings.Contains(string(text), ",=") || strings.Contains(string(text), ",@") || strings.Contains(string(text), "\x1b") {
+		if err != nil || strings.Contains(string(text), ",=") || strings.Contains(string(text), ",@") ||
+			strings.Contains(string(text), "\x1b") {
 			t.Errorf("%d: %v\n%s", status, err, text)
 		}
 	}
@@ -484,10 +520,12 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 		_ = process.Wait()
 		return process.ProcessState.ExitCode()
 	}
-	if code := start(); code != 130 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded; 5 not sent. Results: ") {
+	if code := start(); code != 130 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded; 5 not sent. "+
+		"Results: ") {
 		t.Errorf("stopped: exit code %d\n%s", code, stderr.String())
 	}
-	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in an earlier run). Results: ") {
+	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in an earlier "+
+		"run). Results: ") {
 		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
 	}
 	counts := acted(s.Cloud)
@@ -515,7 +553,8 @@ func TestCallStoppedTwice(t *testing.T) {
 	defer server.Close()
 	key := writeFile(t, "key", encodeKey(canaryKey))
 	stderr := &text.Buffer{}
-	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device", someDevice, "-retries", "0", "-timeout", "20s")
+	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device",
+		someDevice, "-retries", "0", "-timeout", "20s")
 	process.Stderr = stderr
 	if err := process.Start(); err != nil {
 		t.Fatal(err)

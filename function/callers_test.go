@@ -44,8 +44,8 @@ var interpreters = map[string]struct {
 	"javascript": {[]string{"node"}, "unassign.mjs"},
 }
 
-// Every script in docs/callers.md works with each kind of evidence: it removes the account, retries after Retry-After with
-// the same id and a new signature, and does not retry a refusal.
+// Every script in docs/callers.md works with each kind of evidence: it removes the account, retries after Retry-After
+// with the same id and a new signature, and does not retry a refusal.
 func TestSnippets(t *testing.T) {
 	t.Parallel()
 	found := snippets(t)
@@ -116,14 +116,17 @@ func runSnippet(t *testing.T, program, path, setting string) {
 	send := func(serial, route string) (string, int) {
 		command := exec.CommandContext(t.Context(), program, path)
 		command.Env = []string{
-			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL + route, "UNASSIGN_SERIAL=" + serial,
-			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey, "UNASSIGN_TOKEN": token}[setting] + "\r\n",
+			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL + route, "UNASSIGN_SERIAL=" +
+				serial,
+			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey,
+				"UNASSIGN_TOKEN": token}[setting] + "\r\n",
 		}
 		out, _ := command.CombinedOutput()
 		return string(out), command.ProcessState.ExitCode()
 	}
 	out, code := send("5CG1234ABC", map[string]string{"UNASSIGN_API_KEY": "/", "UNASSIGN_TOKEN": "/api/unassign"}[setting])
-	if d, _ := s.Cloud.Device(demo.Fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out, `"code":"unassigned"`) || !strings.Contains(out, "retrying in") {
+	if d, _ := s.Cloud.Device(demo.Fjord); code != 0 || d.UserPrincipalName != "" || !strings.Contains(out,
+		`"code":"unassigned"`) || !strings.Contains(out, "retrying in") {
 		t.Errorf("exit code %d, the device has %q\n%s", code, d.UserPrincipalName, out)
 	}
 	requests := seen()
@@ -134,7 +137,8 @@ func runSnippet(t *testing.T, program, path, setting string) {
 	id := "Idempotency-Key"
 	if setting == "UNASSIGN_SECRET" {
 		id = "Webhook-Id"
-		if first.Get("Webhook-Timestamp") == second.Get("Webhook-Timestamp") || first.Get("Webhook-Signature") == second.Get("Webhook-Signature") {
+		if first.Get("Webhook-Timestamp") == second.Get("Webhook-Timestamp") ||
+			first.Get("Webhook-Signature") == second.Get("Webhook-Signature") {
 			t.Errorf("the second attempt was signed like the first: %v", second)
 		}
 	}
@@ -143,7 +147,8 @@ func runSnippet(t *testing.T, program, path, setting string) {
 	}
 	out, code = send("NO-SUCH-DEVICE", "/api/unassign/")
 	requests = seen()
-	if code != 1 || len(requests) != 3 || !strings.Contains(out, `"code":"device_not_found"`) || !strings.Contains(out, "the response is 404") {
+	if code != 1 || len(requests) != 3 || !strings.Contains(out, `"code":"device_not_found"`) || !strings.Contains(out,
+		"the response is 404") {
 		t.Errorf("an unknown device: exit code %d after %d requests\n%s", code, len(requests)-2, out)
 	}
 	if len(requests) > 2 && requests[2].Get(id) == first.Get(id) {
@@ -157,10 +162,13 @@ func runSnippetWithout(t *testing.T, program, path string) {
 	var asked atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer server.Close()
-	settings := []string{"UNASSIGN_URL=" + server.URL, "UNASSIGN_SERIAL=5CG1234ABC", "UNASSIGN_API_KEY=" + strings.Repeat("k", 24)}
-	for i, want := range []string{"UNASSIGN_URL is not set", "UNASSIGN_SERIAL is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
+	settings := []string{"UNASSIGN_URL=" + server.URL, "UNASSIGN_SERIAL=5CG1234ABC", "UNASSIGN_API_KEY=" +
+		strings.Repeat("k", 24)}
+	for i, want := range []string{"UNASSIGN_URL is not set", "UNASSIGN_SERIAL is not set", "none of UNASSIGN_SECRET, " +
+		"UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
 		name, _, _ := strings.Cut(settings[i], "=")
-		for how, rest := range map[string][]string{"missing": slices.Delete(slices.Clone(settings), i, i+1), "empty": append(slices.Clone(settings), name+"=")} {
+		for how, rest := range map[string][]string{"missing": slices.Delete(slices.Clone(settings), i, i+1),
+			"empty": append(slices.Clone(settings), name+"=")} {
 			command := exec.CommandContext(t.Context(), program, path)
 			command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, rest...)
 			out, _ := command.CombinedOutput()
@@ -176,13 +184,15 @@ func runSnippetWithout(t *testing.T, program, path string) {
 		command := exec.CommandContext(t.Context(), program, path)
 		command.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, settings, []string{wrong})
 		out, _ := command.CombinedOutput()
-		if text := string(out); command.ProcessState.ExitCode() != 1 || !strings.HasPrefix(text, want) || strings.Count(text, "\n") != 1 || strings.Contains(text, "canary") {
+		if text := string(out); command.ProcessState.ExitCode() != 1 || !strings.HasPrefix(text, want) ||
+			strings.Count(text, "\n") != 1 || strings.Contains(text, "canary") {
 			t.Errorf("%s: exit code %d\n%s", wrong, command.ProcessState.ExitCode(), out)
 		}
 	}
 	for _, odd := range []string{"UNASSIGN_API_KEY=canary\ncanary\u00f8", "UNASSIGN_TOKEN=canary\ncanary\u00f8"} {
 		command := exec.CommandContext(t.Context(), program, path)
-		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=http://127.0.0.1:1", settings[1]}, odd)
+		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
+			"UNASSIGN_URL=http://127.0.0.1:1", settings[1]}, odd)
 		done := time.AfterFunc(5*time.Second, func() { _ = command.Process.Kill() }) // a script may retry
 		out, _ := command.CombinedOutput()
 		done.Stop()
@@ -190,11 +200,16 @@ func runSnippetWithout(t *testing.T, program, path string) {
 			t.Errorf("the key is told:\n%s", out)
 		}
 	}
-	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+	}))
 	defer platform.Close()
 	command := exec.CommandContext(t.Context(), program, path)
-	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + platform.URL, settings[1], settings[2]}
-	if out, _ := command.CombinedOutput(); command.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "the response is 204, but not from the function") {
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + platform.URL,
+		settings[1], settings[2]}
+	if out, _ := command.CombinedOutput(); command.ProcessState.ExitCode() != 1 || !strings.Contains(string(out),
+		"the response is 204, but not from the function") {
 		t.Errorf("a 2xx of the platform: exit code %d\n%s", command.ProcessState.ExitCode(), out)
 	}
 	if n := asked.Load(); n > 0 {
@@ -210,7 +225,9 @@ func TestSnippetsKnowTheRule(t *testing.T) {
 		if !list.MatchString(script) {
 			t.Errorf("%s does not ask again after no answer, 408, 429, 500, 502, 503 and 504", language)
 		}
-		for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature", "x-api-key", "idempotency-key", "authorization", "UNASSIGN_URL", "UNASSIGN_SERIAL", "UNASSIGN_SECRET", "UNASSIGN_TOKEN", " is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
+		for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature", "x-api-key",
+			"idempotency-key", "authorization", "UNASSIGN_URL", "UNASSIGN_SERIAL", "UNASSIGN_SECRET", "UNASSIGN_TOKEN",
+			" is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
 			if !strings.Contains(strings.ToLower(script), strings.ToLower(name)) {
 				t.Errorf("%s has no %s", language, name)
 			}
@@ -235,8 +252,9 @@ func TestLoop(t *testing.T) {
 		program []string
 		before  string
 	}{
-		"sh":         {[]string{"bash", "-euc"}, "unassign() { " + binary + " \"$@\"; }\n"},
-		"powershell": {[]string{"pwsh", "-NonInteractive", "-Command"}, "$ErrorActionPreference = 'Stop'; Import-Module " + module + "\n"},
+		"sh": {[]string{"bash", "-euc"}, "unassign() { " + binary + " \"$@\"; }\n"},
+		"powershell": {[]string{"pwsh", "-NonInteractive", "-Command"}, "$ErrorActionPreference = 'Stop'; Import-Module " +
+			module + "\n"},
 	} {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()

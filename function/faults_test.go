@@ -48,7 +48,8 @@ var faults = map[string]azuresim.Fault{
 	"untrusted":           azuresim.Untrusted(),
 }
 
-// The steps of a cold request. A key and the app's secret are read from the vault in the same way, and not by the same code.
+// The steps of a cold request. A key and the app's secret are read from the vault in the same way, and not by the
+// same code.
 var faultySteps = []string{"identity", "challenge", "key", "secret", "discovery", "token", "graph"}
 
 // TestFaults fails every step in every way, and compares the result with testdata/faults.txt. The time is simulated, so
@@ -87,13 +88,14 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// endOf sends a request with a failing step through the whole program, and returns the result: the status, the code, the
-// outcome, Retry-After, and the number of calls of the step.
+// endOf sends a request with a failing step through the whole program, and returns the result: the status, the code,
+// the outcome, Retry-After, and the number of calls of the step.
 func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	t.Helper()
 	cloud := newCloud()
 	settings := []string{
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
+		"GRAPH_CLIENT_ID", cloud.ClientID,
 	}
 	at := azuresim.Step(step)
 	if step == "key" {
@@ -142,6 +144,7 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 		}
 	}
 	return strings.Join([]string{
-		fmt.Sprint(w.Code), cmp.Or(body.Error.Code, "-"), cmp.Or(body.Outcome, "done"), cmp.Or(w.Header().Get("Retry-After"), "-"), fmt.Sprint(cloud.Count(at)),
+		fmt.Sprint(w.Code), cmp.Or(body.Error.Code, "-"), cmp.Or(body.Outcome, "done"),
+		cmp.Or(w.Header().Get("Retry-After"), "-"), fmt.Sprint(cloud.Count(at)),
 	}, " | ")
 }

@@ -20,8 +20,10 @@ const (
 func onLambda(c *azuresim.Cloud, served *azuresim.Served) (azuresim.Role, []string) {
 	role := c.PutRole(roleARN)
 	return role, []string{
-		"VAULT_CREDENTIAL=", "AZURE_TENANT_ID=" + c.TenantID, "AWS_ENDPOINT_URL_STS=" + served.STSEndpoint, "AWS_REGION=" + role.Region,
-		"AWS_ACCESS_KEY_ID=" + role.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + role.SecretAccessKey, "AWS_SESSION_TOKEN=" + role.SessionToken,
+		"VAULT_CREDENTIAL=", "AZURE_TENANT_ID=" + c.TenantID, "AWS_ENDPOINT_URL_STS=" + served.STSEndpoint, "AWS_REGION=" +
+			role.Region,
+		"AWS_ACCESS_KEY_ID=" + role.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + role.SecretAccessKey, "AWS_SESSION_TOKEN=" +
+			role.SessionToken,
 	}
 }
 
@@ -29,8 +31,8 @@ func trusting(role azuresim.Role) azuresim.Trust {
 	return azuresim.Trust{Issuer: role.Issuer, Subject: role.ARN, Audience: exchange}
 }
 
-// A function on Lambda has no secret: its role's token opens the vault, or stands for the app itself. The signatures on both are
-// looked at.
+// A function on Lambda has no secret: its role's token opens the vault, or stands for the app itself. The signatures
+// on both are looked at.
 func TestFederation(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -40,7 +42,8 @@ func TestFederation(t *testing.T) {
 		asked    string // how often: STS, tokens, the vault with a token, the managed identity
 	}{
 		"for the vault": {
-			func(c *azuresim.Cloud, role azuresim.Role) { c.SetTrust(c.IdentityClientID, trusting(role)) }, nil, valid(), "1 2 2 0",
+			func(c *azuresim.Cloud, role azuresim.Role) { c.SetTrust(c.IdentityClientID, trusting(role)) }, nil, valid(),
+			"1 2 2 0",
 		},
 		"for the vault and for Graph": {
 			func(c *azuresim.Cloud, role azuresim.Role) {
@@ -53,7 +56,8 @@ func TestFederation(t *testing.T) {
 		"for Graph, without a vault": {
 			func(c *azuresim.Cloud, role azuresim.Role) { c.SetTrust(c.ClientID, trusting(role)) },
 			[]string{
-				"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous",
+				"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=",
+				"API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous",
 				"AZURE_TENANT_ID=", "AZURE_CLIENT_ID=",
 			},
 			post(validBody, unsigned), "1 1 0 0",
@@ -66,19 +70,22 @@ func TestFederation(t *testing.T) {
 		}
 		role, env := onLambda(c, served)
 		test.prepare(c, role)
-		d := startLambda(t, environment(t, c, served, slices.Concat(env, []string{"REQUEST_TIMEOUT=20s", "API_KEY_SECRET_NAMES="}, test.settings)...))
+		d := startLambda(t, environment(t, c, served, slices.Concat(env, []string{"REQUEST_TIMEOUT=20s",
+			"API_KEY_SECRET_NAMES="}, test.settings)...))
 		for range 2 {
 			test.request.header.Set("X-Request-Id", "request-1")
 			if answer, err := d.send(t.Context(), test.request); err != nil || answer.status != http.StatusNoContent {
 				t.Fatalf("%s: %d %s, %v\n%s", name, answer.status, answer.body, err, strings.Join(d.lines(), "\n"))
 			}
 		}
-		asked := fmt.Sprint(c.Count(azuresim.StepSTS), c.Count(azuresim.StepToken), c.Count(azuresim.StepSecret), c.Count(azuresim.StepIdentity))
+		asked := fmt.Sprint(c.Count(azuresim.StepSTS), c.Count(azuresim.StepToken), c.Count(azuresim.StepSecret),
+			c.Count(azuresim.StepIdentity))
 		if asked != test.asked {
 			t.Errorf("%s: STS, Entra, the vault and the managed identity were asked %s times, want %s", name, asked, test.asked)
 		}
 		d.stop()
-		if found := leaks(append(canaries(c, served), role.SecretAccessKey, role.SessionToken), strings.Join(d.lines(), "\n")); len(found) > 0 {
+		if found := leaks(append(canaries(c, served), role.SecretAccessKey, role.SessionToken), strings.Join(d.lines(),
+			"\n")); len(found) > 0 {
 			t.Errorf("%s: leaked %q", name, found)
 		}
 		served.Close()
@@ -96,19 +103,25 @@ func TestFederationRefused(t *testing.T) {
 		log     string
 	}{
 		"the switch of the account is off": {
-			func(c *azuresim.Cloud, _ azuresim.Role) { c.DisableFederation() }, "", 424, "credential_rejected", "outbound web identity federation is not enabled in the account",
+			func(c *azuresim.Cloud, _ azuresim.Role) { c.DisableFederation() }, "", 424, "credential_rejected",
+			"outbound web identity federation is not enabled in the account",
 		},
 		"the role may not": {
 			func(c *azuresim.Cloud, _ azuresim.Role) {
-				c.Fail(azuresim.StepSTS, -1, azuresim.Body(403, "text/xml", `<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary</Message></Error></ErrorResponse>`))
+				c.Fail(azuresim.StepSTS, -1, azuresim.Body(403, "text/xml",
+					`<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary</Message></Error></ErrorResponse>`))
 			}, "", 424, "credential_rejected", "the role may not ask for this token",
 		},
-		"the role's credentials are wrong": {nil, "AWS_SECRET_ACCESS_KEY=another", 424, "credential_rejected", "SignatureDoesNotMatch"},
-		"the role's session has ended":     {nil, "AWS_SESSION_TOKEN=another", 424, "credential_rejected", "SignatureDoesNotMatch"},
-		"nobody is trusted":                {func(c *azuresim.Cloud, _ azuresim.Role) { c.SetTrust(c.IdentityClientID) }, "", 424, "app_not_found", "AADSTS700016"},
+		"the role's credentials are wrong": {nil, "AWS_SECRET_ACCESS_KEY=another", 424, "credential_rejected",
+			"SignatureDoesNotMatch"},
+		"the role's session has ended": {nil, "AWS_SESSION_TOKEN=another", 424, "credential_rejected",
+			"SignatureDoesNotMatch"},
+		"nobody is trusted": {func(c *azuresim.Cloud, _ azuresim.Role) { c.SetTrust(c.IdentityClientID) },
+			"", 424, "app_not_found", "AADSTS700016"},
 		"another account is trusted": {
 			func(c *azuresim.Cloud, role azuresim.Role) {
-				c.SetTrust(c.IdentityClientID, azuresim.Trust{Issuer: "https://another.tokens.sts.global.api.aws", Subject: role.ARN, Audience: exchange})
+				c.SetTrust(c.IdentityClientID, azuresim.Trust{Issuer: "https://another.tokens.sts.global.api.aws",
+					Subject: role.ARN, Audience: exchange})
 			}, "", 424, "credential_rejected", "AADSTS700211",
 		},
 		"another role is trusted": {
@@ -123,13 +136,21 @@ func TestFederationRefused(t *testing.T) {
 		},
 		"STS throttles": {
 			func(c *azuresim.Cloud, _ azuresim.Role) {
-				c.Fail(azuresim.StepSTS, -1, azuresim.Body(400, "text/xml", `<ErrorResponse><Error><Code>Throttling</Code><Message>canary</Message></Error></ErrorResponse>`))
+				c.Fail(azuresim.StepSTS, -1, azuresim.Body(400, "text/xml",
+					`<ErrorResponse><Error><Code>Throttling</Code><Message>canary</Message></Error></ErrorResponse>`))
 			}, "", 503, "identity_unavailable", `"reason":"throttled"`,
 		},
-		"STS is down":         {func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Status(503)) }, "", 503, "identity_unavailable", `"reason":"unavailable"`},
-		"STS hangs":           {func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Hang()) }, "", 504, "identity_timeout", `"reason":"timeout"`},
-		"STS answers nothing": {func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.WrongType()) }, "", 503, "identity_unavailable", `"reason":"bad_answer"`},
-		"STS is not there":    {nil, "AWS_ENDPOINT_URL_STS=https://127.0.0.1:1", 503, "upstream_unreachable", ""},
+		"STS is down": {func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepSTS, -1,
+				azuresim.Status(503))
+		}, "", 503, "identity_unavailable", `"reason":"unavailable"`},
+		"STS hangs": {func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Hang()) },
+			"", 504, "identity_timeout", `"reason":"timeout"`},
+		"STS answers nothing": {func(c *azuresim.Cloud, _ azuresim.Role) {
+			c.Fail(azuresim.StepSTS, -1,
+				azuresim.WrongType())
+		}, "", 503, "identity_unavailable", `"reason":"bad_answer"`},
+		"STS is not there": {nil, "AWS_ENDPOINT_URL_STS=https://127.0.0.1:1", 503, "upstream_unreachable", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,10 +172,12 @@ func TestFederationRefused(t *testing.T) {
 			answer, err := d.send(t.Context(), valid())
 			d.stop()
 			log := strings.Join(d.lines(), "\n")
-			if err != nil || answer.status != test.status || !strings.Contains(answer.body, `"code":"`+test.code+`"`) || !strings.Contains(log, test.log) {
+			if err != nil || answer.status != test.status || !strings.Contains(answer.body, `"code":"`+test.code+`"`) ||
+				!strings.Contains(log, test.log) {
 				t.Errorf("%d %s, %v; want %d %s\n%s", answer.status, answer.body, err, test.status, test.code, log)
 			}
-			if found := leaks(append(canaries(c, served), role.SecretAccessKey, role.SessionToken, "canary"), log, answer.body); len(found) > 0 {
+			if found := leaks(append(canaries(c, served), role.SecretAccessKey, role.SessionToken, "canary"), log,
+				answer.body); len(found) > 0 {
 				t.Errorf("leaked %q in %s", found, log)
 			}
 		})
@@ -170,22 +193,30 @@ func TestGraphWithoutASecret(t *testing.T) {
 		status  int
 		code    string
 	}{
-		"the identity has the permission": {func(c *azuresim.Cloud) { c.SetIdentityRoles(azuresim.GraphRole) }, false, 204, ""},
-		"the identity has it not":         {func(*azuresim.Cloud) {}, false, 424, "graph_permission_missing"},
+		"the identity has the permission": {func(c *azuresim.Cloud) { c.SetIdentityRoles(azuresim.GraphRole) }, false, 204,
+			""},
+		"the identity has it not": {func(*azuresim.Cloud) {}, false, 424, "graph_permission_missing"},
 		"the app trusts the identity": {func(c *azuresim.Cloud) {
 			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: c.Issuer(), Subject: c.IdentityObjectID, Audience: exchange})
 		}, true, 204, ""},
 		"the app trusts another": {func(c *azuresim.Cloud) {
 			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: c.Issuer(), Subject: "another", Audience: exchange})
 		}, true, 424, "credential_rejected"},
-		"the app trusts nobody":                {func(*azuresim.Cloud) {}, true, 424, "credential_rejected"},
-		"the identity is not there, for both":  {func(c *azuresim.Cloud) { c.Fail(azuresim.StepIdentity, -1, azuresim.Status(500)) }, true, 503, "identity_unavailable"},
-		"the identity is not there, for Graph": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepIdentity, -1, azuresim.Status(500)) }, false, 503, "identity_unavailable"},
+		"the app trusts nobody": {func(*azuresim.Cloud) {}, true, 424, "credential_rejected"},
+		"the identity is not there, for both": {func(c *azuresim.Cloud) {
+			c.Fail(azuresim.StepIdentity, -1,
+				azuresim.Status(500))
+		}, true, 503, "identity_unavailable"},
+		"the identity is not there, for Graph": {func(c *azuresim.Cloud) {
+			c.Fail(azuresim.StepIdentity, -1,
+				azuresim.Status(500))
+		}, false, 503, "identity_unavailable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			settings := []string{"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous"}
+			settings := []string{"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=",
+				"API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous"}
 			if !test.app {
 				settings = append(settings, "GRAPH_CLIENT_ID=")
 			}
@@ -199,7 +230,8 @@ func TestGraphWithoutASecret(t *testing.T) {
 			t.Cleanup(d.stop)
 			answer, err := d.send(t.Context(), post(validBody, unsigned))
 			if err != nil || answer.status != test.status || !strings.Contains(answer.body, test.code) {
-				t.Errorf("%d %s, %v; want %d %s\n%s", answer.status, answer.body, err, test.status, test.code, strings.Join(d.lines(), "\n"))
+				t.Errorf("%d %s, %v; want %d %s\n%s", answer.status, answer.body, err, test.status, test.code,
+					strings.Join(d.lines(), "\n"))
 			}
 			if n := c.Count(azuresim.StepChallenge); n > 0 {
 				t.Errorf("the vault was asked %d times", n)

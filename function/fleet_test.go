@@ -57,7 +57,8 @@ func (p *program) rewire(settings []string) {
 // assemble puts the program together on a cloud, and returns it and its time for a request.
 func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*app.App, time.Duration, error) {
 	values := []string{
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
+		"GRAPH_CLIENT_ID", cloud.ClientID,
 		"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform",
 	}
 	for _, setting := range settings {
@@ -236,7 +237,8 @@ func TestLists(t *testing.T) {
 			"in order, by whatever name", nil, nil,
 			[]string{named(2), named("S1"), named(9), named("Default string"), named("S4"), named("nobody")},
 			"", 207,
-			"unassigned 200, unassigned 200, device_not_found 404, serial_number_ambiguous 409, already_unassigned 200, device_not_found 404", "1,2", 3, "",
+			"unassigned 200, unassigned 200, device_not_found 404, serial_number_ambiguous 409, already_unassigned 200, " +
+				"device_not_found 404", "1,2", 3, "",
 		},
 		{
 			"a device by two names, and twice", nil, nil,
@@ -244,11 +246,15 @@ func TestLists(t *testing.T) {
 			"", 200,
 			"unassigned 200, unassigned 200, unassigned 200, unassigned 200", "1", 1, "",
 		},
-		{"none can be done, for one reason", nil, nil, []string{named(9), named("nobody")}, "", 404, "device_not_found 404, device_not_found 404", "", 0, ""},
-		{"none can be done, for two reasons", nil, nil, []string{named("nobody"), named("Default string")}, "", 207, "device_not_found 404, serial_number_ambiguous 409", "", 0, ""},
-		{"one is in Graph's way", nil, write(azuresim.Status(409)), []string{named(1), named(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 2, ""},
+		{"none can be done, for one reason", nil, nil, []string{named(9), named("nobody")}, "", 404,
+			"device_not_found 404, device_not_found 404", "", 0, ""},
+		{"none can be done, for two reasons", nil, nil, []string{named("nobody"), named("Default string")}, "", 207,
+			"device_not_found 404, serial_number_ambiguous 409", "", 0, ""},
+		{"one is in Graph's way", nil, write(azuresim.Status(409)), []string{named(1), named(2)}, "", 207,
+			"graph_conflict 409, unassigned 200", "2", 2, ""},
 
-		{"one is throttled once", nil, write(azuresim.Status(429)), []string{named(1), named(2)}, "", 200, "unassigned 200, unassigned 200", "1,2", 3, ""},
+		{"one is throttled once", nil, write(azuresim.Status(429)), []string{named(1), named(2)}, "", 200,
+			"unassigned 200, unassigned 200", "1,2", 3, ""},
 		{
 			"one is throttled, and then again", nil, write(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(409)),
 			[]string{named(1), named(2)},
@@ -259,22 +265,28 @@ func TestLists(t *testing.T) {
 			write()(c)
 			c.Fail(azuresim.StepItem, -1, azuresim.Status(429))
 		}, []string{named(1), named(2)}, "", 503, "graph_throttled 429, graph_throttled 429", "", 6, "30"},
-		{"all reads are throttled", nil, always(azuresim.StepItem, azuresim.Status(429)), []string{named(1), named(2)}, "", 503, "graph_throttled 429, graph_throttled 429", "", 0, "30"},
+		{"all reads are throttled", nil, always(azuresim.StepItem, azuresim.Status(429)), []string{named(1), named(2)}, "",
+			503, "graph_throttled 429, graph_throttled 429", "", 0, "30"},
 		{
-			"one waits longer than the other", nil, write(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(503, "Retry-After", "90")),
+			"one waits longer than the other", nil, write(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(503,
+				"Retry-After", "90")),
 			[]string{named(1), named(2)},
 			"", 503,
 			"graph_throttled 429, graph_unavailable 503", "", 2, "90",
 		},
-		{"the batch is refused for now", nil, always(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "60")), []string{named(1), named(2)}, "", 503, "graph_unavailable 503, graph_unavailable 503", "", 0, "60"},
-		{"the batch is refused for good", nil, always(azuresim.StepGraph, azuresim.Status(403)), []string{named(1), named(2)}, "", 424, "graph_permission_missing 424, graph_permission_missing 424", "", 0, ""},
-		{"Graph hangs", nil, always(azuresim.StepGraph, azuresim.Hang()), []string{named(1), named(2)}, "", 503, "graph_timeout 504, graph_timeout 504", "", 0, "10"},
+		{"the batch is refused for now", nil, always(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "60")),
+			[]string{named(1), named(2)}, "", 503, "graph_unavailable 503, graph_unavailable 503", "", 0, "60"},
+		{"the batch is refused for good", nil, always(azuresim.StepGraph, azuresim.Status(403)), []string{named(1),
+			named(2)}, "", 424, "graph_permission_missing 424, graph_permission_missing 424", "", 0, ""},
+		{"Graph hangs", nil, always(azuresim.StepGraph, azuresim.Hang()), []string{named(1), named(2)}, "", 503,
+			"graph_timeout 504, graph_timeout 504", "", 0, "10"},
 
 		{
 			"a dry run", nil, nil,
 			[]string{named(1), named("S4"), named(5), named(9), named("Default string")},
 			`,"dryRun":true`, 207,
-			"would_unassign 200, already_unassigned 200, would_unassign 200, device_not_found 404, serial_number_ambiguous 409", "", 0, "",
+			"would_unassign 200, already_unassigned 200, would_unassign 200, device_not_found 404, serial_number_ambiguous " +
+				"409", "", 0, "",
 		},
 		{
 			"verified", nil, nil,
@@ -282,20 +294,25 @@ func TestLists(t *testing.T) {
 			`,"verify":true`, 207,
 			"unassigned 200 cleared, already_unassigned 200 cleared, unassigned 200 unknown, device_not_found 404", "1,5", 3, "",
 		},
-		{"verified, and Intune is slow", nil, write(ok, own), []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 pending, unassigned 200 cleared", "2", 2, ""},
-		{"verified, and it cannot be read", nil, write(own, own, azuresim.Status(409), own), []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 cleared", "1,2", 2, ""},
+		{"verified, and Intune is slow", nil, write(ok, own), []string{named(1), named(2)}, `,"verify":true`, 200,
+			"unassigned 200 pending, unassigned 200 cleared", "2", 2, ""},
+		{"verified, and it cannot be read", nil, write(own, own, azuresim.Status(409), own), []string{named(1), named(2)},
+			`,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 cleared", "1,2", 2, ""},
 		{"verified, and nothing can be read", nil, func(c *azuresim.Cloud) {
 			c.Fail(azuresim.StepGraph, 2, own)
 			c.Fail(azuresim.StepGraph, -1, azuresim.Hang())
-		}, []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 unknown", "1,2", 2, ""},
+		}, []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 unknown", "1,2", 2,
+			""},
 
 		{
 			"what was expected, and what was not", nil, nil,
-			[]string{named(1, "ROOM.1@contoso.com"), named("S2", "room.1@contoso.com"), named(4, "room.4@contoso.com"), named(5, "room.5@contoso.com")},
+			[]string{named(1, "ROOM.1@contoso.com"), named("S2", "room.1@contoso.com"), named(4, "room.4@contoso.com"),
+				named(5, "room.5@contoso.com")},
 			"", 207,
 			"unassigned 200, state_changed 409, already_unassigned 200, state_changed 409", "1", 1, "",
 		},
-		{"a dry run of what was expected", nil, nil, []string{named(1, "room.1@contoso.com"), named(2, "room.1@contoso.com")}, `,"dryRun":true`, 207, "would_unassign 200, state_changed 409", "", 0, ""},
+		{"a dry run of what was expected", nil, nil, []string{named(1, "room.1@contoso.com"), named(2,
+			"room.1@contoso.com")}, `,"dryRun":true`, 207, "would_unassign 200, state_changed 409", "", 0, ""},
 
 		{
 			"a device outside the policy", onlyRooms, nil,
@@ -303,8 +320,10 @@ func TestLists(t *testing.T) {
 			"", 207,
 			"unassigned 200, policy_denied 403, policy_denied 403, unassigned 200", "1,2", 2, "",
 		},
-		{"all outside the policy", onlyRooms, nil, []string{named(3), named("S3")}, `,"verify":true`, 403, "policy_denied 403, policy_denied 403", "", 0, ""},
-		{"within the policy, and it cannot be read", onlyRooms, item(azuresim.Status(409), own), []string{named(1), named(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 1, ""},
+		{"all outside the policy", onlyRooms, nil, []string{named(3), named("S3")}, `,"verify":true`, 403,
+			"policy_denied 403, policy_denied 403", "", 0, ""},
+		{"within the policy, and it cannot be read", onlyRooms, item(azuresim.Status(409), own), []string{named(1),
+			named(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 1, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onCloud(t, test.settings, func(p *program) {
@@ -314,7 +333,8 @@ func TestLists(t *testing.T) {
 				}
 				a := p.send(`{"devices":[` + strings.Join(test.targets, ",") + `]` + test.more + `}`)
 				if ends := a.ends(); a.status != test.status || ends != test.ends || a.retryAfter != test.retry {
-					p.t.Errorf("%d: %s, Retry-After %q\nwant %d: %s, %q", a.status, ends, a.retryAfter, test.status, test.ends, test.retry)
+					p.t.Errorf("%d: %s, Retry-After %q\nwant %d: %s, %q", a.status, ends, a.retryAfter, test.status, test.ends,
+						test.retry)
 				}
 				failed := 0
 				for _, r := range a.Results {
@@ -322,7 +342,8 @@ func TestLists(t *testing.T) {
 						failed++
 					}
 				}
-				if a.Summary.Total != len(test.targets) || a.Summary.Failed != failed || a.Summary.Succeeded != len(test.targets)-failed {
+				if a.Summary.Total != len(test.targets) || a.Summary.Failed != failed ||
+					a.Summary.Succeeded != len(test.targets)-failed {
 					p.t.Errorf("the summary is %+v", a.Summary)
 				}
 				if done, writes := p.doneRows(), len(p.writes()); done != test.done || writes != test.writes {
@@ -337,7 +358,8 @@ func TestLists(t *testing.T) {
 					if r["code"] != result.Code+result.Error.Code || r["status"] != float64(result.Status) {
 						p.t.Errorf("the record is %v, the answer %+v", r, result)
 					}
-					if r["code"] == "policy_denied" && (r["level"] != "WARN" || r["device_id"] != row(3) || r["serial_number"] != "S3" || r["group_tag"] != "Kiosk" || r["outcome"] != "not_done") {
+					if r["code"] == "policy_denied" && (r["level"] != "WARN" || r["device_id"] != row(3) ||
+						r["serial_number"] != "S3" || r["group_tag"] != "Kiosk" || r["outcome"] != "not_done") {
 						p.t.Errorf("the record of a refusal is %v", r)
 					}
 				}
@@ -367,7 +389,8 @@ func TestListCostsTwoRequests(t *testing.T) {
 			for i := range 20 {
 				d := azuresim.Device{ID: row(100 + i), SerialNumber: fmt.Sprintf("PF-%04d", i), UserPrincipalName: "a"}
 				p.cloud.PutDevice(d)
-				targets = append(targets, fmt.Sprintf(`{%q:%q}`, name, map[string]string{"deviceId": d.ID, "serialNumber": d.SerialNumber}[name]))
+				targets = append(targets, fmt.Sprintf(`{%q:%q}`, name, map[string]string{"deviceId": d.ID,
+					"serialNumber": d.SerialNumber}[name]))
 			}
 			a := p.send(`{"devices":[` + strings.Join(targets, ",") + `]}`)
 			if asked := p.cloud.Count(azuresim.StepGraph); a.status != 200 || a.Summary.Succeeded != 20 || asked != want {
@@ -405,7 +428,8 @@ func TestRateLimitRefills(t *testing.T) {
 		} {
 			time.Sleep(test.wait)
 			if a := p.send(list(test.devices)); a.status != test.status || a.retryAfter != test.retry {
-				p.t.Errorf("after %v, %d devices: %d, Retry-After %q; want %d, %q", test.wait, test.devices, a.status, a.retryAfter, test.status, test.retry)
+				p.t.Errorf("after %v, %d devices: %d, Retry-After %q; want %d, %q", test.wait, test.devices, a.status,
+					a.retryAfter, test.status, test.retry)
 			}
 		}
 	})

@@ -25,7 +25,8 @@ import (
 	"autopilot-unassign/internal/hosttest/flow"
 )
 
-// office is the surroundings of a flow: the program on a simulated cloud, a list in SharePoint, an approver and a mailbox.
+// office is the surroundings of a flow: the program on a simulated cloud, a list in SharePoint, an approver and a
+// mailbox.
 type office struct {
 	t          *testing.T
 	cloud      *azuresim.Cloud
@@ -61,7 +62,8 @@ func newOffice(t *testing.T, settings ...string) *office {
 // newOfficeAt returns an office whose flows call address.
 func newOfficeAt(t *testing.T, address string) *office {
 	t.Helper()
-	o := &office{t: t, address: address, list: "Retired devices", approve: func() string { return "Approve" }, meanwhile: func() {}}
+	o := &office{t: t, address: address, list: "Retired devices", approve: func() string { return "Approve" },
+		meanwhile: func() {}}
 	o.host = flow.Host{
 		Client:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		Connect: o.connect,
@@ -116,7 +118,8 @@ func (o *office) sharePoint(method, uri, body string) (any, error) {
 	}
 	var rows []any
 	for _, row := range slices.SortedStableFunc(slices.Values(o.rows), func(a, b map[string]any) int {
-		return cmp.Or(map[bool]int{true: a["modified"].(int) - b["modified"].(int)}[query.Get("$orderby") == "Modified"], int(a["Id"].(float64)-b["Id"].(float64)))
+		return cmp.Or(map[bool]int{true: a["modified"].(int) - b["modified"].(int)}[query.Get("$orderby") == "Modified"],
+			int(a["Id"].(float64)-b["Id"].(float64)))
 	}) {
 		keep := true
 		for term := range strings.SplitSeq(query.Get("$filter"), " and ") {
@@ -142,7 +145,8 @@ func (o *office) sharePoint(method, uri, body string) (any, error) {
 
 // row adds a row to the list.
 func (o *office) row(serial, account, status string) {
-	o.rows = append(o.rows, map[string]any{"Id": float64(len(o.rows) + 1), "Title": serial, "ExpectedAccount": account, "Status": status, "modified": 0})
+	o.rows = append(o.rows, map[string]any{"Id": float64(len(o.rows) + 1), "Title": serial, "ExpectedAccount": account,
+		"Status": status, "modified": 0})
 }
 
 // run runs a flow with the settings of this office. The URL is the program's unless address is set.
@@ -178,7 +182,8 @@ func (o *office) audit(run *flow.Run) []map[string]any {
 			continue
 		}
 		flow, _ := record["flow"].(map[string]any)
-		if flow["run_id"] != run.ID || flow["client_tracking_id"] != run.ID || flow["action_tracking_id"] == nil || record["reference"] != run.ID || record["caller_id"] != "api-key-flow" {
+		if flow["run_id"] != run.ID || flow["client_tracking_id"] != run.ID || flow["action_tracking_id"] == nil ||
+			record["reference"] != run.ID || record["caller_id"] != "api-key-flow" {
 			o.t.Errorf("the audit record does not name the run %s: %v", run.ID, record)
 		}
 		record["action"] = flow["action"]
@@ -196,13 +201,15 @@ func (o *office) account() string {
 	return cmp.Or(device.UserPrincipalName, device.ResourceName)
 }
 
-const stateChangedSentence = "The device carries another account than expected, or changed during the request. account is the account found. Check the device before you retry."
+const stateChangedSentence = "The device carries another account than expected, or changed during the request. " +
+	"account is the account found. Check the device before you retry."
 
 var button = map[string]any{"text": " 5CG1234ABC ", "text_1": "INC0012345"}
 
 // reassign gives the device another account.
 func reassign(c *azuresim.Cloud) {
-	c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.elv@contoso.com"})
+	c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo",
+		UserPrincipalName: "room.elv@contoso.com"})
 }
 
 func TestFlowApproval(t *testing.T) {
@@ -217,8 +224,10 @@ func TestFlowApproval(t *testing.T) {
 		actions  []string
 		contains string // the audit record's context
 	}{
-		"approved":             {nil, button, "`room.fjord@contoso.com` from the device `5CG1234ABC`", "Account removed: room.fjord@contoso.com", "", false, []string{"Check", "Unassign"}, "INC0012345"},
-		"no ticket":            {nil, map[string]any{"text": "5cg1234abc"}, "Ticket: `none`", "Unassigned: 5CG1234ABC", "", false, []string{"Check", "Unassign"}, "none"},
+		"approved": {nil, button, "`room.fjord@contoso.com` from the device `5CG1234ABC`",
+			"Account removed: room.fjord@contoso.com", "", false, []string{"Check", "Unassign"}, "INC0012345"},
+		"no ticket": {nil, map[string]any{"text": "5cg1234abc"}, "Ticket: `none`", "Unassigned: 5CG1234ABC", "",
+			false, []string{"Check", "Unassign"}, "none"},
 		"a ticket with markup": {nil, map[string]any{"text": "5CG1234ABC", "text_1": "`](http://evil)\r\n<b>"}, "Ticket: ` ](http://evil)   b>`.", "Unassigned: 5CG1234ABC", "", false, []string{"Check", "Unassign"}, "evil"},
 		"rejected":             {func(o *office) { o.approve = func() string { return "Reject" } }, button, "room.fjord@contoso.com", "Rejected: 5CG1234ABC\n<p>The approver rejected the request. Nothing was changed: the device keeps the account room.fjord@contoso.com.</p><p>Ticket INC0012345", "", true, []string{"Check"}, "INC0012345"},
 		"an account with a resource name alone": {func(o *office) {

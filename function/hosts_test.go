@@ -88,7 +88,8 @@ type got struct {
 
 // post returns a request that is authentic by its signature, a delivery of its own, changed by changes.
 func post(body string, changes ...func(*sent)) sent {
-	s := sent{http.MethodPost, "/api/unassign", http.Header{"X-Request-Id": {"request-1"}, "Content-Type": {"application/json"}}, body}
+	s := sent{http.MethodPost, "/api/unassign", http.Header{"X-Request-Id": {"request-1"},
+		"Content-Type": {"application/json"}}, body}
 	caller.Sign(s.header, canaryKey, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	for _, change := range changes {
 		change(&s)
@@ -126,10 +127,14 @@ func environment(tb testing.TB, c *azuresim.Cloud, served *azuresim.Served, chan
 		tb.Fatal(err)
 	}
 	return append([]string{
-		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
-		"VAULT_CREDENTIAL=managed-identity", "IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "SSL_CERT_FILE=" + ca,
-		"AZURE_CLIENT_ID=" + c.IdentityClientID, "GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
-		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "RATE_LIMIT=0", "REQUEST_TIMEOUT=5s", // which a busy machine must not miss
+		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint,
+		"KEY_VAULT_URL=" + served.VaultURL,
+		"VAULT_CREDENTIAL=managed-identity", "IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" +
+			served.IdentityHeader, "SSL_CERT_FILE=" + ca,
+		"AZURE_CLIENT_ID=" + c.IdentityClientID, "GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID,
+		"GRAPH_SECRET_NAME=graph-client-secret",
+		// which a busy machine must not miss
+		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "RATE_LIMIT=0", "REQUEST_TIMEOUT=5s",
 	}, changes...)
 }
 

@@ -37,7 +37,8 @@ const warmUpLimit = 3 * time.Second
 // The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have
 // requests open.
 func serveLambda(
-	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), queues *app.Queues, log *slog.Logger,
+	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), queues *app.Queues,
+	log *slog.Logger,
 ) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -128,7 +129,8 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 // alone, which is a command.
 func (l *lambdaHost) runSchedule(ctx context.Context, payload []byte) ([]byte, error) {
 	var event events.EventBridgeEvent
-	if err := json.Unmarshal(payload, &event); err != nil || event.Source != "aws.events" || event.DetailType != "Scheduled Event" {
+	if err := json.Unmarshal(payload, &event); err != nil || event.Source != "aws.events" ||
+		event.DetailType != "Scheduled Event" {
 		return nil, l.refuseEvent(ctx, "the event is of EventBridge and has no command; give the schedule an input")
 	}
 	sweep := handler.SweepEvent(handler.SourceSchedule)
@@ -160,12 +162,14 @@ func (l *lambdaHost) runDoctor(ctx context.Context, payload []byte) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	l.log.InfoContext(ctx, "doctor", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.Any("", r))
+	l.log.InfoContext(ctx, "doctor", slog.String("host", config.Lambda), slog.String("invocation_id",
+		invocationID(ctx)), slog.Any("", r))
 	return json.Marshal(r)
 }
 
-// runMessages works through a batch of messages of SQS, and returns those that SQS must deliver again. The messages that replace
-// the others are sent before the response, which deletes their originals. A message that is in the batch twice is handled once.
+// runMessages works through a batch of messages of SQS, and returns those that SQS must deliver again. The messages
+// that replace the others are sent before the response, which deletes their originals. A message that is in the batch
+// twice is handled once.
 func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, error) {
 	var batch events.SQSEvent
 	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
@@ -197,8 +201,10 @@ func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, e
 	}
 	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
 	for i, s := range settlements {
-		if s.Retry || lost && len(s.Requeue) > 0 || !l.sendDeadLetters(ctx, records[i].EventSourceARN, messages[i].ID, s.DeadLetters) {
-			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: records[i].MessageId})
+		if s.Retry || lost && len(s.Requeue) > 0 || !l.sendDeadLetters(ctx, records[i].EventSourceARN, messages[i].ID,
+			s.DeadLetters) {
+			reply.BatchItemFailures = append(reply.BatchItemFailures,
+				events.SQSBatchItemFailure{ItemIdentifier: records[i].MessageId})
 		}
 	}
 	return json.Marshal(reply)
@@ -217,8 +223,8 @@ func sqsMessage(m events.SQSMessage) handler.Message {
 	return message
 }
 
-// sendDeadLetters reports whether the dead letters of a message are in the dead-letter queue. Otherwise SQS moves the message
-// there after its last receive.
+// sendDeadLetters reports whether the dead letters of a message are in the dead-letter queue. Otherwise SQS moves the
+// message there after its last receive.
 func (l *lambdaHost) sendDeadLetters(ctx context.Context, queue, id string, dead []handler.DeadLetter) bool {
 	for _, d := range dead {
 		if err := l.queues.DeadLetter(ctx, queue, d.Text, id, string(d.Code)); err != nil {
@@ -235,7 +241,8 @@ func (l *lambdaHost) warnUnsent(ctx context.Context, message, id string, err err
 }
 
 func (l *lambdaHost) refuseEvent(ctx context.Context, why string) error {
-	l.log.ErrorContext(ctx, "event refused", slog.String("host", config.Lambda), slog.String("invocation_id", invocationID(ctx)), slog.String("reason", why))
+	l.log.ErrorContext(ctx, "event refused", slog.String("host", config.Lambda), slog.String("invocation_id",
+		invocationID(ctx)), slog.String("reason", why))
 	return errors.New(why)
 }
 

@@ -41,15 +41,20 @@ func TestLambdaAnswersRequests(t *testing.T) {
 		event map[string]any
 		want  string
 	}{
-		"a text":                   {event("POST", "/api/unassign", `{"a":1}`, false), `POST /api/unassign?a=1&a=2 "{\"a\":1}"`},
-		"base64":                   {event("POST", "/api/unassign", base64.StdEncoding.EncodeToString([]byte("\xff\x00")), true), `POST /api/unassign?a=1&a=2 "\xff\x00"`},
-		"no body":                  {event("GET", "/api/health", "", false), `GET /api/health?a=1&a=2 ""`},
-		"a stage in the path":      {event("POST", "/prod/api/unassign", "x", false), `POST /api/unassign?a=1&a=2 "x"`},
-		"an API mapping":           {event("POST", "/v1/api/unassign", "x", false), `POST /api/unassign?a=1&a=2 "x"`}, // powertools-lambda-python#579
-		"a mapping called api":     {event("POST", "/api/api/unassign/", "x", false), `POST /api/unassign/?a=1&a=2 "x"`},
-		"a path of another route":  {event("POST", "/v1/sweep", "x", false), `POST /v1/sweep?a=1&a=2 "x"`},
-		"a method HTTP has not":    {event("P OST", "/api/unassign", "x", false), `P OST /api/unassign?a=1&a=2 "x"`},
-		"an event inside the body": {event("POST", "/api/unassign", `{"Records":[{"eventSource":"aws:sqs"}],"httpMethod":"GET"}`, false), `POST /api/unassign?a=1&a=2 "{\"Records\":[{\"eventSource\":\"aws:sqs\"}],\"httpMethod\":\"GET\"}"`},
+		"a text": {event("POST", "/api/unassign", `{"a":1}`, false),
+			`POST /api/unassign?a=1&a=2 "{\"a\":1}"`},
+		"base64": {event("POST", "/api/unassign", base64.StdEncoding.EncodeToString([]byte("\xff\x00")),
+			true), `POST /api/unassign?a=1&a=2 "\xff\x00"`},
+		"no body":             {event("GET", "/api/health", "", false), `GET /api/health?a=1&a=2 ""`},
+		"a stage in the path": {event("POST", "/prod/api/unassign", "x", false), `POST /api/unassign?a=1&a=2 "x"`},
+		// powertools-lambda-python#579
+		"an API mapping":          {event("POST", "/v1/api/unassign", "x", false), `POST /api/unassign?a=1&a=2 "x"`},
+		"a mapping called api":    {event("POST", "/api/api/unassign/", "x", false), `POST /api/unassign/?a=1&a=2 "x"`},
+		"a path of another route": {event("POST", "/v1/sweep", "x", false), `POST /v1/sweep?a=1&a=2 "x"`},
+		"a method HTTP has not":   {event("P OST", "/api/unassign", "x", false), `P OST /api/unassign?a=1&a=2 "x"`},
+		"an event inside the body": {event("POST", "/api/unassign",
+			`{"Records":[{"eventSource":"aws:sqs"}],"httpMethod":"GET"}`, false),
+			`POST /api/unassign?a=1&a=2 "{\"Records\":[{\"eventSource\":\"aws:sqs\"}],\"httpMethod\":\"GET\"}"`},
 	} {
 		payload, err := json.Marshal(test.event)
 		if err != nil {
@@ -70,7 +75,8 @@ func TestLambdaAnswersRequests(t *testing.T) {
 		if err := json.Unmarshal(answer, &response); err != nil {
 			t.Fatal(err)
 		}
-		if response.StatusCode != http.StatusAccepted || response.Body != test.want || response.Headers["x-seen"] != "one,two" || response.IsBase64Encoded {
+		if response.StatusCode != http.StatusAccepted || response.Body != test.want ||
+			response.Headers["x-seen"] != "one,two" || response.IsBase64Encoded {
 			t.Errorf("%s: %s\nwant the body %s", name, answer, test.want)
 		}
 	}
@@ -79,23 +85,33 @@ func TestLambdaAnswersRequests(t *testing.T) {
 func TestLambdaRefusesOtherEvents(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ payload, want string }{
-		"nothing":              {``, "the event is not a JSON object"},
-		"a text":               {`"x"`, "the event is not a JSON object"},
-		"an empty object":      {`{}`, "the event is of no kind that is served"},
-		"format 1.0":           {`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`, "the event has payload format 1.0; set it to 2.0"},
-		"a REST API":           {`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`, "the event has payload format 1.0; set it to 2.0"},
-		"a load balancer":      {`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`, "the event is of a load balancer"},
-		"SNS":                  {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records of no kind that is served"},
-		"S3 beside SQS":        {`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"},{"eventSource":"aws:s3"}]}`, "the event is a batch of records of no kind that is served"},
-		"no records":           {`{"Records":[]}`, "the event is a batch of records of no kind that is served"},
-		"a message without id": {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records of no kind that is served"},
-		"no input":             {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`, "the event is of EventBridge and has no command; give the schedule an input"},
-		"another bus":          {`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`, "the event is of EventBridge and has no command; give the schedule an input"},
-		"both of two":          {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`, "the event is of no kind that is served"},
-		"a command beside it":  {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`, "the event is of no kind that is served"},
+		"nothing":         {``, "the event is not a JSON object"},
+		"a text":          {`"x"`, "the event is not a JSON object"},
+		"an empty object": {`{}`, "the event is of no kind that is served"},
+		"format 1.0": {`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`,
+			"the event has payload format 1.0; set it to 2.0"},
+		"a REST API": {`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`,
+			"the event has payload format 1.0; set it to 2.0"},
+		"a load balancer": {`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`,
+			"the event is of a load balancer"},
+		"SNS": {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records of no kind " +
+			"that is served"},
+		"S3 beside SQS": {`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"},{"eventSource":"aws:s3"}]}`, "the event is a batch of records of no kind that is served"},
+		"no records":    {`{"Records":[]}`, "the event is a batch of records of no kind that is served"},
+		"a message without id": {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records of " +
+			"no kind that is served"},
+		"no input": {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`,
+			"the event is of EventBridge and has no command; give the schedule an input"},
+		"another bus": {`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`,
+			"the event is of EventBridge and has no command; give the schedule an input"},
+		"both of two": {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`,
+			"the event is of no kind that is served"},
+		"a command beside it": {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`,
+			"the event is of no kind that is served"},
 		"a bare body":          {`{"deviceId":"` + someDevice + `"}`, "the event is of no kind that is served"},
 		"2.0 without a method": {`{"version":"2.0","requestContext":{"http":{}}}`, "the event is of no kind that is served"},
-		"2.0 of another form":  {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`, "the event has the envelope of payload format 2.0 and not its form"},
+		"2.0 of another form": {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`,
+			"the event has the envelope of payload format 2.0 and not its form"},
 	} {
 		var logged bytes.Buffer
 		asked := false
@@ -133,7 +149,8 @@ func TestLambdaRefusesFalseBase64(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer, err := lambda.ReadAnswer(result)
-		if err != nil || answer.Status != http.StatusBadRequest || !bytes.Contains(answer.Body, []byte(`"error":{"code":"invalid_json"`)) {
+		if err != nil || answer.Status != http.StatusBadRequest || !bytes.Contains(answer.Body,
+			[]byte(`"error":{"code":"invalid_json"`)) {
 			t.Errorf("%s: %d %s, %v", body, answer.Status, answer.Body, err)
 		}
 	}
@@ -147,9 +164,11 @@ func TestLambdaRefusesFalseBase64(t *testing.T) {
 func FuzzInvoke(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":"{}"}`,
-		`{"version":"2.0","requestContext":{"http":{"method":"P OST"}}}`, `{"Records":[]}`, `{"version":"2.0","requestContext":{"http":{"method":"GET"},"elb":{}}}`,
+		`{"version":"2.0","requestContext":{"http":{"method":"P OST"}}}`, `{"Records":[]}`,
+		`{"version":"2.0","requestContext":{"http":{"method":"GET"},"elb":{}}}`,
 		`{"version":"2.0","requestContext":{"http":{"method":"GET"}},"body":"%","isBase64Encoded":true}`, `[]`, `null`,
-		`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"}]}`, `{"command":"sweep"}`, `{"command":"sweep","version":"2.0","requestContext":{"http":{"method":"GET"}}}`,
+		`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"}]}`, `{"command":"sweep"}`,
+		`{"command":"sweep","version":"2.0","requestContext":{"http":{"method":"GET"}}}`,
 		`{"version":"0","source":"aws.events","detail-type":"Scheduled Event","time":"2026-11-23T02:00:00Z","detail":{}}`,
 	} {
 		f.Add([]byte(seed))
@@ -157,7 +176,8 @@ func FuzzInvoke(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		asked := false
 		ran := 0
-		l := &lambdaHost{log: slog.New(slog.DiscardHandler), http: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		l := &lambdaHost{log: slog.New(slog.DiscardHandler), http: http.HandlerFunc(func(w http.ResponseWriter,
+			r *http.Request) {
 			asked = true
 			echo(w, r)
 		}), run: func(context.Context, handler.Event) (any, error) {
@@ -178,7 +198,8 @@ func FuzzInvoke(f *testing.F) {
 			Version        string
 			RequestContext struct{ HTTP struct{ Method string } }
 		}
-		if asked && (json.Unmarshal(payload, &envelope) != nil || envelope.Version != "2.0" || envelope.RequestContext.HTTP.Method == "") {
+		if asked && (json.Unmarshal(payload, &envelope) != nil || envelope.Version != "2.0" ||
+			envelope.RequestContext.HTTP.Method == "") {
 			t.Fatalf("%q reached the handler", payload)
 		}
 	})

@@ -20,7 +20,8 @@ import (
 
 // serveLocal serves plain HTTP on this machine until ctx ends.
 func serveLocal(ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, log *slog.Logger) error {
-	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address", listener.Addr().String()), slog.String("version", version))
+	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address",
+		listener.Addr().String()), slog.String("version", version))
 	go s.WarmUp(context.WithoutCancel(ctx))
 	return serveHTTP(ctx, listener, withInvocation(s, config.Local, ""), timeout, log)
 }
@@ -130,7 +131,8 @@ func (w *drainingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 
 // serveHTTP serves the requests of listener until ctx ends, then lets running requests finish. A request may take
 // timeout.
-func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeout time.Duration, log *slog.Logger) error {
+func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeout time.Duration,
+	log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: bodyTimeout,

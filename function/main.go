@@ -1,8 +1,9 @@
-// Unassign removes the resource account from Windows Autopilot devices on request of authenticated callers. It is an Azure
-// Functions custom handler, an AWS Lambda function, or a server on this machine, depending on the host that starts it. Without
-// settings it runs on a simulated cloud.
+// Unassign removes the resource account from Windows Autopilot devices on request of authenticated callers. It is an
+// Azure Functions custom handler, an AWS Lambda function, or a server on this machine, depending on the host that
+// starts it. Without settings it runs on a simulated cloud.
 //
-// Package main holds the commands and the hosts. Package handler serves requests; package app builds it from the settings.
+// Package main holds the commands and the hosts. Package handler serves requests; package app builds it from the
+// settings.
 package main
 
 import (
@@ -42,8 +43,8 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// stopOnSignal calls stop on SIGINT or SIGTERM. It runs beside the start of the server: a signal that comes before it is ready ends the
-// process at once.
+// stopOnSignal calls stop on SIGINT or SIGTERM. It runs beside the start of the server: a signal that comes before it
+// is ready ends the process at once.
 func stopOnSignal(stop func()) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -91,7 +92,8 @@ unassign help COMMAND has the flags and examples of a command.
 `
 
 // run is the program. It returns when its work is done, when ctx ends, or when it cannot go on.
-func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	command, rest := "serve", args[1:]
 	if len(rest) > 0 {
 		command, rest = rest[0], rest[1:]

@@ -65,7 +65,8 @@ func TestLinkedModules(t *testing.T) {
 // The licences are those that the modules come with, and such as may be passed on in a binary.
 func TestLicences(t *testing.T) {
 	t.Parallel()
-	list, err := exec.Command("go", append([]string{"list", "-m", "-json"}, slices.Sorted(maps.Keys(linked))...)...).Output()
+	list, err := exec.Command("go", append([]string{"list", "-m", "-json"},
+		slices.Sorted(maps.Keys(linked))...)...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,10 +13,12 @@ import (
 
 // Errors of AUTH=platform on a host that authenticates no caller.
 var (
-	errAnonymousPackage = errors.New("AUTH=platform and the package lets anonymous callers in (authLevel in function.json): " +
+	errAnonymousPackage = errors.New("AUTH=platform and the package lets anonymous callers in (authLevel in " +
+		"function.json): " +
 		"every caller could remove accounts; build the package with AUTHLEVEL=function, or set AUTH=platform-anonymous " +
 		"if only a private network reaches the function app")
-	errAnonymousAddress = errors.New("AUTH=platform and -listen is not a loopback address: every caller could remove accounts; " +
+	errAnonymousAddress = errors.New("AUTH=platform and -listen is not a loopback address: every caller could remove " +
+		"accounts; " +
 		"listen on 127.0.0.1, or set AUTH=platform-anonymous if only a private network reaches the address")
 )
 

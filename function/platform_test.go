@@ -17,8 +17,9 @@ func TestPlatformAuthIsRefusedOnAnAnonymousHost(t *testing.T) {
 	t.Parallel()
 	function := func(level string) fstest.MapFS {
 		return fstest.MapFS{
-			"unassign/function.json": {Data: []byte(`{"bindings":[{"type":"httpTrigger","authLevel":"` + level + `"},{"type":"http"}]}`)},
-			"health/function.json":   {Data: []byte(`{"bindings":[{"type":"httpTrigger","authLevel":"anonymous"}]}`)},
+			"unassign/function.json": {Data: []byte(`{"bindings":[{"type":"httpTrigger","authLevel":"` + level +
+				`"},{"type":"http"}]}`)},
+			"health/function.json": {Data: []byte(`{"bindings":[{"type":"httpTrigger","authLevel":"anonymous"}]}`)},
 		}
 	}
 	for name, test := range map[string]struct {
@@ -62,7 +63,8 @@ func TestMissingSettingsAreInTheLastLines(t *testing.T) {
 		err := command.Run()
 		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 		last := strings.Join(lines[max(0, len(lines)-3):], "\n")
-		for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "WEBHOOK_SECRET_NAMES"} {
+		for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
+			"WEBHOOK_SECRET_NAMES"} {
 			if !strings.Contains(last, name) {
 				t.Errorf("%s: the last lines do not name %s:\n%s", variable, name, last)
 			}
@@ -85,7 +87,8 @@ func TestDeployedPackageDoesNotSimulate(t *testing.T) {
 		command := exec.CommandContext(t.Context(), deployed, args...)
 		command.Env = []string{}
 		out, err := command.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "has no simulated cloud") || args == nil && !strings.Contains(string(out), "GRAPH_TENANT_ID") {
+		if err == nil || !strings.Contains(string(out), "has no simulated cloud") || args == nil &&
+			!strings.Contains(string(out), "GRAPH_TENANT_ID") {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
 	}

@@ -33,7 +33,8 @@ func deploy(t *testing.T, c *azuresim.Cloud, host string, changes ...string) dep
 	return d
 }
 
-// A process starts and refuses requests while no service of the cloud responds. On Lambda this takes the time of a warm-up.
+// A process starts and refuses requests while no service of the cloud responds. On Lambda this takes the time of a
+// warm-up.
 func TestStartWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
@@ -63,7 +64,8 @@ func TestStartWaitsForNobody(t *testing.T) {
 				}
 			}
 			// By that time nothing has been given up, but on Lambda.
-			if spent := time.Since(begun); host == config.Lambda != strings.Contains(strings.Join(d.lines(), "\n"), "warm-up failed") {
+			if spent := time.Since(begun); host == config.Lambda != strings.Contains(strings.Join(d.lines(), "\n"),
+				"warm-up failed") {
 				t.Errorf("after %v the log is %s", spent, d.lines())
 			}
 		})
@@ -81,12 +83,15 @@ func TestStartWithoutTheCloud(t *testing.T) {
 				c.Fail(step, -1, azuresim.Status(403))
 			}
 			d := deploy(t, c, host, audiences)
-			if answer, err := d.send(t.Context(), sent{http.MethodGet, "/api/health", http.Header{}, ""}); err != nil || answer.status != http.StatusOK { // which starts a Lambda
+			// which starts a Lambda
+			if answer, err := d.send(t.Context(), sent{http.MethodGet, "/api/health", http.Header{}, ""}); err != nil ||
+				answer.status != http.StatusOK {
 				t.Fatalf("%d, %v", answer.status, err)
 			}
 			records(t, d, "warm-up failed", 4) // two kinds of keys, tokens, Graph
 			c.Heal()
-			for _, request := range []sent{valid(), post(validBody, byKey), post(validBody, unsigned, bearer(c, fromServiceNow))} {
+			for _, request := range []sent{valid(), post(validBody, byKey), post(validBody, unsigned, bearer(c,
+				fromServiceNow))} {
 				if answer, err := d.send(t.Context(), request); err != nil || answer.status != http.StatusNoContent {
 					t.Errorf("%d %s, %v", answer.status, answer.body, err)
 				}
@@ -95,7 +100,8 @@ func TestStartWithoutTheCloud(t *testing.T) {
 	}
 }
 
-// A process survives failed requests, and a second request costs Graph a read and a change and no other service anything.
+// A process survives failed requests, and a second request costs Graph a read and a change and no other service
+// anything.
 func TestWarm(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
@@ -110,8 +116,10 @@ func TestWarm(t *testing.T) {
 				t.Fatalf("%s: %d %s, %v", host, answer.status, answer.body, err)
 			}
 		}
-		got := fmt.Sprint(c.Count(azuresim.StepIdentity), c.Count(azuresim.StepSecret), c.Count(azuresim.StepDiscovery), c.Count(azuresim.StepToken), c.Count(azuresim.StepGraph))
-		if want := "1 3 1 1 9"; got != want { // both callers' keys and the app's secret; a token; three pairs, and three reads
+		got := fmt.Sprint(c.Count(azuresim.StepIdentity), c.Count(azuresim.StepSecret), c.Count(azuresim.StepDiscovery),
+			c.Count(azuresim.StepToken), c.Count(azuresim.StepGraph))
+		// both callers' keys and the app's secret; a token; three pairs, and three reads
+		if want := "1 3 1 1 9"; got != want {
 			t.Errorf("%s: identity, secret, discovery, token and graph were asked %s times, want %s", host, got, want)
 		}
 	}
@@ -134,7 +142,8 @@ func TestSlowBody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(conn, "POST /api/unassign HTTP/1.1\r\nHost: %s\r\nX-Api-Key: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", address)
+		fmt.Fprintf(conn, "POST /api/unassign HTTP/1.1\r\nHost: %s\r\nX-Api-Key: x\r\nContent-Type: "+
+			"application/json\r\nContent-Length: 100\r\n\r\n{", address)
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatalf("%s: %v", host, err)
@@ -156,7 +165,8 @@ func TestForwardingHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer served.Close()
-	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: environment(t, c, served), Mode: functions.Forwarding})
+	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: environment(t, c, served),
+		Mode: functions.Forwarding})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,8 +185,8 @@ func TestForwardingHost(t *testing.T) {
 	}
 }
 
-// The Functions host sends a request again when the connection breaks before its body was read. Afterwards the caller gets 500 and
-// retries: both are safe.
+// The Functions host sends a request again when the connection breaks before its body was read. Afterwards the caller
+// gets 500 and retries: both are safe.
 func TestBrokenConnectionToTheWorker(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -205,7 +215,8 @@ func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
 func TestMissingSettingsReachTheHost(t *testing.T) {
 	t.Parallel()
 	_, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t)})
-	for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME", "WEBHOOK_SECRET_NAMES"} {
+	for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
+		"WEBHOOK_SECRET_NAMES"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v; want %s in it", err, name)
 		}
@@ -216,7 +227,8 @@ func TestMissingSettingsReachTheHost(t *testing.T) {
 func TestLevelsReachTheHost(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, newCloud(), config.Azure, "LOG_LEVEL=info").(azureDeployment)
-	for _, request := range []sent{valid(), post(validBody, unsigned), post(strings.Replace(validBody, someDevice, unknownDevice, 1))} {
+	for _, request := range []sent{valid(), post(validBody, unsigned), post(strings.Replace(validBody, someDevice,
+		unknownDevice, 1))} {
 		if _, err := d.send(t.Context(), request); err != nil {
 			t.Fatal(err)
 		}
@@ -249,19 +261,23 @@ func TestExitCodes(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"version":                 {[]string{"version"}, nil, 0, ""},
-		"help":                    {[]string{"help"}, nil, 0, ""},
-		"an unknown command":      {[]string{"sing"}, nil, 2, "unassign: no command \"sing\""},
-		"an unknown flag":         {[]string{"call", "-force"}, nil, 2, "unassign: call: flag provided but not defined: -force\nsee unassign call -h\n"},
-		"a flag's help":           {[]string{"call", "-help"}, nil, 0, ""},
-		"help of a command":       {[]string{"help", "call"}, nil, 0, ""},
-		"--version":               {[]string{"--version"}, nil, 0, ""},
-		"-v":                      {[]string{"-v"}, nil, 0, ""},
-		"settings missing":        {nil, []string{"KEY_VAULT_URL=https://contoso.vault.azure.net"}, 1, "GRAPH_TENANT_ID is not set"},
-		"settings on a host":      {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"}, 1, "KEY_VAULT_URL is not set"},
-		"two hosts":               {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1", "AWS_LAMBDA_RUNTIME_API=x"}, 1, "are both set"},
+		"version":            {[]string{"version"}, nil, 0, ""},
+		"help":               {[]string{"help"}, nil, 0, ""},
+		"an unknown command": {[]string{"sing"}, nil, 2, "unassign: no command \"sing\""},
+		"an unknown flag": {[]string{"call", "-force"}, nil, 2, "unassign: call: flag provided but not defined: " +
+			"-force\nsee unassign call -h\n"},
+		"a flag's help":     {[]string{"call", "-help"}, nil, 0, ""},
+		"help of a command": {[]string{"help", "call"}, nil, 0, ""},
+		"--version":         {[]string{"--version"}, nil, 0, ""},
+		"-v":                {[]string{"-v"}, nil, 0, ""},
+		"settings missing": {nil, []string{"KEY_VAULT_URL=https://contoso.vault.azure.net"}, 1,
+			"GRAPH_TENANT_ID is not set"},
+		"settings on a host": {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"}, 1, "KEY_VAULT_URL is not set"},
+		"two hosts": {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1", "AWS_LAMBDA_RUNTIME_API=x"}, 1,
+			"are both set"},
 		"an address it cannot be": {[]string{"serve", "-listen", "256.0.0.1:1"}, nil, 1, "listen"},
-		"a port in use":           {[]string{"serve", "-listen", taken.Addr().String()}, nil, 1, "another program uses 127.0.0.1:"},
+		"a port in use": {[]string{"serve", "-listen", taken.Addr().String()}, nil, 1,
+			"another program uses 127.0.0.1:"},
 	} {
 		var stderr strings.Builder
 		cmd := exec.Command(binary, test.args...)
@@ -288,11 +304,13 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close() })
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 		s := valid()
-		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\nExpect: 100-continue\r\n", s.target, len(s.body))
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\nExpect: 100-continue\r\n",
+			s.target, len(s.body))
 		_ = s.header.Write(conn)
 		fmt.Fprint(conn, "\r\n")
 		answers := bufio.NewReader(conn)
-		if resp, err := http.ReadResponse(answers, nil); err != nil || resp.StatusCode != http.StatusContinue { // the handler reads
+		// the handler reads
+		if resp, err := http.ReadResponse(answers, nil); err != nil || resp.StatusCode != http.StatusContinue {
 			t.Fatalf("%s: %v, %v", step, resp, err)
 		}
 		_ = d.process.Process.Signal(os.Interrupt)
@@ -315,7 +333,8 @@ func TestUnusedSecretIsReported(t *testing.T) {
 	}{
 		{complete("AZURE_CLIENT_SECRET", canarySecret), true},
 		{complete(), false},
-		{complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret, "AZURE_CLIENT_ID", clientID, "AZURE_TENANT_ID", tenantID), false},
+		{complete("VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret, "AZURE_CLIENT_ID", clientID,
+			"AZURE_TENANT_ID", tenantID), false},
 	} {
 		ctx, stop := context.WithCancel(t.Context())
 		out := &text.Buffer{}
@@ -334,7 +353,8 @@ func TestUnusedSecretIsReported(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		if reported := strings.Contains(out.String(), "AZURE_CLIENT_SECRET is set and not used"); reported != test.reported || strings.Contains(out.String(), canarySecret) {
+		if reported := strings.Contains(out.String(), "AZURE_CLIENT_SECRET is set and not "+
+			"used"); reported != test.reported || strings.Contains(out.String(), canarySecret) {
 			t.Errorf("the log is %s", out.String())
 		}
 	}

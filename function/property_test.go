@@ -33,9 +33,11 @@ func eachSeed(t *testing.T, cases int, test func(t *testing.T, r *rand.Rand)) {
 	}
 }
 
-// anyFault returns a way to go wrong. None of them is a success that is not true: against that nothing helps but to verify.
+// anyFault returns a way to go wrong. None of them is a success that is not true: against that nothing helps but to
+// verify.
 func anyFault(r *rand.Rand) azuresim.Fault {
-	shapes := []azuresim.Shape{azuresim.Plain, azuresim.Nested, azuresim.DoublyNested, azuresim.HTML, azuresim.NoRoute, azuresim.NotJSON}
+	shapes := []azuresim.Shape{azuresim.Plain, azuresim.Nested, azuresim.DoublyNested, azuresim.HTML, azuresim.NoRoute,
+		azuresim.NotJSON}
 	statuses := []int{400, 401, 403, 404, 409, 412, 423, 429, 429, 429, 500, 500, 502, 503, 503, 504}
 	switch r.IntN(10) {
 	case 0:
@@ -47,7 +49,8 @@ func anyFault(r *rand.Rand) azuresim.Fault {
 	case 3:
 		return []azuresim.Fault{azuresim.Truncated(), azuresim.ResetMidBody()}[r.IntN(2)]
 	case 4:
-		return []azuresim.Fault{azuresim.NoHost(), azuresim.Refused(), azuresim.Redirect("https://stranger.example/")}[r.IntN(3)]
+		return []azuresim.Fault{azuresim.NoHost(), azuresim.Refused(),
+			azuresim.Redirect("https://stranger.example/")}[r.IntN(3)]
 	case 5, 6:
 		return azuresim.Done(azuresim.Status([]int{500, 502, 504}[r.IntN(3)]))
 	case 7:
@@ -69,7 +72,8 @@ func plan(r *rand.Rand, c *azuresim.Cloud) {
 	}
 	if r.IntN(6) == 0 {
 		step := []azuresim.Step{azuresim.StepIdentity, azuresim.StepSecret, azuresim.StepToken}[r.IntN(3)]
-		c.Fail(step, 1+r.IntN(5), []azuresim.Fault{azuresim.Status(500), azuresim.Status(429), azuresim.Hang(), azuresim.Reset(), azuresim.Status(403)}[r.IntN(5)])
+		c.Fail(step, 1+r.IntN(5), []azuresim.Fault{azuresim.Status(500), azuresim.Status(429), azuresim.Hang(),
+			azuresim.Reset(), azuresim.Status(403)}[r.IntN(5)])
 	}
 	if r.IntN(4) == 0 {
 		c.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
@@ -149,9 +153,11 @@ func TestAnyFaultsOfAList(t *testing.T) {
 				}
 				again = again || retryable(result.Status)
 				switch now, _ := p.cloud.Device(result.DeviceID); {
-				case result.DeviceID != "" && result.DeviceID != meant[i].ID && !strings.EqualFold(now.SerialNumber, meant[i].SerialNumber):
+				case result.DeviceID != "" && result.DeviceID != meant[i].ID && !strings.EqualFold(now.SerialNumber,
+					meant[i].SerialNumber):
 					p.t.Errorf("result %d is of %s, want %s", i, result.DeviceID, meant[i].ID)
-				case result.Status != http.StatusOK && result.Code != "", result.Status == http.StatusOK && result.Error.Code != "", len(records) != len(targets):
+				case result.Status != http.StatusOK && result.Code != "", result.Status == http.StatusOK &&
+					result.Error.Code != "", len(records) != len(targets):
 					p.t.Errorf("result %d is %+v", i, result)
 				case result.Code == "unassigned" || result.Code == "already_unassigned":
 					open[result.DeviceID] = true
@@ -183,7 +189,8 @@ func TestAnyFaultsOfAList(t *testing.T) {
 				}
 			}
 			switch failed := a.Summary.Failed; {
-			case again != (a.status == http.StatusServiceUnavailable), (failed == 0) != (a.status == http.StatusOK), again != (a.retryAfter != ""):
+			case again != (a.status == http.StatusServiceUnavailable), (failed == 0) != (a.status == http.StatusOK),
+				again != (a.retryAfter != ""):
 				p.t.Errorf("%d with Retry-After %q: %s", a.status, a.retryAfter, a.text)
 			}
 		})
@@ -225,7 +232,8 @@ func TestAnyFaultsOfASweep(t *testing.T) {
 			if report.Inventory == size && report.Matching != len(matching) {
 				p.t.Errorf("%d devices are matching: %+v", len(matching), report)
 			}
-			if whole := report.Code == "swept" && report.HandedBack == 0; whole != (err == nil) || whole != (err == nil && report.Inventory == size) {
+			if whole := report.Code == "swept" && report.HandedBack == 0; whole != (err == nil) || whole != (err == nil &&
+				report.Inventory == size) {
 				p.t.Errorf("%+v, %q", report, errorWords(err))
 			}
 			changed := p.changed(size)
@@ -250,7 +258,8 @@ func TestAnyFaultsOfASweep(t *testing.T) {
 				}
 				open[id] = record["outcome"] != "not_done"
 			}
-			if ends["succeeded"] != report.Succeeded || ends["failed"] != report.Failed || ends["handed back"] > report.HandedBack {
+			if ends["succeeded"] != report.Succeeded || ends["failed"] != report.Failed ||
+				ends["handed back"] > report.HandedBack {
 				p.t.Errorf("%v in the records, %+v", ends, report)
 			}
 			for id := range changed {

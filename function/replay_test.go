@@ -57,19 +57,25 @@ func TestReplay(t *testing.T) {
 			}{
 				{"signed", azuresim.Fault{}, post(validBody, delivery("msg_1")), 204, "", false, 2},
 				{"signed, again and anew", azuresim.Fault{}, post(validBody, delivery("msg_1")), 204, "", true, 2},
-				{"signed, again with a preference", azuresim.Fault{}, post(validBody, delivery("msg_1"), representation), 200, "unassigned", true, 2},
-				{"signed, with another body", azuresim.Fault{}, post(unknown, delivery("msg_1")), 422, "idempotency_key_reused", false, 2},
+				{"signed, again with a preference", azuresim.Fault{}, post(validBody, delivery("msg_1"), representation), 200,
+					"unassigned", true, 2},
+				{"signed, with another body", azuresim.Fault{}, post(unknown, delivery("msg_1")), 422, "idempotency_key_reused",
+					false, 2},
 				{"by key, with the same id", azuresim.Fault{}, post(validBody, byKey, delivery("msg_1")), 204, "", false, 4},
 				{"by key, again in quotes", azuresim.Fault{}, post(validBody, byKey, delivery(`"msg_1"`)), 204, "", true, 4},
-				{"by key, with another body", azuresim.Fault{}, post(unknown, byKey, delivery("msg_1")), 422, "idempotency_key_reused", false, 4},
+				{"by key, with another body", azuresim.Fault{}, post(unknown, byKey, delivery("msg_1")), 422,
+					"idempotency_key_reused", false, 4},
 				{"by key, without an id", azuresim.Fault{}, post(validBody, byKey), 204, "", false, 6},
 				{"by key, without an id, again", azuresim.Fault{}, post(validBody, byKey), 204, "", false, 8},
-				{"not authentic, with the id of another", azuresim.Fault{}, post(validBody, unsigned, delivery("msg_1")), 401, "unauthenticated", false, 8},
+				{"not authentic, with the id of another", azuresim.Fault{}, post(validBody, unsigned, delivery("msg_1")), 401,
+					"unauthenticated", false, 8},
 				{"an unknown device", azuresim.Fault{}, post(unknown, delivery("msg_2")), 404, "device_not_found", false, 9},
 				{"an unknown device, again", azuresim.Fault{}, post(unknown, delivery("msg_2")), 404, "device_not_found", true, 9},
-				{"throttled", azuresim.Status(429, "Retry-After", "60"), post(validBody, delivery("msg_3")), 429, "graph_throttled", false, 10},
+				{"throttled", azuresim.Status(429, "Retry-After", "60"), post(validBody, delivery("msg_3")), 429,
+					"graph_throttled", false, 10},
 				{"throttled, again", azuresim.Fault{}, post(validBody, delivery("msg_3")), 204, "", false, 12},
-				{"no permission", azuresim.GraphError(403, azuresim.Nested, 0), post(validBody, delivery("msg_4")), 424, "graph_permission_missing", false, 13},
+				{"no permission", azuresim.GraphError(403, azuresim.Nested, 0), post(validBody, delivery("msg_4")), 424,
+					"graph_permission_missing", false, 13},
 				{"permission, again", azuresim.Fault{}, post(validBody, delivery("msg_4")), 204, "", false, 15},
 				{"permission, a third time", azuresim.Fault{}, post(validBody, delivery("msg_4")), 204, "", true, 15},
 			} {
@@ -85,8 +91,10 @@ func TestReplay(t *testing.T) {
 				}
 				_ = json.Unmarshal([]byte(answer.body), &body) // of a 204 there is none
 				replayed := answer.header.Get("Idempotent-Replayed") == "true"
-				if answer.status != test.status || body.Code+body.Error.Code != test.code || replayed != test.replayed || c.Count(azuresim.StepGraph) != test.graph {
-					t.Fatalf("%s: %d %s, replayed: %v, Graph was asked %d times\nwant %d %s, %v, %d\n%s", test.name, answer.status, answer.body, replayed, c.Count(azuresim.StepGraph),
+				if answer.status != test.status || body.Code+body.Error.Code != test.code || replayed != test.replayed ||
+					c.Count(azuresim.StepGraph) != test.graph {
+					t.Fatalf("%s: %d %s, replayed: %v, Graph was asked %d times\nwant %d %s, %v, %d\n%s", test.name, answer.status,
+						answer.body, replayed, c.Count(azuresim.StepGraph),
 						test.status, test.code, test.replayed, test.graph, strings.Join(d.lines(), "\n"))
 				}
 			}
@@ -101,19 +109,22 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestReplayAfterALostAnswer has the Functions host lose the response to a request: the caller gets it by a retry, without
-// another request to Graph.
+// TestReplayAfterALostAnswer has the Functions host lose the response to a request: the caller gets it by a retry,
+// without another request to Graph.
 func TestReplayAfterALostAnswer(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
 	d := deploy(t, c, config.Azure, patient).(azureDeployment)
 	d.DropNext(1)
-	if answer, err := d.send(t.Context(), post(validBody, delivery("msg_1"))); err != nil || answer.status != http.StatusInternalServerError {
+	if answer, err := d.send(t.Context(), post(validBody, delivery("msg_1"))); err != nil ||
+		answer.status != http.StatusInternalServerError {
 		t.Fatalf("%d %s, %v", answer.status, answer.body, err)
 	}
 	answer, err := d.send(t.Context(), post(validBody, delivery("msg_1")))
-	if err != nil || answer.status != http.StatusNoContent || answer.header.Get("Idempotent-Replayed") != "true" || c.Count(azuresim.StepGraph) != 2 {
-		t.Errorf("%d %v %s, %v; Graph was asked %d times", answer.status, answer.header, answer.body, err, c.Count(azuresim.StepGraph))
+	if err != nil || answer.status != http.StatusNoContent || answer.header.Get("Idempotent-Replayed") != "true" ||
+		c.Count(azuresim.StepGraph) != 2 {
+		t.Errorf("%d %v %s, %v; Graph was asked %d times", answer.status, answer.header, answer.body, err,
+			c.Count(azuresim.StepGraph))
 	}
 }
 
@@ -133,7 +144,8 @@ func TestReplayWithinARefusal(t *testing.T) {
 		{"msg_2", azuresim.Device{GroupTag: "Kiosk", UserPrincipalName: "room.skog@contoso.com"}, 403},
 		{"msg_2", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 403},
 		{"msg_3", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 204},
-		{"msg_3", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 204}, // the same room again, a newer assignment
+		// the same room again, a newer assignment
+		{"msg_3", azuresim.Device{GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com"}, 204},
 	} {
 		test.device.ID = someDevice
 		c.PutDevice(test.device)
@@ -170,7 +182,8 @@ func TestManyAtOnce(t *testing.T) {
 		}
 		asking.Wait()
 		if n := cloud.Count(azuresim.StepGraph); n != 2 || fresh != 1 || len(answers) != 1 {
-			t.Errorf("%s: Graph was asked %d times, %d answers are not repetitions, and there are the answers %v", name, n, fresh, answers)
+			t.Errorf("%s: Graph was asked %d times, %d answers are not repetitions, and there are the answers %v", name, n,
+				fresh, answers)
 		}
 		for answer := range maps.Keys(answers) {
 			if !strings.HasPrefix(answer, `200 {"code":"unassigned"`) {
@@ -184,7 +197,8 @@ func TestManyAtOnce(t *testing.T) {
 func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) *app.App {
 	t.Helper()
 	c, err := config.Load(complete(append([]string{
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
+		"GRAPH_CLIENT_ID", cloud.ClientID,
 	}, changes...)...), config.Local)
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,8 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// crowd are callers who call all the time, each on its own, until the crowd goes home. Every answer to them must be a success.
+// crowd are callers who call all the time, each on its own, until the crowd goes home. Every answer to them must be a
+// success.
 type crowd struct {
 	cloud    *azuresim.Cloud
 	handler  http.Handler
@@ -32,12 +33,13 @@ const (
 	every   = 20 * time.Second
 )
 
-// gather has a crowd call the whole program in this process, on cloud and with settings changed as for complete. A caller
-// makes its requests authentic with before until it has switched, and with after from then on.
+// gather has a crowd call the whole program in this process, on cloud and with settings changed as for complete. A
+// caller makes its requests authentic with before until it has switched, and with after from then on.
 func gather(t *testing.T, cloud *azuresim.Cloud, before, after func(*sent), changes ...string) *crowd {
 	t.Helper()
 	c := &crowd{cloud: cloud, handler: wired(t, cloud, &bytes.Buffer{}, changes...), home: make(chan struct{})}
-	cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(3*time.Second/2)) // so that there are always some on the way; a call has two
+	// so that there are always some on the way; a call has two
+	cloud.Fail(azuresim.StepGraph, -1, azuresim.Delay(3*time.Second/2))
 	for i := range callers {
 		c.calling.Go(func() {
 			for time.Sleep(time.Duration(i)*every/callers + time.Millisecond); ; time.Sleep(every) {
@@ -94,21 +96,23 @@ type keyKind struct {
 }
 
 var keyKinds = map[string]keyKind{
-	"webhook": {"WEBHOOK_SECRET_NAMES", encodeKey([]byte("old-signing-key-0123456789abcd")), encodeKey([]byte("new-signing-key-0123456789abcd")), func(key string) func(*sent) {
-		return func(s *sent) {
-			decoded, err := caller.DecodeSignatureKey(key)
-			if err != nil {
-				panic(err)
+	"webhook": {"WEBHOOK_SECRET_NAMES", encodeKey([]byte("old-signing-key-0123456789abcd")),
+		encodeKey([]byte("new-signing-key-0123456789abcd")), func(key string) func(*sent) {
+			return func(s *sent) {
+				decoded, err := caller.DecodeSignatureKey(key)
+				if err != nil {
+					panic(err)
+				}
+				caller.Sign(s.header, decoded, s.header.Get("Webhook-Id"), time.Now(), []byte(s.body))
 			}
-			caller.Sign(s.header, decoded, s.header.Get("Webhook-Id"), time.Now(), []byte(s.body))
-		}
-	}},
-	"API": {"API_KEY_SECRET_NAMES", "old-api-key-0123456789abcdef", "new-api-key-0123456789abcdef", func(key string) func(*sent) {
-		return func(s *sent) {
-			unsigned(s)
-			s.header.Set("X-Api-Key", key)
-		}
-	}},
+		}},
+	"API": {"API_KEY_SECRET_NAMES", "old-api-key-0123456789abcdef", "new-api-key-0123456789abcdef",
+		func(key string) func(*sent) {
+			return func(s *sent) {
+				unsigned(s)
+				s.header.Set("X-Api-Key", key)
+			}
+		}},
 }
 
 // keyRotation is the rotation of a key of a kind. The settings name two secrets, key-a with the old key, and key-b.
@@ -139,8 +143,8 @@ func eachKeyKind(t *testing.T, test func(r keyRotation)) {
 	}
 }
 
-// TestKeyRotation replaces a key of callers as docs/operations.md says, while they call: the new one is stored beside the
-// old, the callers switch, the old one is disabled.
+// TestKeyRotation replaces a key of callers as docs/operations.md says, while they call: the new one is stored beside
+// the old, the callers switch, the old one is disabled.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
@@ -182,12 +186,13 @@ func TestHastyKeyRotation(t *testing.T) {
 		c.switched.Store(callers)
 		time.Sleep(time.Minute)
 		c.leave(r.T, 4*callers)
-		c.atMost(r.T, azuresim.StepSecret, 0, 7, "in all: the app's secret, and two keys at the start, when nothing fitted and after another minute")
+		c.atMost(r.T, azuresim.StepSecret, 0, 7, "in all: the app's secret, and two keys at the start, when nothing fitted "+
+			"and after another minute")
 	})
 }
 
-// TestKeyRotationUnderAttack has strangers send invalid evidence all the time, so that honest callers cannot refresh the
-// keys. Five minutes after the new key was stored it is known nevertheless.
+// TestKeyRotationUnderAttack has strangers send invalid evidence all the time, so that honest callers cannot refresh
+// the keys. Five minutes after the new key was stored it is known nevertheless.
 func TestKeyRotationUnderAttack(t *testing.T) {
 	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
@@ -216,8 +221,8 @@ func TestKeyRotationUnderAttack(t *testing.T) {
 	})
 }
 
-// TestClientSecretRotation has Entra refuse the app's old secret in the moment in which the new one is stored, and in one case
-// also Graph all tokens that were issued for it, while callers call.
+// TestClientSecretRotation has Entra refuse the app's old secret in the moment in which the new one is stored, and in
+// one case also Graph all tokens that were issued for it, while callers call.
 func TestClientSecretRotation(t *testing.T) {
 	t.Parallel()
 	rotations(t, "GRAPH_SECRET_NAME", func(cloud *azuresim.Cloud, secret string) string {
@@ -229,7 +234,8 @@ func TestClientSecretRotation(t *testing.T) {
 // TestCertificateRotation is TestClientSecretRotation for an app that signs in with a certificate.
 func TestCertificateRotation(t *testing.T) {
 	t.Parallel()
-	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){"old": sync.OnceValues(newCertificate), "new": sync.OnceValues(newCertificate)}
+	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){"old": sync.OnceValues(newCertificate),
+		"new": sync.OnceValues(newCertificate)}
 	rotations(t, "GRAPH_CERTIFICATE_NAME", func(cloud *azuresim.Cloud, which string) string {
 		key, cert := certs[which]()
 		der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -242,8 +248,8 @@ func TestCertificateRotation(t *testing.T) {
 	})
 }
 
-// rotations rotates a credential of the app that the setting names. accept makes Entra accept one of that name and no other,
-// and returns the value to store.
+// rotations rotates a credential of the app that the setting names. accept makes Entra accept one of that name and no
+// other, and returns the value to store.
 func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, which string) string) {
 	t.Helper()
 	for name, test := range map[string]struct {

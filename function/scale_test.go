@@ -58,20 +58,23 @@ type scaleResult struct {
 
 const fleetSize = 10_000
 
-// TestScale prints the table of docs/performance.md and holds each row to its limits: no dead letters, every device done, at
-// most 15 % of the writes refused, 1.25 times the ideal time (1.5 where refused writes count), and 99 of 100 interactive requests
-// answered in time. A killed worker may cost one redelivery more.
+// TestScale prints the table of docs/performance.md and holds each row to its limits: no dead letters, every device
+// done, at most 15 % of the writes refused, 1.25 times the ideal time (1.5 where refused writes count), and 99 of 100
+// interactive requests answered in time. A killed worker may cost one redelivery more.
 func TestScale(t *testing.T) {
 	t.Parallel()
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(out, "| engine\t| workers\t| in a message\t| a call\t| refused writes count\t| disturbance\t| took\t| of ideal\t| refused\t| dead\t| done twice\t| interactive\t|")
+	fmt.Fprintln(out, "| engine\t| workers\t| in a message\t| a call\t| refused writes count\t| disturbance\t| took\t| "+
+		"of ideal\t| refused\t| dead\t| done twice\t| interactive\t|")
 	fmt.Fprintln(out, "| ---\t| ---:\t| ---:\t| ---:\t| ---\t| ---\t| ---:\t| ---:\t| ---:\t| ---:\t| ---:\t| ---:\t|")
 	for _, row := range scaleRows() {
 		var r scaleResult
 		synctest.Test(t, func(t *testing.T) { r = row.run(t) })
 		ratio, share := r.took.Seconds()/r.ideal, float64(r.refused)/float64(r.refused+r.accepted)
-		fmt.Fprintf(out, "| %s\t| %d\t| %d\t| %v\t| %t\t| %s\t| %v\t| %.2f\t| %.0f %%\t| %d\t| %d\t| %d of %d\t|\n", row.engine, row.workers, row.perMessage,
-			row.call, row.counted, row.disturbance, r.took.Round(time.Second), ratio, 100*share, r.dead, r.accepted-r.done, r.served, r.requests)
+		fmt.Fprintf(out, "| %s\t| %d\t| %d\t| %v\t| %t\t| %s\t| %v\t| %.2f\t| %.0f %%\t| %d\t| %d\t| %d of %d\t|\n",
+			row.engine, row.workers, row.perMessage,
+			row.call, row.counted, row.disturbance, r.took.Round(time.Second), ratio, 100*share, r.dead, r.accepted-r.done,
+			r.served, r.requests)
 		_ = out.Flush()
 		limit := 1.25 * r.ideal
 		if row.counted {
@@ -89,7 +92,8 @@ func TestScale(t *testing.T) {
 	}
 }
 
-// scaleRows returns the rows of the table: with -full every combination, otherwise one change from the default at a time.
+// scaleRows returns the rows of the table: with -full every combination, otherwise one change from the default at a
+// time.
 func scaleRows() []scale {
 	var rows []scale
 	for _, engine := range []string{"sqs", "storage"} {
@@ -126,7 +130,8 @@ type engine interface {
 	Run(ctx context.Context)
 }
 
-// scaleNetwork is the boundary to the cloud of all processes. It delays Graph, counts the results of writes, and is SQS.
+// scaleNetwork is the boundary to the cloud of all processes. It delays Graph, counts the results of writes, and is
+// SQS.
 type scaleNetwork struct {
 	cloud  *azuresim.Cloud
 	call   time.Duration
@@ -222,13 +227,15 @@ func (s scale) run(t *testing.T) scaleResult {
 	if s.engine == "sqs" {
 		// The queue of template.yaml.
 		n.engine = queue.NewSQS(queue.SQSOptions{
-			Start: func() queue.Worker { return lambdaWorker(newProcess(), n) }, MaxConcurrency: s.workers, BatchSize: 100, BatchingWindow: time.Second,
-			Visibility: 960 * time.Second, Timeout: 900 * time.Second, MaxReceiveCount: 5, Seed: 1,
+			Start: func() queue.Worker { return lambdaWorker(newProcess(), n) }, MaxConcurrency: s.workers, BatchSize: 100,
+			BatchingWindow: time.Second,
+			Visibility:     960 * time.Second, Timeout: 900 * time.Second, MaxReceiveCount: 5, Seed: 1,
 		})
 	} else {
 		// The queue of infra/azure/queue/host.json.
 		n.engine = queue.NewStorage(queue.StorageOptions{
-			Start: func() queue.Worker { return functionsWorker(newProcess(), n) }, Instances: s.workers, BatchSize: 16, NewBatchThreshold: 8,
+			Start: func() queue.Worker { return functionsWorker(newProcess(), n) }, Instances: s.workers, BatchSize: 16,
+			NewBatchThreshold:  8,
 			MaxPollingInterval: 10 * time.Second, Seed: 1,
 		})
 	}
@@ -286,7 +293,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 func sendInteractive(ctx context.Context, cloud *azuresim.Cloud, h http.Handler) (requests, served int) {
 	for pause(ctx, 30*time.Second) {
 		requests++
-		r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/api/unassign", strings.NewReader(`{"deviceId":"`+simulated.DeviceID+`"}`))
+		r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/api/unassign",
+			strings.NewReader(`{"deviceId":"`+simulated.DeviceID+`"}`))
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		if h.ServeHTTP(w, r); w.Code == http.StatusNoContent {
@@ -298,7 +306,8 @@ func sendInteractive(ctx context.Context, cloud *azuresim.Cloud, h http.Handler)
 
 // lambdaWorker returns a worker that is an environment of Lambda.
 func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
-	credentials := map[string]string{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "session"}
+	credentials := map[string]string{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+		"AWS_SESSION_TOKEN": "session"}
 	l := &lambdaHost{
 		http: a, run: a.Run, settle: a.RunMessages, log: slog.New(slog.DiscardHandler),
 		queues: app.NewQueues(func(name string) string { return credentials[name] }, n),
@@ -307,8 +316,10 @@ func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
 		var records []map[string]any
 		for _, m := range batch {
 			records = append(records, map[string]any{
-				"messageId": m.ID, "body": m.Body, "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:unassign",
-				"attributes": map[string]string{"ApproximateReceiveCount": strconv.Itoa(m.Receives), "SentTimestamp": strconv.FormatInt(m.Sent.UnixMilli(), 10)},
+				"messageId": m.ID, "body": m.Body, "eventSource": "aws:sqs",
+				"eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:unassign",
+				"attributes": map[string]string{"ApproximateReceiveCount": strconv.Itoa(m.Receives),
+					"SentTimestamp": strconv.FormatInt(m.Sent.UnixMilli(), 10)},
 			})
 		}
 		payload, err := json.Marshal(map[string]any{"Records": records})
@@ -336,7 +347,8 @@ func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
 // functionsWorker returns a worker that is a custom handler of the Functions host.
 func functionsWorker(a *app.App, n *scaleNetwork) queue.Worker {
 	const address = "127.0.0.1:1"
-	worker := &azureWorker{handler: a.Handler, address: address, stop: make(chan struct{}), log: slog.New(slog.DiscardHandler)}
+	worker := &azureWorker{handler: a.Handler, address: address, stop: make(chan struct{}),
+		log: slog.New(slog.DiscardHandler)}
 	return func(ctx context.Context, batch []queue.Message) ([]string, error) {
 		m := batch[0]
 		text, err := json.Marshal(m.Body)

@@ -15,7 +15,8 @@ import (
 )
 
 // serve serves requests until ctx ends, for the host that the environment shows. program is the name of the executable.
-func serve(ctx context.Context, program string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+func serve(ctx context.Context, program string, args []string, getenv func(string) string, stdout,
+	stderr io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")
@@ -43,7 +44,8 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {
 		log.WarnContext(ctx, "AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is managed-identity")
 	}
-	if level := getenv("AWS_LAMBDA_LOG_LEVEL"); host == config.Lambda && (level == "WARN" || level == "ERROR" || level == "FATAL") {
+	if level := getenv("AWS_LAMBDA_LOG_LEVEL"); host == config.Lambda && (level == "WARN" || level == "ERROR" ||
+		level == "FATAL") {
 		log.ErrorContext(ctx, "Lambda's ApplicationLogLevel hides audit records of successes: set it to INFO")
 	}
 	if c.DryRun {

@@ -10,7 +10,8 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-var errNoSimulation = errors.New("this package is for a deployment and has no simulated cloud; use a program of the release")
+var errNoSimulation = errors.New("this package is for a deployment and has no simulated cloud; use a program of the " +
+	"release")
 
 // play fails: this build has no simulated cloud.
 func play(context.Context, func(string) string, io.Writer) error { return errNoSimulation }

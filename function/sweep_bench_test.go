@@ -12,12 +12,12 @@ import (
 // answerTime is the assumed time of a response of the cloud. It is added up, or slept in simulated time.
 const answerTime = 50 * time.Millisecond
 
-// BenchmarkSweep finds the thousand devices of ten thousand that are meant and takes their accounts off: as a sweep does
-// it, with twenty to a request, and as one does it by hand, with a request for each. The pace, which Graph's limit on writes
-// sets for both, is left out.
+// BenchmarkSweep finds the thousand devices of ten thousand that are meant and takes their accounts off: as a sweep
+// does it, with twenty to a request, and as one does it by hand, with a request for each. The pace, which Graph's
+// limit on writes sets for both, is left out.
 //
-// Beside the usual figures it reports the requests to Graph, and how long they would take one after the other if each answer
-// took 50 ms.
+// Beside the usual figures it reports the requests to Graph, and how long they would take one after the other if each
+// answer took 50 ms.
 func BenchmarkSweep(b *testing.B) {
 	const size, matching = 10_000, 1000
 	for name, each := range map[string]int{"twenty to a request": 20, "one to a request": 1} {

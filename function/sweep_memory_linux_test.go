@@ -25,7 +25,8 @@ func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching i
 		t.Fatal(err)
 	}
 	defer served.Close()
-	env := environment(t, cloud, served, "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous", "SWEEP_GROUP_TAG="+tag, "SWEEP_MAX_DEVICES=10000")
+	env := environment(t, cloud, served, "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous",
+		"SWEEP_GROUP_TAG="+tag, "SWEEP_MAX_DEVICES=10000")
 	host, err := lambda.Start(t.Context(), lambda.Options{Binary: binary, Env: env, Timeout: 5 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +37,8 @@ func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching i
 		t.Fatalf("%+v, %v", result, err)
 	}
 	var report handler.Report
-	if err := json.Unmarshal(result.Payload, &report); err != nil || report.Inventory != size || report.Matching != matching || report.Succeeded != matching {
+	if err := json.Unmarshal(result.Payload, &report); err != nil || report.Inventory != size ||
+		report.Matching != matching || report.Succeeded != matching {
 		t.Fatalf("%s, %v", result.Payload, err)
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(host.PID()) + "/status")
@@ -54,8 +56,8 @@ func sweepPeak(t *testing.T, cloud *azuresim.Cloud, tag string, size, matching i
 	return kib << 10
 }
 
-// A sweep needs far less memory than the smallest function has, and no more for ten times as many devices: it keeps a page
-// of them and those that it is to act on, of which there are ten thousand at most.
+// A sweep needs far less memory than the smallest function has, and no more for ten times as many devices: it keeps a
+// page of them and those that it is to act on, of which there are ten thousand at most.
 func TestSweepMemory(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
@@ -65,7 +67,8 @@ func TestSweepMemory(t *testing.T) {
 	few := sweepPeak(t, small, "Nobody", 2_000, 0)
 	many := sweepPeak(t, large, "Nobody", 20_000, 0)
 	most := sweepPeak(t, large, azuresim.FleetTag, 20_000, 2_000)
-	t.Logf("of 2,000 devices none: %.1f MiB; of 20,000 none: %.1f MiB; of 20,000 one in ten: %.1f MiB", float64(few)/mib, float64(many)/mib, float64(most)/mib)
+	t.Logf("of 2,000 devices none: %.1f MiB; of 20,000 none: %.1f MiB; of 20,000 one in ten: %.1f MiB",
+		float64(few)/mib, float64(many)/mib, float64(most)/mib)
 	if many-few > 4*mib || most > 36*mib {
 		t.Errorf("%d MiB for 2,000 devices, %d for 20,000, %d to act on one in ten of them", few/mib, many/mib, most/mib)
 	}

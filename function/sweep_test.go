@@ -21,7 +21,8 @@ func command(text string) handler.Event {
 
 // applied are the settings of a sweep that acts, on up to that many devices.
 func applied(most int, more ...string) []string {
-	return append([]string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_APPLY=true", fmt.Sprint("SWEEP_MAX_DEVICES=", most)}, more...)
+	return append([]string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_APPLY=true", fmt.Sprint("SWEEP_MAX_DEVICES=",
+		most)}, more...)
 }
 
 // swept returns how many devices of a fleet that were to be swept are without an account, and how many others.
@@ -82,27 +83,56 @@ func TestSweep(t *testing.T) {
 		done     int
 	}{
 		{"it acts", applied(20), timer, nil, done, "", "INFO", 20, 20},
-		{"it is a dry run until told otherwise", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=20"}, timer, nil, dry, "", "INFO", 20, 0},
-		{"it is a dry run where the command says so", applied(20), command(`{"command":"sweep","dryRun":true}`), nil, dry, "", "INFO", 20, 0},
-		{"a command cannot make it act", []string{"SWEEP_MAX_DEVICES=20"}, command(`{"command":"sweep","dryRun":false,"groupTag":"Retired"}`), nil, dry, "", "INFO", 20, 0},
-		{"more devices than it may act on", applied(19), timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR", 0, 0},
-		{"more than it may act on, in a dry run", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=19"}, timer, nil, with(func(r *handler.Report) { r.Code, r.HandedBack, r.DryRun = "sweep_too_many", 20, true }), "sweep_too_many", "ERROR", 0, 0},
-		{"more than the ten it may act on by default", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_APPLY=true"}, timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR", 0, 0},
-		{"an inventory that is too small", applied(20, "SWEEP_MIN_INVENTORY=201"), timer, nil, refused("sweep_inventory_small"), "sweep_inventory_small", "ERROR", 0, 0},
-		{"an inventory that is just large enough", applied(20, "SWEEP_MIN_INVENTORY=200"), timer, nil, done, "", "INFO", 20, 20},
-		{"a tag that nobody has", applied(20), command(`{"command":"sweep","groupTag":"Nobody"}`), nil, handler.Report{Code: "swept", GroupTag: "Nobody", Inventory: 200}, "", "INFO", 0, 0},
-		{"a tag outside the policy", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"), command(`{"command":"sweep","groupTag":"Kiosk"}`), nil, handler.Report{Code: "policy_denied", GroupTag: "Kiosk"}, "policy_denied", "ERROR", 0, 0},
-		{"a tag that is a part of what is allowed", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"), command(`{"command":"sweep","groupTag":"MTR"}`), nil, handler.Report{Code: "policy_denied", GroupTag: "MTR"}, "policy_denied", "ERROR", 0, 0},
-		{"no tag at all", nil, timer, nil, handler.Report{Code: "sweep_tag_missing", DryRun: true}, "sweep_tag_missing", "ERROR", 0, 0},
+		{"it is a dry run until told otherwise", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=20"},
+			timer, nil, dry, "", "INFO", 20, 0},
+		{"it is a dry run where the command says so", applied(20), command(`{"command":"sweep","dryRun":true}`), nil, dry,
+			"", "INFO", 20, 0},
+		{"a command cannot make it act", []string{"SWEEP_MAX_DEVICES=20"},
+			command(`{"command":"sweep","dryRun":false,"groupTag":"Retired"}`), nil, dry, "", "INFO", 20, 0},
+		{"more devices than it may act on", applied(19), timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR",
+			0, 0},
+		{"more than it may act on, in a dry run", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=19"},
+			timer, nil, with(func(r *handler.Report) { r.Code, r.HandedBack, r.DryRun = "sweep_too_many", 20, true }),
+			"sweep_too_many", "ERROR", 0, 0},
+		{"more than the ten it may act on by default", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag,
+			"SWEEP_APPLY=true"}, timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR", 0, 0},
+		{"an inventory that is too small", applied(20, "SWEEP_MIN_INVENTORY=201"), timer, nil,
+			refused("sweep_inventory_small"), "sweep_inventory_small", "ERROR", 0, 0},
+		{"an inventory that is just large enough", applied(20, "SWEEP_MIN_INVENTORY=200"), timer, nil, done, "", "INFO",
+			20, 20},
+		{"a tag that nobody has", applied(20), command(`{"command":"sweep","groupTag":"Nobody"}`), nil,
+			handler.Report{Code: "swept", GroupTag: "Nobody", Inventory: 200}, "", "INFO", 0, 0},
+		{"a tag outside the policy", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"),
+			command(`{"command":"sweep","groupTag":"Kiosk"}`), nil, handler.Report{Code: "policy_denied", GroupTag: "Kiosk"},
+			"policy_denied", "ERROR", 0, 0},
+		{"a tag that is a part of what is allowed", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"),
+			command(`{"command":"sweep","groupTag":"MTR"}`), nil, handler.Report{Code: "policy_denied", GroupTag: "MTR"},
+			"policy_denied", "ERROR", 0, 0},
+		{"no tag at all", nil, timer, nil, handler.Report{Code: "sweep_tag_missing", DryRun: true}, "sweep_tag_missing",
+			"ERROR", 0, 0},
 
-		{"one device is in Graph's way", applied(20), timer, item(1, azuresim.Status(409)), with(func(r *handler.Report) { r.Code, r.Succeeded, r.Failed = "swept", 19, 1 }), "", "ERROR", 20, 19},
-		{"one device is locked", applied(20), timer, item(1, azuresim.Status(423)), with(func(r *handler.Report) { r.Code, r.Succeeded, r.HandedBack = "sweep_incomplete", 19, 1 }), "sweep_incomplete, retryable", "WARN", 20, 19},
+		{"one device is in Graph's way", applied(20), timer, item(1, azuresim.Status(409)),
+			with(func(r *handler.Report) { r.Code, r.Succeeded, r.Failed = "swept", 19, 1 }), "", "ERROR", 20, 19},
+		{"one device is locked", applied(20), timer, item(1, azuresim.Status(423)), with(func(r *handler.Report) {
+			r.Code,
+				r.Succeeded, r.HandedBack = "sweep_incomplete", 19, 1
+		}), "sweep_incomplete, retryable", "WARN", 20, 19},
 		{"one device is throttled once", applied(20), timer, item(1, azuresim.Status(429)), done, "", "INFO", 20, 20},
-		{"every device fails", applied(20), timer, item(-1, azuresim.Status(500)), with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable", "WARN", 20, 0},
-		{"every device is throttled", applied(20), timer, item(-1, azuresim.Status(429)), with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable, throttled", "WARN", 0, 0},
-		{"every device is forbidden", applied(20), timer, item(-1, azuresim.Status(403)), with(func(r *handler.Report) { r.Code, r.Failed = "graph_permission_missing", 20 }), "graph_permission_missing", "ERROR", 20, 0},
-		{"nothing is permitted", applied(20), timer, func(c *azuresim.Cloud) { c.SetGraphRoles() }, handler.Report{Code: "graph_permission_missing", GroupTag: azuresim.FleetTag}, "graph_permission_missing", "ERROR", 0, 0},
-		{"there is no credential", applied(20), timer, func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, handler.Report{Code: "secret_not_found", GroupTag: azuresim.FleetTag}, "secret_not_found", "ERROR", 0, 0},
+		{"every device fails", applied(20), timer, item(-1, azuresim.Status(500)), with(func(r *handler.Report) {
+			r.Code,
+				r.HandedBack = "sweep_incomplete", 20
+		}), "sweep_incomplete, retryable", "WARN", 20, 0},
+		{"every device is throttled", applied(20), timer, item(-1, azuresim.Status(429)),
+			with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable, " +
+				"throttled", "WARN", 0, 0},
+		{"every device is forbidden", applied(20), timer, item(-1, azuresim.Status(403)),
+			with(func(r *handler.Report) { r.Code, r.Failed = "graph_permission_missing", 20 }), "graph_permission_missing",
+			"ERROR", 20, 0},
+		{"nothing is permitted", applied(20), timer, func(c *azuresim.Cloud) { c.SetGraphRoles() },
+			handler.Report{Code: "graph_permission_missing", GroupTag: azuresim.FleetTag}, "graph_permission_missing",
+			"ERROR", 0, 0},
+		{"there is no credential", applied(20), timer, func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") },
+			handler.Report{Code: "secret_not_found", GroupTag: azuresim.FleetTag}, "secret_not_found", "ERROR", 0, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onFleet(t, 200, test.settings, func(p *program) {
@@ -153,8 +183,10 @@ func (p *program) wantSummary(report handler.Report, level string) {
 		p.t.Fatalf("no record of a sweep in %s", p.log)
 	}
 	r := records[len(records)-1]
-	got := fmt.Sprint(r["code"], r["group_tag"], r["dry_run"], r["inventory"], r["tagged"], r["unknown"], r["matching"], r["succeeded"], r["failed"], r["handed_back"])
-	want := fmt.Sprint(report.Code, report.GroupTag, report.DryRun, report.Inventory, report.Tagged, report.Unknown, report.Matching, report.Succeeded, report.Failed, report.HandedBack)
+	got := fmt.Sprint(r["code"], r["group_tag"], r["dry_run"], r["inventory"], r["tagged"], r["unknown"], r["matching"],
+		r["succeeded"], r["failed"], r["handed_back"])
+	want := fmt.Sprint(report.Code, report.GroupTag, report.DryRun, report.Inventory, report.Tagged, report.Unknown,
+		report.Matching, report.Succeeded, report.Failed, report.HandedBack)
 	if got != want || r["level"] != level {
 		p.t.Errorf("the record is %v, want %s at %s", r, want, level)
 	}
@@ -163,11 +195,13 @@ func (p *program) wantSummary(report handler.Report, level string) {
 	}
 }
 
-// An event of a schedule is carried out until six hours after its time, and not after that: the one of the next day is near.
+// An event of a schedule is carried out until six hours after its time, and not after that: the one of the next day
+// is near.
 func TestScheduleIsLate(t *testing.T) {
 	t.Parallel()
 	for late, code := range map[time.Duration]string{
-		0: "swept", 5 * time.Hour: "swept", 6*time.Hour - time.Second: "swept", 6*time.Hour + time.Second: "event_late", 48 * time.Hour: "event_late", -time.Hour: "swept",
+		0: "swept", 5 * time.Hour: "swept", 6*time.Hour - time.Second: "swept", 6*time.Hour + time.Second: "event_late",
+		48 * time.Hour: "event_late", -time.Hour: "swept",
 	} {
 		for _, named := range []string{"by the host", "by the command"} {
 			onFleet(t, 200, applied(20), func(p *program) {
@@ -192,9 +226,12 @@ func TestScheduleIsLate(t *testing.T) {
 func TestSweepOfAPartOfTheInventory(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]azuresim.Fault{
-		"says 500": azuresim.Status(500), "says 429": azuresim.Status(429), "says 503": azuresim.Status(503), "hangs": azuresim.Hang(), "breaks off": azuresim.ResetMidBody(),
-		"is cut off": azuresim.Truncated(), "is for people": azuresim.WrongType(), "is null": azuresim.Body(200, "application/json", "null"), "is no page": azuresim.Body(200, "application/json", "{}"),
-		"leads to itself": azuresim.Body(200, "application/json", `{"value":[{"id":"`+someDevice+`"}],"@odata.nextLink":"https://graph.microsoft.com/beta/deviceManagement/windowsAutopilotDeviceIdentities"}`),
+		"says 500": azuresim.Status(500), "says 429": azuresim.Status(429), "says 503": azuresim.Status(503),
+		"hangs": azuresim.Hang(), "breaks off": azuresim.ResetMidBody(),
+		"is cut off": azuresim.Truncated(), "is for people": azuresim.WrongType(), "is null": azuresim.Body(200,
+			"application/json", "null"), "is no page": azuresim.Body(200, "application/json", "{}"),
+		"leads to itself": azuresim.Body(200, "application/json",
+			`{"value":[{"id":"`+someDevice+`"}],"@odata.nextLink":"https://graph.microsoft.com/beta/deviceManagement/windowsAutopilotDeviceIdentities"}`),
 	} {
 		for failing := range 3 {
 			if failing != 1 && name != "says 500" { // the first and the last page go wrong in one way
@@ -233,17 +270,19 @@ func (groupsOfTwenty) Take(ctx context.Context, want int) int {
 
 func (groupsOfTwenty) Capacity(d time.Duration) int { return 20 * int(d.Seconds()) }
 
-// A thousand devices of ten thousand are done in one run, at the pace of Graph's published limit and without one refusal.
-// While another app takes half of the limit it takes longer, and still all are done.
+// A thousand devices of ten thousand are done in one run, at the pace of Graph's published limit and without one
+// refusal. While another app takes half of the limit it takes longer, and still all are done.
 func TestSweepOfAFleet(t *testing.T) {
 	t.Parallel()
-	for limit, atMost := range map[int]time.Duration{azuresim.PublishedWrites: 6 * time.Minute, azuresim.PublishedWrites / 2: 13 * time.Minute} {
+	for limit, atMost := range map[int]time.Duration{azuresim.PublishedWrites: 6 * time.Minute,
+		azuresim.PublishedWrites / 2: 13 * time.Minute} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
 			p.rewire(applied(1000)) // with the pace of the program
 			p.cloud.Throttle(azuresim.WriteLimit{Writes: limit, CountRefused: true, RetryAfter: 10})
 			start := time.Now()
 			report, err := p.run(azureEventTime, timer)
-			want := handler.Report{Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500, Matching: 1000, Succeeded: 1000}
+			want := handler.Report{Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500,
+				Matching: 1000, Succeeded: 1000}
 			if report != want || err != nil {
 				p.t.Errorf("%+v, %q", report, errorWords(err))
 			}
@@ -267,13 +306,15 @@ func TestSweepOfAFleet(t *testing.T) {
 // Near the end of its time a sweep starts no change, and the next run continues with the remaining devices.
 func TestSweepEndsInTime(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]azuresim.Fault{"as ever": azuresim.Delay(0), "slowly": azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second)} {
+	for name, fault := range map[string]azuresim.Fault{"as ever": azuresim.Delay(0),
+		"slowly": azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second)} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
 			p.cloud.Fail(azuresim.StepGraph, 10, azuresim.Delay(0))
 			p.cloud.Fail(azuresim.StepGraph, -1, fault)
 			start := time.Now()
 			first, err := p.run(time.Minute, timer)
-			if errorWords(err) != "sweep_incomplete, retryable" || (first.Succeeded == 0) != (name == "too slowly") || first.HandedBack == 0 || first.Failed != 0 {
+			if errorWords(err) != "sweep_incomplete, retryable" || (first.Succeeded == 0) != (name == "too slowly") ||
+				first.HandedBack == 0 || first.Failed != 0 {
 				p.t.Errorf("%s: %+v, %q", name, first, errorWords(err))
 			}
 			for _, w := range p.writes() {
@@ -284,7 +325,8 @@ func TestSweepEndsInTime(t *testing.T) {
 			p.wantSummary(first, "WARN")
 			p.cloud.Heal()
 			second, err := p.run(azureEventTime, timer)
-			if meant, others := p.swept(10_000); meant != 1000 || others != 0 || err != nil || second.Matching > first.HandedBack {
+			if meant, others := p.swept(10_000); meant != 1000 || others != 0 || err != nil ||
+				second.Matching > first.HandedBack {
 				p.t.Errorf("%s: %+v, %q; %d devices are done, and %d others", name, second, errorWords(err), meant, others)
 			}
 		})
@@ -304,13 +346,16 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 	}{
 		"in the middle of a batch": {azuresim.StepItem, 45, azuresim.Status(403), "graph_permission_missing", 45, 15},
 		"a batch":                  {azuresim.StepGraph, 4, azuresim.Status(403), "graph_permission_missing", 40, 20},
-		"the tenant":               {azuresim.StepItem, 40, azuresim.Body(400, "application/json", `{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), "tenant_not_enabled", 40, 20},
+		"the tenant": {azuresim.StepItem, 40, azuresim.Body(400, "application/json",
+			`{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), "tenant_not_enabled", 40,
+			20},
 	} {
 		onFleet(t, 2000, applied(200), func(p *program) {
 			p.cloud.Fail(test.step, test.pass, azuresim.Delay(0))
 			p.cloud.Fail(test.step, -1, test.fail)
 			report, err := p.run(azureEventTime, timer)
-			if errorWords(err) != test.code || report.Succeeded != test.done || report.Failed != test.bad || report.HandedBack != 200-test.done-test.bad {
+			if errorWords(err) != test.code || report.Succeeded != test.done || report.Failed != test.bad ||
+				report.HandedBack != 200-test.done-test.bad {
 				p.t.Errorf("%s: %+v, %q", name, report, errorWords(err))
 			}
 			if asked := p.cloud.Count(azuresim.StepGraph); asked != 5 {
@@ -333,7 +378,8 @@ func TestRunActsOnDevices(t *testing.T) {
 		done    string
 	}{
 		{"a command", command(`{"command":"unassign","deviceId":"` + row(1) + `"}`), nil, "", "unassigned", "1"},
-		{"one that is not there", command(`{"command":"unassign","devices":[` + named(1) + `,` + named("nobody") + `]}`), nil, "device_not_found", "unassigned,device_not_found", "1"},
+		{"one that is not there", command(`{"command":"unassign","devices":[` + named(1) + `,` + named("nobody") + `]}`),
+			nil, "device_not_found", "unassigned,device_not_found", "1"},
 		{
 			"one that is throttled beside one that is not there",
 			command(`{"command":"unassign","devices":[` + named(9) + `,` + named(1) + `]}`),

@@ -46,13 +46,15 @@ func listeners(t *testing.T, env []string) map[string]*localDeployment {
 		t.Fatal(err)
 	}
 	worker := &localDeployment{url: "http://" + address, process: exec.Command(binary), out: &text.Buffer{}}
-	worker.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "FUNCTIONS_CUSTOMHANDLER_PORT=" + port}, env...)
+	worker.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
+		"FUNCTIONS_CUSTOMHANDLER_PORT=" + port}, env...)
 	worker.process.Stdout, worker.process.Stderr = worker.out, worker.out
 	if err := worker.process.Start(); err != nil {
 		t.Fatal(err)
 	}
 	worker.ended.Go(func() { _ = worker.process.Wait() })
-	for start := time.Now(); !strings.Contains(worker.out.String(), `"message":"listening"`); time.Sleep(2 * time.Millisecond) {
+	for start := time.Now(); !strings.Contains(worker.out.String(),
+		`"message":"listening"`); time.Sleep(2 * time.Millisecond) {
 		if time.Since(start) > 10*time.Second {
 			t.Fatalf("it does not listen: %s", worker.out.String())
 		}
@@ -96,8 +98,9 @@ func (d *localDeployment) raw(t *testing.T, text string, half bool) []got {
 	}
 }
 
-// TestAmbiguousLength sends what no client sends to the listeners of both hosts: bodies whose end two servers could see in two
-// places, headers with more than a header in them, and too much. What is acted on is one request, as it was signed.
+// TestAmbiguousLength sends what no client sends to the listeners of both hosts: bodies whose end two servers could
+// see in two places, headers with more than a header in them, and too much. What is acted on is one request, as it
+// was signed.
 func TestAmbiguousLength(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -110,7 +113,8 @@ func TestAmbiguousLength(t *testing.T) {
 	var length, chunked, smuggled string
 	length = fmt.Sprintf("Content-Length: %d\r\n", len(validBody))
 	chunked = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(validBody), validBody)
-	smuggled = "POST /api/unassign HTTP/1.1\r\nHost: unassign\r\nContent-Length: " + strconv.Itoa(len(validBody)) + "\r\n\r\n" + validBody
+	smuggled = "POST /api/unassign HTTP/1.1\r\nHost: unassign\r\nContent-Length: " + strconv.Itoa(len(validBody)) +
+		"\r\n\r\n" + validBody
 	for _, test := range []struct {
 		name     string
 		text     string // behind the headers of a request that is authentic
@@ -123,18 +127,22 @@ func TestAmbiguousLength(t *testing.T) {
 		{"two lengths in one", fmt.Sprintf("Content-Length: %d, 3\r\n\r\n%s", len(validBody), validBody), false, []int{400}},
 		{"a length with a sign", "Content-Length: +5\r\n\r\n{}{}{", false, []int{400}},
 		{"a length below nothing", "Content-Length: -5\r\n\r\n{}{}{", false, []int{400}},
-		{"a length and chunks, and what the length would take in", fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n%s%s", len(chunked)+len(smuggled), chunked, smuggled), false, []int{204, 401}},
+		{"a length and chunks, and what the length would take in", fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: "+
+			"chunked\r\n\r\n%s%s", len(chunked)+len(smuggled), chunked, smuggled), false, []int{204, 401}},
 		{"chunks and a short length", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + chunked, false, []int{204}},
-		{"chunks and another encoding", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + chunked, false, []int{501}},
+		{"chunks and another encoding", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + chunked,
+			false, []int{501}},
 		{"chunks in gzip", "Transfer-Encoding: gzip, chunked\r\n\r\n" + chunked, false, []int{501}},
 		{"an encoding nobody knows", "Transfer-Encoding: xchunked\r\n\r\n" + chunked, false, []int{501}},
-		{"16 KiB and a byte in chunks", "Transfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", 16<<10+1, padded(16<<10+1)), false, []int{413}},
+		{"16 KiB and a byte in chunks", "Transfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n",
+			16<<10+1, padded(16<<10+1)), false, []int{413}},
 		{"less than its length", "Content-Length: 200\r\n\r\n" + validBody, true, []int{400}},
 		{"a space behind a name", "X-Injected : b\r\n" + length + "\r\n" + validBody, false, []int{400}},
 		{"a header after CR", "X-A: a\rX-Injected: b\r\n" + length + "\r\n" + validBody, false, []int{400}},
 		{"a header in two lines", "X-Request-Id: a\r\n X-Injected: b\r\n" + length + "\r\n" + validBody, false, []int{204}},
 		{"a NUL", "X-A: a\x00X-Injected: b\r\n" + length + "\r\n" + validBody, false, []int{400}},
-		{"64 KiB of headers", "X-A: " + strings.Repeat("a", 64<<10) + "\r\n" + length + "\r\n" + validBody, false, []int{431}},
+		{"64 KiB of headers", "X-A: " + strings.Repeat("a", 64<<10) + "\r\n" + length + "\r\n" + validBody, false,
+			[]int{431}},
 	} {
 		for host, d := range deployments {
 			before, acts := c.Count(azuresim.StepGraph), 0
@@ -155,7 +163,8 @@ func TestAmbiguousLength(t *testing.T) {
 				}
 			}
 			if fmt.Sprint(statuses) != fmt.Sprint(test.statuses) || c.Count(azuresim.StepGraph)-before != 2*acts {
-				t.Errorf("%s, %s: %v, and Graph was asked %d times; want %v", host, test.name, answers, c.Count(azuresim.StepGraph)-before, test.statuses)
+				t.Errorf("%s, %s: %v, and Graph was asked %d times; want %v", host, test.name, answers,
+					c.Count(azuresim.StepGraph)-before, test.statuses)
 			}
 		}
 	}
@@ -166,7 +175,8 @@ func TestAmbiguousLength(t *testing.T) {
 	}
 }
 
-// TestSlowHeader sends a header a byte at a time: the server gives it up after three seconds although bytes keep coming.
+// TestSlowHeader sends a header a byte at a time: the server gives it up after three seconds although bytes keep
+// coming.
 func TestSlowHeader(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
@@ -207,14 +217,15 @@ func TestSlowHeader(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestHeadersAreNotReflected has Lambda hand on a header that no connection could have carried, as whoever may invoke the function
-// can. It is in neither the answer nor the log.
+// TestHeadersAreNotReflected has Lambda hand on a header that no connection could have carried, as whoever may invoke
+// the function can. It is in neither the answer nor the log.
 func TestHeadersAreNotReflected(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, newCloud(), config.Lambda, patient)
 	for _, id := range []string{"a\r\nX-Injected: b", "a\nX-Injected: b", "a\u2028njected", "\u202enjected"} {
 		answer, err := d.send(t.Context(), post(validBody, header("X-Request-Id", id)))
-		if err != nil || answer.status != http.StatusNoContent || strings.Contains(fmt.Sprint(answer), "njected") || len(answer.header.Get("X-Request-Id")) != 36 {
+		if err != nil || answer.status != http.StatusNoContent || strings.Contains(fmt.Sprint(answer), "njected") ||
+			len(answer.header.Get("X-Request-Id")) != 36 {
 			t.Errorf("%q: %v, %v", id, answer, err)
 		}
 	}
@@ -225,15 +236,17 @@ func TestHeadersAreNotReflected(t *testing.T) {
 
 // hostile are characters that a line of a log, or the eye of its reader, can be misled by.
 var hostile = map[string]string{
-	"a line break": "\r\n", "a line feed": "\n", "an escape": "\x1b[31m", "a delete": "\x7f", "a C1 control": "\u0085", "a separator of lines": "\u2028", "a separator of paragraphs": "\u2029",
+	"a line break": "\r\n", "a line feed": "\n", "an escape": "\x1b[31m", "a delete": "\x7f", "a C1 control": "\u0085",
+	"a separator of lines": "\u2028", "a separator of paragraphs": "\u2029",
 	"a change of direction": "\u202e", "an isolate": "\u2066", "no width": "\u200b", "a byte order mark": "\ufeff",
 }
 
 // alike are characters that are taken for others. A text for people may have them, a name of something may not.
-var alike = map[string]string{"a digit from elsewhere": "\uff11", "a hyphen that is none": "\u2010", "a Cyrillic letter": "\u0430"}
+var alike = map[string]string{"a digit from elsewhere": "\uff11", "a hyphen that is none": "\u2010",
+	"a Cyrillic letter": "\u0430"}
 
-// TestLogIsPlain puts hostile characters into everything that a caller sends and the log has. The log has none of them, nor
-// what it has no use for.
+// TestLogIsPlain puts hostile characters into everything that a caller sends and the log has. The log has none of
+// them, nor what it has no use for.
 func TestLogIsPlain(t *testing.T) {
 	t.Parallel()
 	cloud := newCloud()
@@ -251,7 +264,8 @@ func TestLogIsPlain(t *testing.T) {
 		free    bool // it may have what looks alike
 		status  int
 	}{
-		"deviceId":     {func(bad string) sent { return post(`{"deviceId":` + quoted(someDevice[:35]+bad) + `}`) }, false, 400},
+		"deviceId": {func(bad string) sent { return post(`{"deviceId":` + quoted(someDevice[:35]+bad) + `}`) }, false,
+			400},
 		"serialNumber": {func(bad string) sent { return post(`{"serialNumber":` + quoted("5CG"+bad+"1") + `}`) }, false, 400},
 		"reference": {func(bad string) sent {
 			return post(`{"deviceId":"` + someDevice + `","reference":` + quoted("R"+bad+"1") + `}`)
@@ -265,12 +279,18 @@ func TestLogIsPlain(t *testing.T) {
 		"expected": {func(bad string) sent {
 			return post(`{"deviceId":"` + someDevice + `","expected":{"resourceName":` + quoted("R"+bad+"1") + `}}`)
 		}, true, 400},
-		"a field":         {func(bad string) sent { return post(`{` + quoted("R"+bad+"1") + `:1}`) }, false, 400},
-		"Idempotency-Key": {func(bad string) sent { return post(validBody, byKey, header("Idempotency-Key", "R"+bad+"1")) }, false, 400},
-		"webhook-id":      {func(bad string) sent { return post(validBody, delivery("R"+bad+"1")) }, false, 401},
-		"X-Request-Id":    {func(bad string) sent { return post(validBody, header("X-Request-Id", "R"+bad+"1")) }, false, 204},
-		"User-Agent":      {func(bad string) sent { return post(validBody, header("User-Agent", "canary-agent"+bad)) }, false, 204},
-		"x-api-key":       {func(bad string) sent { return post(validBody, unsigned, header("X-Api-Key", "R"+bad+"1")) }, false, 401},
+		"a field": {func(bad string) sent { return post(`{` + quoted("R"+bad+"1") + `:1}`) }, false, 400},
+		"Idempotency-Key": {func(bad string) sent {
+			return post(validBody, byKey, header("Idempotency-Key",
+				"R"+bad+"1"))
+		}, false, 400},
+		"webhook-id": {func(bad string) sent { return post(validBody, delivery("R"+bad+"1")) }, false, 401},
+		"X-Request-Id": {func(bad string) sent { return post(validBody, header("X-Request-Id", "R"+bad+"1")) }, false,
+			204},
+		"User-Agent": {func(bad string) sent { return post(validBody, header("User-Agent", "canary-agent"+bad)) },
+			false, 204},
+		"x-api-key": {func(bad string) sent { return post(validBody, unsigned, header("X-Api-Key", "R"+bad+"1")) },
+			false, 401},
 		"a path": {func(bad string) sent {
 			return post(validBody, func(s *sent) { s.target = "/api/unassign/" + url.PathEscape(bad) })
 		}, false, 404},
@@ -289,7 +309,8 @@ func TestLogIsPlain(t *testing.T) {
 				if field.status == http.StatusNotFound {
 					oneLine = line == "" // a route that is none is not recorded
 				}
-				if !oneLine || strings.Contains(line, "\n") || !allowed && strings.Contains(line, bad) || strings.Contains(line, "canary-agent") {
+				if !oneLine || strings.Contains(line, "\n") || !allowed && strings.Contains(line, bad) || strings.Contains(line,
+					"canary-agent") {
 					t.Errorf("%s with %s: the log has %q", name, kind, log.String())
 				}
 				if id := w.Header().Get("X-Request-Id"); strings.Contains(id, bad) {
@@ -301,17 +322,20 @@ func TestLogIsPlain(t *testing.T) {
 	// What stands in Intune is written there by others than the callers.
 	for kind, bad := range hostile {
 		log.Reset()
-		cloud.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG" + bad + "1", GroupTag: "MTR-" + bad + "Oslo", UserPrincipalName: "room.fjord@contoso.com"})
+		cloud.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG" + bad + "1", GroupTag: "MTR-" + bad + "Oslo",
+			UserPrincipalName: "room.fjord@contoso.com"})
 		if w := ask(t, h, post(validBody)); w.Code != http.StatusNoContent {
 			t.Errorf("a device with %s: %d %s", kind, w.Code, w.Body)
 		}
-		if line, _ := strings.CutSuffix(log.String(), "\n"); strings.Contains(line, "\n") || strings.Contains(line, bad) || !strings.Contains(line, `"group_tag":"MTR-`) {
+		if line, _ := strings.CutSuffix(log.String(), "\n"); strings.Contains(line, "\n") || strings.Contains(line, bad) ||
+			!strings.Contains(line, `"group_tag":"MTR-`) {
 			t.Errorf("a device with %s: the log has %q", kind, log.String())
 		}
 	}
 }
 
-// TestStrangersCostNothing has strangers send a thousand requests: a cloud that has been warm is asked at most once for them.
+// TestStrangersCostNothing has strangers send a thousand requests: a cloud that has been warm is asked at most once
+// for them.
 func TestStrangersCostNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -320,14 +344,17 @@ func TestStrangersCostNothing(t *testing.T) {
 		if w := ask(t, h, valid()); w.Code != http.StatusNoContent {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
-		steps := []azuresim.Step{azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepGraph}
+		steps := []azuresim.Step{azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret,
+			azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepGraph}
 		before := map[azuresim.Step]int{}
 		for _, step := range steps {
 			before[step] = cloud.Count(step)
 		}
 		bad := []func() sent{
-			with(unsigned), with(delivery("a.b")), with(func(s *sent) { s.method = http.MethodPut }), with(header("Content-Type", "text/plain")), body(padded(17 << 10)), body(`{`),
-			with(func(s *sent) { s.body += " " }), with(func(s *sent) { s.target = "/api/other" }), with(header("Webhook-Timestamp", "1")),
+			with(unsigned), with(delivery("a.b")), with(func(s *sent) { s.method = http.MethodPut }),
+			with(header("Content-Type", "text/plain")), body(padded(17 << 10)), body(`{`),
+			with(func(s *sent) { s.body += " " }), with(func(s *sent) { s.target = "/api/other" }),
+			with(header("Webhook-Timestamp", "1")),
 			with(func(s *sent) {
 				caller.Sign(s.header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.body))
 			}),
@@ -357,8 +384,8 @@ func TestStrangersCostNothing(t *testing.T) {
 	})
 }
 
-// TestRefusalsAreAlike has requests not be authentic in every way: the answers are the same to the byte, so that nobody learns
-// from them how close he is.
+// TestRefusalsAreAlike has requests not be authentic in every way: the answers are the same to the byte, so that
+// nobody learns from them how close he is.
 func TestRefusalsAreAlike(t *testing.T) {
 	t.Parallel()
 	h := wired(t, newCloud(), &bytes.Buffer{}, "API_KEY_SECRET_NAMES", "api-key-flow")
@@ -390,8 +417,11 @@ func TestRefusalsAreAlike(t *testing.T) {
 		"a token":                     with(unsigned, header("Authorization", "Bearer eyJhbGciOiJub25lIn0.e30.")),
 		"a name from the platform":    with(unsigned, header("X-Ms-Client-Principal-Name", "admin@contoso.com")),
 		"no JSON":                     func() sent { return post("{", unsigned) },
-		"an unknown device":           func() sent { return post(strings.Replace(validBody, someDevice, unknownDevice, 1), unsigned) },
-		"a malformed delivery id":     with(unsigned, header("Idempotency-Key", "a b")),
+		"an unknown device": func() sent {
+			return post(strings.Replace(validBody, someDevice, unknownDevice, 1),
+				unsigned)
+		},
+		"a malformed delivery id": with(unsigned, header("Idempotency-Key", "a b")),
 	} {
 		w := ask(t, h, request())
 		var seen bytes.Buffer
@@ -420,14 +450,15 @@ func (fallingOver) UnassignResourceAccount(context.Context, ...graph.DeviceID) [
 	panic("canary")
 }
 
-// TestPanicOnEveryHost has the handler panic under every host, for requests and events. Each answer is one that makes the
-// caller or the host try again, and the next one is answered too.
+// TestPanicOnEveryHost has the handler panic under every host, for requests and events. Each answer is one that makes
+// the caller or the host try again, and the next one is answered too.
 func TestPanicOnEveryHost(t *testing.T) {
 	t.Parallel()
 	out := &text.Buffer{}
 	log := app.NewLog(out, slog.LevelInfo)
 	h := handler.New(handler.Options{
-		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10, MinInventory: 1}, Log: log, Timeout: time.Second,
+		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10,
+			MinInventory: 1}, Log: log, Timeout: time.Second,
 	})
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -437,7 +468,8 @@ func TestPanicOnEveryHost(t *testing.T) {
 	var serving sync.WaitGroup
 	address := listener.Addr().String()
 	serving.Go(func() {
-		if err := serveHTTP(ctx, listener, withInvocation(&azureWorker{handler: h, address: address, coreTools: true, stop: ctx.Done(), log: log}, config.Azure, azureInvocationID), time.Second, log); err != nil {
+		if err := serveHTTP(ctx, listener, withInvocation(&azureWorker{handler: h, address: address, coreTools: true,
+			stop: ctx.Done(), log: log}, config.Azure, azureInvocationID), time.Second, log); err != nil {
 			t.Error(err)
 		}
 	})
@@ -469,8 +501,10 @@ func TestPanicOnEveryHost(t *testing.T) {
 
 	l := &lambdaHost{http: h, run: h.Run, settle: h.RunMessages, log: log}
 	for _, test := range []struct{ payload, want string }{
-		{`{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":` + string(message) + `}`, `{"statusCode":500,`},
-		{`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1","body":` + string(message) + `}]}`, `{"batchItemFailures":[{"itemIdentifier":"m-1"}]}`},
+		{`{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":` +
+			string(message) + `}`, `{"statusCode":500,`},
+		{`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1","body":` + string(message) + `}]}`,
+			`{"batchItemFailures":[{"itemIdentifier":"m-1"}]}`},
 		{`{"command":"sweep"}`, "internal_error"},
 	} {
 		for range 2 {
@@ -486,7 +520,8 @@ func TestPanicOnEveryHost(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	for _, line := range lines {
-		if !strings.Contains(line, `"code":"internal_error"`) || !strings.Contains(line, `"stack":"`) || strings.Contains(line, "canary") {
+		if !strings.Contains(line, `"code":"internal_error"`) || !strings.Contains(line, `"stack":"`) ||
+			strings.Contains(line, "canary") {
 			t.Errorf("the log has %s", line)
 		}
 	}
@@ -533,14 +568,16 @@ func (b broken) Read([]byte) (int, error) {
 	return 0, b.err
 }
 
-// TestCanariesPassThrough is the premise of every search for leaks: each canary really passes through the program's hands, in
-// a request of its own or in an answer, and the search would find it there. None of it is in what the program tells.
+// TestCanariesPassThrough is the premise of every search for leaks: each canary really passes through the program's
+// hands, in a request of its own or in an answer, and the search would find it there. None of it is in what the
+// program tells.
 func TestCanariesPassThrough(t *testing.T) {
 	t.Setenv("IDENTITY_ENDPOINT", "http://169.254.169.254/msi/token")
 	t.Setenv("IDENTITY_HEADER", "simulated-identity-header")
 	cloud := newCloud()
 	p := &tap{cloud: cloud}
-	c, err := config.Load(complete("KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
+	c, err := config.Load(complete("KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID,
+		"GRAPH_TENANT_ID", cloud.TenantID,
 		"GRAPH_CLIENT_ID", cloud.ClientID, "API_KEY_SECRET_NAMES", "api-key-flow", "REQUEST_TIMEOUT", "1s"), config.Local)
 	if err != nil {
 		t.Fatal(err)
@@ -563,7 +600,8 @@ func TestCanariesPassThrough(t *testing.T) {
 		}
 		cloud.Heal()
 		cloud.Fail(fault.step, -1, fault.Fault)
-		for _, request := range []sent{post(`{"serialNumber":"5CG1234ABC","dryRun":true}`), post(`{"deviceId":"` + someDevice + `","dryRun":true}`), post(validBody), post(validBody, byKey)} {
+		for _, request := range []sent{post(`{"serialNumber":"5CG1234ABC","dryRun":true}`), post(`{"deviceId":"` +
+			someDevice + `","dryRun":true}`), post(validBody), post(validBody, byKey)} {
 			w := ask(t, h, request)
 			fmt.Fprintln(&told, w.Header(), w.Body)
 		}
@@ -597,8 +635,14 @@ func TestWeakKeys(t *testing.T) {
 		prove          func(*sent)
 		status         int
 	}{
-		{"WEBHOOK_SECRET_NAMES", encodeKey([]byte(weak)), func(s *sent) { caller.Sign(s.header, []byte(weak), "msg_1", time.Now(), []byte(s.body)) }, 424},
-		{"WEBHOOK_SECRET_NAMES", encodeKey([]byte(weak + "k")), func(s *sent) { caller.Sign(s.header, []byte(weak+"k"), "msg_1", time.Now(), []byte(s.body)) }, 204},
+		{"WEBHOOK_SECRET_NAMES", encodeKey([]byte(weak)), func(s *sent) {
+			caller.Sign(s.header, []byte(weak), "msg_1",
+				time.Now(), []byte(s.body))
+		}, 424},
+		{"WEBHOOK_SECRET_NAMES", encodeKey([]byte(weak + "k")), func(s *sent) {
+			caller.Sign(s.header, []byte(weak+"k"),
+				"msg_1", time.Now(), []byte(s.body))
+		}, 204},
 		{"API_KEY_SECRET_NAMES", weak, func(s *sent) { header("X-Api-Key", weak)(s); unsigned(s) }, 424},
 		{"API_KEY_SECRET_NAMES", weak + "k", func(s *sent) { header("X-Api-Key", weak+"k")(s); unsigned(s) }, 204},
 	} {
@@ -606,8 +650,10 @@ func TestWeakKeys(t *testing.T) {
 		cloud.PutSecret("weak", azuresim.Secret{Value: test.value})
 		var log bytes.Buffer
 		w := ask(t, wired(t, cloud, &log, "WEBHOOK_SECRET_NAMES", "", test.setting, "weak"), post(validBody, test.prove))
-		told := strings.Contains(w.Body.String(), `"code":"secret_invalid"`) && strings.Contains(log.String(), "secret weak is unusable: key is shorter than 24 bytes")
-		if w.Code != test.status || told != (test.status == http.StatusFailedDependency) || strings.Contains(log.String(), weak) {
+		told := strings.Contains(w.Body.String(), `"code":"secret_invalid"`) && strings.Contains(log.String(),
+			"secret weak is unusable: key is shorter than 24 bytes")
+		if w.Code != test.status || told != (test.status == http.StatusFailedDependency) || strings.Contains(log.String(),
+			weak) {
 			t.Errorf("%s of %d characters: %d %s\n%s", test.setting, len(test.value), w.Code, w.Body, log.String())
 		}
 		// Beside a good one it is passed over, and opens nothing.
@@ -617,7 +663,8 @@ func TestWeakKeys(t *testing.T) {
 		}
 		w = ask(t, wired(t, cloud, &log, "WEBHOOK_SECRET_NAMES", "", test.setting, "weak,good"), post(validBody, test.prove))
 		if want := map[int]int{424: 401, 204: 204}[test.status]; w.Code != want {
-			t.Errorf("%s of %d characters, beside a good one: %d %s, want %d", test.setting, len(test.value), w.Code, w.Body, want)
+			t.Errorf("%s of %d characters, beside a good one: %d %s, want %d", test.setting, len(test.value), w.Code, w.Body,
+				want)
 		}
 	}
 }

@@ -25,14 +25,15 @@ const (
 	audienceID  = "cccccccc-0000-4000-8000-000000000003"
 	audiences   = "ENTRA_AUDIENCE=" + audienceURI + "," + audienceID
 
-	serviceNow    = "aaaaaaaa-0000-4000-8000-000000000001" // an app of the tenant
-	powerAutomate = "d2ebd3a9-1ada-4480-8b2d-eac162716601" // the app of HTTP with Microsoft Entra ID, the same in every tenant
+	serviceNow = "aaaaaaaa-0000-4000-8000-000000000001" // an app of the tenant
+	// the app of HTTP with Microsoft Entra ID, the same in every tenant
+	powerAutomate = "d2ebd3a9-1ada-4480-8b2d-eac162716601"
 	someUser      = "bbbbbbbb-0000-4000-8000-000000000002"
 	role          = "Device.Unassign"
 )
 
-// The tokens of the callers there are. ServiceNow gets its own with the credentials of an app; a flow gets one for the user
-// whose connection it has.
+// The tokens of the callers there are. ServiceNow gets its own with the credentials of an app; a flow gets one for
+// the user whose connection it has.
 func fromServiceNow(c *azuresim.Cloud) azuresim.Claims {
 	return c.AppClaims("2.0", audienceID, serviceNow, role)
 }
@@ -77,10 +78,12 @@ func tokenCases() map[string]contractCase {
 		return on(func(c *azuresim.Cloud, s *sent) { bearer(c, of)(s) }, 204, "", "")
 	}
 	forbidden := func(of func(*azuresim.Cloud) azuresim.Claims) contractCase {
-		return on(func(c *azuresim.Cloud, s *sent) { bearer(c, of)(s) }, 403, "forbidden", plain+`, error="insufficient_scope"`)
+		return on(func(c *azuresim.Cloud, s *sent) { bearer(c, of)(s) }, 403, "forbidden",
+			plain+`, error="insufficient_scope"`)
 	}
 	denied := func(of func(*azuresim.Cloud) azuresim.Claims) contractCase {
-		return on(func(c *azuresim.Cloud, s *sent) { bearer(c, of)(s) }, 401, "unauthenticated", webhook+", "+plain+`, error="invalid_token"`)
+		return on(func(c *azuresim.Cloud, s *sent) { bearer(c, of)(s) }, 401, "unauthenticated",
+			webhook+", "+plain+`, error="invalid_token"`)
 	}
 	malformed := func(change func(token string) []string) contractCase {
 		return on(func(c *azuresim.Cloud, s *sent) {
@@ -105,21 +108,35 @@ func tokenCases() map[string]contractCase {
 	}
 	const elsewhere = "00000000-1111-4222-8333-444444444444"
 	return map[string]contractCase{
-		"a token of ServiceNow":            accepted(fromServiceNow),
-		"a token of ServiceNow, version 1": accepted(func(c *azuresim.Cloud) azuresim.Claims { return c.AppClaims("1.0", audienceURI, serviceNow, role) }),
-		"a token of Power Automate":        accepted(fromPowerAutomate),
+		"a token of ServiceNow": accepted(fromServiceNow),
+		"a token of ServiceNow, version 1": accepted(func(c *azuresim.Cloud) azuresim.Claims {
+			return c.AppClaims("1.0",
+				audienceURI, serviceNow, role)
+		}),
+		"a token of Power Automate": accepted(fromPowerAutomate),
 		"a token of Power Automate, version 2": accepted(func(c *azuresim.Cloud) azuresim.Claims {
 			return c.UserClaims("2.0", audienceID, powerAutomate, someUser, "user_impersonation", role)
 		}),
 		"a token in other words": on(func(c *azuresim.Cloud, s *sent) {
 			header("Authorization", "bearer "+c.Token(fromServiceNow(c), nil))(s)
 		}, 204, "", ""),
-		"a token with another role":            without(accepted(claims("roles", []string{"Room.Clear"})), "ENTRA_ROLE=Room.Clear"),
-		"a token and a wrong signature":        on(func(c *azuresim.Cloud, s *sent) { bearer(c, fromServiceNow)(s); s.header.Set("Webhook-Id", "msg_2") }, 204, "", ""),
-		"a signature and a wrong token":        on(func(_ *azuresim.Cloud, s *sent) { *s = post(validBody, header("Authorization", "Bearer x.y.z")) }, 204, "", ""),
-		"a signature and a token without role": on(func(c *azuresim.Cloud, s *sent) { *s = post(validBody, bearer(c, claims("roles", nil))) }, 204, "", ""),
-		"another app of the tenant":            forbidden(claims("roles", nil)),
-		"an app with another role":             forbidden(claims("roles", []string{"Device.Read"})),
+		"a token with another role": without(accepted(claims("roles", []string{"Room.Clear"})),
+			"ENTRA_ROLE=Room.Clear"),
+		"a token and a wrong signature": on(func(c *azuresim.Cloud, s *sent) {
+			bearer(c,
+				fromServiceNow)(s)
+			s.header.Set("Webhook-Id", "msg_2")
+		}, 204, "", ""),
+		"a signature and a wrong token": on(func(_ *azuresim.Cloud, s *sent) {
+			*s = post(validBody,
+				header("Authorization", "Bearer x.y.z"))
+		}, 204, "", ""),
+		"a signature and a token without role": on(func(c *azuresim.Cloud, s *sent) {
+			*s = post(validBody, bearer(c,
+				claims("roles", nil)))
+		}, 204, "", ""),
+		"another app of the tenant": forbidden(claims("roles", nil)),
+		"an app with another role":  forbidden(claims("roles", []string{"Device.Read"})),
 		"a user without the role": forbidden(func(c *azuresim.Cloud) azuresim.Claims {
 			return fromPowerAutomate(c).With(azuresim.Claims{"roles": nil})
 		}),
@@ -139,22 +156,52 @@ func tokenCases() map[string]contractCase {
 		"an unknown key": on(func(c *azuresim.Cloud, s *sent) {
 			header("Authorization", "Bearer "+c.Token(fromServiceNow(c), map[string]any{"kid": "stranger"}))(s)
 		}, 401, "unauthenticated", webhook+", "+plain+`, error="invalid_token"`),
-		"a token that was changed":              malformed(func(token string) []string { return []string{"Bearer " + token[:len(token)-8] + "AAAAAAAA"} }),
-		"a token twice":                         malformed(func(token string) []string { return []string{"Bearer " + token, "Bearer " + token} }),
-		"a token of 9 KiB":                      malformed(func(token string) []string { return []string{"Bearer " + token + strings.Repeat("A", 9<<10)} }),
-		"a token with a part more":              malformed(func(token string) []string { return []string{"Bearer " + token + ".e30"} }),
-		"a token with no scheme":                on(func(c *azuresim.Cloud, s *sent) { header("Authorization", c.Token(fromServiceNow(c), nil))(s) }, 401, "unauthenticated", webhook+", "+plain),
-		"a password":                            on(func(_ *azuresim.Cloud, s *sent) { header("Authorization", "Basic Y2FuYXJ5OmNhbmFyeQ==")(s) }, 401, "unauthenticated", webhook+", "+plain),
-		"no evidence, not even a token":         on(func(*azuresim.Cloud, *sent) {}, 401, "unauthenticated", webhook+", "+plain),
-		"no evidence, where only tokens count":  without(on(func(*azuresim.Cloud, *sent) {}, 401, "unauthenticated", plain), "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES="),
-		"a token, where only tokens count":      without(accepted(fromServiceNow), "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES="),
-		"a token, where none counts":            {nil, nil, func() sent { return post(validBody, unsigned, header("Authorization", "Bearer x.y.z")) }, 401, "unauthenticated", map[string]string{"WWW-Authenticate": webhook}},
-		"a principal that the platform may set": on(func(_ *azuresim.Cloud, s *sent) { setPrincipal(s) }, 401, "unauthenticated", webhook+", "+plain),
-		"a principal beside a token, no role":   on(func(c *azuresim.Cloud, s *sent) { setPrincipal(s); bearer(c, claims("roles", nil))(s) }, 403, "forbidden", plain+`, error="insufficient_scope"`),
+		"a token that was changed": malformed(func(token string) []string {
+			return []string{"Bearer " +
+				token[:len(token)-8] + "AAAAAAAA"}
+		}),
+		"a token twice": malformed(func(token string) []string {
+			return []string{"Bearer " + token,
+				"Bearer " + token}
+		}),
+		"a token of 9 KiB": malformed(func(token string) []string {
+			return []string{"Bearer " +
+				token + strings.Repeat("A", 9<<10)}
+		}),
+		"a token with a part more": malformed(func(token string) []string {
+			return []string{"Bearer " +
+				token + ".e30"}
+		}),
+		"a token with no scheme": on(func(c *azuresim.Cloud, s *sent) {
+			header("Authorization",
+				c.Token(fromServiceNow(c), nil))(s)
+		}, 401, "unauthenticated", webhook+", "+plain),
+		"a password": on(func(_ *azuresim.Cloud, s *sent) {
+			header("Authorization",
+				"Basic Y2FuYXJ5OmNhbmFyeQ==")(s)
+		}, 401, "unauthenticated", webhook+", "+plain),
+		"no evidence, not even a token": on(func(*azuresim.Cloud, *sent) {}, 401, "unauthenticated",
+			webhook+", "+plain),
+		"no evidence, where only tokens count": without(on(func(*azuresim.Cloud, *sent) {}, 401, "unauthenticated",
+			plain), "WEBHOOK_SECRET_NAMES=", "API_KEY_SECRET_NAMES="),
+		"a token, where only tokens count": without(accepted(fromServiceNow), "WEBHOOK_SECRET_NAMES=",
+			"API_KEY_SECRET_NAMES="),
+		"a token, where none counts": {nil, nil, func() sent {
+			return post(validBody, unsigned,
+				header("Authorization", "Bearer x.y.z"))
+		}, 401, "unauthenticated", map[string]string{"WWW-Authenticate": webhook}},
+		"a principal that the platform may set": on(func(_ *azuresim.Cloud, s *sent) { setPrincipal(s) }, 401,
+			"unauthenticated", webhook+", "+plain),
+		"a principal beside a token, no role": on(func(c *azuresim.Cloud, s *sent) {
+			setPrincipal(s)
+			bearer(c,
+				claims("roles", nil))(s)
+		}, 403, "forbidden", plain+`, error="insufficient_scope"`),
 
 		"the keys fail":          failing(azuresim.Status(500), 503, "identity_unavailable", "30"),
 		"the keys are throttled": failing(azuresim.Status(429, "Retry-After", "45"), 503, "identity_unavailable", "45"),
-		"the keys are none":      failing(azuresim.Body(200, "application/json", `{"keys":[]}`), 503, "identity_unavailable", "30"),
+		"the keys are none": failing(azuresim.Body(200, "application/json", `{"keys":[]}`), 503,
+			"identity_unavailable", "30"),
 		"the keys are a page":    failing(azuresim.WrongType(), 503, "identity_unavailable", "30"),
 		"the keys are elsewhere": failing(azuresim.Redirect("https://127.0.0.1:1/keys"), 503, "identity_unavailable", "30"),
 		"the keys are 10 MiB":    failing(azuresim.Oversize(10<<20), 503, "identity_unavailable", "30"),
@@ -172,7 +219,8 @@ func tokenCases() map[string]contractCase {
 
 // setPrincipal puts the headers of Easy Auth on s. Any caller can send them where Easy Auth is off.
 func setPrincipal(s *sent) {
-	s.header.Set("X-Ms-Client-Principal", "eyJhdXRoX3R5cCI6ImFhZCIsImNsYWltcyI6W3sidHlwIjoicm9sZXMiLCJ2YWwiOiJEZXZpY2UuVW5hc3NpZ24ifV19")
+	s.header.Set("X-Ms-Client-Principal",
+		"eyJhdXRoX3R5cCI6ImFhZCIsImNsYWltcyI6W3sidHlwIjoicm9sZXMiLCJ2YWwiOiJEZXZpY2UuVW5hc3NpZ24ifV19")
 	s.header.Set("X-Ms-Client-Principal-Id", someUser)
 	s.header.Set("X-Ms-Client-Principal-Name", "kari@contoso.com")
 	s.header.Set("X-Ms-Client-Principal-Idp", "aad")
@@ -191,7 +239,8 @@ func newTokens(t *testing.T, settings ...string) *tokens {
 	t.Helper()
 	p := &tokens{t: t, cloud: newCloud()}
 	c, err := config.Load(complete(append([]string{
-		"KEY_VAULT_URL", p.cloud.VaultURL, "AZURE_CLIENT_ID", p.cloud.IdentityClientID, "GRAPH_TENANT_ID", p.cloud.TenantID, "GRAPH_CLIENT_ID", p.cloud.ClientID,
+		"KEY_VAULT_URL", p.cloud.VaultURL, "AZURE_CLIENT_ID", p.cloud.IdentityClientID, "GRAPH_TENANT_ID",
+		p.cloud.TenantID, "GRAPH_CLIENT_ID", p.cloud.ClientID,
 		"WEBHOOK_SECRET_NAMES", "", "ENTRA_AUDIENCE", audienceURI + "," + audienceID,
 	}, settings...)...), config.Local)
 	if err != nil {
@@ -253,14 +302,16 @@ func TestManyStrangersCauseOneReading(t *testing.T) {
 		var sending sync.WaitGroup
 		for i := range 200 {
 			sending.Go(func() {
-				if status := p.send(p.cloud.Token(fromServiceNow(p.cloud), map[string]any{"kid": fmt.Sprint("stranger-", i)})); status != http.StatusUnauthorized {
+				if status := p.send(p.cloud.Token(fromServiceNow(p.cloud), map[string]any{"kid": fmt.Sprint("stranger-",
+					i)})); status != http.StatusUnauthorized {
 					t.Errorf("a stranger: %d", status)
 				}
 			})
 		}
 		sending.Go(func() {
 			start := time.Now()
-			if status := p.send(p.cloud.Token(fromPowerAutomate(p.cloud), nil)); status != http.StatusNoContent || time.Since(start) > 0 {
+			if status := p.send(p.cloud.Token(fromPowerAutomate(p.cloud), nil)); status != http.StatusNoContent ||
+				time.Since(start) > 0 {
 				t.Errorf("a caller: %d after %v", status, time.Since(start))
 			}
 		})
@@ -299,7 +350,8 @@ func TestFaultsOfSigningKeys(t *testing.T) {
 				if lasting := name == "untrusted"; lasting != (status == http.StatusFailedDependency) {
 					t.Errorf("%d\n%s", status, log)
 				}
-				if took > 5*time.Second || p.cloud.Count(azuresim.StepKeys) != 1 || p.cloud.Count(azuresim.StepSecret) > 0 || !strings.Contains(log, `"outcome":"not_done"`) {
+				if took > 5*time.Second || p.cloud.Count(azuresim.StepKeys) != 1 || p.cloud.Count(azuresim.StepSecret) > 0 ||
+					!strings.Contains(log, `"outcome":"not_done"`) {
 					t.Errorf("after %v and %d readings: %s", took, p.cloud.Count(azuresim.StepKeys), log)
 				}
 				if found := leaks(append(canaries(p.cloud, nil), "stranger.example"), log); len(found) > 0 {
@@ -329,7 +381,8 @@ func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 			{fromPowerAutomate, 204, "user:" + someUser + ",app:" + powerAutomate, ""},
 			{claims("roles", nil), 403, "app:" + serviceNow, "token: authentic, but not allowed to call: it lacks the app role"},
 			{claims("aud", "api://canary"), 401, "", "token: not authentic: it is for another audience"},
-			{claims("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer is not that of its tenant and version"},
+			{claims("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer is not that of its tenant and " +
+				"version"},
 		} {
 			p := newTokens(t)
 			if status := p.send(p.cloud.Token(test.claims(p.cloud), nil)); status != test.status {
@@ -344,7 +397,8 @@ func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 			if test.id != "" {
 				kind = "token"
 			}
-			if fmt.Sprint(record["caller_kind"], record["caller_id"], record["error"]) != fmt.Sprint(orNil(kind), orNil(test.id), orNil(test.reason)) {
+			if fmt.Sprint(record["caller_kind"], record["caller_id"], record["error"]) != fmt.Sprint(orNil(kind),
+				orNil(test.id), orNil(test.reason)) {
 				t.Errorf("the record is %s", log)
 			}
 			if found := leaks(append(canaries(p.cloud, nil), "Kari", "canary", "sts.windows.net"), log); len(found) > 0 {
@@ -369,15 +423,21 @@ func TestIssuersOfClouds(t *testing.T) {
 		v1, v2           string // as far as the tenant
 		authority, vault string
 	}{
-		"public":    {"https://sts.windows.net/", "https://login.microsoftonline.com/", "login.microsoftonline.com", "vault.azure.net"},
-		"usgov":     {"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us", "vault.usgovcloudapi.net"},
-		"usgov-dod": {"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us", "vault.usgovcloudapi.net"},
-		"china":     {"https://sts.chinacloudapi.cn/", "https://login.partner.microsoftonline.cn/", "login.chinacloudapi.cn", "vault.azure.cn"},
+		"public": {"https://sts.windows.net/", "https://login.microsoftonline.com/", "login.microsoftonline.com",
+			"vault.azure.net"},
+		"usgov": {"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us",
+			"vault.usgovcloudapi.net"},
+		"usgov-dod": {"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us",
+			"vault.usgovcloudapi.net"},
+		"china": {"https://sts.chinacloudapi.cn/", "https://login.partner.microsoftonline.cn/",
+			"login.chinacloudapi.cn", "vault.azure.cn"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newTokens(t, "AZURE_CLOUD", cloud, "KEY_VAULT_URL", "https://contoso."+test.vault)
-			v1 := p.cloud.AppClaims("1.0", audienceURI, serviceNow).With(azuresim.Claims{"iss": test.v1 + p.cloud.TenantID + "/"})
-			v2 := p.cloud.AppClaims("2.0", audienceID, serviceNow).With(azuresim.Claims{"iss": test.v2 + p.cloud.TenantID + "/v2.0"})
+			v1 := p.cloud.AppClaims("1.0", audienceURI, serviceNow).With(azuresim.Claims{"iss": test.v1 + p.cloud.TenantID +
+				"/"})
+			v2 := p.cloud.AppClaims("2.0", audienceID, serviceNow).With(azuresim.Claims{"iss": test.v2 + p.cloud.TenantID +
+				"/v2.0"})
 			for _, claims := range []azuresim.Claims{v1, v2} { // without the role, so that no more than the token is looked at
 				if status := p.send(p.cloud.Token(claims, nil)); status != http.StatusForbidden {
 					t.Errorf("%s: a token by %s: %d", cloud, claims["iss"], status)
@@ -417,7 +477,8 @@ func TestNoAddressIsTakenFromAToken(t *testing.T) {
 	c := newCloud()
 	d := deploy(t, c, config.Local, audiences)
 	send := func(claims azuresim.Claims, head map[string]any) int {
-		answer, err := d.send(t.Context(), post(validBody, unsigned, header("Authorization", "Bearer "+c.Token(claims, head))))
+		answer, err := d.send(t.Context(), post(validBody, unsigned, header("Authorization", "Bearer "+c.Token(claims,
+			head))))
 		if err != nil {
 			t.Fatal(err)
 		}

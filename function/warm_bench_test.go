@@ -25,7 +25,8 @@ func (a acting) Do(req *http.Request) (*http.Response, error) {
 	if req.Method != http.MethodPost || req.URL.Host != "graph.microsoft.com" {
 		return a.Cloud.Do(req)
 	}
-	return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{"Request-Id": {"11111111-2222-4333-8444-555555555555"}}, Body: http.NoBody, Request: req}, nil
+	return &http.Response{StatusCode: http.StatusNoContent,
+		Header: http.Header{"Request-Id": {"11111111-2222-4333-8444-555555555555"}}, Body: http.NoBody, Request: req}, nil
 }
 
 // warmCall returns a function that sends one signed request for a device to a warm process with audit and limits.
@@ -33,7 +34,8 @@ func warmCall(tb testing.TB) func() {
 	tb.Helper()
 	cloud := newCloud()
 	c, err := config.Load(complete(
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
+		"GRAPH_CLIENT_ID", cloud.ClientID,
 		"RATE_LIMIT", "",
 	), config.Local)
 	if err != nil {
@@ -65,8 +67,8 @@ func BenchmarkWarmCall(b *testing.B) {
 	}
 }
 
-// BenchmarkServing has the whole program serve sixteen callers, on Azure's port and on a cloud that answers over TLS, all in this
-// process: for a profile (-cpuprofile) of where the time goes.
+// BenchmarkServing has the whole program serve sixteen callers, on Azure's port and on a cloud that answers over TLS,
+// all in this process: for a profile (-cpuprofile) of where the time goes.
 func BenchmarkServing(b *testing.B) {
 	c := newCloud()
 	served, err := c.Serve()
@@ -90,11 +92,13 @@ func BenchmarkServing(b *testing.B) {
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, []string{"unassign"}, func(name string) string { return settings[name] }, nil, io.Discard, io.Discard)
+		ended <- run(ctx, []string{"unassign"}, func(name string) string { return settings[name] }, nil, io.Discard,
+			io.Discard)
 	}()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	call := func() error {
-		r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "http://"+address+"/api/unassign", strings.NewReader(validBody))
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, "http://"+address+"/api/unassign",
+			strings.NewReader(validBody))
 		if err != nil {
 			return err
 		}

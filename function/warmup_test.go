@@ -17,7 +17,8 @@ import (
 
 // allSteps are the steps of the cloud that a request can wait for.
 var allSteps = []azuresim.Step{
-	azuresim.StepSTS, azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys,
+	azuresim.StepSTS, azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery,
+	azuresim.StepToken, azuresim.StepKeys,
 	azuresim.StepConnect, azuresim.StepGraph,
 }
 
@@ -31,10 +32,11 @@ func asked(c *azuresim.Cloud) string {
 }
 
 // withoutVault are the settings of a deployment that has none.
-var withoutVault = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "", "WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
+var withoutVault = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "",
+	"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
 
-// TestColdCall counts how many answers the first request waits for, one after the other: when it comes with the start, and when it
-// comes a second later.
+// TestColdCall counts how many answers the first request waits for, one after the other: when it comes with the
+// start, and when it comes a second later.
 func TestColdCall(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -44,7 +46,8 @@ func TestColdCall(t *testing.T) {
 		sequence int    // of answers, at once
 		asked    string // how often, step by step
 	}{
-		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph's read and change.
+		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph's
+		// read and change.
 		"a secret": {sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]"},
 		"a certificate": {
 			settings: []string{"GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate"},
@@ -56,7 +59,8 @@ func TestColdCall(t *testing.T) {
 			sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]",
 		},
 		"callers of all kinds": {
-			settings: []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next", "API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
+			settings: []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next", "API_KEY_SECRET_NAMES",
+				"api-key-flow", "ENTRA_AUDIENCE", audienceID},
 			prepare: func(c *azuresim.Cloud) {
 				c.PutSecret("webhook-next", azuresim.Secret{Value: encodeKey(bytes.Repeat([]byte("k"), 32))})
 			},
@@ -65,7 +69,8 @@ func TestColdCall(t *testing.T) {
 		},
 		// The scope of such a cloud's vault is unknown before its first challenge.
 		"a cloud of one's own": {
-			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com", "GRAPH_ENDPOINT", "https://graph.microsoft.com"},
+			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com",
+				"GRAPH_ENDPOINT", "https://graph.microsoft.com"},
 			sequence: 6, asked: "[0 1 1 2 1 1 0 1 2]",
 		},
 		// The identity has a tenant's endpoints to find as well, and a token to get.
@@ -106,7 +111,8 @@ func TestColdCall(t *testing.T) {
 					var log bytes.Buffer
 					s := wired(t, c, &log, append([]string{
 						"AZURE_TENANT_ID", c.TenantID, "AWS_REGION", role.Region,
-						"AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey, "AWS_SESSION_TOKEN", role.SessionToken,
+						"AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey, "AWS_SESSION_TOKEN",
+						role.SessionToken,
 					}, test.settings...)...)
 					go s.WarmUp(t.Context())
 					time.Sleep(later)
@@ -152,11 +158,13 @@ func TestWarmUpThatPanics(t *testing.T) {
 	simulated.TrustAll(c, role)
 	for _, settings := range [][]string{
 		{"API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
-		append([]string{"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID", role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey}, withoutVault...),
+		append([]string{"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID",
+			role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey}, withoutVault...),
 	} {
 		for _, but := range []string{"no address", "openid-configuration", "/secrets/", "sts."} {
 			deployed, err := config.Load(complete(append([]string{
-				"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID,
+				"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID,
+				"GRAPH_CLIENT_ID", c.ClientID,
 			}, settings...)...), config.Local)
 			if err != nil {
 				t.Fatal(err)
@@ -167,7 +175,8 @@ func TestWarmUpThatPanics(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.WarmUp(t.Context())
-			if got := strings.Count(log.String(), "warm-up failed"); got == 0 || strings.Contains(log.String(), "warmed up") || strings.Contains(log.String(), "canary") {
+			if got := strings.Count(log.String(), "warm-up failed"); got == 0 || strings.Contains(log.String(),
+				"warmed up") || strings.Contains(log.String(), "canary") {
 				t.Errorf("%d steps have failed: %s", got, &log)
 			}
 		}

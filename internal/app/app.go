@@ -1,5 +1,5 @@
-// Package app builds the running function from a Config: credentials, vault, Graph client, handler, warm-up. It is the only
-// package that knows the AWS SDK.
+// Package app builds the running function from a Config: credentials, vault, Graph client, handler, warm-up. It is
+// the only package that knows the AWS SDK.
 package app
 
 import (
@@ -83,7 +83,8 @@ type App struct {
 type Examine func(ctx context.Context) (slog.LogValuer, error)
 
 // New returns the App for c, with transport as the boundary to the cloud. It makes no request.
-func New(c config.Config, transport policy.Transporter, examine Examine, log *slog.Logger, version string) (*App, error) {
+func New(c config.Config, transport policy.Transporter, examine Examine, log *slog.Logger, version string) (*App,
+	error) {
 	parts, err := Connect(c, transport, log, version)
 	if err != nil {
 		return nil, err
@@ -98,7 +99,8 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 		Policy: handler.Policy{
 			GroupTags: c.GroupTags, PerMinute: c.RateLimit, DryRun: c.DryRun, Callers: c.CallerPolicies,
 		},
-		Sweep:     handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices, MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
+		Sweep: handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices,
+			MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
 		Operators: c.OperatorCallers,
 		Examine:   examine,
 		Log:       log,
@@ -109,7 +111,8 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 }
 
 // newVerifier returns the verifier of callers, and the steps of the warm-up that read its keys.
-func newVerifier(c config.Config, store *vault.Vault, transport policy.Transporter, log *slog.Logger) (caller.Verifier, []func(context.Context) error) {
+func newVerifier(c config.Config, store *vault.Vault, transport policy.Transporter,
+	log *slog.Logger) (caller.Verifier, []func(context.Context) error) {
 	if c.PlatformAuth {
 		return caller.Platform{}, nil
 	}
@@ -126,7 +129,8 @@ func newVerifier(c config.Config, store *vault.Vault, transport policy.Transport
 		return keys{k}
 	}
 	if len(c.WebhookSecretNames) > 0 {
-		verifiers = append(verifiers, &caller.Signature{Keys: keysIn(caller.DecodeSignatureKey, c.WebhookSecretNames), Tolerance: c.Tolerance})
+		verifiers = append(verifiers, &caller.Signature{Keys: keysIn(caller.DecodeSignatureKey, c.WebhookSecretNames),
+			Tolerance: c.Tolerance})
 	}
 	if len(c.APIKeySecretNames) > 0 {
 		verifiers = append(verifiers, &caller.APIKey{Keys: keysIn(caller.DecodeAPIKey, c.APIKeySecretNames)})
@@ -165,8 +169,8 @@ func (k keys) Refresh(ctx context.Context) ([]caller.Key, error) {
 	return callerKeys(k.inVault.Refresh(ctx))
 }
 
-// callerKeys converts keys. A permanently missing key is an error only if no other key was read: during every rotation a key is
-// in the settings and not yet, or no longer, in the vault.
+// callerKeys converts keys. A permanently missing key is an error only if no other key was read: during every
+// rotation a key is in the settings and not yet, or no longer, in the vault.
 func callerKeys(stored []vault.Key, err error) ([]caller.Key, error) {
 	known := make([]caller.Key, len(stored))
 	for i, key := range stored {

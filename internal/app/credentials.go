@@ -19,7 +19,8 @@ func newIdentity(c config.Config, transport policy.Transporter, o azsdk.Options)
 	case config.ManagedIdentity:
 		return entra.ManagedIdentity(c.AzureClientID, o)
 	case config.AWSFederation: // unused without a vault
-		return entra.Federated(cmp.Or(c.AzureTenantID, c.TenantID), cmp.Or(c.AzureClientID, c.ClientID), RoleAssertion(c.Role, transport, c.Cloud.Exchange), o)
+		return entra.Federated(cmp.Or(c.AzureTenantID, c.TenantID), cmp.Or(c.AzureClientID, c.ClientID),
+			RoleAssertion(c.Role, transport, c.Cloud.Exchange), o)
 	case config.ClientSecret:
 		return entra.ClientSecret(c.AzureTenantID, c.AzureClientID, c.AzureSecret, o)
 	case config.AzureCLI:
@@ -28,9 +29,10 @@ func newIdentity(c config.Config, transport policy.Transporter, o azsdk.Options)
 	return nil, fmt.Errorf("no vault credential %q", c.VaultCredential)
 }
 
-// newGraphCredential returns the credential of the app that may call Graph: its secret or certificate in the vault, or no secret at
-// all. Then the app trusts the role or the managed identity, or is the managed identity.
-func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.TokenCredential, transport policy.Transporter, o azsdk.Options) (azcore.TokenCredential, error) {
+// newGraphCredential returns the credential of the app that may call Graph: its secret or certificate in the vault,
+// or no secret at all. Then the app trusts the role or the managed identity, or is the managed identity.
+func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.TokenCredential,
+	transport policy.Transporter, o azsdk.Options) (azcore.TokenCredential, error) {
 	switch {
 	case c.GraphDirect && c.VaultCredential == config.AWSFederation:
 		return entra.Direct(func() (azcore.TokenCredential, error) {

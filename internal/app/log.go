@@ -12,8 +12,8 @@ func NewLog(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(renaming{w}, &slog.HandlerOptions{Level: level}))
 }
 
-// renaming renames time to timestamp and msg to message. slog writes a record in one call, with these members first. ReplaceAttr
-// would add a third to the cost of each record.
+// renaming renames time to timestamp and msg to message. slog writes a record in one call, with these members first.
+// ReplaceAttr would add a third to the cost of each record.
 type renaming struct{ io.Writer }
 
 func (r renaming) Write(record []byte) (int, error) {

@@ -23,8 +23,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Queues sends messages to an SQS queue again, or to the dead-letter queue that its redrive policy names. Redrive itself takes
-// maxReceiveCount times the visibility timeout.
+// Queues sends messages to an SQS queue again, or to the dead-letter queue that its redrive policy names. Redrive
+// itself takes maxReceiveCount times the visibility timeout.
 type Queues struct {
 	credentials aws.Credentials
 	client      upstream.Doer
@@ -37,7 +37,8 @@ type Queues struct {
 func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
 	return &Queues{
 		credentials: aws.Credentials{
-			AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: getenv("AWS_SESSION_TOKEN"),
+			AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"),
+			SessionToken: getenv("AWS_SESSION_TOKEN"),
 		},
 		client: upstream.Capped(client, 64<<10), queues: map[string]queueAddress{},
 	}
@@ -46,7 +47,8 @@ func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
 // queueAddress is the region and the URL of a queue.
 type queueAddress struct{ region, host, url string }
 
-var queueARN = regexp.MustCompile(`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80}(?:\.fifo)?)$`)
+var queueARN = regexp.MustCompile(
+	`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80}(?:\.fifo)?)$`)
 
 func parseQueueARN(arn string) (queueAddress, error) {
 	m := queueARN.FindStringSubmatch(arn)
@@ -66,7 +68,8 @@ var errNoRole = errors.New("there are no credentials of a role")
 const sendTimeout = 5 * time.Second
 
 // maxBatch is the number of messages that SQS takes in one request, and maxBatchBytes their size
-// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html; 262,144 until 2025).
+// (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html; 262,144 until
+// 2025).
 const (
 	maxBatch      = 10
 	maxBatchBytes = 200_000
@@ -84,13 +87,15 @@ func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte)
 	for len(bodies) > 0 {
 		var entries []map[string]string
 		size := 0
-		for len(entries) < min(maxBatch, len(bodies)) && (len(entries) == 0 || size+len(bodies[len(entries)]) <= maxBatchBytes) {
+		for len(entries) < min(maxBatch, len(bodies)) && (len(entries) == 0 ||
+			size+len(bodies[len(entries)]) <= maxBatchBytes) {
 			body := bodies[len(entries)]
 			size += len(body)
 			entries = append(entries, map[string]string{"Id": strconv.Itoa(len(entries)), "MessageBody": string(body)})
 		}
 		var out struct{ Failed []struct{ Code string } }
-		if err := q.call(ctx, queue, "SendMessageBatch", map[string]any{"QueueUrl": queue.url, "Entries": entries}, &out); err != nil {
+		if err := q.call(ctx, queue, "SendMessageBatch", map[string]any{"QueueUrl": queue.url, "Entries": entries},
+			&out); err != nil {
 			return err
 		}
 		if len(out.Failed) > 0 {
@@ -101,8 +106,8 @@ func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte)
 	return nil
 }
 
-// DeadLetter sends a message to the dead-letter queue of a queue, with the id of the original and the code of the failure as
-// attributes.
+// DeadLetter sends a message to the dead-letter queue of a queue, with the id of the original and the code of the
+// failure as attributes.
 func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, id, code string) error {
 	if q == nil {
 		return errNoRole
@@ -118,7 +123,8 @@ func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, 
 	if id != "" {
 		attributes["messageId"] = attribute(id)
 	}
-	return q.call(ctx, target, "SendMessage", map[string]any{"QueueUrl": target.url, "MessageBody": string(body), "MessageAttributes": attributes}, nil)
+	return q.call(ctx, target, "SendMessage", map[string]any{"QueueUrl": target.url, "MessageBody": string(body),
+		"MessageAttributes": attributes}, nil)
 }
 
 // target returns the dead-letter queue of a queue.
@@ -171,7 +177,8 @@ func (q *Queues) call(ctx context.Context, queue queueAddress, action string, in
 	req.Header.Set("Content-Type", "application/x-amz-json-1.0")
 	req.Header.Set("X-Amz-Target", "AmazonSQS."+action)
 	hash := sha256.Sum256(body)
-	if err := v4.NewSigner().SignHTTP(ctx, q.credentials, req, hex.EncodeToString(hash[:]), "sqs", queue.region, time.Now()); err != nil {
+	if err := v4.NewSigner().SignHTTP(ctx, q.credentials, req, hex.EncodeToString(hash[:]), "sqs", queue.region,
+		time.Now()); err != nil {
 		return errors.New("sign: " + action)
 	}
 	resp, err := q.client.Do(req)

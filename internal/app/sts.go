@@ -19,12 +19,13 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// assertionLife is the lifetime of a token of the role, in seconds. It is used at once; template.yaml allows no longer one.
+// assertionLife is the lifetime of a token of the role, in seconds. It is used at once; template.yaml allows no
+// longer one.
 const assertionLife = 300
 
-// RoleAssertion returns the source of tokens of the function's role, for an audience of Entra ID: AWS STS issues a JWT with the role's
-// ARN as its subject (https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_outbound.html). Entra ID accepts
-// RS256 alone.
+// RoleAssertion returns the source of tokens of the function's role, for an audience of Entra ID: AWS STS issues a
+// JWT with the role's ARN as its subject
+// (https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_outbound.html). Entra ID accepts RS256 alone.
 func RoleAssertion(role config.AWSRole, transport upstream.Doer, audience string) entra.Assertion {
 	options := sts.Options{
 		Region:     role.Region,
@@ -65,7 +66,8 @@ func reduceSTS(err error) *upstream.Error {
 	}
 	switch {
 	case e.Code == "OutboundWebIdentityFederationDisabledException", e.Code == "OutboundWebIdentityFederationDisabled":
-		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: outbound web identity federation is not enabled in the account"
+		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: outbound web identity federation is not enabled in the "+
+			"account"
 	case e.Code == "AccessDenied":
 		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: the role may not ask for this token"
 	case e.Code == "Throttling", e.Status == http.StatusTooManyRequests:

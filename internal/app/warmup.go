@@ -10,15 +10,15 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// warmUp reads callers' keys and gets a token for Graph before the first request needs them. A request that comes earlier joins the
-// calls that run.
+// warmUp reads callers' keys and gets a token for Graph before the first request needs them. A request that comes
+// earlier joins the calls that run.
 type warmUp struct {
 	steps []func(context.Context) error
 	log   *slog.Logger
 }
 
-// WarmUp runs all steps at once, and returns when they are done or ctx has ended. It logs failures; the request that needs the step
-// retries it.
+// WarmUp runs all steps at once, and returns when they are done or ctx has ended. It logs failures; the request that
+// needs the step retries it.
 func (a *App) WarmUp(ctx context.Context) {
 	w := a.warmUp
 	start := time.Now()

@@ -26,7 +26,8 @@ func (f *Flight[T]) Do(ctx context.Context, key string, work func(context.Contex
 	value, _, err := f.group.Do(ctx, key, work)
 	service, _ := f.stage.Load().(upstream.Service)
 	if p, ok := errors.AsType[*singleflight.PanicError](err); ok {
-		return value, &upstream.Error{Service: service, Reason: upstream.BadAnswer, Cause: fmt.Sprintf("panic of type %T", p.Value)}
+		return value, &upstream.Error{Service: service, Reason: upstream.BadAnswer, Cause: fmt.Sprintf("panic of type %T",
+			p.Value)}
 	}
 	if err != nil && ctx.Err() != nil {
 		if _, known := errors.AsType[*upstream.Error](err); !known {

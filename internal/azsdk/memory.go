@@ -14,9 +14,10 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Remember returns a Doer that passes requests to next, but asks two questions once for all: where Entra ID has the endpoints of
-// a tenant, and which tokens a vault takes. Every client of the SDK asks them before all else, and the answer is the
-// same each time. It keeps no other answer, no failure, and nothing that does not look like one of theirs, as the page of a proxy.
+// Remember returns a Doer that passes requests to next, but asks two questions once for all: where Entra ID has the
+// endpoints of a tenant, and which tokens a vault takes. Every client of the SDK asks them before all else, and the
+// answer is the same each time. It keeps no other answer, no failure, and nothing that does not look like one of
+// theirs, as the page of a proxy.
 func Remember(next upstream.Doer) upstream.Doer {
 	return &memory{next: next, known: map[string]remembered{}}
 }
@@ -66,8 +67,8 @@ func (r remembered) hasEndpoints() bool {
 		document.Issuer != "" && document.AuthorizationEndpoint != "" && document.TokenEndpoint != ""
 }
 
-// isChallenge reports whether r says which tokens the vault takes, so that azsecrets can make something of it: by an authority with a
-// tenant, and a scope under one of its names.
+// isChallenge reports whether r says which tokens the vault takes, so that azsecrets can make something of it: by an
+// authority with a tenant, and a scope under one of its names.
 func (r remembered) isChallenge() bool {
 	said := r.Header.Get("WWW-Authenticate")
 	_, authority, _ := strings.Cut(said, `authorization="https://`)

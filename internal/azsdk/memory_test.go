@@ -47,12 +47,16 @@ func TestRemember(t *testing.T) {
 			other       string // asks for another thing
 			otherHeader []string
 		}{
-			{azuresim.StepDiscovery, []string{tenant, tenant}, 200, "https://login.microsoftonline.com/other" + openIDConfiguration, nil},
-			{azuresim.StepChallenge, []string{c.VaultURL + "/secrets/a", c.VaultURL + "/secrets/b"}, 401, c.VaultURL + "/secrets/a", []string{"Authorization", "Bearer x"}},
+			{azuresim.StepDiscovery, []string{tenant, tenant}, 200, "https://login.microsoftonline.com/other" +
+				openIDConfiguration, nil},
+			{azuresim.StepChallenge, []string{c.VaultURL + "/secrets/a", c.VaultURL + "/secrets/b"}, 401, c.VaultURL +
+				"/secrets/a", []string{"Authorization", "Bearer x"}},
 		} {
 			asked := func() int { return c.Count(question.step) }
 			// Neither a failure nor an invalid response is kept.
-			for _, none := range []azuresim.Fault{azuresim.WrongType(), azuresim.MalformedChallenge(), azuresim.Body(200, "application/json", `{"issuer":"https://login.microsoftonline.com/x/v2.0","token_endpoint":"https://login.microsoftonline.com/x/token"}`), azuresim.Status(401, "WWW-Authenticate", "Bearer")} {
+			for _, none := range []azuresim.Fault{azuresim.WrongType(), azuresim.MalformedChallenge(), azuresim.Body(200,
+				"application/json",
+				`{"issuer":"https://login.microsoftonline.com/x/v2.0","token_endpoint":"https://login.microsoftonline.com/x/token"}`), azuresim.Status(401, "WWW-Authenticate", "Bearer")} {
 				c.Fail(question.step, 1, none)
 				if _, _, err := get(t.Context(), t, d, question.urls[0]); err != nil {
 					t.Error(err)
@@ -117,7 +121,8 @@ func TestRememberInTime(t *testing.T) {
 		}
 		asking.Wait()
 		time.Sleep(time.Millisecond) // lets work complete that ended at this moment
-		if status, _, err := get(t.Context(), t, d, c.VaultURL+"/secrets/a"); status != http.StatusUnauthorized || err != nil {
+		if status, _, err := get(t.Context(), t, d, c.VaultURL+"/secrets/a"); status != http.StatusUnauthorized ||
+			err != nil {
 			t.Errorf("%d, %v", status, err)
 		}
 	})

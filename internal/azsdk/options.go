@@ -25,8 +25,8 @@ type Options struct {
 	Log                  *slog.Logger
 }
 
-// The shares of Options.Timeout. In a cold call the steps run in sequence: managed identity inside vault, then the token.
-// Graph gets the rest.
+// The shares of Options.Timeout. In a cold call the steps run in sequence: managed identity inside vault, then the
+// token. Graph gets the rest.
 const (
 	IdentityShare = 0.15
 	VaultShare    = 0.3
@@ -53,8 +53,8 @@ func (o Options) WithDefaults() Options {
 	return o
 }
 
-// Client returns the options of an SDK client whose step may take limit: up to three attempts in that time. An attempt that
-// hangs leaves enough time for a second one.
+// Client returns the options of an SDK client whose step may take limit: up to three attempts in that time. An
+// attempt that hangs leaves enough time for a second one.
 func (o Options) Client(limit time.Duration) azcore.ClientOptions {
 	c := o.ClientOptions
 	c.Transport = watched{upstream.Capped(o.Transport, maxResponse)}
@@ -81,8 +81,8 @@ func Watch(ctx context.Context) (context.Context, *NetworkError) {
 	return context.WithValue(ctx, watchKey{}, seen), seen
 }
 
-// Reduce reduces err to an *upstream.Error of service, for an error that is no response. The network error counts, if err
-// is the SDK's text of it. No device was changed by any of these requests.
+// Reduce reduces err to an *upstream.Error of service, for an error that is no response. The network error counts, if
+// err is the SDK's text of it. No device was changed by any of these requests.
 func (n *NetworkError) Reduce(service upstream.Service, err error) *upstream.Error {
 	if n.err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		err = n.err

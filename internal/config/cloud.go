@@ -2,10 +2,10 @@ package config
 
 import "github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 
-// Cloud holds the addresses of the services of a cloud (https://learn.microsoft.com/graph/deployments; the authorities are
-// azcore's). Microsoft documents token issuers in no single place: the cloud's discovery document names the issuer of
-// version 2 tokens, in China another host than the authority (MSAL's table of endpoints has it); one host issues the version 1
-// tokens of all clouds but China.
+// Cloud holds the addresses of the services of a cloud (https://learn.microsoft.com/graph/deployments; the
+// authorities are azcore's). Microsoft documents token issuers in no single place: the cloud's discovery document
+// names the issuer of version 2 tokens, in China another host than the authority (MSAL's table of endpoints has it);
+// one host issues the version 1 tokens of all clouds but China.
 type Cloud struct {
 	Authority   string
 	IssuerV1    string // of tokens, up to the tenant's id
@@ -19,7 +19,8 @@ type Cloud struct {
 func clouds() map[string]Cloud {
 	const sts, stsChina = "https://sts.windows.net/", "https://sts.chinacloudapi.cn/"
 	const gov = "api://AzureADTokenExchangeUSGov"
-	public, government := cloud.AzurePublic.ActiveDirectoryAuthorityHost, cloud.AzureGovernment.ActiveDirectoryAuthorityHost
+	public, government := cloud.AzurePublic.ActiveDirectoryAuthorityHost,
+		cloud.AzureGovernment.ActiveDirectoryAuthorityHost
 	return map[string]Cloud{
 		"public": {
 			Authority: public, IssuerV1: sts, IssuerV2: public, Graph: "https://graph.microsoft.com",

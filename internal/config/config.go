@@ -92,8 +92,8 @@ type AWSRole struct {
 // Error lists the faults of the settings, a sentence each.
 type Error []string
 
-// Error returns the faults, one on each line, and the names of the settings in the last line: the Functions host keeps only the last
-// three lines of standard error.
+// Error returns the faults, one on each line, and the names of the settings in the last line: the Functions host
+// keeps only the last three lines of standard error.
 func (e Error) Error() string {
 	text := strings.Join(e, "\n  ")
 	var names []string
@@ -105,8 +105,8 @@ func (e Error) Error() string {
 	return "settings:\n  " + text + "\nset or correct: " + strings.Join(names, ", ")
 }
 
-// Load reads and checks the settings for host. It needs no network. Its error is an Error with every fault; no value of a
-// setting that may be secret is in it.
+// Load reads and checks the settings for host. It needs no network. Its error is an Error with every fault; no value
+// of a setting that may be secret is in it.
 func Load(getenv func(string) string, host string) (Config, error) {
 	c := Config{Host: host, Getenv: getenv}
 	s := &settings{set: map[string]bool{}}
@@ -193,8 +193,8 @@ func (s *settings) checkGraphApp(c *Config) {
 	}
 }
 
-// checkSeparation reports a secret that two settings name: a caller would hold the app's secret, or a signing key would be
-// sent as an API key. Key Vault ignores the case of names.
+// checkSeparation reports a secret that two settings name: a caller would hold the app's secret, or a signing key
+// would be sent as an API key. Key Vault ignores the case of names.
 func (s *settings) checkSeparation(c Config) {
 	setting := map[string]string{}
 	for _, named := range []struct {
@@ -244,7 +244,8 @@ func (s *settings) checkAuth(c *Config) {
 	verifiers := s.set["WEBHOOK_SECRET_NAMES"] || s.set["API_KEY_SECRET_NAMES"] || s.set["ENTRA_AUDIENCE"]
 	switch {
 	case c.PlatformAuth && verifiers:
-		s.addf("AUTH=%s accepts every request: remove WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES and ENTRA_AUDIENCE, or AUTH", s.auth)
+		s.addf("AUTH=%s accepts every request: remove WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES and ENTRA_AUDIENCE, or "+
+			"AUTH", s.auth)
 	case !c.PlatformAuth && !verifiers:
 		s.addf("WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE is not set: no caller could be authenticated")
 	}

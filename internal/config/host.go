@@ -10,7 +10,8 @@ const (
 )
 
 // ErrTwoHosts is returned by DetectHost if the environment shows two hosts.
-var ErrTwoHosts = errors.New("FUNCTIONS_CUSTOMHANDLER_PORT and AWS_LAMBDA_RUNTIME_API are both set: a process has one host")
+var ErrTwoHosts = errors.New("FUNCTIONS_CUSTOMHANDLER_PORT and AWS_LAMBDA_RUNTIME_API are both set: a process has one " +
+	"host")
 
 // DetectHost returns the host that started the process, by the variable that each host sets.
 func DetectHost(getenv func(string) string) (string, error) {

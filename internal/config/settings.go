@@ -41,7 +41,8 @@ func table(c *Config, s *settings) []Setting {
 	if c.Host == Lambda { // which has no managed identity
 		credential = AWSFederation
 	}
-	const byFederation, oneKind, oneOfTwo = "with `aws-federation` and `client-secret`", "one kind of caller", "one of the two, with `GRAPH_CREDENTIAL=vault`"
+	const byFederation, oneKind, oneOfTwo = "with `aws-federation` and `client-secret`", "one kind of caller",
+		"one of the two, with `GRAPH_CREDENTIAL=vault`"
 	return []Setting{
 		{
 			Name: "KEY_VAULT_URL", Needed: "if a secret is in a vault", Deployment: true, parse: address(&c.VaultURL),
@@ -50,21 +51,28 @@ func table(c *Config, s *settings) []Setting {
 		{
 			Name: "VAULT_CREDENTIAL", Default: credential, Deployment: true,
 			parse: word(&c.VaultCredential, ManagedIdentity, AWSFederation, ClientSecret, AzureCLI),
-			Help:  "how this process reads the vault: `managed-identity`, `aws-federation` (the default on Lambda: the function's role, which an app trusts), `client-secret` or `azure-cli`",
+			Help: "how this process reads the vault: `managed-identity`, `aws-federation` (the default on Lambda: the " +
+				"function's role, which an app trusts), `client-secret` or `azure-cli`",
 		},
 		{
 			Name: "AZURE_CLIENT_ID", Needed: byFederation, parse: plain(&s.azureClientID),
-			Help: "the client id of the user-assigned identity or, with `aws-federation` and `client-secret`, of the app that reads the vault",
+			Help: "the client id of the user-assigned identity or, with `aws-federation` and `client-secret`, of the app that " +
+				"reads the vault",
 		},
 		{Name: "AZURE_TENANT_ID", Needed: byFederation, parse: plain(&s.azureTenantID), Help: "the tenant of that app"},
-		{Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: plain(&s.azureSecret), Help: "the secret of that app"},
+		{Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: plain(&s.azureSecret),
+			Help: "the secret of that app"},
 		{
 			Name: "GRAPH_CREDENTIAL", Default: "vault", Deployment: true, parse: word(&s.graphCredential, "vault", "identity"),
-			Help: "`vault`: the app's secret or certificate; `identity`: no secret at all. Then the app `GRAPH_CLIENT_ID` trusts the managed identity or the function's role; without `GRAPH_CLIENT_ID` the managed identity itself has the permission in Graph",
+			Help: "`vault`: the app's secret or certificate; `identity`: no secret at all. Then the app `GRAPH_CLIENT_ID` " +
+				"trusts the managed identity or the function's role; without `GRAPH_CLIENT_ID` the managed identity itself has " +
+				"the permission in Graph",
 		},
-		{Name: "GRAPH_TENANT_ID", Needed: "always", Deployment: true, parse: id(&c.TenantID), Help: "the tenant of the devices"},
+		{Name: "GRAPH_TENANT_ID", Needed: "always", Deployment: true, parse: id(&c.TenantID),
+			Help: "the tenant of the devices"},
 		{
-			Name: "GRAPH_CLIENT_ID", Needed: "always, except for a managed identity with `GRAPH_CREDENTIAL=identity`", Deployment: true, parse: id(&c.ClientID),
+			Name: "GRAPH_CLIENT_ID", Needed: "always, except for a managed identity with `GRAPH_CREDENTIAL=identity`",
+			Deployment: true, parse: id(&c.ClientID),
 			Help: "the app that may call Graph",
 		},
 		{
@@ -85,42 +93,55 @@ func table(c *Config, s *settings) []Setting {
 		},
 		{
 			Name: "ENTRA_AUDIENCE", Needed: oneKind, Deployment: true, parse: list(&c.EntraAudiences, parseAudience),
-			Help: "the audiences of accepted Entra tokens, exactly as in `aud`: App ID URI, client id or both, separated by commas",
+			Help: "the audiences of accepted Entra tokens, exactly as in `aud`: App ID URI, client id or both, separated by " +
+				"commas",
 		},
 		{
 			Name: "ENTRA_TENANT_ID", parse: list(&s.entraTenants, parseTenant),
 			Help: "the tenants whose tokens are accepted, separated by commas; default: `GRAPH_TENANT_ID`",
 		},
-		{Name: "ENTRA_ROLE", Default: "Device.Unassign", parse: role(&c.EntraRole), Help: "the app role that every caller with a token must have"},
+		{Name: "ENTRA_ROLE", Default: "Device.Unassign", parse: role(&c.EntraRole), Help: "the app role that every caller " +
+			"with a token must have"},
 		{
 			Name: "ENTRA_SCOPE", Default: "user_impersonation", parse: role(&c.EntraScope),
 			Help: "the scope that a token on behalf of a user must have beside the role",
 		},
 		{
-			Name: "AUTH", Default: authVerify, Needed: oneKind, Deployment: true, parse: word(&s.auth, authVerify, authPlatform, authPlatformAnonymous),
-			Help: "`verify`: authenticate callers here; `platform`: the host has authenticated them, in place of the three kinds above; `platform-anonymous`: likewise, although the host authenticates no caller (private networks only)",
+			Name: "AUTH", Default: authVerify, Needed: oneKind, Deployment: true, parse: word(&s.auth, authVerify,
+				authPlatform, authPlatformAnonymous),
+			Help: "`verify`: authenticate callers here; `platform`: the host has authenticated them, in place of the three " +
+				"kinds above; `platform-anonymous`: likewise, although the host authenticates no caller (private networks only)",
 		},
 		{
 			Name: "ALLOWED_GROUP_TAGS", parse: list(&c.GroupTags, parseGroupTag),
-			Help: "the group tags of devices that may be changed, separated by commas, exact or with a `*` at the end: `MTR-*,Retired`; default: all devices",
+			Help: "the group tags of devices that may be changed, separated by commas, exact or with a `*` at the end: " +
+				"`MTR-*,Retired`; default: all devices",
 		},
 		{
 			Name: "CALLER_POLICY", parse: plain(&s.policies),
-			Help: "limits for single callers, as JSON: `{\"webhook-servicenow\":{\"groupTags\":[\"MTR-*\"],\"requireExpected\":true,\"devicesPerHour\":50}}`",
+			Help: "limits for single callers, as JSON: " +
+				"`{\"webhook-servicenow\":{\"groupTags\":[\"MTR-*\"],\"requireExpected\":true,\"devicesPerHour\":50}}`",
 		},
 		{
 			Name: "RATE_LIMIT", Default: "60", parse: number(&c.RateLimit, 0, 10000),
 			Help: "devices per caller and minute, on each instance; a list of 20 is always accepted; `0` for no limit",
 		},
-		{Name: "DRY_RUN", Default: "false", parse: boolean(&c.DryRun), Help: "`true`: requests and events report and change nothing"},
+		{Name: "DRY_RUN", Default: "false", parse: boolean(&c.DryRun), Help: "`true`: requests and events report and change " +
+			"nothing"},
 		{
 			Name: "OPERATOR_CALLERS", parse: plain(&s.operators),
-			Help: "the callers of `GET /api/doctor` and `GET /api/devices`, separated by commas: names from `WEBHOOK_SECRET_NAMES` and `API_KEY_SECRET_NAMES`, and ids of apps and users as in `caller_id` of the audit record; default: no caller",
+			Help: "the callers of `GET /api/doctor` and `GET /api/devices`, separated by commas: names from " +
+				"`WEBHOOK_SECRET_NAMES` and `API_KEY_SECRET_NAMES`, and ids of apps and users as in `caller_id` of the audit " +
+				"record; default: no caller",
 		},
-		{Name: "SWEEP_GROUP_TAG", Needed: "for a sweep", parse: plain(&c.SweepGroupTag), Help: "the group tag of the devices that a sweep cleans"},
-		{Name: "SWEEP_MAX_DEVICES", Default: "10", parse: number(&c.SweepMaxDevices, 1, 10000), Help: "a sweep that finds more devices to clean does nothing; up to 10000"},
-		{Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: number(&c.SweepMinInventory, 1, 1000000), Help: "a sweep that finds fewer devices in Intune does nothing"},
-		{Name: "SWEEP_APPLY", Default: "false", parse: boolean(&c.SweepApply), Help: "`true`: sweeps act; `false`: sweeps are dry runs"},
+		{Name: "SWEEP_GROUP_TAG", Needed: "for a sweep", parse: plain(&c.SweepGroupTag), Help: "the group tag of the " +
+			"devices that a sweep cleans"},
+		{Name: "SWEEP_MAX_DEVICES", Default: "10", parse: number(&c.SweepMaxDevices, 1, 10000),
+			Help: "a sweep that finds more devices to clean does nothing; up to 10000"},
+		{Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: number(&c.SweepMinInventory, 1, 1000000),
+			Help: "a sweep that finds fewer devices in Intune does nothing"},
+		{Name: "SWEEP_APPLY", Default: "false", parse: boolean(&c.SweepApply), Help: "`true`: sweeps act; `false`: sweeps " +
+			"are dry runs"},
 		{
 			Name: "QUEUE_MAX_AGE", Default: "24h", parse: duration(&c.QueueMaxAge, time.Minute, 14*24*time.Hour),
 			Help: "older messages of a queue are refused, unless they name the expected account; from 1m to 336h",
@@ -134,13 +155,17 @@ func table(c *Config, s *settings) []Setting {
 			Help: "the time for one request; from 1s to 200s, below the host's own limit",
 		},
 		{
-			Name: "AZURE_CLOUD", Default: "public", parse: word(&s.cloudName, "public", "usgov", "usgov-dod", "china", customCloud),
+			Name: "AZURE_CLOUD", Default: "public", parse: word(&s.cloudName, "public", "usgov", "usgov-dod", "china",
+				customCloud),
 			Help: "`public`, `usgov`, `usgov-dod`, `china` or `custom`",
 		},
-		{Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: address(&s.authority), Help: "the address that issues tokens"},
+		{Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: address(&s.authority),
+			Help: "the address that issues tokens"},
 		{Name: "GRAPH_ENDPOINT", Needed: "with `custom`", parse: address(&s.graphEndpoint), Help: "the root of Graph"},
-		{Name: "AWS_ENDPOINT_URL_STS", parse: address(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the address of AWS STS; default: the region's"},
-		{Name: "LOG_LEVEL", Default: "info", parse: word(&s.level, "info", "warn", "error"), Help: "`info`, `warn` or `error`; audit records are written at every level"},
+		{Name: "AWS_ENDPOINT_URL_STS", parse: address(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the " +
+			"address of AWS STS; default: the region's"},
+		{Name: "LOG_LEVEL", Default: "info", parse: word(&s.level, "info", "warn", "error"),
+			Help: "`info`, `warn` or `error`; audit records are written at every level"},
 		{Name: "AWS_REGION", Platform: true, parse: plain(&c.Role.Region)},
 		{Name: "AWS_ACCESS_KEY_ID", Platform: true, parse: plain(&c.Role.KeyID)},
 		{Name: "AWS_SECRET_ACCESS_KEY", Platform: true, parse: plain(&c.Role.Secret)},

@@ -22,8 +22,8 @@ import (
 	"autopilot-unassign/internal/text"
 )
 
-// Play plays the main job on the simulated cloud, over HTTP on this machine. Its error names the first result that is not as
-// announced.
+// Play plays the main job on the simulated cloud, over HTTP on this machine. Its error names the first result that is
+// not as announced.
 func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, version string) error {
 	logs := &text.Buffer{}
 	s, err := New(getenv, logs, version)
@@ -34,7 +34,8 @@ func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, ver
 	if err != nil {
 		return err
 	}
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
 		s.App.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), handler.Invocation{Host: config.Local})))
 	})}
 	go func() { _ = server.Serve(listener) }()
@@ -74,7 +75,8 @@ func (p *play) run(ctx context.Context) error {
 		return err
 	}
 	after, _ := p.Cloud.Device(Fjord)
-	if err := want(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "", "the answer to the signed webhook is %d %s", a.status, a.Code); err != nil {
+	if err := want(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "",
+		"the answer to the signed webhook is %d %s", a.status, a.Code); err != nil {
 		return err
 	}
 
@@ -91,36 +93,43 @@ func (p *play) run(ctx context.Context) error {
 		return err
 	}
 	untouched := p.Cloud.Count(azuresim.StepGraph) == before
-	if err := want(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched, "the answer to the wrong signature is %d %s", a.status, a.Error.Code); err != nil {
+	if err := want(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched,
+		"the answer to the wrong signature is %d %s", a.status, a.Error.Code); err != nil {
 		return err
 	}
 
 	p.title("A device by its serial number, while the app's secret is rotated")
 	p.rotate()
-	a, err = p.send(ctx, p.WebhookKey, `{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
+	a, err = p.send(ctx, p.WebhookKey,
+		`{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
 	if err != nil {
 		return err
 	}
-	if err := want(a.status == http.StatusOK && a.Code == "unassigned", "the answer after the rotation is %d %s", a.status, a.Code); err != nil {
+	if err := want(a.status == http.StatusOK && a.Code == "unassigned", "the answer after the rotation is %d %s",
+		a.status, a.Code); err != nil {
 		return err
 	}
-	p.note("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was restarted.")
+	p.note("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was " +
+		"restarted.")
 
 	p.title("A serial number that two devices share is refused")
 	a, err = p.send(ctx, p.WebhookKey, `{"serialNumber":"Default string"}`)
 	if err != nil {
 		return err
 	}
-	if err := want(a.status == http.StatusConflict && a.Error.Code == "serial_number_ambiguous", "the answer to the shared serial number is %d %s", a.status, a.Error.Code); err != nil {
+	if err := want(a.status == http.StatusConflict && a.Error.Code == "serial_number_ambiguous",
+		"the answer to the shared serial number is %d %s", a.status, a.Error.Code); err != nil {
 		return err
 	}
 
 	p.title("A list with an unknown device")
-	a, err = p.send(ctx, p.WebhookKey, `{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
+	a, err = p.send(ctx, p.WebhookKey,
+		`{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
 	if err != nil {
 		return err
 	}
-	if err := want(a.status == http.StatusMultiStatus && a.Summary.Succeeded == 1 && a.Summary.Failed == 1, "the answer to the list is %d %+v", a.status, a.Summary); err != nil {
+	if err := want(a.status == http.StatusMultiStatus && a.Summary.Succeeded == 1 && a.Summary.Failed == 1,
+		"the answer to the list is %d %+v", a.status, a.Summary); err != nil {
 		return err
 	}
 
@@ -159,7 +168,8 @@ func (p *play) sweeps(ctx context.Context) error {
 			return err
 		}
 		for _, d := range p.Cloud.Devices() {
-			if err := want(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device %s has the account %q", d.SerialNumber, d.UserPrincipalName); err != nil {
+			if err := want(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device "+
+				"%s has the account %q", d.SerialNumber, d.UserPrincipalName); err != nil {
 				return err
 			}
 		}

@@ -58,8 +58,9 @@ const (
 	manyDevices   = 100             // for one sweep
 )
 
-// graphRole is the application permission of Graph that the program needs: the action and the list of devices accept it.
-// Microsoft's page of the action also lists DeviceManagementConfiguration.ReadWrite.All, which the list does not accept.
+// graphRole is the application permission of Graph that the program needs: the action and the list of devices accept
+// it. Microsoft's page of the action also lists DeviceManagementConfiguration.ReadWrite.All, which the list does not
+// accept.
 const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 
 // diagnosis is the state that the checks of one examination share.
@@ -86,8 +87,9 @@ func (d *diagnosis) checks(faults error, getenv func(string) string) []*probe {
 	assertion := d.assertion(settings)
 	identity := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
-		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential, issuer: d.reader()}},
-		run:      d.askIdentity,
+		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" +
+			d.VaultCredential, issuer: d.reader()}},
+		run: d.askIdentity,
 	}
 	if d.VaultCredential == config.AWSFederation {
 		identity.needs = append(identity.needs, assertion)
@@ -117,11 +119,13 @@ func (d *diagnosis) checks(faults error, getenv func(string) string) []*probe {
 	}
 	roles := &probe{
 		needs: []*probe{token}, otherwise: "the " + d.holder() + " does not have the permission for it",
-		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {Check: checkOtherRoles, Tried: "check for other permissions in the token"}},
-		run:      d.lookAtRoles,
+		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {Check: checkOtherRoles,
+			Tried: "check for other permissions in the token"}},
+		run: d.lookAtRoles,
 	}
 	devices := &probe{
-		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from Graph", issuer: d.graphToken().issuer}}, run: d.askGraph,
+		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from " +
+			"Graph", issuer: d.graphToken().issuer}}, run: d.askGraph,
 	}
 	keys := d.signing(settings)
 	clock := &probe{
@@ -166,7 +170,8 @@ func (d *diagnosis) holder() string {
 
 // graphToken returns the finding about the token for Graph, before the check.
 func (d *diagnosis) graphToken() Finding {
-	f := Finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID"}
+	f := Finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra " +
+		"ID"}
 	switch {
 	case !d.GraphDirect:
 	case d.VaultCredential == config.AWSFederation:
@@ -186,10 +191,12 @@ func (d *diagnosis) assertion(settings *probe) *probe {
 	var ask entra.Assertion
 	switch {
 	case d.VaultCredential == config.AWSFederation:
-		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS}}
+		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role",
+			issuer: awsSTS}}
 		ask = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
 	case d.GraphDirect && d.ClientID != "":
-		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token that names the managed identity", issuer: hostIdentity}}
+		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token that names the managed identity",
+			issuer: hostIdentity}}
 		ask = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
 	c.run = func(ctx context.Context, f []Finding) {
@@ -222,9 +229,12 @@ func (d *diagnosis) settings(loadError error, getenv func(string) string) *probe
 		last := &f[len(f)-1]
 		switch {
 		case len(faults) > 0:
-			last.Fix = []string{"docs/settings.md describes each setting; set it in the deployment:", setSetting, "on AWS: the parameters of template.yaml, by sam deploy --guided"}
-		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) && getenv("AZURE_CLIENT_SECRET") != "":
-			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set and not used: VAULT_CREDENTIAL is %s", d.VaultCredential)
+			last.Fix = []string{"docs/settings.md describes each setting; set it in the deployment:", setSetting,
+				"on AWS: the parameters of template.yaml, by sam deploy --guided"}
+		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) &&
+			getenv("AZURE_CLIENT_SECRET") != "":
+			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set "+
+				"and not used: VAULT_CREDENTIAL is %s", d.VaultCredential)
 		default:
 			last.ok("complete")
 		}
@@ -272,7 +282,8 @@ func (d *diagnosis) appCredential(needs []*probe) *probe {
 		}
 		return c
 	}
-	c.findings = append(c.findings, Finding{Check: checkCertificate, Subject: name, Tried: "read the certificate in " + name})
+	c.findings = append(c.findings, Finding{Check: checkCertificate, Subject: name, Tried: "read the certificate in " +
+		name})
 	c.run = func(ctx context.Context, f []Finding) {
 		s, err := d.Vault.Certificate(ctx, name)
 		if err != nil {
@@ -330,7 +341,8 @@ func days(left time.Duration) string {
 
 // keys checks callers' keys of one kind, with two findings for each name. A permanently missing key is a warning if
 // another key is valid: every rotation has such a time.
-func (d *diagnosis) keys(kind, word string, names []string, decode func(string) ([]byte, error), needs []*probe) *probe {
+func (d *diagnosis) keys(kind, word string, names []string, decode func(string) ([]byte, error),
+	needs []*probe) *probe {
 	c := &probe{needs: needs}
 	for _, name := range names {
 		c.findings = append(c.findings,
@@ -345,7 +357,8 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 		}
 		for i, err := range errs {
 			failed, _ := errors.AsType[*upstream.Error](err)
-			if err == nil || failed != nil && failed.Reason != upstream.NotFound && failed.Reason != upstream.SecretDisabled && failed.Reason != upstream.SecretInvalid {
+			if err == nil || failed != nil && failed.Reason != upstream.NotFound &&
+				failed.Reason != upstream.SecretDisabled && failed.Reason != upstream.SecretInvalid {
 				continue
 			}
 			for j := range f[2*i : 2*i+2] {
@@ -360,7 +373,8 @@ func (d *diagnosis) keys(kind, word string, names []string, decode func(string) 
 }
 
 // checkKey checks one key and returns the error that makes it unusable.
-func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte, error)) error {
+func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte,
+	error)) error {
 	s, err := d.Vault.Secret(ctx, name)
 	if err != nil {
 		f[0].failWith(err, newKey(kind, name))
@@ -382,7 +396,8 @@ func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string
 }
 
 func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
-	token, err := d.Credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.Cloud.Graph + "/.default"}, EnableCAE: true})
+	token, err := d.Credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.Cloud.Graph + "/.default"},
+		EnableCAE: true})
 	if err != nil {
 		trust := trustIdentity()
 		if d.VaultCredential == config.AWSFederation {
@@ -434,7 +449,8 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 	case self:
 		f[0].fail(grant, "%s is missing: the managed identity was never given it, or got its token before", graphRole)
 	default:
-		f[0].fail(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, or was granted some minutes ago", graphRole)
+		f[0].fail(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, "+
+			"or was granted some minutes ago", graphRole)
 	}
 	if len(others) == 0 {
 		f[1].ok("there are none")
@@ -462,7 +478,8 @@ func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 	case err != nil:
 		f[0].failWith(err, nil)
 	case seen == 0:
-		f[0].warn([]string{"check that GRAPH_TENANT_ID is the right tenant: Intune, Devices, Enrollment, Windows Autopilot devices"}, "Graph responds, and has no Autopilot device")
+		f[0].warn([]string{"check that GRAPH_TENANT_ID is the right tenant: Intune, Devices, Enrollment, Windows Autopilot " +
+			"devices"}, "Graph responds, and has no Autopilot device")
 	case more:
 		f[0].ok("at least %d, and there are more", seen)
 	default:
@@ -510,7 +527,8 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	var worst time.Duration
 	var asked []string
 	sts := cmp.Or(d.Role.Endpoint, "https://sts."+d.Role.Region+".amazonaws.com")
-	for _, service := range []struct{ name, address string }{{"Graph", d.Cloud.Graph}, {"Key Vault", d.VaultURL}, {"Entra ID", d.Cloud.Authority}, {"AWS STS", sts}} {
+	for _, service := range []struct{ name, address string }{{"Graph", d.Cloud.Graph}, {"Key Vault", d.VaultURL},
+		{"Entra ID", d.Cloud.Authority}, {"AWS STS", sts}} {
 		if by, ok := d.dates.ahead(service.address); ok {
 			asked = append(asked, service.name)
 			if by.Abs() > worst.Abs() {
@@ -528,9 +546,11 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	case len(asked) == 0:
 		f[0].skip("no service responded")
 	case off > skewFault, off > d.Tolerance && len(d.WebhookSecretNames) > 0:
-		f[0].fail(setClock(), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and certificates not yet or no longer valid", off, direction, from)
+		f[0].fail(setClock(), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and "+
+			"certificates not yet or no longer valid", off, direction, from)
 	case off > skewWarning:
-		f[0].warn(setClock(), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction, from, d.Tolerance)
+		f[0].warn(setClock(), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction,
+			from, d.Tolerance)
 	case off <= time.Second:
 		f[0].ok("within a second of %s", from)
 	default:
@@ -548,27 +568,32 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 		kinds = append(kinds, "with "+countOf(n, "API key"))
 	}
 	if n := len(d.EntraAudiences); n > 0 {
-		kinds = append(kinds, fmt.Sprintf("with a token of Entra ID with the role %s, for %s, of %s", d.EntraRole, countOf(n, "audience"), countOf(len(d.EntraTenants), "tenant")))
+		kinds = append(kinds, fmt.Sprintf("with a token of Entra ID with the role %s, for %s, of %s", d.EntraRole,
+			countOf(n, "audience"), countOf(len(d.EntraTenants), "tenant")))
 	}
 	if n := len(d.OperatorCallers); n > 0 {
 		kinds = append(kinds, "operators: "+countOf(n, "caller"))
 	}
 	callers.ok("%s", strings.Join(kinds, "; "))
 	if d.PlatformAuth {
-		callers.warn([]string{"check that the host asks for a function key or IAM at every way in, or set WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
-			"%s", strings.Join(append([]string{"every caller that the host authorises: AUTH=platform, this function checks nothing"}, kinds...), "; "))
+		callers.warn([]string{"check that the host asks for a function key or IAM at every way in, or set " +
+			"WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
+			"%s", strings.Join(append([]string{"every caller that the host authorises: AUTH=platform, this function checks " +
+				"nothing"}, kinds...), "; "))
 	}
 
 	d.checkPolicy(policy)
 
-	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d in Intune", quoted([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
+	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d "+
+		"in Intune", quoted([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
 	switch {
 	case d.SweepGroupTag == "":
 		sweep.ok("none: SWEEP_GROUP_TAG is not set")
 	case !d.SweepApply || d.DryRun:
 		sweep.ok("a dry run on %s", limits)
 	case d.SweepMaxDevices > manyDevices:
-		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)}, "it ACTS on %s: a wrong group tag removes as many accounts", limits)
+		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)},
+			"it ACTS on %s: a wrong group tag removes as many accounts", limits)
 	default:
 		sweep.ok("it ACTS on %s", limits)
 	}
@@ -640,7 +665,8 @@ func (d *diagnosis) signing(settings *probe) *probe {
 	}
 	for i := range d.EntraTenants {
 		which := fmt.Sprintf("tenant %d", i+1) // the report has no id of a tenant
-		c.findings = append(c.findings, Finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID"})
+		c.findings = append(c.findings, Finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " +
+			"" + which + " of ENTRA_TENANT_ID"})
 	}
 	c.run = func(ctx context.Context, f []Finding) {
 		source := app.SigningKeys(d.Config, d.dates, d.log)

@@ -1,5 +1,5 @@
-// Package doctor examines a deployment: settings, vault, tokens, permission, clock, policy. It changes nothing, and names
-// the fix for each fault.
+// Package doctor examines a deployment: settings, vault, tokens, permission, clock, policy. It changes nothing, and
+// names the fix for each fault.
 package doctor
 
 import (
@@ -86,7 +86,8 @@ func (f *Finding) skip(because string) {
 	f.Mark, f.Found = NotTried, "because "+because
 }
 
-// failWith records err with its explanation. renew are the steps that create a missing secret or trust; they may be nil.
+// failWith records err with its explanation. renew are the steps that create a missing secret or trust; they may be
+// nil.
 func (f *Finding) failWith(err error, renew []string) {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok {
@@ -174,7 +175,8 @@ const (
 func (c *probe) isTransient() bool {
 	return slices.ContainsFunc(c.findings, func(f Finding) bool {
 		return f.Mark == Failed && f.Error != nil && slices.Contains([]upstream.Reason{
-			upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.BadAnswer, upstream.Unreachable,
+			upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.BadAnswer,
+			upstream.Unreachable,
 		}, f.Error.Reason)
 	})
 }
@@ -237,7 +239,8 @@ func (r Report) Err() error {
 
 // LogValue returns the number of findings for each mark but ok.
 func (r Report) LogValue() slog.Value {
-	return slog.GroupValue(slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried", r.NotTried))
+	return slog.GroupValue(slog.Int("failed", r.Failed), slog.Int("warnings", r.Warnings), slog.Int("not_tried",
+		r.NotTried))
 }
 
 // doctorLimit is the time limit for all checks together.
@@ -330,7 +333,8 @@ func (e UsageError) Error() string { return string(e) }
 func (UsageError) ExitCode() int { return 2 }
 
 // Command runs the command doctor.
-func Command(ctx context.Context, args []string, getenv func(string) string, transport policy.Transporter, version string, stdout, stderr io.Writer) error {
+func Command(ctx context.Context, args []string, getenv func(string) string, transport policy.Transporter,
+	version string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	asJSON := flags.Bool("json", false, "print the report as one JSON document")
@@ -364,14 +368,16 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 }
 
 // runCommand examines the deployment that the environment describes.
-func runCommand(ctx context.Context, getenv func(string) string, transport policy.Transporter, version string, p *printout, asJSON bool) (Report, error) {
+func runCommand(ctx context.Context, getenv func(string) string, transport policy.Transporter, version string,
+	p *printout, asJSON bool) (Report, error) {
 	host, err := config.DetectHost(getenv)
 	if err != nil {
 		return Report{}, err
 	}
 	if host == config.Local && !config.HasDeployment(getenv) {
 		return Report{}, UsageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
-			"Set those that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account of az.\n" +
+			"Set those that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account " +
+			"of az.\n" +
 			"Without settings the program simulates a cloud, which is always healthy")
 	}
 	e := Examination{Getenv: getenv, Host: host, Transport: transport, Version: version}
@@ -429,7 +435,8 @@ func (p *printout) finding(f Finding) {
 		if p.names != nil {
 			step = p.names.Replace(step)
 		}
-		p.letters = p.letters || strings.Contains(step, "$VAULT") || strings.Contains(step, "$APP") || strings.Contains(step, "$GROUP")
+		p.letters = p.letters || strings.Contains(step, "$VAULT") || strings.Contains(step, "$APP") ||
+			strings.Contains(step, "$GROUP")
 		p.principal = p.principal || strings.Contains(step, "$PRINCIPAL_ID")
 		fmt.Fprintf(p.w, "%*s> %s\n", markWidth+4, "", step)
 	}
@@ -458,5 +465,6 @@ func (p *printout) summary(r Report) {
 	if p.principal {
 		fmt.Fprint(p.w, "$PRINCIPAL_ID is the object id of the managed identity, as az functionapp identity show has it.\n")
 	}
-	fmt.Fprintf(p.w, "\n%d checks: %d failed, %d with a warning, %d not tried. Nothing was changed.\n", len(r.Findings), r.Failed, r.Warnings, r.NotTried)
+	fmt.Fprintf(p.w, "\n%d checks: %d failed, %d with a warning, %d not tried. Nothing was changed.\n", len(r.Findings),
+		r.Failed, r.Warnings, r.NotTried)
 }

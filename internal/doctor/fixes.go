@@ -10,22 +10,27 @@ import (
 
 // The steps that fix what the doctor finds. The commands have the variables of docs/operations.md.
 
-const setSetting = "on Azure: az functionapp config appsettings set --resource-group $GROUP --name $APP --settings NAME=VALUE"
+const setSetting = "on Azure: az functionapp config appsettings set --resource-group $GROUP --name $APP --settings " +
+	"NAME=VALUE"
 
 func grantRole() []string {
 	return []string{
-		"az ad app permission add --id $APP_ID --api 00000003-0000-0000-c000-000000000000 --api-permissions 5ac13192-7ace-4fcf-b828-1a26f28068ee=Role",
+		"az ad app permission add --id $APP_ID --api 00000003-0000-0000-c000-000000000000 --api-permissions " +
+			"5ac13192-7ace-4fcf-b828-1a26f28068ee=Role",
 		"az ad app permission admin-consent --id $APP_ID",
 		"then wait some minutes, and restart the processes: a token keeps the permissions it was issued with",
-		"Microsoft's page of the action also lists DeviceManagementConfiguration.ReadWrite.All; it does not let the program read devices",
+		"Microsoft's page of the action also lists DeviceManagementConfiguration.ReadWrite.All; it does not let the program " +
+			"read devices",
 	}
 }
 
 func removeRoles() []string {
 	return []string{
 		"az ad app permission list --id $APP_ID",
-		"az ad app permission delete --id $APP_ID --api 00000003-0000-0000-c000-000000000000 --api-permissions ID_OF_THE_OTHER",
-		"then revoke the consent: Entra ID, Enterprise applications, the app, Permissions. No other app should share this one",
+		"az ad app permission delete --id $APP_ID --api 00000003-0000-0000-c000-000000000000 --api-permissions " +
+			"ID_OF_THE_OTHER",
+		"then revoke the consent: Entra ID, Enterprise applications, the app, Permissions. No other app should share this " +
+			"one",
 	}
 }
 
@@ -58,7 +63,8 @@ func listTrust(app string) string {
 func trustRole(app, audience string) []string {
 	return []string{
 		listTrust(app),
-		"one of them must have, the IssuerIdentifier that the next command shows, the ARN of the function's role and " + audience,
+		"one of them must have, the IssuerIdentifier that the next command shows, the ARN of the function's role and " +
+			audience,
 		"aws iam get-outbound-web-identity-federation-info",
 		"docs/aws.md, Let an app trust the role, has the command; a new credential takes some minutes",
 	}
@@ -76,19 +82,22 @@ func trustIdentity() []string {
 }
 
 func setClock() []string {
-	return []string{"timedatectl set-ntp true", "on Azure and Lambda the platform sets the clock: report a wrong clock there"}
+	return []string{"timedatectl set-ntp true", "on Azure and Lambda the platform sets the clock: report a wrong clock " +
+		"there"}
 }
 
 func grantVault() []string {
 	return []string{
 		`az role assignment create --role "Key Vault Secrets User" --assignee $IDENTITY --scope "$(az keyvault show --name $VAULT --query id --output tsv)"`,
-		"$IDENTITY is the identity of VAULT_CREDENTIAL: the client or object id of the managed identity, AZURE_CLIENT_ID, or the account of az. A new role takes some minutes",
+		"$IDENTITY is the identity of VAULT_CREDENTIAL: the client or object id of the managed identity, AZURE_CLIENT_ID, " +
+			"or the account of az. A new role takes some minutes",
 	}
 }
 
 // store is the step that makes the file the next version of a secret.
 func store(name, file, more string) string {
-	return "az keyvault secret set --vault-name $VAULT --name " + name + " --file " + file + " --encoding utf-8 --output none" + more
+	return "az keyvault secret set --vault-name $VAULT --name " + name + " --file " + file + " --encoding utf-8 --output " +
+		"none" + more
 }
 
 func newKey(kind, name string) []string {
@@ -96,12 +105,14 @@ func newKey(kind, name string) []string {
 	if kind == checkAPIKey {
 		form = `printf '%s' "$(openssl rand -base64 32)"`
 	}
-	return []string{"umask 077; " + form + " > new-key", store(name, "new-key", ""), "give it to the callers, then: rm new-key"}
+	return []string{"umask 077; " + form + " > new-key", store(name, "new-key", ""), "give it to the callers, then: rm " +
+		"new-key"}
 }
 
 func newAppSecret(name string) []string {
 	return []string{
-		"umask 077; az ad app credential reset --id $APP_ID --append --years 1 --query password --output tsv | tr -d '\\r\\n' > new-secret",
+		"umask 077; az ad app credential reset --id $APP_ID --append --years 1 --query password --output tsv | tr -d " +
+			"'\\r\\n' > new-secret",
 		store(name, "new-secret", ` --expires "$(date -u -d '+1 year' +%FT%TZ)"`) + " && rm new-secret",
 	}
 }
@@ -128,8 +139,8 @@ var parties = map[party]struct{ name, where string }{ //nolint:gochecknoglobals 
 	vaultReader:  {"the identity that reads the vault", "VAULT_CREDENTIAL"},
 }
 
-// explain says in words what it means that what f is about has ended with e, and what to do. renew are the steps that make what
-// is missing.
+// explain says in words what it means that what f is about has ended with e, and what to do. renew are the steps that
+// make what is missing.
 func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix []string) {
 	service, asked := serviceNames[e.Service], entraID
 	if e.Service == upstream.Identity {
@@ -142,26 +153,33 @@ func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix [
 		switch e.Barrier {
 		case upstream.Proxy:
 			return "the proxy on the way to " + service.name + " refuses the request (" + e.Cause + ")",
-				[]string{"check HTTPS_PROXY and NO_PROXY, and allow the host of " + service.name + " in the proxy; after a 407 add the proxy's credentials to HTTPS_PROXY"}
+				[]string{"check HTTPS_PROXY and NO_PROXY, and allow the host of " + service.name + " in the proxy; after a 407 " +
+					"add the proxy's credentials to HTTPS_PROXY"}
 		case upstream.TLS:
 			return "the TLS handshake with " + service.name + " fails before a request is sent (" + e.Cause + ")",
-				[]string{"a firewall or a proxy breaks the connection: allow the host of " + service.name + " without inspection, and check " + service.where}
+				[]string{"a firewall or a proxy breaks the connection: allow the host of " + service.name +
+					" without inspection, and check " + service.where}
 		case upstream.DNS:
 			return "the host name of " + service.name + " has no address in the DNS",
-				[]string{"check " + service.where + ", and resolve the host with nslookup; behind a private endpoint its DNS zone must be linked to the network of the host"}
+				[]string{"check " + service.where + ", and resolve the host with nslookup; behind a private endpoint its DNS zone " +
+					"must be linked to the network of the host"}
 		}
-		return service.name + " refuses the connection", append(elsewhere(asked), "check "+service.where+", the firewall and the proxy (HTTPS_PROXY) between this machine and it")
+		return service.name + " refuses the connection", append(elsewhere(asked),
+			"check "+service.where+", the firewall and the proxy (HTTPS_PROXY) between this machine and it")
 	case upstream.Untrusted:
 		return "the certificate of " + service.name + " is not trusted: a proxy or another host responds in its place",
-			[]string{"check " + service.where + "; where your own proxy inspects TLS, set SSL_CERT_FILE to its authority or exempt this host"}
+			[]string{"check " + service.where + "; where your own proxy inspects TLS, set SSL_CERT_FILE to its authority or " +
+				"exempt this host"}
 	case upstream.Timeout:
-		return service.name + " did not respond in time", append(elsewhere(asked), "check whether a firewall drops the packets, and at "+service.where+"; then retry")
+		return service.name + " did not respond in time", append(elsewhere(asked), "check whether a firewall drops the "+
+			"packets, and at "+service.where+"; then retry")
 	case upstream.Throttled:
 		wait := "a minute"
 		if e.RetryAfter > 0 {
 			wait = e.RetryAfter.Round(time.Second).String()
 		}
-		return service.name + " is throttling", []string{"retry after " + wait + "; if it persists, find the other clients that call it"}
+		return service.name + " is throttling", []string{"retry after " + wait + "; if it persists, find the other clients " +
+			"that call it"}
 	case upstream.Unavailable, upstream.Internal:
 		status := "https://azure.status.microsoft"
 		if asked == awsSTS {
@@ -169,7 +187,8 @@ func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix [
 		}
 		return service.name + " is unavailable", append(elsewhere(asked), "retry in some minutes, and check "+status)
 	case upstream.BadAnswer:
-		return "what came from " + service.name + " is unexpected response from", []string{"check " + service.where + ", and whether a proxy responds in its place; then retry"}
+		return "unexpected response from " + service.name, []string{"check " + service.where +
+			", and whether a proxy responds in its place; then retry"}
 	}
 	switch e.Service {
 	case upstream.Vault:
@@ -192,9 +211,11 @@ func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix [
 func elsewhere(asked party) []string {
 	switch asked {
 	case hostIdentity:
-		return []string{"another machine than the deployment's has no such identity: run the doctor on the host. There, check that it has one:", principal}
+		return []string{"another machine than the deployment's has no such identity: run the doctor on the host. There, " +
+			"check that it has one:", principal}
 	case vaultReader:
-		return []string{"on another machine than the deployment's: az login, and VAULT_CREDENTIAL=azure-cli. On the host, check that it has the identity:", principal}
+		return []string{"on another machine than the deployment's: az login, and VAULT_CREDENTIAL=azure-cli. On the host, " +
+			"check that it has the identity:", principal}
 	}
 	return nil
 }
@@ -203,18 +224,22 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 	switch e.Reason {
 	case upstream.NotFound:
 		return "there is no secret " + subject + " in the vault, or it was deleted",
-			append([]string{"az keyvault secret list --vault-name $VAULT --query '[].name'", "if it has another name, change the setting; if it is absent:"}, renew...)
+			append([]string{"az keyvault secret list --vault-name $VAULT --query '[].name'", "if it has another name, change " +
+				"the setting; if it is absent:"}, renew...)
 	case upstream.VersionUnsupported:
-		return "the vault does not know the api-version of this program", []string{"check KEY_VAULT_URL and AZURE_CLOUD; if they are right, report it with the cloud's name"}
+		return "the vault does not know the api-version of this program", []string{"check KEY_VAULT_URL and AZURE_CLOUD; if " +
+			"they are right, report it with the cloud's name"}
 	case upstream.SecretDisabled:
-		return "the secret " + subject + " is disabled", []string{"az keyvault secret set-attributes --vault-name $VAULT --name " + subject + " --enabled true"}
+		return "the secret " + subject + " is disabled", []string{"az keyvault secret set-attributes --vault-name $VAULT " +
+			"--name " + subject + " --enabled true"}
 	case upstream.SecretInvalid:
 		if e.Cause != "" && !strings.HasSuffix(e.Cause, "has no value") {
 			return "the " + e.Cause, renew
 		}
 		return "the secret " + subject + " is empty", renew
 	}
-	firewall := []string{"az keyvault network-rule add --name $VAULT --ip-address ADDRESS", "ADDRESS is the address of this machine as the vault sees it; a host without an address of its own needs --subnet or a private endpoint"}
+	firewall := []string{"az keyvault network-rule add --name $VAULT --ip-address ADDRESS", "ADDRESS is the address of " +
+		"this machine as the vault sees it; a host without an address of its own needs --subnet or a private endpoint"}
 	switch e.Code {
 	case "ForbiddenByFirewall":
 		return "the firewall of the vault refuses this machine", firewall
@@ -224,11 +249,15 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 			"az keyvault update --name $VAULT --public-network-access Enabled",
 		}
 	case "ForbiddenByPolicy":
-		return "the access policies of the vault do not allow the identity to read secrets", []string{"az keyvault set-policy --name $VAULT --secret-permissions get --object-id $IDENTITY", "$IDENTITY is the object id of the identity of VAULT_CREDENTIAL; better still, change the vault to roles"}
+		return "the access policies of the vault do not allow the identity to read secrets",
+			[]string{"az keyvault set-policy --name $VAULT --secret-permissions get --object-id $IDENTITY",
+				"$IDENTITY is the object id of the identity of VAULT_CREDENTIAL; better still, change the vault to roles"}
 	}
 	if e.Status == 401 {
-		return "the vault refuses the token of the identity: it is of another tenant or cloud than the vault's, or the clock is wrong",
-			[]string{"az keyvault show --name $VAULT --query properties.tenantId", "check that the identity of VAULT_CREDENTIAL is in this tenant, and check AZURE_CLOUD and the line about the clock"}
+		return "the vault refuses the token of the identity: it is of another tenant or cloud than the vault's, or the " +
+				"clock is wrong",
+			[]string{"az keyvault show --name $VAULT --query properties.tenantId", "check that the identity of " +
+				"VAULT_CREDENTIAL is in this tenant, and check AZURE_CLOUD and the line about the clock"}
 	}
 	if check == checkVault {
 		return "the vault refuses every request", []string{"check KEY_VAULT_URL, and at the networking of the vault"}
@@ -239,34 +268,41 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 // meanings are what numbers of Entra ID's errors mean, beyond their Reason
 // (https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
 var meanings = map[string]struct{ found, fix string }{ //nolint:gochecknoglobals // a table that nothing writes to
-	"AADSTS7000215": {"the client secret is wrong: often the secret's id was stored in the place of its value, or it was removed from the app", ""},
+	"AADSTS7000215": {"the client secret is wrong: often the secret's id was stored in the place of its value, or it was " +
+		"removed from the app", ""},
 	"AADSTS700027":  {"the certificate is not one of the app's", ""},
 	"AADSTS700024":  {"the assertion is outside its validity period", "check the line about the clock"},
 	"AADSTS7000112": {"the app is disabled", "Entra ID, Enterprise applications, the app, Properties: enable sign-in"},
-	"AADSTS53003":   {"Conditional Access blocks the app here", "check the sign-in log of the app's service principal for the policy, and at the address that the host comes from"},
+	"AADSTS53003": {"Conditional Access blocks the app here", "check the sign-in log of the app's service principal " +
+		"for the policy, and at the address that the host comes from"},
 }
 
 func explainIdentity(asked party, e *upstream.Error) (found string, fix []string) {
 	switch {
 	case e.Cause != "": // that of az
-		return e.Cause, []string{"az login", "az account get-access-token --scope https://vault.azure.net/.default --output none"}
+		return e.Cause, []string{"az login", "az account get-access-token --scope https://vault.azure.net/.default --output " +
+			"none"}
 	case asked == hostIdentity:
 		return "the managed identity gets no token: there is no such identity on this host",
 			append(elsewhere(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity by its client id")
 	}
 	return "the identity that reads the vault gets no token: there is no such identity, or its credential is refused",
-		append(elsewhere(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity or, with client-secret, the app; then also at AZURE_TENANT_ID and AZURE_CLIENT_SECRET")
+		append(elsewhere(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity or, with client-secret, the "+
+			"app; then also at AZURE_TENANT_ID and AZURE_CLIENT_SECRET")
 }
 
 func explainSTS(e *upstream.Error) (found string, fix []string) {
 	switch e.Code {
 	case "OutboundWebIdentityFederationDisabled", "OutboundWebIdentityFederationDisabledException":
-		return "outbound web identity federation is not enabled in the account", []string{"aws iam enable-outbound-web-identity-federation"}
+		return "outbound web identity federation is not enabled in the account",
+			[]string{"aws iam enable-outbound-web-identity-federation"}
 	case "AccessDenied":
-		return "the role may not ask AWS STS for this token", []string{"check that the role has the policy SayWhoItIs of template.yaml, and that no boundary of the account forbids sts:GetWebIdentityToken"}
+		return "the role may not ask AWS STS for this token", []string{"check that the role has the policy SayWhoItIs of " +
+			"template.yaml, and that no boundary of the account forbids sts:GetWebIdentityToken"}
 	}
 	return "AWS STS refuses the credentials of the role", []string{
-		"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are set by Lambda: check that no setting overwrites them, and check the line about the clock",
+		"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are set by Lambda: check that no setting overwrites " +
+			"them, and check the line about the clock",
 		`elsewhere than on Lambda: aws lambda invoke --function-name $FUNCTION --cli-binary-format raw-in-base64-out --payload '{"command":"doctor"}' /dev/stdout`,
 	}
 }
@@ -287,9 +323,12 @@ func explainTrust(check string, e *upstream.Error, trust []string) (found string
 	}
 	switch {
 	case e.Code == "AADSTS700024":
-		return "the token that identifies this process is outside its validity period", []string{"check the line about the clock"}
+		return "the token that identifies this process is outside its validity period", []string{"check the line about the " +
+			"clock"}
 	case check == checkIdentity && (e.Reason == upstream.AppNotFound || e.Reason == upstream.TenantNotFound):
-		return "there is no app with this AZURE_CLIENT_ID", []string{"check AZURE_CLIENT_ID, which is its Application (client) ID and not its object id, and at AZURE_TENANT_ID", "az ad app show --id $AZURE_CLIENT_ID --query displayName"}
+		return "there is no app with this AZURE_CLIENT_ID", []string{"check AZURE_CLIENT_ID, which is its Application " +
+			"(client) ID and not its object id, and at AZURE_TENANT_ID", "az ad app show --id $AZURE_CLIENT_ID --query " +
+			"displayName"}
 	case e.Reason == upstream.CredentialRejected && meanings[e.Code].fix == "":
 		return "Entra ID refuses the token that identifies this process", trust
 	}
@@ -310,24 +349,31 @@ func explainEntra(subject string, e *upstream.Error) (found string, fix []string
 	case upstream.CredentialExpired:
 		return "the client secret has expired", newAppSecret(subject)
 	case upstream.AppNotFound:
-		return "there is no such app in the tenant", []string{"check GRAPH_CLIENT_ID, which is the app's Application (client) ID and not its object id, and at GRAPH_TENANT_ID", "az ad app show --id $APP_ID --query displayName"}
+		return "there is no such app in the tenant", []string{"check GRAPH_CLIENT_ID, which is the app's Application " +
+			"(client) ID and not its object id, and at GRAPH_TENANT_ID", "az ad app show --id $APP_ID --query displayName"}
 	case upstream.TenantNotFound:
-		return "there is no such tenant in this cloud", []string{"az account show --query tenantId", "compare it with GRAPH_TENANT_ID and ENTRA_TENANT_ID, and check AZURE_CLOUD"}
+		return "there is no such tenant in this cloud", []string{"az account show --query tenantId",
+			"compare it with GRAPH_TENANT_ID and ENTRA_TENANT_ID, and check AZURE_CLOUD"}
 	case upstream.ScopeInvalid:
-		return "Graph goes by another address in the cloud of this tenant", []string{"check AZURE_CLOUD, and GRAPH_ENDPOINT where that is custom"}
+		return "Graph goes by another address in the cloud of this tenant", []string{"check AZURE_CLOUD, and GRAPH_ENDPOINT " +
+			"where that is custom"}
 	}
-	return "Entra ID refuses the credential of the app", []string{"az ad app credential list --id $APP_ID --output table", "check that what is in the vault is one of these and has not ended; a certificate is listed with --cert"}
+	return "Entra ID refuses the credential of the app", []string{"az ad app credential list --id $APP_ID --output " +
+		"table", "check that what is in the vault is one of these and has not ended; a certificate is listed with --cert"}
 }
 
 func explainGraph(asked party, e *upstream.Error) (found string, fix []string) {
 	switch e.Reason {
 	case upstream.Forbidden:
 		if asked == hostIdentity {
-			return "Graph does not allow the managed identity to read Autopilot devices, although there is a token", grantIdentity()
+			return "Graph does not allow the managed identity to read Autopilot devices, although there is a token",
+				grantIdentity()
 		}
 		return "Graph does not allow the app to read Autopilot devices, although there is a token", grantRole()
 	case upstream.TenantNotEnabled:
-		return "the tenant has no Intune", []string{"check GRAPH_TENANT_ID; the tenant needs an active Intune licence, and an administrator must have opened Intune once"}
+		return "the tenant has no Intune", []string{"check GRAPH_TENANT_ID; the tenant needs an active Intune licence, and " +
+			"an administrator must have opened Intune once"}
 	}
-	return fmt.Sprintf("Graph refuses to list devices: %s", strings.ReplaceAll(string(e.Reason), "_", " ")), []string{"check AZURE_CLOUD and GRAPH_ENDPOINT; if they are right, give the request's id to Microsoft's support"}
+	return fmt.Sprintf("Graph refuses to list devices: %s", strings.ReplaceAll(string(e.Reason), "_", " ")),
+		[]string{"check AZURE_CLOUD and GRAPH_ENDPOINT; if they are right, give the request's id to Microsoft's support"}
 }

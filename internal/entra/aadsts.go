@@ -3,8 +3,8 @@ package entra
 import "autopilot-unassign/internal/upstream"
 
 // reasons maps the numbers of Entra ID's errors (AADSTS) that say more than the error's word, from Microsoft's list
-// (https://learn.microsoft.com/entra/identity-platform/reference-error-codes). It holds the numbers that an app which signs in
-// by itself can meet.
+// (https://learn.microsoft.com/entra/identity-platform/reference-error-codes). It holds the numbers that an app which
+// signs in by itself can meet.
 func reasons() map[int]upstream.Reason {
 	table := map[int]upstream.Reason{}
 	for reason, numbers := range map[upstream.Reason][]int{
@@ -16,7 +16,8 @@ func reasons() map[int]upstream.Reason {
 			7000218, 900144, // the request has no credential
 			700025,                                // the app is a public client
 			700027, 700030, 700024, 50012, 500133, // the certificate, or the time of the assertion
-			50027, 50048, 70021, 70025, 700211, 700212, 700213, 700229, // no federated credential for this issuer, audience and subject
+			// no federated credential for this issuer, audience and subject
+			50027, 50048, 70021, 70025, 700211, 700212, 700213, 700229,
 			53003, 53000, 53001, 50131, 530032, // Conditional Access
 			7000112, 70001, 1000031, // the app is disabled
 			90094, 65001, // no consent

@@ -1,5 +1,5 @@
-// Package entra gets tokens from Entra ID: for a managed identity, a client secret, a certificate, a federated identity, or the
-// account of the Azure CLI.
+// Package entra gets tokens from Entra ID: for a managed identity, a client secret, a certificate, a federated
+// identity, or the account of the Azure CLI.
 //
 // Every error is an *upstream.Error: the errors of azidentity print whole responses, sometimes with the access token.
 package entra
@@ -20,12 +20,12 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// Credential is the credential of an app whose client secret or certificate is in the vault, or that has neither ([Direct]).
-// It is safe for concurrent use; many who need a token at once cause one request for it.
+// Credential is the credential of an app whose client secret or certificate is in the vault, or that has neither
+// ([Direct]). It is safe for concurrent use; many who need a token at once cause one request for it.
 //
-// The secret is read when the first token is needed, and again after an hour, or when Entra ID refuses it: a new version is
-// then tried within the same call. A token is kept until it nears its end; the call that notices that has it renewed, and
-// goes on with the old one.
+// The secret is read when the first token is needed, and again after an hour, or when Entra ID refuses it: a new
+// version is then tried within the same call. A token is kept until it nears its end; the call that notices that has
+// it renewed, and goes on with the old one.
 type Credential struct {
 	options azsdk.Options
 	name    string
@@ -63,8 +63,8 @@ const (
 	useUntil    = time.Minute
 )
 
-// AppSecret returns the credential of an app of a tenant whose client secret is the secret of that name in store. It makes
-// no request.
+// AppSecret returns the credential of an app of a tenant whose client secret is the secret of that name in store. It
+// makes no request.
 func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
 	o = o.WithDefaults()
 	return &Credential{
@@ -81,8 +81,8 @@ func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Opti
 	}
 }
 
-// AppCertificate returns the credential of an app of a tenant that signs in with the certificate of that name in store. It
-// makes no request.
+// AppCertificate returns the credential of an app of a tenant that signs in with the certificate of that name in
+// store. It makes no request.
 func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
 	o = o.WithDefaults()
 	return &Credential{
@@ -98,10 +98,11 @@ func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk
 			if err != nil {
 				return nil, err
 			}
-			return azidentity.NewClientCertificateCredential(tenantID, clientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
-				ClientOptions:            o.Client(o.Share(azsdk.TokenShare)),
-				DisableInstanceDiscovery: true,
-			})
+			return azidentity.NewClientCertificateCredential(tenantID, clientID, certs, key,
+				&azidentity.ClientCertificateCredentialOptions{
+					ClientOptions:            o.Client(o.Share(azsdk.TokenShare)),
+					DisableInstanceDiscovery: true,
+				})
 		},
 	}
 }
@@ -126,8 +127,8 @@ func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 	return c.flight.Do(ctx, o.Claims, work)
 }
 
-// Expire tells that Graph has refused a token. If it is the one that is kept, the next GetToken gets another from Entra ID,
-// past every cache.
+// Expire tells that Graph has refused a token. If it is the one that is kept, the next GetToken gets another from
+// Entra ID, past every cache.
 func (c *Credential) Expire(token string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,8 +142,8 @@ func (c *Credential) Expire(token string) {
 	}
 }
 
-// acquire gets a token from Entra ID, and the secret from the vault where that is due. It runs in one goroutine at a time
-// for each set of claims.
+// acquire gets a token from Entra ID, and the secret from the vault where that is due. It runs in one goroutine at a
+// time for each set of claims.
 func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	failure, since := c.failure, time.Since(c.failedAt)
@@ -219,7 +220,8 @@ func (c *Credential) signInWithBefore(
 }
 
 // signInWithOlder does the same with the versions before the newest, in a process that has not seen them.
-func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestOptions, refusal *upstream.Error) (azcore.AccessToken, error) {
+func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestOptions,
+	refusal *upstream.Error) (azcore.AccessToken, error) {
 	if c.older == nil {
 		return azcore.AccessToken{}, refusal
 	}
@@ -267,7 +269,8 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 	case err == nil:
 		return again, true, nil
 	case signed != nil && age < maxStale && vault.KeepsSecret(err):
-		c.options.Log.WarnContext(ctx, "the vault is not answering; the app's credential is used on", slog.String("secret", c.name), slog.Any("error", err))
+		c.options.Log.WarnContext(ctx, "the vault is not answering; the app's credential is used on", slog.String("secret",
+			c.name), slog.Any("error", err))
 		return signed, false, nil
 	}
 	return nil, false, err
@@ -295,7 +298,8 @@ func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, v
 }
 
 // signInWith asks Entra ID for a token.
-func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential,
+	o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.flight.SetStage(upstream.Identity)
 	inTime, ok := signed.(identity) // one that is used directly has its errors reduced already
 	if !ok {

@@ -128,8 +128,8 @@ func TestRefusedWhenJustRead(t *testing.T) {
 	}
 }
 
-// TestRefusedWithTheVaultDown replaces the refused secret in an unreachable vault: until the vault has been read, this is a
-// transient failure of the vault, not of the credential.
+// TestRefusedWithTheVaultDown replaces the refused secret in an unreachable vault: until the vault has been read,
+// this is a transient failure of the vault, not of the credential.
 func TestRefusedWithTheVaultDown(t *testing.T) {
 	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.put(w, true)
@@ -186,7 +186,8 @@ func TestUsedOn(t *testing.T) {
 					if again := w.wantToken(c, "with the vault down"); again == first {
 						w.t.Error("a token is used past its end")
 					}
-					if warned := strings.Count(w.log.String(), warning); warned != 1 || !strings.Contains(w.log.String(), `"level":"WARN"`) {
+					if warned := strings.Count(w.log.String(), warning); warned != 1 || !strings.Contains(w.log.String(),
+						`"level":"WARN"`) {
 						w.t.Errorf("%d warnings: %s", warned, w.log)
 					}
 				}
@@ -200,9 +201,18 @@ func TestUsedOn(t *testing.T) {
 // TestNotUsedOn has the vault say that the credential is no more, and go down after that.
 func TestNotUsedOn(t *testing.T) {
 	for want, change := range map[string]func(*world){
-		"vault: not_found (404 SecretNotFound): secret graph-client-secret":       func(w *world) { w.cloud.DeleteSecret(appSecretName) },
-		"vault: secret_disabled (403 SecretDisabled): secret graph-client-secret": func(w *world) { w.cloud.PutSecret(appSecretName, azuresim.Secret{Disabled: true}) },
-		"vault: secret_invalid: secret graph-client-secret has no value":          func(w *world) { w.cloud.PutSecret(appSecretName, azuresim.Secret{}) },
+		"vault: not_found (404 SecretNotFound): secret graph-client-secret": func(w *world) {
+			w.cloud.DeleteSecret(
+				appSecretName)
+		},
+		"vault: secret_disabled (403 SecretDisabled): secret graph-client-secret": func(w *world) {
+			w.cloud.PutSecret(
+				appSecretName, azuresim.Secret{Disabled: true})
+		},
+		"vault: secret_invalid: secret graph-client-secret has no value": func(w *world) {
+			w.cloud.PutSecret(
+				appSecretName, azuresim.Secret{})
+		},
 	} {
 		t.Run(want, func(t *testing.T) {
 			eachKind(t, func(w *world, k kind, c *entra.Credential, _ string) {
@@ -276,7 +286,8 @@ func TestOneForAll(t *testing.T) {
 				if took := time.Since(start); took != time.Second {
 					w.t.Errorf("a deadline of a second was kept after %v", took)
 				}
-				if failed := w.failure(err); *failed != (upstream.Error{Service: service, Reason: upstream.Timeout, Cause: "no answer in time"}) {
+				if failed := w.failure(err); *failed != (upstream.Error{Service: service, Reason: upstream.Timeout,
+					Cause: "no answer in time"}) {
 					w.t.Errorf("%v, want a time-out of %s", failed, service)
 				}
 			})

@@ -59,9 +59,9 @@ type world struct {
 	options azsdk.Options
 }
 
-// simulate runs a test in simulated time: waiting for a deadline takes none, and this package, the libraries and the cloud
-// share one clock. A goroutine that is left when every deadline is over fails the test: that
-// is the rule of synctest, after whose end time stands still.
+// simulate runs a test in simulated time: waiting for a deadline takes none, and this package, the libraries and the
+// cloud share one clock. A goroutine that is left when every deadline is over fails the test: that is the rule of
+// synctest, after whose end time stands still.
 func simulate(t *testing.T, test func(w *world)) {
 	t.Helper()
 	t.Setenv("IDENTITY_ENDPOINT", "http://169.254.169.254/msi/token")
@@ -78,7 +78,8 @@ func simulate(t *testing.T, test func(w *world)) {
 }
 
 // rewire makes the vault anew, with nothing read, with that transport and the identity that is had by asking so for it.
-func (w *world) rewire(transport policy.Transporter, identity func(clientID string, o azsdk.Options) (azcore.TokenCredential, error)) {
+func (w *world) rewire(transport policy.Transporter, identity func(clientID string,
+	o azsdk.Options) (azcore.TokenCredential, error)) {
 	w.t.Helper()
 	w.options = azsdk.Options{
 		ClientOptions: azcore.ClientOptions{Transport: transport},
@@ -144,7 +145,8 @@ func (w *world) leaks(where, text string) {
 }
 
 func (w *world) canariesIn(text string) (found []string) {
-	for _, canary := range []string{"canary", "eyJ", w.cloud.TenantID, "simulated-vault", "simulated-identity-header", "PRIVATE KEY", "Trace ID"} {
+	for _, canary := range []string{"canary", "eyJ", w.cloud.TenantID, "simulated-vault", "simulated-identity-header",
+		"PRIVATE KEY", "Trace ID"} {
 		if strings.Contains(text, canary) {
 			found = append(found, canary)
 		}
@@ -252,8 +254,10 @@ func (w *world) endOf(what string, step azuresim.Step, fault azuresim.Fault) str
 func TestLibrariesLeak(t *testing.T) {
 	simulate(t, func(w *world) {
 		bare := azcore.ClientOptions{Transport: w.cloud}
-		credential, err1 := azidentity.NewClientSecretCredential(w.cloud.TenantID, w.cloud.ClientID, oldSecret, &azidentity.ClientSecretCredentialOptions{ClientOptions: bare})
-		identity, err2 := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: bare, ID: azidentity.ClientID(w.cloud.IdentityClientID)})
+		credential, err1 := azidentity.NewClientSecretCredential(w.cloud.TenantID, w.cloud.ClientID, oldSecret,
+			&azidentity.ClientSecretCredentialOptions{ClientOptions: bare})
+		identity, err2 := azidentity.NewManagedIdentityCredential(
+			&azidentity.ManagedIdentityCredentialOptions{ClientOptions: bare, ID: azidentity.ClientID(w.cloud.IdentityClientID)})
 		client, err3 := azsecrets.NewClient(w.cloud.VaultURL, identity, &azsecrets.ClientOptions{ClientOptions: bare})
 		if err := errors.Join(err1, err2, err3); err != nil {
 			w.t.Fatal(err)

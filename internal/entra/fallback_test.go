@@ -8,8 +8,9 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// A certificate that renews itself (the default policy of az keyvault certificate) has a version that Entra ID does not know. The
-// version before is used while it is valid, with a warning; the new one is used as soon as the app has it.
+// A certificate that renews itself (the default policy of az keyvault certificate) has a version that Entra ID does
+// not know. The version before is used while it is valid, with a warning; the new one is used as soon as the app has
+// it.
 func TestCertificateThatRenewsItself(t *testing.T) {
 	simulate(t, func(w *world) {
 		first, renewed := oldPair(), newPair()
@@ -38,7 +39,8 @@ func TestColdCertificateThatRenewedItself(t *testing.T) {
 	}{
 		"valid":    {azuresim.Secret{}, ""},
 		"disabled": {azuresim.Secret{Disabled: true}, "identity: credential_rejected (401 AADSTS700027)"},
-		"expired":  {azuresim.Secret{Expires: time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC)}, "identity: credential_rejected (401 AADSTS700027)"},
+		"expired": {azuresim.Secret{Expires: time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC)},
+			"identity: credential_rejected (401 AADSTS700027)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {

@@ -15,18 +15,19 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// Assertion returns a token that identifies this process, from an issuer that an app trusts: AWS, or the managed identity
-// of this host. Its error is an *upstream.Error.
+// Assertion returns a token that identifies this process, from an issuer that an app trusts: AWS, or the managed
+// identity of this host. Its error is an *upstream.Error.
 type Assertion func(ctx context.Context) (string, error)
 
 // Federated returns the credential of an app of a tenant that trusts the subject of assertion by a federated identity
-// credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored anywhere. The
-// errors of its tokens are *upstream.Errors.
+// credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored
+// anywhere. The errors of its tokens are *upstream.Errors.
 func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
 	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
 	early := &earlyAssertion{assertion: assertion, limit: limit}
-	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string, error) {
+	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string,
+		error) {
 		text, err := early.take(ctx)
 		if failed, ok := ctx.Value(assertionKey{}).(*assertionError); ok {
 			failed.err = err
@@ -39,7 +40,8 @@ func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) 
 	return newIdentity(federated{credential, early}, limit), err
 }
 
-// Asserted returns the Assertion of an identity: its token for the exchange, of which audience is the name in this cloud.
+// Asserted returns the Assertion of an identity: its token for the exchange, of which audience is the name in this
+// cloud.
 func Asserted(identity azcore.TokenCredential, audience string) Assertion {
 	return func(ctx context.Context) (string, error) {
 		token, err := identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}})
@@ -69,8 +71,8 @@ func (f federated) GetToken(ctx context.Context, o policy.TokenRequestOptions) (
 	return token, err
 }
 
-// earlyAssertion is an assertion that is asked for, the first time, while Entra ID is asked for its endpoints: azidentity wants it
-// only after that.
+// earlyAssertion is an assertion that is asked for, the first time, while Entra ID is asked for its endpoints:
+// azidentity wants it only after that.
 type earlyAssertion struct {
 	assertion Assertion
 	limit     time.Duration
@@ -91,7 +93,8 @@ func (e *earlyAssertion) begin(ctx context.Context) {
 		go func() {
 			ctx, cancel := context.WithTimeout(upstream.Detached(ctx), e.limit)
 			defer cancel()
-			first := early{err: &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}} // which it is if assertion does not return
+			// which it is if assertion does not return
+			first := early{err: &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}}
 			defer func() {
 				_ = recover()
 				answer <- first
@@ -115,7 +118,8 @@ func (e *earlyAssertion) take(ctx context.Context) (string, error) {
 	}
 }
 
-// Direct returns a Credential without a secret in a vault: the result of signIn signs in by itself. It makes no request.
+// Direct returns a Credential without a secret in a vault: the result of signIn signs in by itself. It makes no
+// request.
 func Direct(signIn func() (azcore.TokenCredential, error), o azsdk.Options) (*Credential, error) {
 	if _, err := signIn(); err != nil { // caused by its arguments, so it is the same each time
 		return nil, err

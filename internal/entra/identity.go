@@ -14,8 +14,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// ManagedIdentity returns the credential of the host's managed identity, the user-assigned one with that client id, or the
-// system-assigned one if it is "". The errors of its tokens are *upstream.Errors.
+// ManagedIdentity returns the credential of the host's managed identity, the user-assigned one with that client id,
+// or the system-assigned one if it is "". The errors of its tokens are *upstream.Errors.
 func ManagedIdentity(clientID string, o azsdk.Options) (azcore.TokenCredential, error) {
 	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
@@ -32,10 +32,11 @@ func ManagedIdentity(clientID string, o azsdk.Options) (azcore.TokenCredential, 
 func ClientSecret(tenantID, clientID, secret string, o azsdk.Options) (azcore.TokenCredential, error) {
 	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
-	credential, err := azidentity.NewClientSecretCredential(tenantID, clientID, secret, &azidentity.ClientSecretCredentialOptions{
-		ClientOptions:            o.Client(limit),
-		DisableInstanceDiscovery: true,
-	})
+	credential, err := azidentity.NewClientSecretCredential(tenantID, clientID, secret,
+		&azidentity.ClientSecretCredentialOptions{
+			ClientOptions:            o.Client(limit),
+			DisableInstanceDiscovery: true,
+		})
 	return newIdentity(credential, limit), err
 }
 
@@ -48,8 +49,8 @@ func AzureCLI(o azsdk.Options) (azcore.TokenCredential, error) {
 	return signedIn{i}, err
 }
 
-// identity is a credential of azidentity with a limit to its time and its errors reduced. Many who need a token at once cause
-// one request for it.
+// identity is a credential of azidentity with a limit to its time and its errors reduced. Many who need a token at
+// once cause one request for it.
 type identity struct {
 	azcore.TokenCredential
 	limit   time.Duration
@@ -91,7 +92,8 @@ type signedIn struct{ identity }
 func (s signedIn) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	token, err := s.identity.GetToken(ctx, o)
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Reason == upstream.BadAnswer {
-		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.CredentialRejected, Cause: "the Azure CLI gave no token: run az login"}
+		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.CredentialRejected,
+			Cause: "the Azure CLI gave no token: run az login"}
 	}
 	return token, err
 }

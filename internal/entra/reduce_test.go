@@ -23,10 +23,12 @@ import (
 // TestRefusals has a step refuse permanently, in the service's own words, and checks the resulting errors.
 func TestRefusals(t *testing.T) {
 	entra := func(status int, word string, number int) azuresim.Fault {
-		return azuresim.Body(status, "application/json", fmt.Sprintf(`{"error":%q,"error_description":"AADSTS%d: canary","error_codes":[%[2]d]}`, word, number))
+		return azuresim.Body(status, "application/json", fmt.Sprintf(
+			`{"error":%q,"error_description":"AADSTS%d: canary","error_codes":[%[2]d]}`, word, number))
 	}
 	keyVault := func(status int, code, inner string) azuresim.Fault {
-		return azuresim.Body(status, "application/json", fmt.Sprintf(`{"error":{"code":%q,"message":"canary","innererror":{"code":%q}}}`, code, inner))
+		return azuresim.Body(status, "application/json", fmt.Sprintf(
+			`{"error":{"code":%q,"message":"canary","innererror":{"code":%q}}}`, code, inner))
 	}
 	for _, test := range []struct {
 		step  azuresim.Step
@@ -51,20 +53,31 @@ func TestRefusals(t *testing.T) {
 		{azuresim.StepToken, entra(400, "unauthorized_client", 7000112), "identity: credential_rejected (400 AADSTS7000112)"},
 		{azuresim.StepToken, entra(400, "invalid_resource", 500014), "identity: scope_invalid (400 AADSTS500014)"},
 		{azuresim.StepToken, entra(400, "invalid_request", 90091), "identity: unavailable (400 AADSTS90091)"},
-		{azuresim.StepSecret, azuresim.Body(404, "text/html", "<h1>canary</h1>"), "vault: bad_answer (404): 404 without a code of Key Vault"},
-		{azuresim.StepSecret, keyVault(409, "Conflict", "ObjectIsBeingRecovered"), "vault: unavailable (409 ObjectIsBeingRecovered): secret graph-client-secret"},
-		{azuresim.StepSecret, azuresim.Body(400, "application/json", `{"error":{"code":"BadParameter","message":"The specified version (2026-04-01) is not recognized. Consider using the latest supported version (7.5)."}}`), "vault: version_unsupported (400 BadParameter): secret graph-client-secret"},
+		{azuresim.StepSecret, azuresim.Body(404, "text/html", "<h1>canary</h1>"), "vault: bad_answer (404): 404 without a " +
+			"code of Key Vault"},
+		{azuresim.StepSecret, keyVault(409, "Conflict", "ObjectIsBeingRecovered"),
+			"vault: unavailable (409 ObjectIsBeingRecovered): secret graph-client-secret"},
+		{azuresim.StepSecret, azuresim.Body(400, "application/json",
+			`{"error":{"code":"BadParameter","message":"The specified version (2026-04-01) is not recognized. Consider using the latest supported version (7.5)."}}`), "vault: version_unsupported (400 BadParameter): secret graph-client-secret"},
 		{azuresim.StepToken, entra(400, "temporarily_unavailable", 1), "identity: unavailable (400 AADSTS1)"},
-		{azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"canary: a sentence"}`), "identity: credential_rejected (400)"},
+		{azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"canary: a sentence"}`),
+			"identity: credential_rejected (400)"},
 		{azuresim.StepToken, azuresim.Body(400, "text/html", "canary"), "identity: credential_rejected (400)"},
 		{azuresim.StepDiscovery, entra(400, "invalid_tenant", 90002), "identity: tenant_not_found (400 AADSTS90002)"},
-		{azuresim.StepIdentity, azuresim.Body(400, "application/json", `{"error":"invalid_request","error_description":"Identity not found"}`), "identity: credential_rejected (400 invalid_request)"},
-		{azuresim.StepSecret, keyVault(403, "Forbidden", "SecretDisabled"), "vault: secret_disabled (403 SecretDisabled): secret graph-client-secret"},
-		{azuresim.StepSecret, keyVault(403, "Forbidden", "ForbiddenByFirewall"), "vault: forbidden (403 ForbiddenByFirewall): secret graph-client-secret"},
+		{azuresim.StepIdentity, azuresim.Body(400, "application/json",
+			`{"error":"invalid_request","error_description":"Identity not found"}`), "identity: credential_rejected (400 " +
+			"invalid_request)"},
+		{azuresim.StepSecret, keyVault(403, "Forbidden", "SecretDisabled"), "vault: secret_disabled (403 SecretDisabled): " +
+			"secret graph-client-secret"},
+		{azuresim.StepSecret, keyVault(403, "Forbidden", "ForbiddenByFirewall"),
+			"vault: forbidden (403 ForbiddenByFirewall): secret graph-client-secret"},
 		{azuresim.StepSecret, keyVault(403, "Forbidden", ""), "vault: forbidden (403 Forbidden): secret graph-client-secret"},
-		{azuresim.StepSecret, keyVault(404, "SecretNotFound", "https://canary"), "vault: not_found (404): secret graph-client-secret"},
-		{azuresim.StepSecret, azuresim.Body(200, "application/json", `{"value":"","id":"x"}`), "vault: secret_invalid: secret graph-client-secret has no value"},
-		{azuresim.StepSecret, azuresim.Body(200, "application/json", `{}`), "vault: secret_invalid: secret graph-client-secret has no value"},
+		{azuresim.StepSecret, keyVault(404, "SecretNotFound", "https://canary"), "vault: not_found (404): secret " +
+			"graph-client-secret"},
+		{azuresim.StepSecret, azuresim.Body(200, "application/json", `{"value":"","id":"x"}`),
+			"vault: secret_invalid: secret graph-client-secret has no value"},
+		{azuresim.StepSecret, azuresim.Body(200, "application/json", `{}`), "vault: secret_invalid: secret " +
+			"graph-client-secret has no value"},
 	} {
 		simulate(t, func(w *world) {
 			w.cloud.Fail(test.step, -1, test.fault)
@@ -138,7 +151,8 @@ func TestMalformedChallengePasses(t *testing.T) {
 // TestForeignChallenge has the vault request a token for another service. The identity must not be asked for it.
 func TestForeignChallenge(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepChallenge, -1, azuresim.Status(http.StatusUnauthorized, "WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/canary", resource="https://canary.example"`))
+		w.cloud.Fail(azuresim.StepChallenge, -1, azuresim.Status(http.StatusUnauthorized, "WWW-Authenticate",
+			`Bearer authorization="https://login.microsoftonline.com/canary", resource="https://canary.example"`))
 		_, err := w.vault.Secret(w.t.Context(), appSecretName)
 		if failed := w.failure(err); failed.Service != upstream.Vault || failed.Reason != upstream.BadAnswer {
 			w.t.Error(failed)
@@ -150,7 +164,8 @@ func TestForeignChallenge(t *testing.T) {
 // TestNames has names that Key Vault cannot have refused before they are part of a URL.
 func TestNames(t *testing.T) {
 	simulate(t, func(w *world) {
-		for _, name := range []string{"", ".", "..", "../keys/canary", "canary/", "canary?x", "canary_1", "cänary", "canary\n", strings.Repeat("x", 128)} {
+		for _, name := range []string{"", ".", "..", "../keys/canary", "canary/", "canary?x", "canary_1", "cänary",
+			"canary\n", strings.Repeat("x", 128)} {
 			_, err := w.vault.Secret(w.t.Context(), name)
 			if failed := w.failure(err); failed.Error() != "vault: not_found: no name of a secret" {
 				w.t.Errorf("%q: %v", name, failed)
@@ -163,14 +178,17 @@ func TestNames(t *testing.T) {
 // TestExpiry has a secret that is about to expire, or has, be used, and told about.
 func TestExpiry(t *testing.T) {
 	const day = 24 * time.Hour
-	for in, warned := range map[time.Duration]bool{-day: true, day: true, 14*day - time.Minute: true, 14*day + time.Minute: false} {
+	for in, warned := range map[time.Duration]bool{-day: true, day: true, 14*day - time.Minute: true, 14*day +
+		time.Minute: false} {
 		simulate(t, func(w *world) {
-			w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: oldSecret, ContentType: "text/plain", Expires: time.Now().Add(in)})
+			w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: oldSecret, ContentType: "text/plain",
+				Expires: time.Now().Add(in)})
 			s, err := w.vault.Secret(w.t.Context(), appSecretName)
 			if err != nil || s.Value() != oldSecret || s.ContentType != "text/plain" || !s.Expires.Equal(time.Now().Add(in)) {
 				w.t.Errorf("read %v that expires %v, %v", s.ContentType, s.Expires, err)
 			}
-			if logged := strings.Contains(w.log.String(), `"msg":"a secret is about to expire or has expired","secret":"graph-client-secret"`); logged != warned {
+			if logged := strings.Contains(w.log.String(),
+				`"msg":"a secret is about to expire or has expired","secret":"graph-client-secret"`); logged != warned {
 				w.t.Errorf("expires in %v: warned %v, want %v: %s", in, logged, warned, w.log)
 			}
 		})
@@ -180,7 +198,8 @@ func TestExpiry(t *testing.T) {
 // TestTenantThatIsNone has the library refuse its arguments. Its words are not passed on.
 func TestTenantThatIsNone(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.wantFailure(entra.AppSecret("canary tenant", w.cloud.ClientID, appSecretName, w.vault, w.options), "vault: secret_invalid: secret graph-client-secret cannot be used to sign in", "no tenant")
+		w.wantFailure(entra.AppSecret("canary tenant", w.cloud.ClientID, appSecretName, w.vault, w.options),
+			"vault: secret_invalid: secret graph-client-secret cannot be used to sign in", "no tenant")
 		w.wantRequests("1 1 1 0 0", "no tenant")
 	})
 }

@@ -48,8 +48,8 @@ func TestRenewal(t *testing.T) {
 	})
 }
 
-// TestRenewalFails has Entra go down when a token is near its end. It is used to the last minute, and Entra left alone for
-// five seconds after each try.
+// TestRenewalFails has Entra go down when a token is near its end. It is used to the last minute, and Entra left
+// alone for five seconds after each try.
 func TestRenewalFails(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
@@ -72,7 +72,8 @@ func TestRenewalFails(t *testing.T) {
 // TestRefreshIn has Entra say that a token is to be renewed long before its end.
 func TestRefreshIn(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepToken, 1, azuresim.Body(200, "application/json", `{"access_token":"eyJ.first","token_type":"Bearer","expires_in":7200,"refresh_in":600}`))
+		w.cloud.Fail(azuresim.StepToken, 1, azuresim.Body(200, "application/json",
+			`{"access_token":"eyJ.first","token_type":"Bearer","expires_in":7200,"refresh_in":600}`))
 		c := w.appSecret()
 		w.wantToken(c, "cold")
 		time.Sleep(10*time.Minute + time.Second)
@@ -114,12 +115,14 @@ func TestClaims(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
 		first := w.wantToken(c, "cold")
-		claims := policy.TokenRequestOptions{Scopes: graphToken.Scopes, Claims: `{"access_token":{"nbf":{"essential":true,"value":"1"}}}`, EnableCAE: true}
+		claims := policy.TokenRequestOptions{Scopes: graphToken.Scopes,
+			Claims: `{"access_token":{"nbf":{"essential":true,"value":"1"}}}`, EnableCAE: true}
 		second, err := c.GetToken(w.t.Context(), claims)
 		if err != nil || second.Token == first {
 			w.t.Errorf("a token that Graph has refused again, %v", err)
 		}
-		if requests := w.cloud.Requests(azuresim.StepToken); len(requests) != 2 || !strings.Contains(string(requests[1].Body), "nbf") {
+		if requests := w.cloud.Requests(azuresim.StepToken); len(requests) != 2 ||
+			!strings.Contains(string(requests[1].Body), "nbf") {
 			w.t.Errorf("%d requests for tokens, the last without the claims", len(requests))
 		}
 		if w.wantToken(c, "after that") != second.Token {

@@ -2,8 +2,8 @@
 // (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): an unknown key causes a refresh, at a
 // limited rate, and cached keys stay in use while Entra ID is down.
 //
-// No goroutine runs in the background. A request that finds a refresh due makes it, within its own time. Requests that need
-// the refresh wait for it, each within its own context; the others use the cached keys.
+// No goroutine runs in the background. A request that finds a refresh due makes it, within its own time. Requests
+// that need the refresh wait for it, each within its own context; the others use the cached keys.
 package jwks
 
 import (
@@ -41,9 +41,9 @@ type Source struct {
 	tenants map[string]*tenant
 }
 
-// New returns the Source of the keys of tenants, which are GUIDs in lower case. The keys are read with doer from authority
-// (https://login.microsoftonline.com). issuer is the issuer of version 2 tokens up to the tenant's id. It makes no
-// request.
+// New returns the Source of the keys of tenants, which are GUIDs in lower case. The keys are read with doer from
+// authority (https://login.microsoftonline.com). issuer is the issuer of version 2 tokens up to the tenant's id. It
+// makes no request.
 func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants ...string) *Source {
 	s := &Source{upstream.Capped(doer, largest), log, map[string]*tenant{}}
 	for _, id := range tenants {
@@ -70,8 +70,8 @@ type tenant struct {
 	reading  chan struct{}               // closed when the reading that is under way ends; nil if none is
 }
 
-// Keys returns the keys that go by id in a tenant of the Source: none if it has no such key. The error is an *upstream.Error
-// of Identity; it comes only where no such key is known, and one might be had the keys been read.
+// Keys returns the keys that go by id in a tenant of the Source: none if it has no such key. The error is an
+// *upstream.Error of Identity; it comes only where no such key is known, and one might be had the keys been read.
 func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKey, error) {
 	t, ok := s.tenants[tenantID]
 	if !ok {
@@ -98,7 +98,8 @@ func (s *Source) Warm(ctx context.Context) error {
 	errs := make(chan error, len(s.tenants))
 	for id := range s.tenants {
 		go func() {
-			err := error(&upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}) // which it is if Keys does not return
+			// which it is if Keys does not return
+			err := error(&upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"})
 			defer func() {
 				_ = recover()
 				errs <- err
@@ -115,8 +116,8 @@ func (s *Source) Warm(ctx context.Context) error {
 	return first
 }
 
-// begin returns the refresh that a request for the key id must wait for, nil for none. If ours, the caller must make the
-// refresh; otherwise it is running.
+// begin returns the refresh that a request for the key id must wait for, nil for none. If ours, the caller must make
+// the refresh; otherwise it is running.
 func (t *tenant) begin(id string) (reading <-chan struct{}, ours bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,7 +166,8 @@ func (s *Source) read(ctx context.Context, t *tenant) {
 		limit = min(limit, end.Sub(start)/2)
 	}
 	var keys map[string][]*rsa.PublicKey
-	failure := &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"} // which it is if fetch does not return
+	// which it is if fetch does not return
+	failure := &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}
 	defer func() {
 		upstream.Spent(ctx, upstream.Identity, time.Since(start))
 		t.mu.Lock()
@@ -212,7 +214,8 @@ func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.Public
 	}
 	keys := t.parse(body)
 	if len(keys) == 0 {
-		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode, Cause: "no signing key in the answer"}
+		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode,
+			Cause: "no signing key in the answer"}
 	}
 	return keys, nil
 }
@@ -235,7 +238,8 @@ func refused(resp *http.Response, body []byte) *upstream.Error {
 		failure.Reason = upstream.Timeout
 	case resp.StatusCode >= 500:
 		failure.Reason = upstream.Unavailable
-	case slices.Contains(said.ErrorCodes, 90002): // https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+	// https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+	case slices.Contains(said.ErrorCodes, 90002):
 		failure.Reason, failure.Code = upstream.TenantNotFound, "AADSTS90002"
 	}
 	return failure
@@ -247,11 +251,11 @@ type jwk struct {
 	Issuer                   string // of the tokens that the key is for, perhaps with {tenantid} in it
 }
 
-// parse returns the keys in a key set that sign tokens of t, by their ids. It passes over all others: a set has keys of other
-// kinds and for other issuers.
+// parse returns the keys in a key set that sign tokens of t, by their ids. It passes over all others: a set has keys
+// of other kinds and for other issuers.
 //
-// The issuer of a key is always the issuer of version 2 tokens. Microsoft's own library compares it with that issuer also for
-// version 1 tokens (AadTokenValidationParametersExtension, in Microsoft.IdentityModel.Validators).
+// The issuer of a key is always the issuer of version 2 tokens. Microsoft's own library compares it with that issuer
+// also for version 1 tokens (AadTokenValidationParametersExtension, in Microsoft.IdentityModel.Validators).
 func (t *tenant) parse(body []byte) map[string][]*rsa.PublicKey {
 	var set struct{ Keys []json.RawMessage }
 	if json.Unmarshal(body, &set) != nil {

@@ -95,7 +95,9 @@ func TestKeysAreReadOnce(t *testing.T) {
 		w.want("cold", id, "1", 1)
 		w.want("warm", id, "1", 1)
 		request := w.cloud.Requests(azuresim.StepKeys)[0]
-		if request.Method != http.MethodGet || request.Host != "login.microsoftonline.com" || request.Path != "/"+w.cloud.TenantID+"/discovery/v2.0/keys" || request.RawQuery != "" || request.Header.Get("Authorization") != "" {
+		if request.Method != http.MethodGet || request.Host != "login.microsoftonline.com" ||
+			request.Path != "/"+w.cloud.TenantID+"/discovery/v2.0/keys" || request.RawQuery != "" ||
+			request.Header.Get("Authorization") != "" {
 			t.Errorf("the request is %+v", request)
 		}
 		time.Sleep(time.Hour - time.Second)
@@ -232,7 +234,8 @@ func TestLastKnownGood(t *testing.T) {
 		w.want("within the half minute", id, "1", 2)
 		time.Sleep(time.Nanosecond)
 		w.want("after the half minute", id, "1", 3)
-		if log := w.log.String(); strings.Count(log, "\n") != 2 || !strings.Contains(log, `"used_on":true`) || strings.Contains(log, w.cloud.TenantID) {
+		if log := w.log.String(); strings.Count(log, "\n") != 2 || !strings.Contains(log, `"used_on":true`) ||
+			strings.Contains(log, w.cloud.TenantID) {
 			t.Errorf("the log has %s", log)
 		}
 		time.Sleep(23*time.Hour - 31*time.Second)
@@ -252,33 +255,35 @@ func TestFailures(t *testing.T) {
 		want  upstream.Reason
 		pause time.Duration // after which it is tried again
 	}{
-		"500":             {azuresim.Status(500), upstream.Unavailable, 30 * time.Second},
-		"503":             {azuresim.Status(503, "Retry-After", "10"), upstream.Unavailable, 30 * time.Second},
-		"503 for 1 min":   {azuresim.Status(503, "Retry-After", "60"), upstream.Unavailable, time.Minute},
-		"503 for ever":    {azuresim.Status(503, "Retry-After", "86400"), upstream.Unavailable, 5 * time.Minute},
-		"429":             {azuresim.Status(429), upstream.Throttled, 30 * time.Second},
-		"504":             {azuresim.Status(504), upstream.Timeout, 30 * time.Second},
-		"400":             {azuresim.Status(400), upstream.BadAnswer, 30 * time.Second},
-		"401":             {azuresim.Status(401), upstream.BadAnswer, 30 * time.Second},
-		"404":             {azuresim.Status(404), upstream.BadAnswer, 30 * time.Second},
-		"hangs":           {azuresim.Hang(), upstream.Timeout, 30 * time.Second},
-		"too slow":        {azuresim.Delay(6 * time.Second), upstream.Timeout, 30 * time.Second},
-		"reset":           {azuresim.Reset(), upstream.BadAnswer, 30 * time.Second},
-		"cut off":         {azuresim.ResetMidBody(), upstream.BadAnswer, 30 * time.Second},
-		"truncated":       {azuresim.Truncated(), upstream.BadAnswer, 30 * time.Second},
-		"10 MiB":          {azuresim.Oversize(10 << 20), upstream.BadAnswer, 30 * time.Second},
-		"more than 1 MiB": {azuresim.Body(200, "application/json", `{"keys":[`+member("key", testKey().N, nil)+`],"fill":"`+strings.Repeat("x", 1<<20)+`"}`), upstream.BadAnswer, 30 * time.Second},
-		"a page":          {azuresim.WrongType(), upstream.BadAnswer, 30 * time.Second},
-		"a redirect":      {azuresim.Redirect("https://stranger.example/keys"), upstream.BadAnswer, 30 * time.Second},
-		"no host":         {azuresim.NoHost(), upstream.Unreachable, 30 * time.Second},
-		"refused":         {azuresim.Refused(), upstream.Unreachable, 30 * time.Second},
-		"untrusted":       {azuresim.Untrusted(), upstream.Untrusted, 30 * time.Second},
-		"an empty set":    {azuresim.Body(200, "application/json", `{"keys":[]}`), upstream.BadAnswer, 30 * time.Second},
-		"no set":          {azuresim.Body(200, "application/json", `{}`), upstream.BadAnswer, 30 * time.Second},
-		"null":            {azuresim.Body(200, "application/json", `null`), upstream.BadAnswer, 30 * time.Second},
-		"nothing":         {azuresim.Body(200, "application/json", ``), upstream.BadAnswer, 30 * time.Second},
-		"204":             {azuresim.Body(204, "application/json", ``), upstream.BadAnswer, 30 * time.Second},
-		"unknown tenant":  {azuresim.Body(400, "application/json", `{"error":"invalid_tenant","error_codes":[90002]}`), upstream.TenantNotFound, 30 * time.Second},
+		"500":           {azuresim.Status(500), upstream.Unavailable, 30 * time.Second},
+		"503":           {azuresim.Status(503, "Retry-After", "10"), upstream.Unavailable, 30 * time.Second},
+		"503 for 1 min": {azuresim.Status(503, "Retry-After", "60"), upstream.Unavailable, time.Minute},
+		"503 for ever":  {azuresim.Status(503, "Retry-After", "86400"), upstream.Unavailable, 5 * time.Minute},
+		"429":           {azuresim.Status(429), upstream.Throttled, 30 * time.Second},
+		"504":           {azuresim.Status(504), upstream.Timeout, 30 * time.Second},
+		"400":           {azuresim.Status(400), upstream.BadAnswer, 30 * time.Second},
+		"401":           {azuresim.Status(401), upstream.BadAnswer, 30 * time.Second},
+		"404":           {azuresim.Status(404), upstream.BadAnswer, 30 * time.Second},
+		"hangs":         {azuresim.Hang(), upstream.Timeout, 30 * time.Second},
+		"too slow":      {azuresim.Delay(6 * time.Second), upstream.Timeout, 30 * time.Second},
+		"reset":         {azuresim.Reset(), upstream.BadAnswer, 30 * time.Second},
+		"cut off":       {azuresim.ResetMidBody(), upstream.BadAnswer, 30 * time.Second},
+		"truncated":     {azuresim.Truncated(), upstream.BadAnswer, 30 * time.Second},
+		"10 MiB":        {azuresim.Oversize(10 << 20), upstream.BadAnswer, 30 * time.Second},
+		"more than 1 MiB": {azuresim.Body(200, "application/json", `{"keys":[`+member("key", testKey().N,
+			nil)+`],"fill":"`+strings.Repeat("x", 1<<20)+`"}`), upstream.BadAnswer, 30 * time.Second},
+		"a page":       {azuresim.WrongType(), upstream.BadAnswer, 30 * time.Second},
+		"a redirect":   {azuresim.Redirect("https://stranger.example/keys"), upstream.BadAnswer, 30 * time.Second},
+		"no host":      {azuresim.NoHost(), upstream.Unreachable, 30 * time.Second},
+		"refused":      {azuresim.Refused(), upstream.Unreachable, 30 * time.Second},
+		"untrusted":    {azuresim.Untrusted(), upstream.Untrusted, 30 * time.Second},
+		"an empty set": {azuresim.Body(200, "application/json", `{"keys":[]}`), upstream.BadAnswer, 30 * time.Second},
+		"no set":       {azuresim.Body(200, "application/json", `{}`), upstream.BadAnswer, 30 * time.Second},
+		"null":         {azuresim.Body(200, "application/json", `null`), upstream.BadAnswer, 30 * time.Second},
+		"nothing":      {azuresim.Body(200, "application/json", ``), upstream.BadAnswer, 30 * time.Second},
+		"204":          {azuresim.Body(204, "application/json", ``), upstream.BadAnswer, 30 * time.Second},
+		"unknown tenant": {azuresim.Body(400, "application/json", `{"error":"invalid_tenant","error_codes":[90002]}`),
+			upstream.TenantNotFound, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
@@ -355,7 +360,8 @@ func (p *panics) Do(req *http.Request) (*http.Response, error) {
 // A panic is for the handler to catch. Callers that wait for the read do not wait for ever.
 func TestPanic(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.source = jwks.New(&panics{next: w.cloud}, issuer, issuer, slog.New(slog.NewJSONHandler(w.log, nil)), w.cloud.TenantID)
+		w.source = jwks.New(&panics{next: w.cloud}, issuer, issuer, slog.New(slog.NewJSONHandler(w.log, nil)),
+			w.cloud.TenantID)
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -385,7 +391,8 @@ func makeKey(bits int) *rsa.PrivateKey {
 
 // member returns a key as Entra lists it, with changes, in which nil takes a member out.
 func member(id string, n *big.Int, changes map[string]any) string {
-	m := map[string]any{"kty": "RSA", "use": "sig", "kid": id, "x5t": id, "n": base64.RawURLEncoding.EncodeToString(n.Bytes()), "e": "AQAB", "x5c": []string{"MII"}}
+	m := map[string]any{"kty": "RSA", "use": "sig", "kid": id, "x5t": id,
+		"n": base64.RawURLEncoding.EncodeToString(n.Bytes()), "e": "AQAB", "x5c": []string{"MII"}}
 	for name, value := range changes {
 		m[name] = value
 		if value == nil {
@@ -424,28 +431,31 @@ func TestSet(t *testing.T) {
 		"without an id":                  {change("kid", nil), "0"},
 		"of 1024 bits":                   {member("key", makeKey(1024).N, nil), "0"},
 		"of 2047 bits":                   {member("key", new(big.Int).SetBit(new(big.Int).Rsh(n, 1), 0, 1), nil), "0"},
-		"of 16384 bits":                  {member("key", new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), 16383), 0, 1), nil), "0"},
-		"even":                           {member("key", new(big.Int).SetBit(n, 0, 0), nil), "0"},
-		"with e=3":                       {change("e", "Aw"), "1"},
-		"with e=1":                       {change("e", "AQ"), "0"},
-		"with an even e":                 {change("e", "AQAA"), "0"},
-		"with e of 33 bits":              {change("e", "AQAAAAE"), "0"},
-		"with e of 65 bits":              {change("e", "AQAAAAAAAQAB"), "0"},
-		"with e of 32 bits":              {change("e", "_____w"), "0"},
-		"with no e":                      {change("e", nil), "0"},
-		"with e in another base64":       {change("e", "AQAB=="), "0"},
-		"with n in another base64":       {change("n", base64.StdEncoding.EncodeToString(n.Bytes())), "0"},
-		"with n that is a number":        {change("n", 65537), "0"},
-		"that is a string":               {`"key"`, "0"},
-		"that is null":                   {`null`, "0"},
-		"twice":                          {member("key", n, nil) + "," + member("key", n, nil), "1"},
-		"twice, not the same":            {member("key", n, nil) + "," + member("key", other, nil), "2"},
-		"twice, one of another issuer":   {member("key", n, nil) + "," + member("key", other, map[string]any{"issuer": "https://login.example"}), "1"},
+		"of 16384 bits": {member("key", new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), 16383), 0, 1),
+			nil), "0"},
+		"even":                     {member("key", new(big.Int).SetBit(n, 0, 0), nil), "0"},
+		"with e=3":                 {change("e", "Aw"), "1"},
+		"with e=1":                 {change("e", "AQ"), "0"},
+		"with an even e":           {change("e", "AQAA"), "0"},
+		"with e of 33 bits":        {change("e", "AQAAAAE"), "0"},
+		"with e of 65 bits":        {change("e", "AQAAAAAAAQAB"), "0"},
+		"with e of 32 bits":        {change("e", "_____w"), "0"},
+		"with no e":                {change("e", nil), "0"},
+		"with e in another base64": {change("e", "AQAB=="), "0"},
+		"with n in another base64": {change("n", base64.StdEncoding.EncodeToString(n.Bytes())), "0"},
+		"with n that is a number":  {change("n", 65537), "0"},
+		"that is a string":         {`"key"`, "0"},
+		"that is null":             {`null`, "0"},
+		"twice":                    {member("key", n, nil) + "," + member("key", n, nil), "1"},
+		"twice, not the same":      {member("key", n, nil) + "," + member("key", other, nil), "2"},
+		"twice, one of another issuer": {member("key", n, nil) + "," + member("key", other,
+			map[string]any{"issuer": "https://login.example"}), "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				members := strings.ReplaceAll(test.members, "TENANT", w.cloud.TenantID)
-				w.cloud.Fail(azuresim.StepKeys, -1, azuresim.Body(200, "application/json", `{"keys":[`+members+","+member("good", n, nil)+`]}`))
+				w.cloud.Fail(azuresim.StepKeys, -1, azuresim.Body(200, "application/json", `{"keys":[`+members+","+member("good",
+					n, nil)+`]}`))
 				if got := w.ask("good"); got != "1" {
 					t.Errorf("the key beside: %s", got)
 				}

@@ -13,8 +13,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// oldVersion is an api-version that the vaults of all clouds know. Sovereign clouds learn new versions months after the SDK
-// (azure-sdk-for-net#14788).
+// oldVersion is an api-version that the vaults of all clouds know. Sovereign clouds learn new versions months after
+// the SDK (azure-sdk-for-net#14788).
 const oldVersion = "7.4"
 
 // versionTTL is how long the old version is used before the SDK's own is tried again.

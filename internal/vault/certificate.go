@@ -37,8 +37,8 @@ func (v *Vault) readCertificate(ctx context.Context, name, version string) (Secr
 // maxOlderVersions limits the versions that OlderCertificates reads: a certificate renews itself once in months.
 const maxOlderVersions = 3
 
-// OlderCertificates returns the enabled versions of a certificate that were created before current and have not expired,
-// the newest first. It lists the versions, as the role Key Vault Secrets User allows (the data action
+// OlderCertificates returns the enabled versions of a certificate that were created before current and have not
+// expired, the newest first. It lists the versions, as the role Key Vault Secrets User allows (the data action
 // secrets/readMetadata); an access policy needs the permission "list".
 func (v *Vault) OlderCertificates(ctx context.Context, name, current string) ([]Secret, error) {
 	versions, err := v.listVersions(ctx, name)
@@ -49,7 +49,8 @@ func (v *Vault) OlderCertificates(ctx context.Context, name, current string) ([]
 	i := slices.IndexFunc(versions, func(p *azsecrets.SecretProperties) bool { return versionOf(p.ID) == current })
 	for _, p := range versions[i+1:] {
 		a := p.Attributes
-		if len(older) == maxOlderVersions || a.Enabled == nil || !*a.Enabled || a.Expires != nil && a.Expires.Before(time.Now()) {
+		if len(older) == maxOlderVersions || a.Enabled == nil || !*a.Enabled || a.Expires != nil &&
+			a.Expires.Before(time.Now()) {
 			continue
 		}
 		s, err := v.readCertificate(ctx, name, versionOf(p.ID))
@@ -94,8 +95,8 @@ func (s Secret) Certificate() (*x509.Certificate, error) {
 	return certs[0], nil
 }
 
-// KeyPair returns the certificate of s with its RSA key, in PEM or as PKCS#12. The leaf comes first, the rest of its chain follows.
-// The error names the fault in fixed words.
+// KeyPair returns the certificate of s with its RSA key, in PEM or as PKCS#12. The leaf comes first, the rest of its
+// chain follows. The error names the fault in fixed words.
 func (s Secret) KeyPair() ([]*x509.Certificate, crypto.PrivateKey, error) {
 	certs, key, err := parseCertificate(s.value)
 	if err != nil {
@@ -117,8 +118,8 @@ func FaultOf(err error) string {
 	return "cannot be used to sign in"
 }
 
-// parseCertificate reads a certificate with its RSA key, in PEM or as PKCS#12 in base64 without a password. The certificate
-// that the key belongs to comes first, then the others that there are.
+// parseCertificate reads a certificate with its RSA key, in PEM or as PKCS#12 in base64 without a password. The
+// certificate that the key belongs to comes first, then the others that there are.
 func parseCertificate(text string) ([]*x509.Certificate, crypto.PrivateKey, error) {
 	var (
 		certs []*x509.Certificate
@@ -149,8 +150,8 @@ func parseCertificate(text string) ([]*x509.Certificate, crypto.PrivateKey, erro
 	return nil, nil, certificateError("has no certificate that its key belongs to")
 }
 
-// restoreLines returns PEM with the line ends that a tool removed, or wrote as the characters \\n, and without quotes round it
-// (azure-docs#37025).
+// restoreLines returns PEM with the line ends that a tool removed, or wrote as the characters \\n, and without quotes
+// round it (azure-docs#37025).
 func restoreLines(text string) []byte {
 	text = strings.Trim(strings.NewReplacer(`\r`, "", `\n`, "\n").Replace(text), "\"' \t\r\n")
 	var restored strings.Builder
@@ -161,7 +162,8 @@ func restoreLines(text string) []byte {
 		if !found || !isBegin || !isEnd {
 			return []byte(restored.String())
 		}
-		restored.WriteString("-----BEGIN " + kind + "-----\n" + strings.Join(strings.Fields(body), "\n") + "\n-----END " + kind + "-----\n")
+		restored.WriteString("-----BEGIN " + kind + "-----\n" + strings.Join(strings.Fields(body), "\n") + "\n-----END " +
+			kind + "-----\n")
 		text = rest
 	}
 }

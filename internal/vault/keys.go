@@ -29,8 +29,8 @@ func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redact
 
 // Keys are the keys of one kind of callers. They are read on first use, again after a minute, and when a caller's
 // evidence matches none of them. The minute is the time in which a key that an operator disables is refused by every
-// instance, without a restart. Key Vault returns the value of an expired secret; Keys drops it. Evidence that matches no
-// key causes at most one read in five minutes.
+// instance, without a restart. Key Vault returns the value of an expired secret; Keys drops it. Evidence that matches
+// no key causes at most one read in five minutes.
 type Keys struct {
 	vault  *Vault
 	names  []string
@@ -90,8 +90,8 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	return keys, err
 }
 
-// Refresh is Current for a caller whose evidence fits none of the keys: it reads them again, unless it did so lately for
-// the same reason.
+// Refresh is Current for a caller whose evidence fits none of the keys: it reads them again, unless it did so lately
+// for the same reason.
 func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
@@ -182,7 +182,8 @@ func (k *Keys) read(ctx context.Context) {
 			delete(k.known, name)
 			k.err = worse(k.err, err)
 		}
-		k.vault.options.Log.WarnContext(ctx, "a caller's key could not be read", slog.String("secret", name), slog.Bool("used_on", keep), slog.Any("error", err))
+		k.vault.options.Log.WarnContext(ctx, "a caller's key could not be read", slog.String("secret", name),
+			slog.Bool("used_on", keep), slog.Any("error", err))
 	}
 	switch {
 	case failed == 0:
@@ -201,8 +202,8 @@ func (k *Keys) read(ctx context.Context) {
 	}
 }
 
-// worse returns the more important of two errors for evidence that fits no key: the transient one, because the missing key
-// may be the right one. Of two equal ones it returns the first.
+// worse returns the more important of two errors for evidence that fits no key: the transient one, because the
+// missing key may be the right one. Of two equal ones it returns the first.
 func worse(a, b error) error {
 	if a == nil {
 		return b

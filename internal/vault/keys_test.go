@@ -28,9 +28,10 @@ func (w *world) putKeys(namesAndValues ...string) {
 	}
 }
 
-// wantKeys fails the test unless get returns those keys, as name=value, and that error ("" for none), having caused so many
-// requests for secrets in all.
-func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKeys, wantErr string, requests int, when string) {
+// wantKeys fails the test unless get returns those keys, as name=value, and that error ("" for none), having caused
+// so many requests for secrets in all.
+func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKeys, wantErr string, requests int,
+	when string) {
 	w.t.Helper()
 	keys, err := get(w.t.Context())
 	var texts []string
@@ -122,7 +123,8 @@ func TestColdCrowd(t *testing.T) {
 			defer cancel()
 			start := time.Now()
 			_, err := k.Current(ctx)
-			if failed := w.failure(err); failed.Error() != "vault: timeout: no answer in time" || time.Since(start) != time.Second {
+			if failed := w.failure(err); failed.Error() != "vault: timeout: no answer in time" ||
+				time.Since(start) != time.Second {
 				w.t.Errorf("%v after %v, want a time-out after a second", failed, time.Since(start))
 			}
 		})
@@ -155,7 +157,8 @@ func TestSomeKeys(t *testing.T) {
 		k := w.vault.Keys(plain, "key-a", "key-b", "key-c")
 		const some, missing = "key-a=canary-key-a key-c=canary-key-c", "vault: not_found (404 SecretNotFound): secret key-b"
 		w.wantKeys(k.Current, some, missing, 3, "cold")
-		if !strings.Contains(w.log.String(), `"level":"WARN","msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
+		if !strings.Contains(w.log.String(),
+			`"level":"WARN","msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
 			w.t.Errorf("no warning: %s", w.log)
 		}
 		w.putKeys("key-b", "canary-key-b")
@@ -230,8 +233,10 @@ func TestWhichErrorCounts(t *testing.T) {
 	}
 	simulate(t, func(w *world) {
 		w.putKeys(short, "canary")
-		w.wantKeys(w.vault.Keys(plain, notAName, short).Current, "", "vault: not_found: no name of a secret", 1, "two that do not pass")
-		w.wantKeys(w.vault.Keys(plain, short, notAName).Current, "", "vault: secret_invalid: secret key-short is unusable: key is too short", 2, "two that do not pass")
+		w.wantKeys(w.vault.Keys(plain, notAName, short).Current, "", "vault: not_found: no name of a secret", 1,
+			"two that do not pass")
+		w.wantKeys(w.vault.Keys(plain, short, notAName).Current, "", "vault: secret_invalid: secret key-short is unusable: "+
+			"key is too short", 2, "two that do not pass")
 	})
 }
 
@@ -272,8 +277,11 @@ func TestKeysUsedOn(t *testing.T) {
 // TestKeysNotUsedOn has the vault say that a key is no more, and go down after that.
 func TestKeysNotUsedOn(t *testing.T) {
 	for want, change := range map[string]func(*world){
-		"vault: not_found (404 SecretNotFound): secret key-a":               func(w *world) { w.cloud.DeleteSecret("key-a") },
-		"vault: secret_disabled (403 SecretDisabled): secret key-a":         func(w *world) { w.cloud.PutSecret("key-a", azuresim.Secret{Disabled: true}) },
+		"vault: not_found (404 SecretNotFound): secret key-a": func(w *world) { w.cloud.DeleteSecret("key-a") },
+		"vault: secret_disabled (403 SecretDisabled): secret key-a": func(w *world) {
+			w.cloud.PutSecret("key-a",
+				azuresim.Secret{Disabled: true})
+		},
 		"vault: secret_invalid: secret key-a has no value":                  func(w *world) { w.putKeys("key-a", "") },
 		"vault: secret_invalid: secret key-a is unusable: key is too short": func(w *world) { w.putKeys("key-a", "canary") },
 	} {
@@ -286,7 +294,8 @@ func TestKeysNotUsedOn(t *testing.T) {
 				w.wantKeys(k.Refresh, "key-b=canary-key-b", want, 4, "gone")
 				w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
 				time.Sleep(30 * time.Second)
-				w.wantKeys(k.Current, "key-b=canary-key-b", "vault: forbidden (403 SimulatedFault): secret key-a", 6, "gone, and the vault down")
+				w.wantKeys(k.Current, "key-b=canary-key-b", "vault: forbidden (403 SimulatedFault): secret key-a", 6,
+					"gone, and the vault down")
 			})
 		})
 	}
@@ -297,7 +306,8 @@ func TestManyKeysInTime(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.cloud.Fail(azuresim.StepIdentity, -1, azuresim.Hang())
 		start := time.Now()
-		w.wantKeys(w.vault.Keys(plain, "key-a", "key-b", "key-c", "key-d", "key-e").Current, "", "identity: timeout: no answer in time", 0, "with the identity hanging")
+		w.wantKeys(w.vault.Keys(plain, "key-a", "key-b", "key-c", "key-d", "key-e").Current, "",
+			"identity: timeout: no answer in time", 0, "with the identity hanging")
 		if took := time.Since(start); took > timeout*3/10 {
 			w.t.Errorf("it took %v of %v", took, timeout*3/10)
 		}
@@ -305,7 +315,8 @@ func TestManyKeysInTime(t *testing.T) {
 }
 
 // TestRevocation follows docs/operations.md: an operator disables the secret of a caller's key while requests with it
-// keep coming, each matched by a key. The instance uses the key for less than a minute, also while strangers cause reads.
+// keep coming, each matched by a key. The instance uses the key for less than a minute, also while strangers cause
+// reads.
 func TestRevocation(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b")

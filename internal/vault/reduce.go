@@ -14,8 +14,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// reduceVault reduces an error of azsecrets, for the secret of that name, to an *upstream.Error of the vault or of the identity.
-// It passes on no text that it does not know.
+// reduceVault reduces an error of azsecrets, for the secret of that name, to an *upstream.Error of the vault or of
+// the identity. It passes on no text that it does not know.
 func reduceVault(err error, seen *azsdk.NetworkError, name string) *upstream.Error {
 	if known, ok := errors.AsType[*upstream.Error](err); ok {
 		return known
@@ -24,7 +24,8 @@ func reduceVault(err error, seen *azsdk.NetworkError, name string) *upstream.Err
 	if !ok {
 		return seen.Reduce(upstream.Vault, err)
 	}
-	e := &upstream.Error{Service: upstream.Vault, Status: refused.StatusCode, Code: upstream.PlainCode(refused.ErrorCode), Cause: "secret " + name}
+	e := &upstream.Error{Service: upstream.Vault, Status: refused.StatusCode,
+		Code: upstream.PlainCode(refused.ErrorCode), Cause: "secret " + name}
 	var body []byte
 	var said struct {
 		Error struct {

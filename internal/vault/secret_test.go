@@ -11,12 +11,14 @@ import (
 	"autopilot-unassign/internal/entra"
 )
 
-// Tools store more than the secret: a line end (azure-cli#27500), CRLF (WSL#7248), a byte order mark (Win32-OpenSSH#2070).
+// Tools store more than the secret: a line end (azure-cli#27500), CRLF (WSL#7248), a byte order mark
+// (Win32-OpenSSH#2070).
 func TestSecretsFromTheWild(t *testing.T) {
 	simulate(t, func(w *world) {
 		const secret = "canary~secret.of_an-app"
 		for name, value := range map[string]string{
-			"a line feed": secret + "\n", "CRLF": secret + "\r\n", "a byte order mark": "\ufeff" + secret, "a NUL": secret + "\x00", "a no-break space": "\u00a0" + secret,
+			"a line feed": secret + "\n", "CRLF": secret + "\r\n", "a byte order mark": "\ufeff" + secret, "a NUL": secret +
+				"\x00", "a no-break space": "\u00a0" + secret,
 		} {
 			w.cloud.PutSecret("wild", azuresim.Secret{Value: value})
 			s, err := w.vault.Secret(w.t.Context(), "wild")
@@ -25,11 +27,13 @@ func TestSecretsFromTheWild(t *testing.T) {
 			}
 		}
 		for name, value := range map[string]string{
-			"two lines": secret + "\n" + secret, "a NUL inside": "canary\x00secret", "a letter outside ASCII": "canary\u00e4secret", "UTF-16": "\xff\xfec\x00a\x00",
+			"two lines": secret + "\n" + secret, "a NUL inside": "canary\x00secret",
+			"a letter outside ASCII": "canary\u00e4secret", "UTF-16": "\xff\xfec\x00a\x00",
 		} {
 			w.cloud.PutSecret("wild", azuresim.Secret{Value: value})
 			_, err := w.vault.Secret(w.t.Context(), "wild")
-			if err == nil || w.failure(err).Error() != "vault: secret_invalid: secret wild has a character that no HTTP header carries" {
+			if err == nil || w.failure(err).Error() != "vault: secret_invalid: secret wild has a character that no HTTP header "+
+				"carries" {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -54,15 +58,16 @@ func (o *oldVault) Do(req *http.Request) (*http.Response, error) {
 			cloud.Fail(azuresim.StepSecret, -1, azuresim.Body(400, "application/json", body))
 			cloud.Fail(azuresim.StepChallenge, -1, azuresim.Body(400, "application/json", body))
 			again := req.Clone(req.Context())
-			again.Host, again.URL.Host = strings.TrimPrefix(cloud.VaultURL, "https://"), strings.TrimPrefix(cloud.VaultURL, "https://")
+			again.Host, again.URL.Host = strings.TrimPrefix(cloud.VaultURL, "https://"), strings.TrimPrefix(cloud.VaultURL,
+				"https://")
 			return cloud.Do(again)
 		}
 	}
 	return o.Transporter.Do(req)
 }
 
-// A vault of a sovereign cloud may not know the SDK's api-version for months (azure-sdk-for-net#14788). The old version is used, and
-// the new one is tried again later.
+// A vault of a sovereign cloud may not know the SDK's api-version for months (azure-sdk-for-net#14788). The old
+// version is used, and the new one is tried again later.
 func TestVaultThatKnowsNoNewVersion(t *testing.T) {
 	simulate(t, func(w *world) {
 		old := &oldVault{Transporter: w.cloud}

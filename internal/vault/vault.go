@@ -1,7 +1,7 @@
 // Package vault reads secrets, certificates and callers' keys from Azure Key Vault.
 //
-// Callers' keys are read on first use and kept in memory. A mismatch reads them again, so that a rotation needs no restart. While
-// the vault is down, keys stay in use. See [Keys].
+// Callers' keys are read on first use and kept in memory. A mismatch reads them again, so that a rotation needs no
+// restart. While the vault is down, keys stay in use. See [Keys].
 //
 // Every error is an *upstream.Error: the errors of azsecrets print whole responses.
 package vault
@@ -72,8 +72,8 @@ func New(vaultURL string, identity azcore.TokenCredential, o azsdk.Options) (*Va
 	return &Vault{client: client, identity: identity, options: o}, nil
 }
 
-// Scope asks the vault at an address, without a token, and returns the scope of the tokens that it wants. So one finds out
-// whether it is there without an identity. Its error is an *upstream.Error of the vault.
+// Scope asks the vault at an address, without a token, and returns the scope of the tokens that it wants. So one
+// finds out whether it is there without an identity. Its error is an *upstream.Error of the vault.
 func Scope(ctx context.Context, vaultURL string, o azsdk.Options) (string, error) {
 	asked := &askedForToken{}
 	o.Scope = "" // as if it were unknown
@@ -98,12 +98,13 @@ func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions
 	if len(o.Scopes) == 1 {
 		a.scope = o.Scopes[0]
 	}
-	return azcore.AccessToken{}, &upstream.Error{Service: upstream.Identity, Reason: upstream.Rejected, Cause: "no token on purpose"}
+	return azcore.AccessToken{}, &upstream.Error{Service: upstream.Identity, Reason: upstream.Rejected,
+		Cause: "no token on purpose"}
 }
 
 // ValidName reports whether Key Vault accepts name for a secret: 1 to 127 letters, digits and hyphens
-// (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers). The SDK would put
-// any other text into the path.
+// (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers). The SDK
+// would put any other text into the path.
 func ValidName(name string) bool {
 	for _, c := range []byte(name) {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
@@ -113,11 +114,11 @@ func ValidName(name string) bool {
 	return 1 <= len(name) && len(name) <= 127
 }
 
-// Secret reads the current version of a secret, in one request. Its error is an *upstream.Error of the vault, or of the
-// identity that reads it.
+// Secret reads the current version of a secret, in one request. Its error is an *upstream.Error of the vault, or of
+// the identity that reads it.
 //
-// The value is a client secret, a signing key or an API key. Invisible characters at its ends are removed: editors and shells add them.
-// Any other character that no HTTP header carries makes it invalid.
+// The value is a client secret, a signing key or an API key. Invisible characters at its ends are removed: editors
+// and shells add them. Any other character that no HTTP header carries makes it invalid.
 func (v *Vault) Secret(ctx context.Context, name string) (Secret, error) {
 	s, err := v.readSecret(ctx, name, "", nil)
 	if err == nil && strings.ContainsFunc(s.value, func(r rune) bool { return r < ' ' || r > '~' }) {
@@ -155,7 +156,8 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 	}
 	if left := time.Until(s.Expires); !s.Expires.IsZero() && left < 14*24*time.Hour {
 		// Key Vault also returns expired secrets. Entra ID decides whether one is still valid.
-		v.options.Log.WarnContext(ctx, "a secret is about to expire or has expired", slog.String("secret", name), slog.Time("expires", s.Expires))
+		v.options.Log.WarnContext(ctx, "a secret is about to expire or has expired", slog.String("secret", name),
+			slog.Time("expires", s.Expires))
 	}
 	return s, nil
 }
@@ -168,7 +170,8 @@ func (v *Vault) begin(ctx context.Context) {
 	v.first.Do(func() {
 		go func() {
 			// With a Trace of its own: the caller that waits for the token counts the time.
-			_, _ = v.identity.GetToken(upstream.WithTrace(upstream.Detached(ctx), &upstream.Trace{}), policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
+			_, _ = v.identity.GetToken(upstream.WithTrace(upstream.Detached(ctx), &upstream.Trace{}),
+				policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
 		}()
 	})
 }
@@ -205,8 +208,8 @@ func Invalid(name, why string) *upstream.Error {
 	return &upstream.Error{Service: upstream.Vault, Reason: upstream.SecretInvalid, Cause: "secret " + name + " " + why}
 }
 
-// KeepsSecret reports whether an earlier version of a secret stays in use after reading it again failed with err: while the vault
-// is down or refuses us, but not once it says that the secret is gone, disabled or invalid.
+// KeepsSecret reports whether an earlier version of a secret stays in use after reading it again failed with err:
+// while the vault is down or refuses us, but not once it says that the secret is gone, disabled or invalid.
 func KeepsSecret(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok {

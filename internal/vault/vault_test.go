@@ -44,9 +44,9 @@ type world struct {
 	options azsdk.Options
 }
 
-// simulate runs a test in simulated time: waiting for a deadline takes none, and this package, the libraries and the cloud
-// share one clock. A goroutine that is left when every deadline is over fails the test: that
-// is the rule of synctest, after whose end time stands still.
+// simulate runs a test in simulated time: waiting for a deadline takes none, and this package, the libraries and the
+// cloud share one clock. A goroutine that is left when every deadline is over fails the test: that is the rule of
+// synctest, after whose end time stands still.
 func simulate(t *testing.T, test func(w *world)) {
 	t.Helper()
 	t.Setenv("IDENTITY_ENDPOINT", "http://169.254.169.254/msi/token")
@@ -63,7 +63,8 @@ func simulate(t *testing.T, test func(w *world)) {
 }
 
 // rewire makes the vault anew, with nothing read, with that transport and the identity that is had by asking so for it.
-func (w *world) rewire(transport policy.Transporter, identity func(clientID string, o azsdk.Options) (azcore.TokenCredential, error)) {
+func (w *world) rewire(transport policy.Transporter, identity func(clientID string,
+	o azsdk.Options) (azcore.TokenCredential, error)) {
 	w.t.Helper()
 	w.options = azsdk.Options{
 		ClientOptions: azcore.ClientOptions{Transport: transport},
@@ -125,7 +126,8 @@ func (w *world) leaks(where, text string) {
 }
 
 func (w *world) canariesIn(text string) (found []string) {
-	for _, canary := range []string{"canary", "eyJ", w.cloud.TenantID, "simulated-vault", "simulated-identity-header", "PRIVATE KEY", "Trace ID"} {
+	for _, canary := range []string{"canary", "eyJ", w.cloud.TenantID, "simulated-vault", "simulated-identity-header",
+		"PRIVATE KEY", "Trace ID"} {
 		if strings.Contains(text, canary) {
 			found = append(found, canary)
 		}
@@ -147,7 +149,8 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		for _, v := range []any{secret, &secret, []vault.Secret{secret}, keys[0], &keys[0], keys} {
 			texts := []string{fmt.Sprint(v), fmt.Sprintln(v)}
 			for _, verb := range "vsqxXdT" {
-				texts = append(texts, fmt.Sprintf("%"+string(verb), v), fmt.Sprintf("%+"+string(verb), v), fmt.Sprintf("%#"+string(verb), v))
+				texts = append(texts, fmt.Sprintf("%"+string(verb), v), fmt.Sprintf("%+"+string(verb), v),
+					fmt.Sprintf("%#"+string(verb), v))
 			}
 			encoded, err := json.Marshal(v)
 			if err != nil {
@@ -158,7 +161,8 @@ func TestSecretsDoNotPrint(t *testing.T) {
 			slog.New(slog.NewJSONHandler(&logged, nil)).Error("x", slog.Any("v", v))
 			for _, text := range append(texts, string(encoded), logged.String()) {
 				w.leaks(fmt.Sprintf("%T", v), text)
-				if strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", oldSecret)) || strings.Contains(text, "99 97 110") || strings.Contains(text, "Y2FuYXJ5") {
+				if strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", oldSecret)) || strings.Contains(text,
+					"99 97 110") || strings.Contains(text, "Y2FuYXJ5") {
 					w.t.Errorf("%T is told as its bytes: %s", v, text)
 				}
 			}
@@ -181,7 +185,8 @@ func TestScope(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				w.cloud.Fail(azuresim.StepChallenge, test.times, test.fault)
-				scope, err := vault.Scope(w.t.Context(), w.cloud.VaultURL, azsdk.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: timeout})
+				scope, err := vault.Scope(w.t.Context(), w.cloud.VaultURL,
+					azsdk.Options{ClientOptions: azcore.ClientOptions{Transport: w.cloud}, Timeout: timeout})
 				if got := fmt.Sprint(scope, " ", err); !strings.HasPrefix(got, test.want) {
 					w.t.Errorf("Scope = %s, want %s", got, test.want)
 				}
