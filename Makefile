@@ -21,7 +21,7 @@ SBOM    := $(GO) tool -modfile=internal/tools/sbom/go.mod cyclonedx-gomod
 COMPONENTS := $(SBOM) bin -json -std -licenses -assert-licenses -noserial -notimestamp -version '$(VERSION)'
 LIMIT   := 10485760
 # The linted packages of bench/. The others would compile Microsoft's library for Graph.
-BENCHMARK := . ./floor ./webhook
+BENCHMARK := . ./floor ./lambdafloor ./webhook
 
 .PHONY: help
 help: ## list the targets
@@ -104,14 +104,16 @@ $(BENCHNODE): $(wildcard bench/node/*)
 	cd .tools/bench && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
-# Options of the measurement: BENCH='-rounds 3 -only floor,ours', or -markdown for the tables of docs/performance.md.
+# BENCH=-write writes the tables into docs/performance.md, BENCH='-rounds 3 -only floor,ours' takes less time.
 BENCH ?= -limits
 
-# The function is built as package-azure does, but for this machine. Microsoft's library for Graph takes minutes to compile for the first time.
+# The function is built as package-azure and package-lambda do, but for this machine. Microsoft's library for Graph takes minutes to
+# compile the first time.
 .PHONY: bench
 bench: $(BENCHNODE) ## measure the function beside a floor and Microsoft's libraries, and hold it to its limits (Linux; needs node 20.19 and npm)
-	@$(BUILD),noaws -o bin/bench/ours ./function
-	@cd bench && $(BUILD) -o ../bin/bench/ . ./floor ./sdk
+	@$(BUILD),noaws,nosim -o bin/bench/ours ./function
+	@$(BUILD),nosim -o bin/bench/ours-lambda ./function
+	@cd bench && $(BUILD) -o ../bin/bench/ . ./floor ./lambdafloor ./sdk
 	@bin/bench/bench $(BENCH)
 
 # Options: MUTANTS='-only T3', or '-changed REVISION' for the packages that changed since.

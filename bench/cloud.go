@@ -14,76 +14,65 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// The double of the cloud is a process of its own, the same for all, and gets its orders over a pipe: the client,
-// the counters and the garbage collector of this process must not delay the cloud's responses. Both share the processors of the
-// machine with the contestant, so that throughput ratios are closer to one than the ratios of the work alone. CPU per request
-// has those.
+// The simulated cloud is a process of its own, shared by all contestants, and gets orders over a pipe: this program's work and its
+// garbage collector must not delay the responses. Both share the machine's cores with the contestant, which draws ratios of throughput
+// towards 1; the CPU time of a request shows the work alone.
 
-// cloudCommand is the argument with which this program is the double.
+// cloudCommand is the argument that makes this program the simulated cloud.
 const cloudCommand = "cloud"
 
-// The secrets in the vault.
+// The callers' key in the vault, and the device that the requests name.
 const (
-	appSecret  = "bench-app-secret"
-	secretName = "graph-client-secret"
-	keyName    = "webhook-bench"
+	keyName  = "webhook-bench"
+	deviceID = "6f1a9c0e-5b1d-4c55-9d3a-000000000000"
+	roleARN  = "arn:aws:iam::123456789012:role/unassign"
 )
 
-// signingKey returns the key that requests are signed with, and how the vault has it.
+// signingKey returns the key of the requests' signatures, and its form in the vault.
 func signingKey() (key []byte, stored string) {
 	key = []byte("bench-signing-key-0123456789abcdef")
 	return key, "whsec_" + base64.StdEncoding.EncodeToString(key)
 }
 
-// listLength is how many devices a list may have.
-const listLength = 20
-
-// deviceID and serialNumber name the devices of the cloud. Single requests name device 0, lists name devices 1 to
-// listLength.
-func deviceID(i int) string     { return fmt.Sprintf("6f1a9c0e-5b1d-4c55-9d3a-%012d", i) }
-func serialNumber(i int) string { return fmt.Sprintf("5CG1234A%02d", i) }
-
-// place holds the addresses of the double and the identities that it accepts.
+// place holds the addresses and identities of the cloud.
 type place struct {
+	azuresim.Role
 	TenantID, ClientID, IdentityClientID        string
 	AuthorityHost, VaultURL, GraphEndpoint      string
+	STSEndpoint                                 string
 	IdentityEndpoint, IdentityHeader, CA, Token string
 }
 
-// order is a command to the double, which responds with a state.
+// order is a command for the cloud, which replies with its state.
 type order struct {
-	Delay    time.Duration // of every answer from now on
-	Reassign bool          // gives the device 0 its account back
+	Delay    time.Duration // of every response from now on
+	Reassign bool          // gives the device its account back
 }
 
-// state has the double's counters: the requests so far, the requests to Graph, and whether device 0 has a user.
+// state counts the requests so far, in all and for Graph. Assigned reports whether the device has a user.
 type state struct {
 	Requests, Graph int
 	Assigned        bool
 }
 
-// steps returns the steps that are requests of their own.
-func steps() []azuresim.Step {
-	return []azuresim.Step{
-		azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys,
-		azuresim.StepConnect, azuresim.StepGraph, azuresim.StepSTS,
-	}
+// steps are the requests of the cloud.
+var steps = []azuresim.Step{
+	azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys,
+	azuresim.StepConnect, azuresim.StepGraph, azuresim.StepSTS,
 }
 
-// serveCloud is the double: it says where it is, and carries out orders until there are no more.
+// serveCloud is the simulated cloud: it writes its place, and carries out orders until there are no more.
 func serveCloud(in io.Reader, out io.Writer) error {
 	c := azuresim.New()
 	_, stored := signingKey()
-	c.SetAppSecrets(appSecret)
-	c.PutSecret(secretName, azuresim.Secret{Value: appSecret})
 	c.PutSecret(keyName, azuresim.Secret{Value: stored})
-	device := func(i int) azuresim.Device {
-		room := fmt.Sprintf("room.%d", i)
-		return azuresim.Device{ID: deviceID(i), SerialNumber: serialNumber(i), GroupTag: "MTR-Oslo", UserPrincipalName: room + "@contoso.com", ResourceName: room}
-	}
-	for i := range listLength + 1 {
-		c.PutDevice(device(i))
-	}
+	role := c.PutRole(roleARN)
+	trust := azuresim.Trust{Issuer: role.Issuer, Subject: role.ARN, Audience: "api://AzureADTokenExchange"}
+	c.SetTrust(c.ClientID, trust)
+	c.SetTrust(c.IdentityClientID, trust) // the app that reads the vault
+	c.SetIdentityRoles(azuresim.GraphRole)
+	device := azuresim.Device{ID: deviceID, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room@contoso.com", ResourceName: "room"}
+	c.PutDevice(device)
 	served, err := c.Serve()
 	if err != nil {
 		return err
@@ -92,8 +81,7 @@ func serveCloud(in io.Reader, out io.Writer) error {
 	token := c.Token(c.AppClaims("1.0", served.GraphEndpoint, c.ClientID, azuresim.GraphRole), nil)
 	encoder, decoder := json.NewEncoder(out), json.NewDecoder(in)
 	err = encoder.Encode(place{
-		c.TenantID, c.ClientID, c.IdentityClientID,
-		served.AuthorityHost, served.VaultURL, served.GraphEndpoint,
+		role, c.TenantID, c.ClientID, c.IdentityClientID, served.AuthorityHost, served.VaultURL, served.GraphEndpoint, served.STSEndpoint,
 		served.IdentityEndpoint, served.IdentityHeader, string(served.CA), token,
 	})
 	if err != nil {
@@ -109,7 +97,7 @@ func serveCloud(in io.Reader, out io.Writer) error {
 		c.Forget()
 		c.Heal()
 		var s state
-		for _, step := range steps() {
+		for _, step := range steps {
 			s.Requests += c.Count(step)
 			if o.Delay > 0 {
 				c.Fail(step, -1, azuresim.Delay(o.Delay))
@@ -117,9 +105,9 @@ func serveCloud(in io.Reader, out io.Writer) error {
 		}
 		s.Graph = c.Count(azuresim.StepGraph)
 		if o.Reassign {
-			c.PutDevice(device(0))
+			c.PutDevice(device)
 		}
-		d, _ := c.Device(deviceID(0))
+		d, _ := c.Device(deviceID)
 		s.Assigned = d.UserPrincipalName != ""
 		if err := encoder.Encode(s); err != nil {
 			return err
@@ -127,7 +115,7 @@ func serveCloud(in io.Reader, out io.Writer) error {
 	}
 }
 
-// simulated is the double, as this process knows it.
+// simulated is the simulated cloud's process.
 type simulated struct {
 	place
 	dir     string // of the contestants' files
@@ -142,7 +130,7 @@ func startCloud(dir string) (*simulated, error) {
 	if err != nil {
 		return nil, err
 	}
-	process := exec.Command(program, cloudCommand) //nolint:gosec,noctx // this very program, which ends when nobody gives orders any more
+	process := exec.Command(program, cloudCommand) //nolint:gosec,noctx // this program, which ends with its input
 	process.Stderr = os.Stderr
 	in, err := process.StdinPipe()
 	if err != nil {
@@ -171,7 +159,7 @@ func (c *simulated) stop() {
 	_ = c.process.Wait()
 }
 
-// do has an order carried out.
+// do carries out an order.
 func (c *simulated) do(o order) (state, error) {
 	var s state
 	if err := c.orders.Encode(o); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,55 +13,60 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"autopilot-unassign/internal/hosttest/lambda"
 )
 
-// The contestants.
+// The contestants, and the clouds in whose default deployment they run.
 const (
 	floor = "floor"
 	ours  = "ours"
 	sdk   = "sdk"
 	node  = "node"
+
+	azure = "Azure"
+	aws   = "AWS"
 )
 
-// The paths of the contestants that make bench builds, from the root of the project.
+// The folders that make bench fills, from the root of the project.
 const (
 	programs   = "bin/bench/"
 	nodeFolder = ".tools/bench"
 )
 
+type contestantName struct{ name, cloud string }
+
 // contestant is a program that takes part.
 type contestant struct {
-	name    string
+	contestantName
 	command []string
-	port    string // the variable that says where to listen
-	disk    func() (int64, error)
+	port    string   // the variable with the port to listen on; "" for a Lambda function
+	files   []string // its size on disk
 }
 
-func everybody() []contestant {
-	compiled := func(name, port string) contestant {
-		return contestant{name, []string{programs + name}, port, func() (int64, error) { return size(programs + name) }}
+func allContestants() []contestant {
+	compiled := func(name, cloud, program, port string) contestant {
+		return contestant{contestantName{name, cloud}, []string{programs + program}, port, []string{programs + program}}
 	}
 	return []contestant{
-		compiled(floor, "PORT"),
-		compiled(ours, "FUNCTIONS_CUSTOMHANDLER_PORT"),
-		compiled(sdk, "PORT"),
-		{node, []string{"node", nodeFolder + "/server.mjs"}, "PORT", func() (int64, error) {
-			program, err := exec.LookPath("node")
-			if err != nil {
-				return 0, err
-			}
-			return size(program, nodeFolder)
-		}},
+		compiled(floor, azure, "floor", "PORT"),
+		compiled(ours, azure, "ours", "FUNCTIONS_CUSTOMHANDLER_PORT"),
+		compiled(sdk, azure, "sdk", "PORT"),
+		{contestantName{node, azure}, []string{"node", nodeFolder + "/server.mjs"}, "PORT", []string{"node", nodeFolder}},
+		compiled(floor, aws, "lambdafloor", ""),
+		compiled(ours, aws, "ours-lambda", ""),
 	}
 }
 
-// size returns how many bytes the files in paths have.
-func size(paths ...string) (int64, error) {
+// size returns the bytes of the contestant's files.
+func (who contestant) size() (int64, error) {
 	total := int64(0)
-	for _, path := range paths {
+	for _, path := range who.files {
+		if program, err := exec.LookPath(path); err == nil {
+			path = program
+		}
 		path, err := filepath.EvalSymlinks(path)
 		if err != nil {
 			return 0, err
@@ -82,50 +88,100 @@ func size(paths ...string) (int64, error) {
 	return total, nil
 }
 
-// environment is a contestant's environment: the settings of a deployment on Azure, and a token for the floor, which gets
-// none itself.
-func environment(c *simulated, who contestant, port int) []string {
-	env := []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + c.dir, who.port + "=" + strconv.Itoa(port),
-		"SSL_CERT_FILE=" + c.ca(), "SSL_CERT_DIR=" + filepath.Join(c.dir, "none"), "NODE_EXTRA_CA_CERTS=" + c.ca(),
-	}
+// environment returns the settings of a contestant: those of the default deployment of its cloud, with a key in the vault and no
+// secret for Graph. The floor gets a key and a token instead.
+func environment(c *simulated, who contestant) []string {
+	env := []string{"SSL_CERT_FILE=" + c.ca(), "SSL_CERT_DIR=" + filepath.Join(c.dir, "none"), "NODE_EXTRA_CA_CERTS=" + c.ca(), "GRAPH_ENDPOINT=" + c.GraphEndpoint}
 	if who.name == floor {
 		_, key := signingKey()
-		return append(env, "GRAPH_ENDPOINT="+c.GraphEndpoint, "GRAPH_TOKEN="+c.Token, "SIGNING_KEY="+key)
+		return append(env, "GRAPH_TOKEN="+c.Token, "SIGNING_KEY="+key)
 	}
-	env = append(env,
-		"AZURE_AUTHORITY_HOST="+c.AuthorityHost, "GRAPH_ENDPOINT="+c.GraphEndpoint, "KEY_VAULT_URL="+c.VaultURL,
-		"IDENTITY_ENDPOINT="+c.IdentityEndpoint, "IDENTITY_HEADER="+c.IdentityHeader, "AZURE_CLIENT_ID="+c.IdentityClientID,
-		"GRAPH_TENANT_ID="+c.TenantID, "GRAPH_CLIENT_ID="+c.ClientID, "GRAPH_SECRET_NAME="+secretName, "WEBHOOK_SECRET_NAMES="+keyName, "RATE_LIMIT=0",
-	)
-	if who.name == ours {
-		// The limit is one that the requests of a round stay below: it is looked at, and refuses nothing.
-		env = append(env, "AZURE_CLOUD=custom", "RATE_LIMIT=10000")
+	// RATE_LIMIT is more than the requests of a round: it is checked, and refuses nothing.
+	env = append(env, "AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST="+c.AuthorityHost, "KEY_VAULT_URL="+c.VaultURL, "GRAPH_TENANT_ID="+c.TenantID,
+		"GRAPH_CREDENTIAL=identity", "WEBHOOK_SECRET_NAMES="+keyName, "RATE_LIMIT=10000")
+	if who.cloud == azure {
+		return append(env, "IDENTITY_ENDPOINT="+c.IdentityEndpoint, "IDENTITY_HEADER="+c.IdentityHeader, "AZURE_CLIENT_ID="+c.IdentityClientID)
 	}
-	return env
+	return append(env, "GRAPH_CLIENT_ID="+c.ClientID, "AZURE_CLIENT_ID="+c.IdentityClientID, "AZURE_TENANT_ID="+c.TenantID, "AWS_REGION="+c.Region, "AWS_ENDPOINT_URL_STS="+c.STSEndpoint,
+		"AWS_ACCESS_KEY_ID="+c.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+c.SecretAccessKey, "AWS_SESSION_TOKEN="+c.SessionToken)
 }
 
-// process is a contestant at work.
-type process struct {
-	command   *exec.Cmd
-	address   string
-	output    string // the file that it writes to: the audit log, in our case
-	ended     chan struct{}
-	began     time.Time
-	listening time.Duration // from its start until the port accepts a connection
-	conn      *connection   // that connection
+// caller sends requests, one after the other.
+type caller interface {
+	send(request []byte) (status int, err error)
 }
 
-// patience is how long a start or an answer may take.
+// process is a running contestant.
+type process interface {
+	caller
+	dial() (caller, error)     // another connection
+	startedAt() time.Time      // the start of the process
+	readyAfter() time.Duration // from the start until it takes requests
+	pid() int
+	fault(err error) error // err with the last output
+	stop()
+}
+
+// patience is the time for a start or a response.
 const patience = 30 * time.Second
 
-// start starts a contestant and returns as soon as its port accepts a connection.
-func start(c *simulated, who contestant) (*process, error) {
+// start starts a contestant.
+func start(c *simulated, who contestant) (process, error) {
+	if who.port != "" {
+		return startServer(c, who)
+	}
+	host, err := lambda.Start(context.Background(), lambda.Options{Binary: who.command[0], Env: environment(c, who)})
+	if err != nil {
+		return nil, err
+	}
+	return &lambdaFunction{host, time.Now()}, nil // the first event starts the process
+}
+
+// lambdaFunction is a contestant under the double of Lambda.
+type lambdaFunction struct {
+	host  *lambda.Host
+	began time.Time
+}
+
+func (f *lambdaFunction) send(event []byte) (int, error) {
+	result, err := f.host.Invoke(context.Background(), event)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := lambda.ReadAnswer(result)
+	return answer.Status, err
+}
+
+func (f *lambdaFunction) dial() (caller, error)     { return f, nil }
+func (f *lambdaFunction) startedAt() time.Time      { return f.began }
+func (f *lambdaFunction) readyAfter() time.Duration { return f.host.FirstNext() }
+func (f *lambdaFunction) pid() int                  { return f.host.PID() }
+func (f *lambdaFunction) stop()                     { f.host.Stop() }
+
+func (f *lambdaFunction) fault(err error) error {
+	lines := f.host.Lines()
+	return fmt.Errorf("%w; its last lines: %q", err, lines[max(0, len(lines)-5):])
+}
+
+// server is a contestant that listens on a port.
+type server struct {
+	*connection // the one that found the port open
+
+	command   *exec.Cmd
+	address   string
+	output    string // the file of its output
+	ended     chan struct{}
+	began     time.Time
+	listening time.Duration
+}
+
+// startServer starts a contestant and returns as soon as its port accepts a connection.
+func startServer(c *simulated, who contestant) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
 	if err != nil {
 		return nil, err
 	}
-	port := listener.Addr().(*net.TCPAddr).Port
+	address := listener.Addr().(*net.TCPAddr)
 	if err := listener.Close(); err != nil {
 		return nil, err
 	}
@@ -134,91 +190,72 @@ func start(c *simulated, who contestant) (*process, error) {
 		return nil, err
 	}
 	defer func() { _ = output.Close() }()
-	p := &process{address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), output: output.Name(), ended: make(chan struct{})}
-	p.command = exec.Command(who.command[0], who.command[1:]...) //nolint:gosec,noctx // one of ours; stop ends it
-	p.command.Env = environment(c, who, port)
-	p.command.Stdout, p.command.Stderr = output, output
-	p.began = time.Now()
-	if err := p.command.Start(); err != nil {
+	s := &server{address: address.String(), output: output.Name(), ended: make(chan struct{})}
+	s.command = exec.Command(who.command[0], who.command[1:]...) //nolint:gosec,noctx // one of ours; stop ends it
+	s.command.Env = append(environment(c, who), "PATH="+os.Getenv("PATH"), "HOME="+c.dir, who.port+"="+strconv.Itoa(address.Port))
+	s.command.Stdout, s.command.Stderr = output, output
+	s.began = time.Now()
+	if err := s.command.Start(); err != nil {
 		return nil, err
 	}
 	go func() {
-		_ = p.command.Wait() // it is always killed
-		close(p.ended)
+		_ = s.command.Wait() // it is always killed
+		close(s.ended)
 	}()
 	for {
-		conn, err := net.Dial("tcp", p.address) //nolint:noctx // loopback says yes or no at once
+		conn, err := net.Dial("tcp", s.address) //nolint:noctx // loopback responds at once
 		if err == nil {
-			p.listening = time.Since(p.began)
-			p.conn = newConnection(conn)
-			return p, nil
+			s.listening = time.Since(s.began)
+			s.connection = newConnection(conn)
+			return s, nil
 		}
 		select {
-		case <-p.ended:
-			return nil, p.fault(errors.New("it has ended"))
+		case <-s.ended:
+			return nil, s.fault(errors.New("it has ended"))
 		default:
 		}
-		if time.Since(p.began) > patience {
-			p.stop()
-			return nil, p.fault(errors.New("it does not listen"))
+		if time.Since(s.began) > patience {
+			s.stop()
+			return nil, s.fault(errors.New("it does not listen"))
 		}
 		pause()
 	}
 }
 
-// pause sleeps for about 20 µs, as precisely as the kernel can. Go's Sleep takes more than a millisecond, the unit of epoll: a
-// third of the time of a start.
+// pause waits for 20 µs and a little. Go's Sleep would take more than a millisecond, a third of a start.
 func pause() {
 	wait := syscall.NsecToTimespec(int64(20 * time.Microsecond))
 	_ = syscall.Nanosleep(&wait, nil) // a signal may cut it short
 }
 
-// stop ends the process.
-func (p *process) stop() {
-	if p.conn != nil {
-		p.conn.close()
+func (s *server) startedAt() time.Time      { return s.began }
+func (s *server) readyAfter() time.Duration { return s.listening }
+func (s *server) pid() int                  { return s.command.Process.Pid }
+
+func (s *server) stop() {
+	if s.connection != nil {
+		_ = s.conn.Close()
 	}
-	_ = p.command.Process.Kill()
-	<-p.ended
-	_ = os.Remove(p.output)
+	_ = s.command.Process.Kill()
+	<-s.ended
+	_ = os.Remove(s.output)
 }
 
-// fault adds the last output of the process to err.
-func (p *process) fault(err error) error {
-	text, _ := os.ReadFile(p.output)
-	return fmt.Errorf("%w; its last words: %s", err, text[max(0, len(text)-2000):])
+func (s *server) fault(err error) error {
+	text, _ := os.ReadFile(s.output)
+	return fmt.Errorf("%w; its last output: %s", err, text[max(0, len(text)-2000):])
 }
 
-// status returns a number from the kernel's account of the process, in kB.
-func (p *process) status(name string) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
+// dial opens a connection, which ends with the process.
+func (s *server) dial() (caller, error) {
+	conn, err := net.Dial("tcp", s.address) //nolint:noctx // loopback responds at once
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, name+":"); ok {
-			return strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
-		}
-	}
-	return 0, fmt.Errorf("the kernel does not say %s", name)
+	return newConnection(conn), nil
 }
 
-// processorTime returns how long processors have worked for the process, to a hundredth of a second.
-func (p *process) processorTime() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.command.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])) // the name before may have spaces
-	if len(fields) < 13 {
-		return 0, errors.New("the kernel does not say the time of the processors")
-	}
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
-}
-
-// connection is a connection of a caller, which is kept.
+// connection is a kept connection of a caller.
 type connection struct {
 	conn   net.Conn
 	reader *bufio.Reader
@@ -226,18 +263,8 @@ type connection struct {
 
 func newConnection(conn net.Conn) *connection { return &connection{conn, bufio.NewReader(conn)} }
 
-func (p *process) dial() (*connection, error) {
-	conn, err := net.Dial("tcp", p.address) //nolint:noctx // loopback says yes or no at once
-	if err != nil {
-		return nil, err
-	}
-	return newConnection(conn), nil
-}
-
-func (c *connection) close() { _ = c.conn.Close() }
-
-// ask sends a request as it is and returns the status of the answer, which has been read.
-func (c *connection) ask(request []byte) (int, error) {
+// send sends the bytes of a request and returns the status of the response, read to its end.
+func (c *connection) send(request []byte) (int, error) {
 	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return 0, err
 	}
@@ -254,11 +281,11 @@ func (c *connection) ask(request []byte) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// expect asks and returns an error unless the answer has that status.
-func (c *connection) expect(status int, request []byte) error {
-	got, err := c.ask(request)
+// expect sends a request and returns an error unless the response has that status.
+func expect(c caller, status int, request []byte) error {
+	got, err := c.send(request)
 	if err == nil && got != status {
-		err = fmt.Errorf("the answer is %d and should be %d", got, status)
+		err = fmt.Errorf("status %d, want %d", got, status)
 	}
 	return err
 }

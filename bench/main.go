@@ -1,12 +1,12 @@
-// Command bench measures the function beside alternatives, on a simulated cloud on loopback: a floor with the least possible
-// work, and implementations with Microsoft's libraries, in Go and for Node. make bench runs it from the root of the project.
+// Command bench measures the function beside other programs that do the same job (read a device, then act), on a simulated cloud on
+// loopback: a floor without any checks or records, and programs written with Microsoft's libraries in Go and for Node. Run it from
+// the root of the project, by make bench.
 //
-// The contestants take turns in rounds, in a random order. A figure is the median over the rounds. A ratio is the median of the
-// ratios to the floor in the same round, so that a machine that is slow for a while is slow for both.
+// The contestants take turns, round by round, in a changing order. A figure is the median over the rounds. A ratio is the median of
+// the ratios to the floor in the same round, so that a slow phase of the machine slows both.
 package main
 
 import (
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,12 +22,14 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == cloudCommand {
 		exit(serveCloud(os.Stdin, os.Stdout))
 	}
-	rounds := flag.Int("rounds", 5, "how many rounds")
-	only := flag.String("only", "", "the contestants, with commas between them (floor,ours,sdk,node; all)")
-	markdown := flag.Bool("markdown", false, "print the tables as Markdown, as docs/performance.md has them")
-	limits := flag.Bool("limits", false, "fail where a limit does not hold")
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "how many rounds")
+	flag.StringVar(&o.only, "only", "", "contestants, separated by commas (floor,ours,sdk,node; default: all)")
+	flag.BoolVar(&o.markdown, "markdown", false, "print the tables as Markdown")
+	flag.BoolVar(&o.write, "write", false, "write the tables to "+pageFile)
+	flag.BoolVar(&o.limits, "limits", false, "fail if a limit is exceeded")
 	flag.Parse()
-	exit(run(os.Stdout, *rounds, *only, *markdown, *limits))
+	exit(run(os.Stdout, o))
 }
 
 func exit(err error) {
@@ -38,19 +40,18 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// delays are added to every response of the cloud.
-func delays() []time.Duration { return []time.Duration{0, 50 * time.Millisecond} }
+type options struct {
+	rounds                  int
+	only                    string
+	markdown, write, limits bool
+}
 
-func run(out io.Writer, rounds int, only string, markdown, limits bool) error {
-	if rounds < 1 || flag.NArg() > 0 {
-		return errors.New("usage: bench [-rounds n] [-only names] [-markdown] [-limits]")
-	}
-	field, err := contestants(only)
-	if err != nil {
-		return err
-	}
-	if limits && (!has(field, floor) || !has(field, ours)) {
-		return errors.New("-limits is about ours beside the floor: -only must name both")
+// delays are added to every response of the cloud.
+var delays = []time.Duration{0, 50 * time.Millisecond}
+
+func run(out io.Writer, o options) error {
+	if o.rounds < 1 || flag.NArg() > 0 {
+		return errors.New("usage: bench [-rounds n] [-only names] [-markdown] [-write] [-limits]")
 	}
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
@@ -65,18 +66,22 @@ func run(out io.Writer, rounds int, only string, markdown, limits bool) error {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt)
 
+	field, err := contestants(o.only)
+	if err != nil {
+		return err
+	}
 	for _, who := range field {
 		if err := check(c, who); err != nil {
-			return fmt.Errorf("%s: %w", who.name, err)
+			return fmt.Errorf("%s on %s: %w", who.name, who.cloud, err)
 		}
 	}
 	r := results{}
-	for round := range rounds {
+	for round := range o.rounds {
 		order := append(slices.Clone(field[round%len(field):]), field[:round%len(field)]...)
 		for _, who := range order {
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, who.name)
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s on %s\n", round+1, o.rounds, who.name, who.cloud)
 			if err := measure(c, who, r); err != nil {
-				return fmt.Errorf("%s: %w", who.name, err)
+				return fmt.Errorf("%s on %s: %w", who.name, who.cloud, err)
 			}
 			select {
 			case <-interrupted:
@@ -85,39 +90,50 @@ func run(out io.Writer, rounds int, only string, markdown, limits bool) error {
 			}
 		}
 	}
-	for _, t := range tables(r, field) {
-		t.print(out, markdown)
+	text := report(r, field, o.rounds, o.markdown || o.write)
+	if _, err := io.WriteString(out, text); err != nil {
+		return err
 	}
-	if limits {
-		return checkLimits(out, r, has(field, sdk))
+	var broken error
+	if o.limits {
+		broken = checkLimits(out, r)
 	}
-	return nil
+	if o.write {
+		return errors.Join(broken, writePage(text))
+	}
+	return broken
 }
 
-// figure is something that is measured, of one contestant, with one delay.
+// figure is a measured quantity of a contestant.
 type figure struct {
-	who   string
-	delay time.Duration
-	what  string
+	who  contestantName
+	what string
 }
 
-// results are figures, a value for each round.
+// results hold a value of each figure for each round.
 type results map[figure][]float64
 
-func (r results) add(who string, delay time.Duration, what string, value float64) {
-	f := figure{who, delay, what}
+func (r results) add(who contestantName, what string, value float64) {
+	f := figure{who, what}
 	r[f] = append(r[f], value)
 }
 
 // median returns the median over the rounds, and whether there is one.
-func (r results) median(who string, delay time.Duration, what string) (float64, bool) {
-	values := r[figure{who, delay, what}]
+func (r results) median(who contestantName, what string) (float64, bool) {
+	values := r[figure{who, what}]
 	return median(values), len(values) > 0
 }
 
-// ratio returns the median of the ratios to another's figure of the same round, and whether there is one.
-func (r results) ratio(who, to string, delay time.Duration, what string) (float64, bool) {
-	values, others := r[figure{who, delay, what}], r[figure{to, delay, what}]
+// inSequence returns the round trips that a first response waits for in sequence: the delay lengthens it by one delay for each. Other
+// work of the machine can only add to a time, so the shortest times of all rounds count.
+func (r results) inSequence(who contestantName) float64 {
+	fast, slow := r[figure{who, minFirst}], r[figure{who, minFirstSlow}]
+	return (slices.Min(slow) - slices.Min(fast)) / (delays[1] - delays[0]).Seconds()
+}
+
+// ratio returns the median of the ratios to the floor's figure of the same round, and whether there is one.
+func (r results) ratio(who contestantName, what string) (float64, bool) {
+	values, others := r[figure{who, what}], r[figure{contestantName{floor, who.cloud}, what}]
 	if len(values) == 0 || len(values) != len(others) {
 		return 0, false
 	}
@@ -128,7 +144,7 @@ func (r results) ratio(who, to string, delay time.Duration, what string) (float6
 	return median(ratios), true
 }
 
-// median returns the value in the middle, or the mean of the two there.
+// median returns the middle value, or the mean of the two middle values.
 func median[T float64 | time.Duration](values []T) T {
 	if len(values) == 0 {
 		return 0
@@ -137,33 +153,17 @@ func median[T float64 | time.Duration](values []T) T {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// percentile returns the least value that p of a hundred do not exceed.
-func percentile[T cmp.Ordered](values []T, p int) T {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[(len(sorted)*p+99)/100-1]
-}
-
-func has(field []contestant, name string) bool {
-	return slices.ContainsFunc(field, func(c contestant) bool { return c.name == name })
-}
-
-// contestants returns those that are named, in the order of the tables; all for "".
+// contestants returns the contestants with the names in only, all of them for "".
 func contestants(only string) ([]contestant, error) {
-	all := everybody()
-	if only == "" {
-		return all, nil
-	}
-	var field []contestant
 	names := strings.Split(only, ",")
-	for _, name := range names {
-		if !has(all, name) {
-			return nil, fmt.Errorf("there is no contestant %q", name)
-		}
-	}
-	for _, c := range all {
-		if slices.Contains(names, c.name) {
+	var field []contestant
+	for _, c := range allContestants() {
+		if only == "" || slices.Contains(names, c.name) {
 			field = append(field, c)
 		}
+	}
+	if len(field) == 0 {
+		return nil, fmt.Errorf("no contestant is named %q", only)
 	}
 	return field, nil
 }

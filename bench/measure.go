@@ -6,84 +6,86 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"autopilot-unassign/handler/caller"
+	signature "autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/hosttest/lambda"
 )
 
-// The measured figures.
+// The figures.
 const (
-	listening   = "exec to listening"
-	firstAtOnce = "exec to first answer, asked at once"
-	firstLater  = "first answer, asked a second later"
-	p50         = "p50, one client"
-	p99         = "p99, one client"
-	throughput  = "requests a second, 32 clients"
-	processor   = "CPU a request"
-	memory      = "peak memory"
-	disk        = "on disk"
-	coldAtOnce  = "upstream requests, first call at once"
-	coldLater   = "upstream requests, first call a second later"
-	warm        = "upstream requests, warm call"
-	inSequence  = "upstream round trips in sequence, at once"
-	inSequence1 = "upstream round trips in sequence, a second later"
+	ready        = "exec to ready"
+	first        = "exec to first response"
+	firstSlow    = "the same, 50 ms upstream"
+	minFirst     = "exec to first response, minimum" // not shown, as the next
+	minFirstSlow = "the same, 50 ms upstream, minimum"
+	inSequence   = "upstream round trips in sequence, cold"
+	coldRequests = "upstream requests, cold"
+	warmRequests = "upstream requests, warm"
+	p50          = "p50, warm, one client"
+	throughput   = "requests a second, 32 clients"
+	processor    = "CPU a request"
+	memory       = "peak memory"
+	disk         = "on disk"
 )
 
-// clients is how many callers there are at once where throughput is measured.
-const clients = 32
+// The amounts of a round. Together they stay below our limit of 10,000 requests a minute.
+const (
+	clients      = 32
+	warmingUp    = 200
+	alone        = 1000
+	together     = 6000
+	timeTogether = 3 * time.Second
+)
 
-// amount is how often a contestant is asked in a round: enough for a steady figure, and less than the 10,000 requests a minute that our
-// own limit can be set to.
-type amount struct{ warmUp, alone, together int }
-
-func amountOf(delay time.Duration) amount {
-	if delay == 0 {
-		return amount{warmUp: 200, alone: 1000, together: 6000}
-	}
-	return amount{warmUp: 5, alone: 30, together: 960}
-}
-
-// In this time a contestant is started as often as it fits, because a start takes a hundred times as long for one as for
-// another. The load of many clients takes the same time.
+// A start of one contestant takes a hundred times as long as that of another: a round starts each as often as time permits.
 const (
 	minStarts, maxStarts = 3, 15
-	timeForStarts        = 750 * time.Millisecond
-	timeTogether         = 3 * time.Second
+	timeForStarts        = 1500 * time.Millisecond
 )
 
-// request returns a request with a body, signed with key.
-func request(key []byte, body any) []byte {
-	text, err := json.Marshal(body)
+// newRequest returns a signed request for the device, as bytes on the wire or as an event.
+func newRequest(who contestant, key []byte) []byte {
+	body, err := json.Marshal(map[string]string{"deviceId": deviceID})
 	if err != nil {
-		panic(err) // the bodies are all of this package
+		panic(err) // the body is of this function
 	}
-	h := http.Header{"Host": {"127.0.0.1"}, "Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(text))}}
-	caller.Sign(h, key, "msg_"+guid.New().String(), time.Now(), text)
+	h := http.Header{"Host": {"127.0.0.1"}, "Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))}}
+	signature.Sign(h, key, "msg_"+guid.New().String(), time.Now(), body)
+	if who.cloud == aws {
+		event, err := lambda.Event(http.MethodPost, "/api/unassign", h, body, false)
+		if err != nil {
+			panic(err) // likewise
+		}
+		return event
+	}
 	var b bytes.Buffer
 	b.WriteString("POST /api/unassign HTTP/1.1\r\n")
-	_ = h.Write(&b) // which never fails into memory
+	_ = h.Write(&b) // never fails into memory
 	b.WriteString("\r\n")
-	b.Write(text)
+	b.Write(body)
 	return b.Bytes()
 }
 
-// requests returns n requests for a device, each a delivery of its own. They are made before the clock runs.
-func requests(n int) [][]byte {
+// newRequests returns n requests, each a delivery of its own. They are made before the clock runs.
+func newRequests(who contestant, n int) [][]byte {
 	key, _ := signingKey()
 	all := make([][]byte, n)
 	for i := range all {
-		all[i] = request(key, map[string]string{"deviceId": deviceID(0)})
+		all[i] = newRequest(who, key)
 	}
 	return all
 }
 
-// check makes sure that a contestant does the work: it refuses a wrong signature, and a right one has an effect on the device.
+// check makes sure that a contestant does the job: it refuses a wrong signature; for a right one it reads the device and changes it.
 func check(c *simulated, who contestant) error {
 	before, err := c.do(order{Reassign: true})
 	if err != nil {
@@ -94,7 +96,7 @@ func check(c *simulated, who contestant) error {
 		return err
 	}
 	defer p.stop()
-	if err := p.conn.expect(http.StatusUnauthorized, request([]byte("somebody-else's-key-0123456789abcdef"), map[string]string{"deviceId": deviceID(0)})); err != nil {
+	if err := expect(p, http.StatusUnauthorized, newRequest(who, []byte("another-caller's-key-0123456789abcdef"))); err != nil {
 		return p.fault(fmt.Errorf("a wrong signature: %w", err))
 	}
 	between, err := c.do(order{})
@@ -104,170 +106,141 @@ func check(c *simulated, who contestant) error {
 	if between.Graph != before.Graph || !between.Assigned {
 		return errors.New("a wrong signature reaches Graph")
 	}
-	if err := p.conn.expect(http.StatusNoContent, requests(1)[0]); err != nil {
+	if err := expect(p, http.StatusNoContent, newRequests(who, 1)[0]); err != nil {
 		return p.fault(fmt.Errorf("a right signature: %w", err))
 	}
 	after, err := c.do(order{})
 	if err != nil {
 		return err
 	}
-	if after.Graph != before.Graph+1 || after.Assigned {
-		return fmt.Errorf("a right signature: Graph got %d requests, and the device has a user: %t", after.Graph-before.Graph, after.Assigned)
+	if after.Graph != before.Graph+2 || after.Assigned {
+		return fmt.Errorf("a right signature: Graph got %d requests, want 2; the device has a user: %t", after.Graph-before.Graph, after.Assigned)
 	}
 	return nil
 }
 
 // measure takes the figures of a contestant for one round.
 func measure(c *simulated, who contestant, r results) error {
-	bytes, err := who.disk()
+	m := measurement{c, who, r}
+	size, err := who.size()
 	if err != nil {
 		return err
 	}
-	first := map[time.Duration]firsts{}
-	for _, delay := range delays() {
-		m := measurement{c, who, delay, r}
-		f, err := m.cold()
-		if err != nil {
-			return err
-		}
-		if f.later, err = m.warm(); err != nil {
-			return err
-		}
-		first[delay] = f
-		r.add(who.name, delay, disk, float64(bytes))
-		// The added time divided by the delay is the number of sequential round trips. The start of the program is in both
-		// measurements and cancels out.
-		if delay > 0 {
-			r.add(who.name, delay, inSequence, float64(f.atOnce-first[0].atOnce)/float64(delay))
-			r.add(who.name, delay, inSequence1, float64(f.later-first[0].later)/float64(delay))
-		}
+	m.note(disk, float64(size))
+	fast, err := m.cold(delays[0])
+	if err != nil {
+		return err
 	}
-	return nil
+	slow, err := m.cold(delays[1])
+	if err != nil {
+		return err
+	}
+	m.note(first, median(fast.responses).Seconds())
+	m.note(firstSlow, median(slow.responses).Seconds())
+	m.note(ready, median(fast.starts).Seconds())
+	m.note(coldRequests, median(fast.upstream))
+	m.note(minFirst, slices.Min(fast.responses).Seconds())
+	m.note(minFirstSlow, slices.Min(slow.responses).Seconds())
+	return m.warm()
 }
 
-// firsts are the times of first responses, the least of each round: other load of the machine only adds to them.
-type firsts struct{ atOnce, later time.Duration }
-
-// measurement has the figures of one contestant with one delay.
+// measurement is a round of a contestant.
 type measurement struct {
 	cloud *simulated
 	who   contestant
-	delay time.Duration
 	results
 }
 
-func (m measurement) note(what string, value float64) { m.add(m.who.name, m.delay, what, value) }
+func (m measurement) note(what string, value float64) { m.add(m.who.contestantName, what, value) }
 
-// upstream returns how many requests the cloud has got so far.
-func (m measurement) upstream() (float64, error) {
-	s, err := m.cloud.do(order{Delay: m.delay})
+// upstream returns the number of the cloud's requests so far, and sets the delay of its responses.
+func (m measurement) upstream(delay time.Duration) (float64, error) {
+	s, err := m.cloud.do(order{Delay: delay})
 	return float64(s.Requests), err
 }
 
-// cold takes the figures of a process that has just been started, and asked at once.
-func (m measurement) cold() (firsts, error) {
-	var ready, answered []time.Duration
-	var upstream []float64
-	for began := time.Now(); len(ready) < minStarts || len(ready) < maxStarts && time.Since(began) < timeForStarts; {
-		before, err := m.upstream()
+// coldStarts holds a value for each start.
+type coldStarts struct {
+	starts, responses []time.Duration
+	upstream          []float64
+}
+
+// cold starts the contestant several times and sends each process a request at once.
+func (m measurement) cold(delay time.Duration) (s coldStarts, err error) {
+	for began := time.Now(); len(s.starts) < minStarts || len(s.starts) < maxStarts && time.Since(began) < timeForStarts; {
+		before, err := m.upstream(delay)
 		if err != nil {
-			return firsts{}, err
+			return s, err
 		}
-		ask := requests(1)[0]
+		request := newRequests(m.who, 1)[0]
 		p, err := start(m.cloud, m.who)
 		if err != nil {
-			return firsts{}, err
+			return s, err
 		}
-		err = p.conn.expect(http.StatusNoContent, ask)
-		answered, ready = append(answered, time.Since(p.began)), append(ready, p.listening)
+		err = expect(p, http.StatusNoContent, request)
+		s.responses, s.starts = append(s.responses, time.Since(p.startedAt())), append(s.starts, p.readyAfter())
 		if err != nil {
 			err = p.fault(err)
 		}
 		p.stop()
-		after, err1 := m.upstream()
+		after, err1 := m.upstream(delay)
 		if err := errors.Join(err, err1); err != nil {
-			return firsts{}, err
+			return s, err
 		}
-		upstream = append(upstream, after-before)
+		s.upstream = append(s.upstream, after-before)
 	}
-	m.note(listening, median(ready).Seconds())
-	m.note(firstAtOnce, median(answered).Seconds())
-	m.note(coldAtOnce, median(upstream))
-	return firsts{atOnce: slices.Min(answered)}, nil
+	return s, nil
 }
 
-// warm takes the figures of a process that has been there for a second, and how long the first answer took.
-func (m measurement) warm() (time.Duration, error) {
-	before, err := m.upstream()
-	if err != nil {
-		return 0, err
+// warm takes the figures of a warm process.
+func (m measurement) warm() error {
+	if _, err := m.upstream(0); err != nil {
+		return err
 	}
-	amount := amountOf(m.delay)
 	p, err := start(m.cloud, m.who)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer p.stop()
-	time.Sleep(time.Second)
-
-	ask := requests(1 + amount.warmUp + amount.alone)
-	conn, err := p.dial()
-	if err != nil {
-		return 0, err
-	}
-	defer conn.close()
-	took := make([]time.Duration, len(ask))
-	for i, request := range ask {
+	took := make([]time.Duration, warmingUp+alone)
+	for i, request := range newRequests(m.who, len(took)) {
 		began := time.Now()
-		if err := conn.expect(http.StatusNoContent, request); err != nil {
-			return 0, p.fault(err)
+		if err := expect(p, http.StatusNoContent, request); err != nil {
+			return p.fault(err)
 		}
 		took[i] = time.Since(began)
-		if i > 0 {
-			continue
-		}
-		after, err := m.upstream()
-		if err != nil {
-			return 0, err
-		}
-		m.note(firstLater, took[0].Seconds())
-		m.note(coldLater, after-before)
 	}
-	m.note(p50, median(took[1+amount.warmUp:]).Seconds())
-	m.note(p99, percentile(took[1+amount.warmUp:], 99).Seconds())
-	if err := m.together(p, amount.together); err != nil {
-		return 0, p.fault(err)
-	}
-	if m.who.name == ours {
-		if err := m.lists(p); err != nil {
-			return 0, p.fault(err)
+	m.note(p50, median(took[warmingUp:]).Seconds())
+	if m.who.cloud == azure { // Lambda gives a process one request at a time
+		if err := m.parallel(p); err != nil {
+			return p.fault(err)
 		}
 	}
-	return took[0], nil
+	before, err1 := m.upstream(0)
+	err2 := expect(p, http.StatusNoContent, newRequests(m.who, 1)[0])
+	after, err3 := m.upstream(0)
+	m.note(warmRequests, after-before)
+	peak, err4 := peakMemory(p.pid())
+	m.note(memory, peak)
+	return errors.Join(err1, err2, err3, err4)
 }
 
-// together takes the figures of many clients at once, and of the memory after them.
-func (m measurement) together(p *process, n int) error {
-	var conns []*connection
-	defer func() {
-		for _, conn := range conns {
-			conn.close()
-		}
-	}()
-	for _, ask := range requests(clients) { // connections are made before the clock runs
+// parallel takes the figures of many clients at once.
+func (m measurement) parallel(p process) error {
+	var conns []caller
+	for _, request := range newRequests(m.who, clients) { // connections are opened before the clock runs
 		conn, err := p.dial()
 		if err != nil {
 			return err
 		}
 		conns = append(conns, conn)
-		if err := conn.expect(http.StatusNoContent, ask); err != nil {
+		if err := expect(conn, http.StatusNoContent, request); err != nil {
 			return err
 		}
 	}
-	ask := requests(n)
-	before, err1 := m.upstream()
-	worked, err2 := p.processorTime()
-	if err := errors.Join(err1, err2); err != nil {
+	requests := newRequests(m.who, together)
+	worked, err := processorTime(p.pid())
+	if err != nil {
 		return err
 	}
 	var next, done atomic.Int64
@@ -275,8 +248,8 @@ func (m measurement) together(p *process, n int) error {
 	began := time.Now()
 	for _, conn := range conns {
 		group.Go(func() error {
-			for i := next.Add(1) - 1; i < int64(n) && time.Since(began) < timeTogether; i = next.Add(1) - 1 {
-				if err := conn.expect(http.StatusNoContent, ask[i]); err != nil {
+			for i := next.Add(1) - 1; i < together && time.Since(began) < timeTogether; i = next.Add(1) - 1 {
+				if err := expect(conn, http.StatusNoContent, requests[i]); err != nil {
 					return err
 				}
 				done.Add(1)
@@ -288,74 +261,38 @@ func (m measurement) together(p *process, n int) error {
 		return err
 	}
 	took, answered := time.Since(began), float64(done.Load())
-	after, err1 := m.upstream()
-	until, err2 := p.processorTime()
-	peak, err3 := p.status("VmHWM")
+	until, err := processorTime(p.pid())
 	m.note(throughput, answered/took.Seconds())
 	m.note(processor, (until-worked).Seconds()/answered)
-	m.note(memory, peak*1024)
-	m.note(warm, (after-before)/answered)
-	return errors.Join(err1, err2, err3)
+	return err
 }
 
-// The ways to have a list of devices done.
-const (
-	listOfIDs     = "20 in one request, by id"
-	singlesByID   = "20 requests, by id"
-	listOfSerials = "20 in one request, by serial number"
-	singlesBySN   = "20 requests, by serial number"
-)
-
-// Each way is measured by its time and its upstream requests.
-const (
-	asTime     = ": time"
-	asUpstream = ": upstream requests"
-)
-
-// lists compares a list with as many requests one after the other.
-func (m measurement) lists(p *process) error {
-	key, _ := signingKey()
-	byID, bySerial := make([]map[string]string, listLength), make([]map[string]string, listLength)
-	for i := range listLength {
-		byID[i] = map[string]string{"deviceId": deviceID(i + 1)}
-		bySerial[i] = map[string]string{"serialNumber": serialNumber(i + 1)}
+// peakMemory returns the kernel's high water mark of a process, in bytes.
+func peakMemory(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
 	}
-	for _, way := range []struct {
-		name    string
-		devices []map[string]string
-		one     bool // request for all
-	}{{listOfIDs, byID, true}, {singlesByID, byID, false}, {listOfSerials, bySerial, true}, {singlesBySN, bySerial, false}} {
-		var asks [][]byte
-		status := http.StatusNoContent
-		if way.one {
-			asks, status = [][]byte{request(key, map[string]any{"devices": way.devices})}, http.StatusOK
-		} else {
-			for _, device := range way.devices {
-				asks = append(asks, request(key, device))
-			}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kB, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
+			return kB * 1024, err
 		}
-		conn, err := p.dial()
-		if err != nil {
-			return err
-		}
-		before, err := m.upstream()
-		if err != nil {
-			return err
-		}
-		began := time.Now()
-		for _, ask := range asks {
-			if err := conn.expect(status, ask); err != nil {
-				return fmt.Errorf("%s: %w", way.name, err)
-			}
-		}
-		took := time.Since(began)
-		conn.close()
-		after, err := m.upstream()
-		if err != nil {
-			return err
-		}
-		m.note(way.name+asTime, took.Seconds())
-		m.note(way.name+asUpstream, after-before)
 	}
-	return nil
+	return 0, errors.New("the kernel reports no VmHWM")
+}
+
+// processorTime returns the CPU time of a process, to a hundredth of a second.
+func processorTime(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // the name before may have spaces
+	if len(fields) < 13 {
+		return 0, errors.New("the kernel reports no CPU time")
+	}
+	user, err1 := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
 }

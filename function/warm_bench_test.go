@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,15 +19,31 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// acting is a cloud whose Graph acts at once and costs nothing, so that only this program is measured.
-type acting struct{ *azuresim.Cloud }
+// instantGraph is a cloud whose Graph responds at once and costs next to nothing: the counts are those of this program.
+type instantGraph struct{ *azuresim.Cloud }
 
-func (a acting) Do(req *http.Request) (*http.Response, error) {
-	if req.Method != http.MethodPost || req.URL.Host != "graph.microsoft.com" {
-		return a.Cloud.Do(req)
+// deviceJSON is the device as Graph sends it.
+var deviceJSON = fmt.Sprintf(
+	`{"@odata.context":"https://graph.microsoft.com/beta/$metadata#deviceManagement/windowsAutopilotDeviceIdentities/$entity",`+
+		`"id":%q,"groupTag":"MTR-Oslo","purchaseOrderIdentifier":"","serialNumber":"5CG1234ABC","productKey":"","manufacturer":"HP","model":"HP",`+
+		`"enrollmentState":"enrolled","lastContactedDateTime":"2026-01-01T00:00:00Z","addressableUserName":"Room","userPrincipalName":"room@contoso.com",`+
+		`"resourceName":"room","skuNumber":"","systemFamily":"","azureActiveDirectoryDeviceId":"00000000-0000-0000-0000-000000000000",`+
+		`"managedDeviceId":"00000000-0000-0000-0000-000000000000","displayName":"","deviceAccountUpn":"","deviceAccountPassword":"","deviceFriendlyName":""}`,
+	someDevice)
+
+func (g instantGraph) Do(req *http.Request) (*http.Response, error) {
+	if req.URL.Host != "graph.microsoft.com" || req.Method == http.MethodHead {
+		return g.Cloud.Do(req)
 	}
-	return &http.Response{StatusCode: http.StatusNoContent,
-		Header: http.Header{"Request-Id": {"11111111-2222-4333-8444-555555555555"}}, Body: http.NoBody, Request: req}, nil
+	resp := &http.Response{
+		StatusCode: http.StatusNoContent, Header: http.Header{"Request-Id": {"11111111-2222-4333-8444-555555555555"}},
+		Body: http.NoBody, Request: req,
+	}
+	if req.Method == http.MethodGet {
+		resp.StatusCode, resp.Body = http.StatusOK, io.NopCloser(strings.NewReader(deviceJSON))
+		resp.Header["Content-Type"] = []string{"application/json"}
+	}
+	return resp, nil
 }
 
 // warmCall returns a function that sends one signed request for a device to a warm process with audit and limits.
@@ -34,14 +51,13 @@ func warmCall(tb testing.TB) func() {
 	tb.Helper()
 	cloud := newCloud()
 	c, err := config.Load(complete(
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
-		"GRAPH_CLIENT_ID", cloud.ClientID,
-		"RATE_LIMIT", "",
+		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID, "GRAPH_CLIENT_ID", cloud.ClientID,
+		"RATE_LIMIT", "10000", // refuses nothing here
 	), config.Local)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := newApp(c, acting{cloud}, app.NewLog(io.Discard, c.LogLevel))
+	s, err := newApp(c, instantGraph{cloud}, app.NewLog(io.Discard, c.LogLevel))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -52,13 +68,13 @@ func warmCall(tb testing.TB) func() {
 		caller.Sign(r.Header, canaryKey, guid.New().String(), time.Now(), []byte(validBody))
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, r)
-		if w.Code != http.StatusNoContent && w.Code != http.StatusTooManyRequests {
+		if w.Code != http.StatusNoContent {
 			tb.Fatalf("%d %s", w.Code, w.Body)
 		}
 	}
 }
 
-// BenchmarkWarmCall measures a warm request without the network. Building the request takes some twenty allocations.
+// BenchmarkWarmCall measures a warm request without the network. Run it with -benchtime 5000x: the limit of requests is 10,000 a minute.
 func BenchmarkWarmCall(b *testing.B) {
 	call := warmCall(b)
 	b.ReportAllocs()
@@ -67,8 +83,8 @@ func BenchmarkWarmCall(b *testing.B) {
 	}
 }
 
-// BenchmarkServing has the whole program serve sixteen callers, on Azure's port and on a cloud that answers over TLS,
-// all in this process: for a profile (-cpuprofile) of where the time goes.
+// BenchmarkServing has the whole program serve sixteen callers on Azure's port, with a cloud that responds over TLS, all in this
+// process. It is for profiles (-cpuprofile).
 func BenchmarkServing(b *testing.B) {
 	c := newCloud()
 	served, err := c.Serve()
@@ -140,9 +156,9 @@ func BenchmarkServing(b *testing.B) {
 	}
 }
 
-// mostAllocations limits the allocations of a warm call, including the building of the request. The race detector has
-// more, because it drops pooled objects.
-const mostAllocations = 340
+// mostAllocations limits the allocations of a warm call. Some 50 of them are the test's: the request, its signature, Graph's
+// responses. The race detector adds a few, because it drops pooled objects.
+const mostAllocations = 220
 
 func TestWarmCallAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(200, warmCall(t)); n > mostAllocations {

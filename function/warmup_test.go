@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,21 +36,43 @@ func asked(c *azuresim.Cloud) string {
 var withoutVault = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "",
 	"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
 
-// TestColdCall counts how many answers the first request waits for, one after the other: when it comes with the
-// start, and when it comes a second later.
+// TestColdCall counts the round trips that the first request waits for in sequence, if it comes with the start or a second later. It
+// compares them with the shortest possible chain, and with the table in docs/performance.md.
 func TestColdCall(t *testing.T) {
 	t.Parallel()
+	page, err := os.ReadFile("../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
+		chain    string // of requests that need each other
 		settings []string
 		prepare  func(*azuresim.Cloud)
 		request  func(*azuresim.Cloud) sent
-		sequence int    // of answers, at once
-		asked    string // how often, step by step
+		sequence int    // of round trips, at once
+		asked    string // requests, step by step
 	}{
-		// The vault's challenge, the identity's token and the tenant's endpoints; both secrets; the app's token; Graph's
-		// read and change.
-		"a secret": {sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]"},
-		"a certificate": {
+		"managed identity, keys in the vault (default on Azure)": {
+			chain:    "identity token, key, read, act",
+			settings: []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "GRAPH_CLIENT_ID", ""},
+			sequence: 4, asked: "[0 2 1 1 0 0 0 1 2]",
+		},
+		"the default on Azure with `AZURE_CLOUD=custom`": {
+			chain:    "identity token, key, read, act",
+			settings: []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "GRAPH_CLIENT_ID", "", "AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com", "GRAPH_ENDPOINT", "https://graph.microsoft.com"},
+			sequence: 5, asked: "[0 2 1 1 0 0 0 1 2]",
+		},
+		"role of the function, keys in the vault (default on AWS)": {
+			chain:    "assertion, vault token, key, read, act",
+			settings: []string{"VAULT_CREDENTIAL", "aws-federation", "GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", ""},
+			sequence: 5, asked: "[1 0 1 1 1 2 0 1 2]",
+		},
+		"managed identity, client secret in the vault": {
+			chain:    "identity token, secret, app token, read, act",
+			sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]",
+		},
+		"managed identity, certificate in the vault": {
+			chain:    "identity token, certificate, app token, read, act",
 			settings: []string{"GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate"},
 			prepare: func(c *azuresim.Cloud) {
 				key, cert := newCertificateUntil(time.Now().Add(90 * 24 * time.Hour))
@@ -58,44 +81,59 @@ func TestColdCall(t *testing.T) {
 			},
 			sequence: 5, asked: "[0 1 1 2 1 1 0 1 2]",
 		},
-		"callers of all kinds": {
-			settings: []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next", "API_KEY_SECRET_NAMES",
-				"api-key-flow", "ENTRA_AUDIENCE", audienceID},
+		"managed identity, callers of all kinds": {
+			chain:    "identity token, secret, app token, read, act",
+			settings: []string{"WEBHOOK_SECRET_NAMES", "webhook-servicenow,webhook-next", "API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
 			prepare: func(c *azuresim.Cloud) {
 				c.PutSecret("webhook-next", azuresim.Secret{Value: encodeKey(bytes.Repeat([]byte("k"), 32))})
 			},
 			request:  func(c *azuresim.Cloud) sent { return post(validBody, unsigned, bearer(c, fromServiceNow)) },
 			sequence: 5, asked: "[0 1 1 4 1 1 1 1 2]",
 		},
-		// The scope of such a cloud's vault is unknown before its first challenge.
-		"a cloud of one's own": {
-			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com",
-				"GRAPH_ENDPOINT", "https://graph.microsoft.com"},
+		// The vault of such a cloud names the scope of its tokens in its challenge.
+		"managed identity, client secret, `AZURE_CLOUD=custom`": {
+			chain:    "identity token, secret, app token, read, act",
+			settings: []string{"AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com", "GRAPH_ENDPOINT", "https://graph.microsoft.com"},
 			sequence: 6, asked: "[0 1 1 2 1 1 0 1 2]",
 		},
-		// The identity has a tenant's endpoints to find as well, and a token to get.
-		"a client secret for the vault": {
+		"client secret for the vault, client secret in it": {
+			chain:    "vault token, secret, app token, read, act",
 			settings: []string{"VAULT_CREDENTIAL", "client-secret", "AZURE_CLIENT_SECRET", canarySecret},
 			sequence: 6, asked: "[0 0 1 2 1 2 0 1 2]",
 		},
-		"a role of AWS for the vault": {
+		"role of the function, client secret in the vault": {
+			chain:    "assertion, vault token, secret, app token, read, act",
 			settings: []string{"VAULT_CREDENTIAL", "aws-federation"}, sequence: 6, asked: "[1 0 1 2 1 2 0 1 2]",
 		},
-		"a role of AWS for Graph": {
+		"role of the function, no vault": {
+			chain:    "assertion, app token, read, act",
 			settings: append([]string{"VAULT_CREDENTIAL", "aws-federation"}, withoutVault...),
 			sequence: 4, asked: "[1 0 0 0 1 1 0 1 2]",
 		},
-		"a managed identity for Graph": {
+		"managed identity, no vault": {
+			chain:    "identity token, read, act",
 			settings: append([]string{"GRAPH_CLIENT_ID", ""}, withoutVault...),
 			sequence: 3, asked: "[0 1 0 0 0 0 0 1 2]",
 		},
-		"a managed identity that an app trusts": {
+		"managed identity that an app trusts, no vault": {
+			chain:    "identity token, app token, read, act",
 			settings: withoutVault,
 			sequence: 4, asked: "[0 1 0 0 1 1 0 1 2]",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			needed := strings.Count(test.chain, ",") + 1
+			if test.sequence > needed+1 {
+				t.Errorf("%d round trips in sequence, want %d at most", test.sequence, needed+1)
+			}
+			requests := 0
+			for n := range strings.FieldsSeq(strings.Trim(test.asked, "[]")) {
+				requests += int(n[0] - '0')
+			}
+			if row := fmt.Sprintf("| %s | %s | %d | %d |", name, test.chain, test.sequence, requests); !strings.Contains(string(page), row) {
+				t.Errorf("docs/performance.md has no row\n%s", row)
+			}
 			for later, want := range map[time.Duration]int{0: test.sequence, time.Second: 2} {
 				synctest.Test(t, func(t *testing.T) {
 					c := newCloud()
@@ -125,7 +163,7 @@ func TestColdCall(t *testing.T) {
 						t.Fatalf("%d %s", w.Code, w.Body)
 					}
 					if got := time.Since(start); got != time.Duration(want)*answerTime {
-						t.Errorf("after %v it waited for %v, want %d answers of %v", later, got, want, answerTime)
+						t.Errorf("after %v it waited for %v, want %d round trips of %v", later, got, want, answerTime)
 					}
 					synctest.Wait()
 					if got := asked(c); got != test.asked {

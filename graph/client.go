@@ -227,7 +227,7 @@ func (c *Client) sendOnce(
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("User-Agent", c.userAgent)
-	req.Header.Set("client-request-id", r.clientRequestID)
+	req.Header.Set("Client-Request-Id", r.clientRequestID)
 	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
 	// turns out to be dead, as it is after a freeze.
 	req.Header["Idempotency-Key"] = nil
@@ -263,7 +263,7 @@ func isForeign(resp *http.Response) bool {
 	if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
 		return false
 	}
-	return resp.Header.Get("request-id") == "" || status/100 == 2 && strings.HasPrefix(strings.ToLower(resp.Header.Get("Content-Type")), "text/html")
+	return resp.Header.Get("Request-Id") == "" || status/100 == 2 && strings.HasPrefix(strings.ToLower(resp.Header.Get("Content-Type")), "text/html")
 }
 
 // badResponse reports a response without a valid result.
@@ -275,7 +275,7 @@ func badResponse(resp *http.Response, cause string) *upstream.Error {
 }
 
 // requestID returns Graph's request-id, reduced: it stands in responses and in the log.
-func requestID(h http.Header) string { return upstream.PlainCode(h.Get("request-id")) }
+func requestID(h http.Header) string { return upstream.PlainCode(h.Get("Request-Id")) }
 
 // getJSON decodes the resource at address into v. Its error is an *upstream.Error.
 func (c *Client) getJSON(ctx context.Context, address string, v any) error {

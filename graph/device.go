@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"autopilot-unassign/internal/guid"
 )
@@ -98,7 +99,26 @@ type property struct {
 
 // UnmarshalJSON never fails.
 func (p *property) UnmarshalJSON(text []byte) error {
+	if plain, ok := plainString(text); ok {
+		*p = property{value: plain, known: true}
+		return nil
+	}
 	err := json.Unmarshal(text, &p.value) // leaves it "" for null
 	p.known, p.odd = err == nil, err != nil
 	return nil
+}
+
+// plainString returns the value of a JSON string that has ASCII characters alone and no escape. Nearly all properties are
+// such strings, and a decoder for each costs most of the time of a page.
+func plainString(text []byte) (value string, ok bool) {
+	if len(text) < 2 || text[0] != '"' {
+		return "", false
+	}
+	text = text[1 : len(text)-1]
+	for _, b := range text {
+		if b == '\\' || b >= utf8.RuneSelf {
+			return "", false
+		}
+	}
+	return string(text), true
 }

@@ -1,7 +1,7 @@
-// An implementation for Node with Microsoft's library for each step.
+// The same job with Microsoft's library for each step.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
-import { ClientSecretCredential, ManagedIdentityCredential } from "@azure/identity";
+import { ManagedIdentityCredential } from "@azure/identity";
 import { SecretClient } from "@azure/keyvault-secrets";
 import { Client } from "@microsoft/microsoft-graph-client";
 import { TokenCredentialAuthenticationProvider } from "@microsoft/microsoft-graph-client/authProviders/azureTokenCredentials/index.js";
@@ -9,20 +9,15 @@ import { TokenCredentialAuthenticationProvider } from "@microsoft/microsoft-grap
 const env = process.env;
 const identity = new ManagedIdentityCredential({ clientId: env.AZURE_CLIENT_ID });
 const vault = new SecretClient(env.KEY_VAULT_URL, identity, { disableChallengeResourceVerification: true });
-const secret = (await vault.getSecret(env.GRAPH_SECRET_NAME)).value;
 const key = Buffer.from((await vault.getSecret(env.WEBHOOK_SECRET_NAMES)).value.replace(/^whsec_/, ""), "base64");
-const credential = new ClientSecretCredential(env.GRAPH_TENANT_ID, env.GRAPH_CLIENT_ID, secret, {
-  authorityHost: env.AZURE_AUTHORITY_HOST,
-  disableInstanceDiscovery: true, // as for any cloud that Microsoft's own does not know
-});
 const graph = Client.initWithMiddleware({
-  authProvider: new TokenCredentialAuthenticationProvider(credential, { scopes: [`${env.GRAPH_ENDPOINT}/.default`] }),
+  authProvider: new TokenCredentialAuthenticationProvider(identity, { scopes: [`${env.GRAPH_ENDPOINT}/.default`] }),
   baseUrl: env.GRAPH_ENDPOINT,
   customHosts: new Set([new URL(env.GRAPH_ENDPOINT).hostname]),
   defaultVersion: "beta",
 });
 
-// The one signature of a request is right and five minutes old at most.
+// Reports whether the signature of a request is right and at most five minutes old.
 function authentic(headers, body) {
   const sent = Number(headers["webhook-timestamp"]);
   if (!(Math.abs(Date.now() / 1000 - sent) <= 300)) return false;
@@ -38,8 +33,9 @@ async function unassign(request) {
   const body = Buffer.concat(parts);
   if (!authentic(request.headers, body)) return 401;
   const { deviceId } = JSON.parse(body);
-  const path = `/deviceManagement/windowsAutopilotDeviceIdentities/${encodeURIComponent(deviceId)}/unassignResourceAccountFromDevice`;
-  await graph.api(path).post();
+  const device = `/deviceManagement/windowsAutopilotDeviceIdentities/${encodeURIComponent(deviceId)}`;
+  await graph.api(device).get();
+  await graph.api(`${device}/unassignResourceAccountFromDevice`).post();
   return 204;
 }
 

@@ -1,6 +1,5 @@
-// The official way is an implementation in Go with Microsoft's library for each step: azidentity, azsecrets and
-// msgraph-sdk-go. That library knows Graph 1.0 alone, which lacks our action; it is measured with the similar
-// unassignUserFromDevice, one POST to the same device.
+// The SDK's way takes Microsoft's library for each step: azidentity, azsecrets and msgraph-sdk-go. The last knows Graph 1.0 alone,
+// which lacks the action; its sibling unassignUserFromDevice stands in, a POST to the same device.
 package main
 
 import (
@@ -9,8 +8,6 @@ import (
 	"net/url"
 	"os"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	msgraph "github.com/microsoftgraph/msgraph-sdk-go"
@@ -32,18 +29,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	secret, err := vault.GetSecret(ctx, os.Getenv("GRAPH_SECRET_NAME"), "", nil)
-	if err != nil {
-		return err
-	}
 	key, err := vault.GetSecret(ctx, os.Getenv("WEBHOOK_SECRET_NAMES"), "", nil)
-	if err != nil {
-		return err
-	}
-	credential, err := azidentity.NewClientSecretCredential(os.Getenv("GRAPH_TENANT_ID"), os.Getenv("GRAPH_CLIENT_ID"), *secret.Value, &azidentity.ClientSecretCredentialOptions{
-		ClientOptions:            azcore.ClientOptions{Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: os.Getenv("AZURE_AUTHORITY_HOST")}},
-		DisableInstanceDiscovery: true, // as for any cloud that Microsoft's own does not know
-	})
 	if err != nil {
 		return err
 	}
@@ -51,12 +37,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	graph, err := msgraph.NewGraphServiceClientWithCredentialsAndHosts(credential, []string{endpoint.String() + "/.default"}, []string{endpoint.Hostname()})
+	graph, err := msgraph.NewGraphServiceClientWithCredentialsAndHosts(identity, []string{endpoint.String() + "/.default"}, []string{endpoint.Hostname()})
 	if err != nil {
 		return err
 	}
 	graph.GetAdapter().SetBaseUrl(endpoint.String() + "/v1.0")
 	return webhook.Serve(*key.Value, func(ctx context.Context, id string) error {
-		return graph.DeviceManagement().WindowsAutopilotDeviceIdentities().ByWindowsAutopilotDeviceIdentityId(id).UnassignUserFromDevice().Post(ctx, nil)
+		device := graph.DeviceManagement().WindowsAutopilotDeviceIdentities().ByWindowsAutopilotDeviceIdentityId(id)
+		if _, err := device.Get(ctx, nil); err != nil {
+			return err
+		}
+		return device.UnassignUserFromDevice().Post(ctx, nil)
 	})
 }

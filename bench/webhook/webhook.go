@@ -1,5 +1,5 @@
-// Package webhook is the least that a server does for POST /api/unassign: it checks the signature, reads the id of the
-// device and has something done with it. The floor and the SDK's way share it, so that they differ in that alone.
+// Package webhook does the least that POST /api/unassign takes: it checks the signature, reads the id of the device and calls a
+// function with it. The floor and the SDK's way share it, so that they differ in that function alone.
 package webhook
 
 import (
@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -18,11 +17,19 @@ import (
 	"time"
 )
 
-// Serve answers on the port that is in the environment, with the key as the vault has it, until it fails.
-func Serve(key string, unassign func(ctx context.Context, id string) error) error {
-	mac, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(key, "whsec_"))
+// Unassign removes the account of a device.
+type Unassign func(ctx context.Context, id string) error
+
+// ParseKey returns a key from its form in the vault.
+func ParseKey(stored string) ([]byte, error) {
+	return base64.StdEncoding.DecodeString(strings.TrimPrefix(stored, "whsec_"))
+}
+
+// Serve serves the port in the environment, with a key in its form in the vault, until it fails.
+func Serve(stored string, unassign Unassign) error {
+	key, err := ParseKey(stored)
 	if err != nil {
-		return errors.New("the signing key is not base64")
+		return err
 	}
 	routes := http.NewServeMux()
 	routes.HandleFunc("POST /api/unassign", func(w http.ResponseWriter, r *http.Request) {
@@ -31,29 +38,31 @@ func Serve(key string, unassign func(ctx context.Context, id string) error) erro
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		if !authentic(mac, r.Header, body) {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		var asked struct {
-			DeviceID string `json:"deviceId"`
-		}
-		if json.Unmarshal(body, &asked) != nil || asked.DeviceID == "" {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		if err := unassign(r.Context(), asked.DeviceID); err != nil {
-			_, _ = os.Stderr.WriteString(err.Error() + "\n")
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
+		w.WriteHeader(Answer(r.Context(), key, r.Header, body, unassign))
 	})
 	server := &http.Server{Addr: net.JoinHostPort("127.0.0.1", os.Getenv("PORT")), Handler: routes, ReadHeaderTimeout: 10 * time.Second}
 	return server.ListenAndServe()
 }
 
-// authentic reports whether the one signature of a request is right and five minutes old at most.
+// Answer handles a request and returns the status of the response.
+func Answer(ctx context.Context, key []byte, h http.Header, body []byte, unassign Unassign) int {
+	if !authentic(key, h, body) {
+		return http.StatusUnauthorized
+	}
+	var request struct {
+		DeviceID string `json:"deviceId"`
+	}
+	if json.Unmarshal(body, &request) != nil || request.DeviceID == "" {
+		return http.StatusBadRequest
+	}
+	if err := unassign(ctx, request.DeviceID); err != nil {
+		_, _ = os.Stderr.WriteString(err.Error() + "\n")
+		return http.StatusBadGateway
+	}
+	return http.StatusNoContent
+}
+
+// authentic reports whether the signature of a request is right and at most five minutes old.
 func authentic(key []byte, h http.Header, body []byte) bool {
 	sent, err := strconv.ParseInt(h.Get("Webhook-Timestamp"), 10, 64)
 	if err != nil || time.Since(time.Unix(sent, 0)).Abs() > 5*time.Minute {

@@ -17,6 +17,7 @@ import (
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/jwks"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
@@ -29,12 +30,19 @@ type Parts struct {
 	Credential azcore.TokenCredential // of the app that may call Graph
 	Graph      *graph.Client
 	Pace       *graph.Pace // of changes in the background
+
+	tenants []string      // see entraTenants
+	options azsdk.Options // of the clients above
 }
 
 // Connect returns the parts for c, with transport as the boundary to the cloud. It makes no request.
 func Connect(c config.Config, transport policy.Transporter, log *slog.Logger, version string) (Parts, error) {
 	options := SDKOptions(c, transport, log)
-	identity, err := newIdentity(c, transport, options)
+	var role entra.Assertion
+	if c.VaultCredential == config.AWSFederation {
+		role = entra.Shared(RoleAssertion(c.Role, transport, c.Cloud.Exchange))
+	}
+	identity, err := newIdentity(c, role, options)
 	if err != nil {
 		return Parts{}, err
 	}
@@ -44,13 +52,13 @@ func Connect(c config.Config, transport policy.Transporter, log *slog.Logger, ve
 			return Parts{}, err
 		}
 	}
-	credential, err := newGraphCredential(c, store, identity, transport, options)
+	credential, err := newGraphCredential(c, store, identity, role, options)
 	if err != nil {
 		return Parts{}, err
 	}
 	pace := graph.NewPace()
 	client, err := graph.New(c.Cloud.Graph, credential, graph.Options{Transport: transport, Version: version, Pace: pace})
-	return Parts{identity, store, credential, client, pace}, err
+	return Parts{identity, store, credential, client, pace, entraTenants(c), options}, err
 }
 
 // SDKOptions returns the options of the Azure SDK for c.
@@ -107,7 +115,7 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 		Timeout:   c.Timeout,
 		Window:    2 * c.Tolerance,
 		Version:   version,
-	}), warmUp{append(steps, parts.Graph.Warm), log}}, nil
+	}), warmUp{append(steps, parts.prefetch()...), log}}, nil
 }
 
 // newVerifier returns the verifier of callers, and the steps of the warm-up that read its keys.

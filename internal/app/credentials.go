@@ -3,9 +3,9 @@ package app
 import (
 	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/config"
@@ -13,14 +13,13 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// newIdentity returns the credential that reads the vault.
-func newIdentity(c config.Config, transport policy.Transporter, o azsdk.Options) (azcore.TokenCredential, error) {
+// newIdentity returns the credential that reads the vault. role is the assertion of the Lambda function's role.
+func newIdentity(c config.Config, role entra.Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
 	switch c.VaultCredential {
 	case config.ManagedIdentity:
 		return entra.ManagedIdentity(c.AzureClientID, o)
 	case config.AWSFederation: // unused without a vault
-		return entra.Federated(cmp.Or(c.AzureTenantID, c.TenantID), cmp.Or(c.AzureClientID, c.ClientID),
-			RoleAssertion(c.Role, transport, c.Cloud.Exchange), o)
+		return entra.Federated(cmp.Or(c.AzureTenantID, c.TenantID), cmp.Or(c.AzureClientID, c.ClientID), role, o)
 	case config.ClientSecret:
 		return entra.ClientSecret(c.AzureTenantID, c.AzureClientID, c.AzureSecret, o)
 	case config.AzureCLI:
@@ -29,14 +28,13 @@ func newIdentity(c config.Config, transport policy.Transporter, o azsdk.Options)
 	return nil, fmt.Errorf("no vault credential %q", c.VaultCredential)
 }
 
-// newGraphCredential returns the credential of the app that may call Graph: its secret or certificate in the vault,
-// or no secret at all. Then the app trusts the role or the managed identity, or is the managed identity.
-func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.TokenCredential,
-	transport policy.Transporter, o azsdk.Options) (azcore.TokenCredential, error) {
+// newGraphCredential returns the credential of the app that may call Graph: a secret or certificate in the vault, or no secret at
+// all. Without one the app trusts the role or the managed identity, or is the managed identity.
+func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.TokenCredential, role entra.Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
 	switch {
 	case c.GraphDirect && c.VaultCredential == config.AWSFederation:
 		return entra.Direct(func() (azcore.TokenCredential, error) {
-			return entra.Federated(c.TenantID, c.ClientID, RoleAssertion(c.Role, transport, c.Cloud.Exchange), o)
+			return entra.Federated(c.TenantID, c.ClientID, role, o)
 		}, o)
 	case c.GraphDirect && c.ClientID != "":
 		return entra.Direct(func() (azcore.TokenCredential, error) {
@@ -48,4 +46,16 @@ func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.Tok
 		return entra.AppCertificate(c.TenantID, c.ClientID, c.CertificateName, store, o), nil
 	}
 	return entra.AppSecret(c.TenantID, c.ClientID, c.SecretName, store, o), nil
+}
+
+// entraTenants returns the tenants whose endpoints the credentials of c need.
+func entraTenants(c config.Config) []string {
+	var tenants []string
+	if !c.GraphDirect || c.ClientID != "" {
+		tenants = append(tenants, c.TenantID)
+	}
+	if c.VaultURL != "" && (c.VaultCredential == config.AWSFederation || c.VaultCredential == config.ClientSecret) {
+		tenants = append(tenants, cmp.Or(c.AzureTenantID, c.TenantID))
+	}
+	return slices.Compact(tenants)
 }

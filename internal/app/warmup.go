@@ -10,8 +10,27 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// warmUp reads callers' keys and gets a token for Graph before the first request needs them. A request that comes
-// earlier joins the calls that run.
+// prefetch returns the steps of the warm-up that make a token for Graph, and connections to all hosts. Steps whose result another
+// step needs report no failure: the other step does.
+func (p *Parts) prefetch() []func(context.Context) error {
+	steps := []func(context.Context) error{p.Graph.Warm}
+	for _, tenant := range p.tenants {
+		steps = append(steps, func(ctx context.Context) error {
+			p.options.Discover(ctx, tenant)
+			return nil
+		})
+	}
+	if p.Vault != nil {
+		steps = append(steps, func(ctx context.Context) error {
+			p.Vault.FetchToken(ctx)
+			return nil
+		})
+	}
+	return steps
+}
+
+// warmUp holds the steps that read callers' keys and get a token for Graph before the first request needs them. An earlier request
+// joins the steps that run.
 type warmUp struct {
 	steps []func(context.Context) error
 	log   *slog.Logger

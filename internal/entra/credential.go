@@ -32,8 +32,6 @@ type Credential struct {
 	read    func(ctx context.Context) (vault.Secret, error)
 	// older returns the versions before one; nil for a credential that has none.
 	older func(ctx context.Context, version string) ([]vault.Secret, error)
-	// discover fetches the endpoints for signing in while the secret is read.
-	discover func(ctx context.Context)
 	// signIn returns a token source with a version of the secret. It makes no request.
 	signIn func(vault.Secret) (azcore.TokenCredential, error)
 
@@ -68,10 +66,9 @@ const (
 func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
 	o = o.WithDefaults()
 	return &Credential{
-		options:  o,
-		name:     name,
-		read:     func(ctx context.Context) (vault.Secret, error) { return store.Secret(ctx, name) },
-		discover: func(ctx context.Context) { o.Discover(ctx, tenantID) },
+		options: o,
+		name:    name,
+		read:    func(ctx context.Context) (vault.Secret, error) { return store.Secret(ctx, name) },
 		signIn: func(s vault.Secret) (azcore.TokenCredential, error) {
 			return azidentity.NewClientSecretCredential(tenantID, clientID, s.Value(), &azidentity.ClientSecretCredentialOptions{
 				ClientOptions:            o.Client(o.Share(azsdk.TokenShare)),
@@ -92,7 +89,6 @@ func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk
 		older: func(ctx context.Context, version string) ([]vault.Secret, error) {
 			return store.OlderCertificates(ctx, name, version)
 		},
-		discover: func(ctx context.Context) { o.Discover(ctx, tenantID) },
 		signIn: func(s vault.Secret) (azcore.TokenCredential, error) {
 			certs, key, err := s.KeyPair()
 			if err != nil {
@@ -279,7 +275,6 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 // load reads the secret and returns its token source and version.
 func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
 	c.flight.SetStage(upstream.Vault)
-	go c.discover(ctx)
 	secret, err := c.read(ctx)
 	if err == nil {
 		if signed, err = c.signIn(secret); err != nil {

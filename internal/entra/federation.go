@@ -2,9 +2,6 @@ package entra
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -15,33 +12,34 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// Assertion returns a token that identifies this process, from an issuer that an app trusts: AWS, or the managed
-// identity of this host. Its error is an *upstream.Error.
+// Assertion returns a token that proves the identity of this process to an app: AWS or the managed identity issues it. Its error
+// is an *upstream.Error.
 type Assertion func(ctx context.Context) (string, error)
 
-// Federated returns the credential of an app of a tenant that trusts the subject of assertion by a federated identity
-// credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored
-// anywhere. The errors of its tokens are *upstream.Errors.
+// Shared returns an Assertion that runs assertion once for all who need one at the same time.
+func Shared(assertion Assertion) Assertion {
+	flight := &azsdk.Flight[string]{}
+	flight.SetStage(upstream.Identity)
+	return func(ctx context.Context) (string, error) { return flight.Do(ctx, "", assertion) }
+}
+
+// Federated returns the credential of an app of a tenant that trusts the issuer of assertion, by a federated identity
+// credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored anywhere. The
+// errors of its tokens are *upstream.Errors.
 func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
 	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
-	early := &earlyAssertion{assertion: assertion, limit: limit}
-	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string,
-		error) {
-		text, err := early.take(ctx)
-		if failed, ok := ctx.Value(assertionKey{}).(*assertionError); ok {
-			failed.err = err
-		}
-		return text, err
+	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string, error) {
+		text, _ := ctx.Value(assertionKey{}).(string)
+		return text, nil
 	}, &azidentity.ClientAssertionCredentialOptions{
 		ClientOptions:            o.Client(limit),
 		DisableInstanceDiscovery: true,
 	})
-	return newIdentity(federated{credential, early}, limit), err
+	return newIdentity(federated{credential, assertion}, limit), err
 }
 
-// Asserted returns the Assertion of an identity: its token for the exchange, of which audience is the name in this
-// cloud.
+// Asserted returns the Assertion of an identity: its token for audience, the name of the token exchange in this cloud.
 func Asserted(identity azcore.TokenCredential, audience string) Assertion {
 	return func(ctx context.Context) (string, error) {
 		token, err := identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}})
@@ -49,85 +47,32 @@ func Asserted(identity azcore.TokenCredential, audience string) Assertion {
 	}
 }
 
-// federated is a credential whose assertion may fail. azidentity makes a text of that error.
+// federated gets the assertion before azidentity asks for it: azidentity would reduce its error to a text, and asks only after
+// it knows the tenant's endpoints.
 type federated struct {
 	azcore.TokenCredential
-	early *earlyAssertion
+	assertion Assertion
 }
 
 type assertionKey struct{}
 
-type assertionError struct{ err error }
-
-// GetToken returns a token, or the error of the assertion as it was.
+// GetToken returns a token, or the error of the assertion.
 func (f federated) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	f.early.begin(ctx)
-	defer f.early.answer.Store(nil) // which was for this call
-	var failed assertionError
-	token, err := f.TokenCredential.GetToken(context.WithValue(ctx, assertionKey{}, &failed), o)
-	if err != nil && failed.err != nil {
-		err = failed.err
+	text, err := f.assertion(ctx)
+	if err != nil {
+		return azcore.AccessToken{}, err
 	}
-	return token, err
+	return f.TokenCredential.GetToken(context.WithValue(ctx, assertionKey{}, text), o)
 }
 
-// earlyAssertion is an assertion that is asked for, the first time, while Entra ID is asked for its endpoints:
-// azidentity wants it only after that.
-type earlyAssertion struct {
-	assertion Assertion
-	limit     time.Duration
-	first     sync.Once
-	answer    atomic.Pointer[chan early] // nil before it is asked for, and when it has been taken
-}
-
-type early struct {
-	text string
-	err  error
-}
-
-// begin asks for the first assertion, unless that has been done.
-func (e *earlyAssertion) begin(ctx context.Context) {
-	e.first.Do(func() {
-		answer := make(chan early, 1)
-		e.answer.Store(&answer)
-		go func() {
-			ctx, cancel := context.WithTimeout(upstream.Detached(ctx), e.limit)
-			defer cancel()
-			// which it is if assertion does not return
-			first := early{err: &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}}
-			defer func() {
-				_ = recover()
-				answer <- first
-			}()
-			first.text, first.err = e.assertion(ctx)
-		}()
-	})
-}
-
-// take returns the first assertion, or another where that has been taken already.
-func (e *earlyAssertion) take(ctx context.Context) (string, error) {
-	answer := e.answer.Swap(nil)
-	if answer == nil {
-		return e.assertion(ctx)
-	}
-	select {
-	case first := <-*answer:
-		return first.text, first.err
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
-}
-
-// Direct returns a Credential without a secret in a vault: the result of signIn signs in by itself. It makes no
-// request.
+// Direct returns a Credential without a secret in a vault: signIn returns the credential itself. It makes no request.
 func Direct(signIn func() (azcore.TokenCredential, error), o azsdk.Options) (*Credential, error) {
-	if _, err := signIn(); err != nil { // caused by its arguments, so it is the same each time
+	if _, err := signIn(); err != nil { // a fault of the settings
 		return nil, err
 	}
 	return &Credential{
-		options:  o.WithDefaults(),
-		read:     func(context.Context) (vault.Secret, error) { return vault.Secret{}, nil },
-		discover: func(context.Context) {},
-		signIn:   func(vault.Secret) (azcore.TokenCredential, error) { return signIn() },
+		options: o.WithDefaults(),
+		read:    func(context.Context) (vault.Secret, error) { return vault.Secret{}, nil },
+		signIn:  func(vault.Secret) (azcore.TokenCredential, error) { return signIn() },
 	}, nil
 }

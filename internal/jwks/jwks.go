@@ -1,9 +1,9 @@
-// Package jwks reads and caches the keys that Entra ID signs tokens with, by Microsoft's rules
-// (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): an unknown key causes a refresh, at a
-// limited rate, and cached keys stay in use while Entra ID is down.
+// Package jwks reads the signing keys of Entra ID and keeps them, by Microsoft's rules
+// (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): an unknown key causes a read, though not many of them,
+// and keys stay in use while Entra ID is down.
 //
-// No goroutine runs in the background. A request that finds a refresh due makes it, within its own time. Requests
-// that need the refresh wait for it, each within its own context; the others use the cached keys.
+// The package has no background refresh. A request that finds a read due waits for it, within its own time. Requests that need no
+// new key use the known ones meanwhile.
 package jwks
 
 import (
@@ -20,18 +20,19 @@ import (
 	"sync"
 	"time"
 
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
 
 const (
-	fresh     = time.Hour        // keys are not looked at again before
-	stale     = 24 * time.Hour   // for so long keys are used while they cannot be read again
-	mismatch  = 5 * time.Minute  // the least time between two readings that keys which are not known cause
-	backOff   = 30 * time.Second // a failure is not tried again before
-	timeout   = 5 * time.Second  // for one reading
-	largest   = 1 << 20          // as much of an answer as is read, in bytes
-	leastBits = 2048             // of a key
-	mostBits  = 8192             // of a key: verifying with a larger one takes its time
+	refreshAfter       = time.Hour        // keys are read again
+	maxStale           = 24 * time.Hour   // keys stay in use while Entra ID is down
+	minRefreshInterval = 5 * time.Minute  // between two reads because of an unknown key
+	failureTTL         = 30 * time.Second // before the retry of a failed read
+	readTimeout        = 5 * time.Second
+	maxResponse        = 1 << 20 // bytes
+	minKeyBits         = 2048
+	maxKeyBits         = 8192 // verifying with a larger key takes long
 )
 
 // Source keeps the keys of some tenants. It is safe for concurrent use.
@@ -39,13 +40,14 @@ type Source struct {
 	doer    upstream.Doer
 	log     *slog.Logger
 	tenants map[string]*tenant
+	reads   singleflight.Group[string, struct{}] // by tenant
 }
 
-// New returns the Source of the keys of tenants, which are GUIDs in lower case. The keys are read with doer from
-// authority (https://login.microsoftonline.com). issuer is the issuer of version 2 tokens up to the tenant's id. It
-// makes no request.
+// New returns the Source of the keys of tenants, which are GUIDs in lower case. It reads the keys with doer from authority
+// (https://login.microsoftonline.com). issuer is the issuer of tokens of version 2, up to the tenant's id. New makes no
+// request.
 func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants ...string) *Source {
-	s := &Source{upstream.Capped(doer, largest), log, map[string]*tenant{}}
+	s := &Source{doer: upstream.Capped(doer, maxResponse), log: log, tenants: map[string]*tenant{}}
 	for _, id := range tenants {
 		s.tenants[id] = &tenant{
 			id:     id,
@@ -60,51 +62,46 @@ func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants
 type tenant struct {
 	id, url, issuer string
 
-	mu       sync.Mutex
-	keys     map[string][]*rsa.PublicKey // as they were last read; nil if they never were
-	readAt   time.Time                   // when that was
-	next     time.Time                   // when they are due again
-	soughtAt time.Time                   // when they were read because one was not known
-	failure  *upstream.Error             // of the last reading
-	unasked  bool                        // that was a warm-up's, which is not held against who comes next
-	reading  chan struct{}               // closed when the reading that is under way ends; nil if none is
+	mu         sync.Mutex
+	keys       map[string][]*rsa.PublicKey // of the last successful read; nil before it
+	readAt     time.Time                   // of the last successful read
+	next       time.Time                   // of the next read
+	soughtAt   time.Time                   // of the last read because of an unknown key
+	failure    *upstream.Error             // of the last read
+	warmUpOnly bool                        // that was the warm-up's: the next request retries it
+	reading    bool                        // from the decision to read until the end of the read
 }
 
-// Keys returns the keys that go by id in a tenant of the Source: none if it has no such key. The error is an
-// *upstream.Error of Identity; it comes only where no such key is known, and one might be had the keys been read.
+// Keys returns the keys with an id in a tenant of the Source, none if it has no such key. The error is an *upstream.Error
+// of Identity; it is set only if a successful read could have found the key.
 func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKey, error) {
 	t, ok := s.tenants[tenantID]
 	if !ok {
 		return nil, nil
 	}
-	switch reading, ours := t.begin(id); {
-	case ours:
-		s.read(ctx, t)
-	case reading != nil:
-		start := time.Now()
-		select {
-		case <-reading:
-			upstream.Spent(ctx, upstream.Identity, time.Since(start))
-		case <-ctx.Done():
+	if t.needsRead(id) {
+		limit := readTimeout
+		if deadline, ok := ctx.Deadline(); ok { // the steps after this one need time too
+			limit = min(limit, time.Until(deadline)/2)
+		}
+		_, _, err := s.reads.Do(ctx, tenantID, func(ctx context.Context) (struct{}, error) {
+			s.read(ctx, t, limit)
+			return struct{}{}, nil
+		})
+		if err != nil && ctx.Err() != nil {
 			return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.Timeout, Cause: "no answer in time"}
 		}
 	}
 	return t.known(id)
 }
 
-// Warm reads the keys of all tenants that have not been read, so that no request has to wait for them. It returns the
-// first error.
+// Warm reads the keys of all tenants that were not read yet. Its error is the first failure.
 func (s *Source) Warm(ctx context.Context) error {
 	errs := make(chan error, len(s.tenants))
 	for id := range s.tenants {
 		go func() {
-			// which it is if Keys does not return
-			err := error(&upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"})
-			defer func() {
-				_ = recover()
-				errs <- err
-			}()
-			_, err = s.Keys(ctx, id, "")
+			_, err := s.Keys(ctx, id, "")
+			errs <- err
 		}()
 	}
 	var first error
@@ -116,38 +113,32 @@ func (s *Source) Warm(ctx context.Context) error {
 	return first
 }
 
-// begin returns the refresh that a request for the key id must wait for, nil for none. If ours, the caller must make
-// the refresh; otherwise it is running.
-func (t *tenant) begin(id string) (reading <-chan struct{}, ours bool) {
+// needsRead reports whether a request for the key with an id must wait for a read.
+func (t *tenant) needsRead(id string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	usable := t.keys != nil && now.Sub(t.readAt) < stale
+	usable := t.keys != nil && now.Sub(t.readAt) < maxStale
 	known := usable && len(t.keys[id]) > 0
-	due := !now.Before(t.next) || t.failure != nil && t.unasked
-	// After a failure, due says when to try again.
-	sought := usable && !known && t.failure == nil && now.Sub(t.soughtAt) >= mismatch
-	switch {
-	case t.reading != nil && known:
-		return nil, false
-	case t.reading != nil:
-		return t.reading, false
-	case !due && !sought:
-		return nil, false
+	if t.reading {
+		return !known
 	}
+	due := !now.Before(t.next) || t.failure != nil && t.warmUpOnly
+	// After a failure, next is the time of the retry.
+	sought := usable && !known && t.failure == nil && now.Sub(t.soughtAt) >= minRefreshInterval
 	if sought {
 		t.soughtAt = now
 	}
-	t.reading = make(chan struct{})
-	return t.reading, true
+	t.reading = due || sought
+	return t.reading
 }
 
-// known returns the keys that go by id as they are known.
+// known returns the known keys with an id.
 func (t *tenant) known(id string) ([]*rsa.PublicKey, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	if keys := t.keys[id]; len(keys) > 0 && now.Sub(t.readAt) < stale {
+	if keys := t.keys[id]; len(keys) > 0 && now.Sub(t.readAt) < maxStale {
 		return keys, nil
 	}
 	if t.failure == nil {
@@ -158,46 +149,45 @@ func (t *tenant) known(id string) ([]*rsa.PublicKey, error) {
 	return nil, &failure
 }
 
-// read reads the keys of t and stores the result.
-func (s *Source) read(ctx context.Context, t *tenant) {
-	start := time.Now()
-	limit := timeout
-	if end, ok := ctx.Deadline(); ok { // the steps after the keys need time too
-		limit = min(limit, end.Sub(start)/2)
+// read reads the keys of t within limit and stores the result, unless the read that a request waited for has just ended.
+func (s *Source) read(ctx context.Context, t *tenant, limit time.Duration) {
+	t.mu.Lock()
+	needed := t.reading
+	t.mu.Unlock()
+	if !needed {
+		return
 	}
+	start := time.Now()
 	var keys map[string][]*rsa.PublicKey
-	// which it is if fetch does not return
-	failure := &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"}
+	failure := &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"} // unless fetch returns
 	defer func() {
 		upstream.Spent(ctx, upstream.Identity, time.Since(start))
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		now := time.Now()
-		t.failure = failure
+		t.failure, t.reading = failure, false
 		if failure == nil {
-			t.keys, t.readAt, t.next = keys, now, now.Add(fresh)
-		} else {
-			pause := max(backOff, min(failure.RetryAfter, mismatch))
-			if failure.Reason == upstream.Timeout && limit < timeout { // it was not given the time, so it is no worse than that
-				pause = backOff / timeout * limit
-			}
-			t.next, t.unasked = now.Add(pause), upstream.WarmUp(ctx)
-			used := t.keys != nil && now.Sub(t.readAt) < stale
-			s.log.WarnContext(ctx, "the signing keys could not be read", slog.Bool("used_on", used), slog.Any("error", failure))
+			t.keys, t.readAt, t.next = keys, now, now.Add(refreshAfter)
+			return
 		}
-		close(t.reading)
-		t.reading = nil
+		pause := max(failureTTL, min(failure.RetryAfter, minRefreshInterval))
+		if failure.Reason == upstream.Timeout && limit < readTimeout { // a shorter limit proves less
+			pause = failureTTL / readTimeout * limit
+		}
+		t.next, t.warmUpOnly = now.Add(pause), upstream.WarmUp(ctx)
+		used := t.keys != nil && now.Sub(t.readAt) < maxStale
+		s.log.WarnContext(ctx, "the signing keys could not be read", slog.Bool("used_on", used), slog.Any("error", failure))
 	}()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	keys, failure = s.fetch(ctx, t)
 }
 
-// fetch asks for the keys of t.
+// fetch requests the keys of t.
 func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.PublicKey, *upstream.Error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
 	if err != nil {
-		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "address is none"}
+		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "not an address"}
 	}
 	req.Header.Set("Accept", "application/json")
 	resp, err := s.doer.Do(req)
@@ -210,18 +200,17 @@ func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.Public
 		return nil, upstream.Transport(upstream.Identity, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp, body)
+		return nil, classifyRefusal(resp, body)
 	}
 	keys := t.parse(body)
 	if len(keys) == 0 {
-		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode,
-			Cause: "no signing key in the answer"}
+		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode, Cause: "no signing key in the response"}
 	}
 	return keys, nil
 }
 
-// refused returns the failure of a reading whose answer has another status than 200.
-func refused(resp *http.Response, body []byte) *upstream.Error {
+// classifyRefusal returns the failure of a read whose response has another status than 200.
+func classifyRefusal(resp *http.Response, body []byte) *upstream.Error {
 	failure := &upstream.Error{
 		Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode,
 		RequestID:  upstream.PlainCode(resp.Header.Get("x-ms-request-id")),
@@ -230,7 +219,7 @@ func refused(resp *http.Response, body []byte) *upstream.Error {
 	var said struct {
 		ErrorCodes []int `json:"error_codes"`
 	}
-	_ = json.Unmarshal(body, &said) // the status decides about an unreadable body
+	_ = json.Unmarshal(body, &said) // without a readable body the status decides
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		failure.Reason = upstream.Throttled
@@ -245,14 +234,13 @@ func refused(resp *http.Response, body []byte) *upstream.Error {
 	return failure
 }
 
-// jwk is a key as RFC 7517 and 7518 write it, with the member that Entra ID adds.
+// jwk is a key of RFC 7517 and 7518, with the member that Entra ID adds.
 type jwk struct {
 	Kty, Use, Kid, Alg, N, E string
 	Issuer                   string // of the tokens that the key is for, perhaps with {tenantid} in it
 }
 
-// parse returns the keys in a key set that sign tokens of t, by their ids. It passes over all others: a set has keys
-// of other kinds and for other issuers.
+// parse returns the keys of a key set that sign tokens of t, by their ids. It skips keys of other kinds and for other issuers.
 //
 // The issuer of a key is always the issuer of version 2 tokens. Microsoft's own library compares it with that issuer
 // also for version 1 tokens (AadTokenValidationParametersExtension, in Microsoft.IdentityModel.Validators).
@@ -270,7 +258,7 @@ func (t *tenant) parse(body []byte) map[string][]*rsa.PublicKey {
 		if k.Issuer != "" && strings.ReplaceAll(k.Issuer, "{tenantid}", t.id) != t.issuer {
 			continue
 		}
-		key, ok := k.public()
+		key, ok := k.publicKey()
 		if ok && !slices.ContainsFunc(keys[k.Kid], func(known *rsa.PublicKey) bool { return known.Equal(key) }) {
 			keys[k.Kid] = append(keys[k.Kid], key)
 		}
@@ -278,8 +266,8 @@ func (t *tenant) parse(body []byte) map[string][]*rsa.PublicKey {
 	return keys
 }
 
-// public returns the key itself, if it is one of RSA that is worth trusting.
-func (k *jwk) public() (*rsa.PublicKey, bool) {
+// publicKey returns the key, if it is an RSA key of a safe size.
+func (k *jwk) publicKey() (*rsa.PublicKey, bool) {
 	n, errN := base64.RawURLEncoding.DecodeString(k.N)
 	e, errE := base64.RawURLEncoding.DecodeString(k.E)
 	if k.Kty != "RSA" || errN != nil || errE != nil || len(e) > 4 {
@@ -287,5 +275,5 @@ func (k *jwk) public() (*rsa.PublicKey, bool) {
 	}
 	key := &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}
 	bits := key.N.BitLen()
-	return key, leastBits <= bits && bits <= mostBits && key.N.Bit(0) == 1 && key.E >= 3 && key.E%2 == 1 && key.E < 1<<31
+	return key, minKeyBits <= bits && bits <= maxKeyBits && key.N.Bit(0) == 1 && key.E >= 3 && key.E%2 == 1 && key.E < 1<<31
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -53,7 +52,6 @@ type Vault struct {
 	client   *azsecrets.Client
 	identity azcore.TokenCredential
 	options  azsdk.Options
-	first    sync.Once // reading
 }
 
 // New returns the Vault at an address (https://contoso.vault.azure.net), read with the tokens of identity. It makes no
@@ -136,7 +134,6 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 	step, cancel := context.WithTimeout(upstream.WithTrace(ctx, trace), v.options.Share(azsdk.VaultShare))
 	defer cancel()
 	step, seen := azsdk.Watch(step)
-	v.begin(ctx)
 	resp, err := v.getSecret(step, name, version, o)
 	identity := trace.Spent(upstream.Identity)
 	upstream.Spent(ctx, upstream.Identity, identity)
@@ -162,18 +159,12 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 	return s, nil
 }
 
-// begin requests the identity's token before the vault asks for one, if the scope is known. It does not wait for it.
-func (v *Vault) begin(ctx context.Context) {
-	if v.options.Scope == "" {
-		return
+// FetchToken has the identity fetch its token for the vault, if the scope is known without the vault's challenge. The first read
+// then finds it in the identity's cache. The read reports its failure.
+func (v *Vault) FetchToken(ctx context.Context) {
+	if v.options.Scope != "" {
+		_, _ = v.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
 	}
-	v.first.Do(func() {
-		go func() {
-			// With a Trace of its own: the caller that waits for the token counts the time.
-			_, _ = v.identity.GetToken(upstream.WithTrace(upstream.Detached(ctx), &upstream.Trace{}),
-				policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
-		}()
-	})
 }
 
 // get asks for a secret. The SDK panics on some challenges that are malformed.
