@@ -160,14 +160,14 @@ func TestDoctorRoute(t *testing.T) {
 			d := hosts[host](t, environment(t, c, served, audiences, "OPERATOR_CALLERS=api-key-flow,"+operator))
 			defer d.stop()
 			byKey, before := header("X-Api-Key", canaryAPIKey), c.Devices()
-			var log []map[string]string // what the records must say, in order
+			var log []map[string]string // the expected records, in order
 			for _, test := range []struct {
 				name       string
 				prepare    func()
 				changes    []func(*sent)
 				status     int
 				code, id   string
-				bad        []string // of the report, what is not ok
+				bad        []string // the findings of the report that are not ok
 				body, head string   // something in the answer, and one of its headers
 			}{
 				{"a key", nil, []func(*sent){unsigned, byKey}, 200, "examined", "api-key-flow", nil,
@@ -247,7 +247,7 @@ func TestDoctorRoute(t *testing.T) {
 	}
 }
 
-// Where nobody is named, nobody may ask, and nothing is asked beyond what a process asks by itself.
+// Without OPERATOR_CALLERS every caller is refused, and no upstream request is sent but those of the warm-up.
 func TestDoctorRouteIsShut(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
@@ -263,7 +263,7 @@ func TestDoctorRouteIsShut(t *testing.T) {
 	}
 }
 
-// Whoever may invoke the function on Lambda can have it examine itself where it is. It is a success also where
+// A principal that may invoke the Lambda function can have it examine itself. It is a success also where
 // something is wrong, and takes nothing beside it.
 func TestLambdaDoctor(t *testing.T) {
 	t.Parallel()

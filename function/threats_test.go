@@ -98,8 +98,8 @@ func (d *localDeployment) raw(t *testing.T, text string, half bool) []got {
 	}
 }
 
-// TestAmbiguousLength sends what no client sends to the listeners of both hosts: bodies whose end two servers could
-// see in two places, headers with more than a header in them, and too much. What is acted on is one request, as it
+// TestAmbiguousLength sends malformed requests to the listeners of both hosts: bodies whose end two servers could
+// see in two places, headers with more than a header in them, and too much. Only one request has an effect, as it
 // was signed.
 func TestAmbiguousLength(t *testing.T) {
 	t.Parallel()
@@ -217,7 +217,7 @@ func TestSlowHeader(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestHeadersAreNotReflected has Lambda hand on a header that no connection could have carried, as whoever may invoke
+// TestHeadersAreNotReflected has Lambda hand on a header that no connection could have carried, as every principal that may invoke
 // the function can. It is in neither the answer nor the log.
 func TestHeadersAreNotReflected(t *testing.T) {
 	t.Parallel()
@@ -246,7 +246,7 @@ var alike = map[string]string{"a digit from elsewhere": "\uff11", "a hyphen that
 	"a Cyrillic letter": "\u0430"}
 
 // TestLogIsPlain puts hostile characters into everything that a caller sends and the log has. The log has none of
-// them, nor what it has no use for.
+// them, nor unused members.
 func TestLogIsPlain(t *testing.T) {
 	t.Parallel()
 	cloud := newCloud()
@@ -261,7 +261,7 @@ func TestLogIsPlain(t *testing.T) {
 	}
 	fields := map[string]struct {
 		request func(bad string) sent
-		free    bool // it may have what looks alike
+		free    bool // look-alikes are allowed
 		status  int
 	}{
 		"deviceId": {func(bad string) sent { return post(`{"deviceId":` + quoted(someDevice[:35]+bad) + `}`) }, false,
@@ -319,7 +319,7 @@ func TestLogIsPlain(t *testing.T) {
 			}
 		}
 	}
-	// What stands in Intune is written there by others than the callers.
+	// Other people than the callers write the texts in Intune.
 	for kind, bad := range hostile {
 		log.Reset()
 		cloud.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG" + bad + "1", GroupTag: "MTR-" + bad + "Oslo",
@@ -374,7 +374,7 @@ func TestStrangersCostNothing(t *testing.T) {
 		asking.Wait()
 		for _, step := range steps {
 			most := 0
-			if step == azuresim.StepSecret { // what fits no key may fit a new one
+			if step == azuresim.StepSecret { // a new key may fit
 				most = 1
 			}
 			if n := cloud.Count(step) - before[step]; n > most {
@@ -385,7 +385,7 @@ func TestStrangersCostNothing(t *testing.T) {
 }
 
 // TestRefusalsAreAlike has requests not be authentic in every way: the answers are the same to the byte, so that
-// nobody learns from them how close he is.
+// a stranger learns nothing from them.
 func TestRefusalsAreAlike(t *testing.T) {
 	t.Parallel()
 	h := wired(t, newCloud(), &bytes.Buffer{}, "API_KEY_SECRET_NAMES", "api-key-flow")
@@ -437,7 +437,7 @@ func TestRefusalsAreAlike(t *testing.T) {
 	}
 }
 
-// fallingOver are devices that make the handler panic whatever it asks for.
+// fallingOver are devices whose every method panics.
 type fallingOver struct{}
 
 func (fallingOver) Find(context.Context, ...graph.Selector) []graph.Found { panic("canary") }
@@ -530,7 +530,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	}
 }
 
-// tap is a transport that keeps all that passes: what is asked for, and what is answered.
+// tap is a transport that keeps every request and response.
 type tap struct {
 	cloud *azuresim.Cloud
 	mu    sync.Mutex
@@ -569,8 +569,8 @@ func (b broken) Read([]byte) (int, error) {
 }
 
 // TestCanariesPassThrough is the premise of every search for leaks: each canary really passes through the program's
-// hands, in a request of its own or in an answer, and the search would find it there. None of it is in what the
-// program tells.
+// hands, in a request of its own or in an answer, and the search would find it there. None of it is in the
+// responses or the log.
 func TestCanariesPassThrough(t *testing.T) {
 	t.Setenv("IDENTITY_ENDPOINT", "http://169.254.169.254/msi/token")
 	t.Setenv("IDENTITY_HEADER", "simulated-identity-header")
@@ -626,7 +626,7 @@ func TestCanariesPassThrough(t *testing.T) {
 	}
 }
 
-// TestWeakKeys has a key in the vault that is shorter than 24 bytes: it is no key, whoever knows it.
+// TestWeakKeys has a key in the vault that is shorter than 24 bytes: it is no key.
 func TestWeakKeys(t *testing.T) {
 	t.Parallel()
 	weak := strings.Repeat("k", caller.MinKeySize-1)

@@ -76,19 +76,19 @@ type diagnosis struct {
 	opaque bool
 }
 
-// checks returns all checks in the order of the report. faults is the error of config.Load.
-func (d *diagnosis) checks(faults error, getenv func(string) string) []*probe {
-	settings := d.settings(faults, getenv)
+// listProbes returns all checks in the order of the report. faults is the error of config.Load.
+func (d *diagnosis) listProbes(faults error, getenv func(string) string) []*probe {
+	settings := d.settingsProbe(faults, getenv)
 	inVault := &probe{
 		needs: []*probe{settings}, otherwise: "Key Vault was not reached",
 		findings: []Finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
 		run:      d.askVault,
 	}
-	assertion := d.assertion(settings)
+	assertion := d.assertionProbe(settings)
 	identity := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
 		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" +
-			d.VaultCredential, issuer: d.reader()}},
+			d.VaultCredential, issuer: d.vaultIssuer()}},
 		run: d.askIdentity,
 	}
 	if d.VaultCredential == config.AWSFederation {
@@ -110,15 +110,15 @@ func (d *diagnosis) checks(faults error, getenv func(string) string) []*probe {
 		all = append(all, credential)
 	}
 	all = append(all,
-		d.keys(checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey, reading),
-		d.keys(checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey, reading))
+		d.keysProbe(checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey, reading),
+		d.keysProbe(checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey, reading))
 	token := &probe{
 		needs: []*probe{credential}, otherwise: "there is no token for Graph", pause: tokenRetryPause,
 		findings: []Finding{d.graphToken()},
 		run:      d.askEntra,
 	}
 	roles := &probe{
-		needs: []*probe{token}, otherwise: "the " + d.holder() + " does not have the permission for it",
+		needs: []*probe{token}, otherwise: "the " + d.graphHolder() + " does not have the permission for it",
 		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {Check: checkOtherRoles,
 			Tried: "check for other permissions in the token"}},
 		run: d.lookAtRoles,
@@ -127,7 +127,7 @@ func (d *diagnosis) checks(faults error, getenv func(string) string) []*probe {
 		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from " +
 			"Graph", issuer: d.graphToken().issuer}}, run: d.askGraph,
 	}
-	keys := d.signing(settings)
+	keys := d.signingProbe(settings)
 	clock := &probe{
 		needs: []*probe{settings}, after: []*probe{inVault, assertion, token, devices, keys},
 		findings: []Finding{{Check: checkClock, Tried: "compare the clock with the cloud's"}}, run: d.compareClocks,
@@ -149,8 +149,8 @@ func (d *diagnosis) withoutVault() bool {
 	return d.VaultURL == "" && d.GraphDirect && len(d.WebhookSecretNames)+len(d.APIKeySecretNames) == 0
 }
 
-// reader returns the issuer of the tokens for the vault.
-func (d *diagnosis) reader() party {
+// vaultIssuer returns the issuer of the tokens for the vault.
+func (d *diagnosis) vaultIssuer() party {
 	switch {
 	case d.VaultCredential == config.AWSFederation:
 		return entraTrusting
@@ -160,8 +160,8 @@ func (d *diagnosis) reader() party {
 	return vaultReader
 }
 
-// holder returns the kind of principal that has the permission in Graph.
-func (d *diagnosis) holder() string {
+// graphHolder returns the kind of principal that has the permission in Graph.
+func (d *diagnosis) graphHolder() string {
 	if d.graphToken().issuer == hostIdentity {
 		return "managed identity"
 	}
@@ -184,9 +184,9 @@ func (d *diagnosis) graphToken() Finding {
 	return f
 }
 
-// assertion checks the token that identifies this process to an app with a federated credential. It has no finding
+// assertionProbe checks the token that identifies this process to an app with a federated credential. It has no finding
 // without such an app.
-func (d *diagnosis) assertion(settings *probe) *probe {
+func (d *diagnosis) assertionProbe(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that identifies this process"}
 	var ask entra.Assertion
 	switch {
@@ -214,8 +214,8 @@ func (d *diagnosis) assertion(settings *probe) *probe {
 	return c
 }
 
-// settings checks the settings: a finding for each fault.
-func (d *diagnosis) settings(loadError error, getenv func(string) string) *probe {
+// settingsProbe checks the settings: a finding for each fault.
+func (d *diagnosis) settingsProbe(loadError error, getenv func(string) string) *probe {
 	c := &probe{otherwise: "the settings are not complete"}
 	tried := "read the settings, for the host " + d.Host
 	faults, _ := errors.AsType[config.Error](loadError)
@@ -271,13 +271,13 @@ func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
 func (d *diagnosis) appCredential(needs []*probe) *probe {
 	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
 	name := d.SecretName + d.CertificateName // one of them is ""
-	c.findings = []Finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.reader()}}
+	c.findings = []Finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer()}}
 	if d.CertificateName == "" {
 		c.run = func(ctx context.Context, f []Finding) {
 			if s, err := d.Vault.Secret(ctx, name); err != nil {
 				f[0].failWith(err, newAppSecret(name))
 			} else {
-				f[0].version(s, newAppSecret(name))
+				f[0].recordVersion(s, newAppSecret(name))
 			}
 		}
 		return c
@@ -291,19 +291,19 @@ func (d *diagnosis) appCredential(needs []*probe) *probe {
 			f[1].skip("the secret could not be read")
 			return
 		}
-		f[0].version(s, newCertificateSteps(name))
+		f[0].recordVersion(s, newCertificateSteps(name))
 		cert, err := s.Certificate()
 		if err != nil {
 			f[1].fail(newCertificateSteps(name), "it %v", err)
 			return
 		}
-		f[1].certificate(cert)
+		f[1].recordCertificate(cert)
 	}
 	return c
 }
 
-// version records the version of a secret and its expiry. Key Vault serves expired secrets too.
-func (f *Finding) version(s vault.Secret, renew []string) {
+// recordVersion records the version of a secret and its expiry. Key Vault serves expired secrets too.
+func (f *Finding) recordVersion(s vault.Secret, renew []string) {
 	text := "version " + s.Version[:min(8, len(s.Version))]
 	if s.Trimmed {
 		text += " (without the invisible characters at its ends)"
@@ -314,44 +314,44 @@ func (f *Finding) version(s vault.Secret, renew []string) {
 	case left < 0:
 		f.warn(renew, "%s, expired on %s; Key Vault serves it all the same", text, s.Expires.UTC().Format(time.DateOnly))
 	case left < soon:
-		f.warn(renew, "%s, expires in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
+		f.warn(renew, "%s, expires in %s, on %s", text, countDays(left), s.Expires.UTC().Format(time.DateOnly))
 	default:
-		f.ok("%s, expires in %s, on %s", text, days(left), s.Expires.UTC().Format(time.DateOnly))
+		f.ok("%s, expires in %s, on %s", text, countDays(left), s.Expires.UTC().Format(time.DateOnly))
 	}
 }
 
-func (f *Finding) certificate(cert *x509.Certificate) {
+func (f *Finding) recordCertificate(cert *x509.Certificate) {
 	renew, end := newCertificateSteps(f.Subject), cert.NotAfter.UTC().Format(time.DateOnly)
 	switch left := time.Until(cert.NotAfter); {
 	case left < 0:
 		f.warn(renew, "an RSA key and its certificate, expired on %s; Entra ID decides whether it is valid", end)
 	case left < soon:
-		f.warn(renew, "an RSA key and its certificate, expires in %s, on %s", days(left), end)
+		f.warn(renew, "an RSA key and its certificate, expires in %s, on %s", countDays(left), end)
 	default:
-		f.ok("an RSA key and its certificate, expires in %s, on %s", days(left), end)
+		f.ok("an RSA key and its certificate, expires in %s, on %s", countDays(left), end)
 	}
 }
 
-func days(left time.Duration) string {
+func countDays(left time.Duration) string {
 	if n := int(left / (24 * time.Hour)); n != 1 {
 		return fmt.Sprintf("%d days", n)
 	}
 	return "1 day"
 }
 
-// keys checks callers' keys of one kind, with two findings for each name. A permanently missing key is a warning if
+// keysProbe checks callers' keys of one kind, with two findings for each name. A permanently missing key is a warning if
 // another key is valid: every rotation has such a time.
-func (d *diagnosis) keys(kind, word string, names []string, decode func(string) ([]byte, error),
+func (d *diagnosis) keysProbe(kind, word string, names []string, decode func(string) ([]byte, error),
 	needs []*probe) *probe {
 	c := &probe{needs: needs}
 	for _, name := range names {
 		c.findings = append(c.findings,
-			Finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.reader()},
+			Finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer()},
 			Finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
 	}
 	c.run = func(ctx context.Context, f []Finding) {
 		errs := make([]error, len(names))
-		together(len(names), func(i int) { errs[i] = d.checkKey(ctx, f[2*i:2*i+2], names[i], kind, decode) })
+		runTogether(len(names), func(i int) { errs[i] = d.checkKey(ctx, f[2*i:2*i+2], names[i], kind, decode) })
 		if !slices.Contains(errs, nil) {
 			return
 		}
@@ -381,7 +381,7 @@ func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string
 		f[1].skip("the secret could not be read")
 		return err
 	}
-	f[0].version(s, newKey(kind, name))
+	f[0].recordVersion(s, newKey(kind, name))
 	key, err := decode(s.Value())
 	if err != nil {
 		f[1].fail(newKey(kind, name), "the %v", err)
@@ -439,7 +439,7 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
-	grant, remove, self := grantRole(), removeRoles(), d.holder() != "app"
+	grant, remove, self := grantRole(), removeRoles(), d.graphHolder() != "app"
 	if self {
 		grant, remove = grantIdentity(), removeFromIdentity(d.Cloud.Graph)
 	}
@@ -456,11 +456,11 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 		f[1].ok("there are none")
 		return
 	}
-	f[1].warn(remove, "this %s has permissions that it does not need: %s", d.holder(), quoted(others))
+	f[1].warn(remove, "this %s has permissions that it does not need: %s", d.graphHolder(), quoteTexts(others))
 }
 
-// quoted returns a list of upstream texts in a form that is safe on a terminal.
-func quoted(texts []string) string {
+// quoteTexts returns a list of upstream texts in a form that is safe on a terminal.
+func quoteTexts(texts []string) string {
 	list := make([]string, len(texts))
 	for i, text := range texts {
 		if list[i] = text; upstream.PlainCode(text) == "" {
@@ -585,14 +585,14 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	d.checkPolicy(policy)
 
 	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d "+
-		"in Intune", quoted([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
+		"in Intune", quoteTexts([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
 	switch {
 	case d.SweepGroupTag == "":
 		sweep.ok("none: SWEEP_GROUP_TAG is not set")
 	case !d.SweepApply || d.DryRun:
 		sweep.ok("a dry run on %s", limits)
 	case d.SweepMaxDevices > manyDevices:
-		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to what a usual night has, and not above %d", manyDevices)},
+		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to the number of a usual night, at most %d", manyDevices)},
 			"it ACTS on %s: a wrong group tag removes as many accounts", limits)
 	default:
 		sweep.ok("it ACTS on %s", limits)
@@ -603,7 +603,7 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 func (d *diagnosis) checkPolicy(f *Finding) {
 	limits := []string{"devices with any group tag", "without a rate limit"}
 	if len(d.GroupTags) > 0 {
-		limits[0] = "devices with the group tags " + quoted(d.GroupTags)
+		limits[0] = "devices with the group tags " + quoteTexts(d.GroupTags)
 	}
 	if d.RateLimit > 0 {
 		limits[1] = fmt.Sprintf("at most %d devices a minute for each caller and instance", d.RateLimit)
@@ -628,14 +628,14 @@ func (d *diagnosis) callerName(id string) string {
 	if len(d.EntraAudiences) > 0 && strings.Contains(id, ":") {
 		return "a caller with a token of Entra ID"
 	}
-	return quoted([]string{id})
+	return quoteTexts([]string{id})
 }
 
 // describePolicy returns the limits of one caller.
 func describePolicy(p handler.CallerPolicy) string {
 	var limits []string
 	if len(p.GroupTags) > 0 {
-		limits = append(limits, "the group tags "+quoted(p.GroupTags))
+		limits = append(limits, "the group tags "+quoteTexts(p.GroupTags))
 	}
 	if p.RequireExpected {
 		limits = append(limits, "expected is required")
@@ -656,8 +656,8 @@ func countOf(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// signing checks the keys that sign callers' tokens. Each tenant has a list of its own.
-func (d *diagnosis) signing(settings *probe) *probe {
+// signingProbe checks the keys that sign callers' tokens. Each tenant has a list of its own.
+func (d *diagnosis) signingProbe(settings *probe) *probe {
 	c := &probe{needs: []*probe{settings}}
 	if len(d.EntraAudiences) == 0 {
 		c.run = func(context.Context, []Finding) {}
@@ -670,7 +670,7 @@ func (d *diagnosis) signing(settings *probe) *probe {
 	}
 	c.run = func(ctx context.Context, f []Finding) {
 		source := app.SigningKeys(d.Config, d.dates, d.log)
-		together(len(d.EntraTenants), func(i int) {
+		runTogether(len(d.EntraTenants), func(i int) {
 			if _, err := source.Keys(ctx, d.EntraTenants[i], "any"); err != nil {
 				f[i].failWith(err, nil)
 				return

@@ -94,8 +94,8 @@ func (f *Finding) failWith(err error, renew []string) {
 		f.fail(nil, "an unexpected error, of type %T", err)
 		return
 	}
-	found, fix := explain(f, failed, renew)
-	if words := quote(failed); words != "" {
+	found, fix := explainError(f, failed, renew)
+	if words := quoteError(failed); words != "" {
 		found += " (" + words + ")"
 	}
 	f.fail(fix, "%s", found)
@@ -103,8 +103,8 @@ func (f *Finding) failWith(err error, renew []string) {
 	f.retryAfter = failed.RetryAfter
 }
 
-// quote returns the status, the code and the request id of a service's error.
-func quote(e *upstream.Error) string {
+// quoteError returns the status, the code and the request id of a service's error.
+func quoteError(e *upstream.Error) string {
 	var words []string
 	if e.Status != 0 {
 		words = append(words, fmt.Sprint(e.Status))
@@ -201,8 +201,8 @@ func (c *probe) try(ctx context.Context) {
 	c.run(ctx, c.findings)
 }
 
-// together calls do with each number below n, concurrently. A panic of do reaches the caller of together.
-func together(n int, do func(i int)) {
+// runTogether calls do with each number below n, concurrently. A panic of do reaches the caller of runTogether.
+func runTogether(n int, do func(i int)) {
 	panics := make([]any, n)
 	var all sync.WaitGroup
 	for i := range n {
@@ -246,8 +246,8 @@ func (r Report) LogValue() slog.Value {
 // doctorLimit is the time limit for all checks together.
 const doctorLimit = 28 * time.Second
 
-// examine runs independent probes concurrently, and shows each finding in the order of the probes.
-func examine(ctx context.Context, probes []*probe, show func(Finding)) Report {
+// runProbes runs independent probes concurrently, and shows each finding in the order of the probes.
+func runProbes(ctx context.Context, probes []*probe, show func(Finding)) Report {
 	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
 	defer cancel()
 	var running sync.WaitGroup
@@ -308,7 +308,7 @@ func (e Examination) Run(ctx context.Context) (Report, error) {
 	if show == nil {
 		show = func(Finding) {}
 	}
-	r := examine(ctx, d.checks(faults, e.Getenv), show)
+	r := runProbes(ctx, d.listProbes(faults, e.Getenv), show)
 	r.Version = e.Version
 	return r, nil
 }
@@ -347,7 +347,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 	p := &printout{w: stdout, coloured: text.IsTerminal(stdout) && getenv("NO_COLOR") == ""}
 	r, err := runCommand(ctx, getenv, transport, version, p, *asJSON)
 	if *asJSON {
-		if err != nil { // the report says so too: programs read JSON whatever fails
+		if err != nil { // the report has it too: programs read JSON after every failure
 			f := Finding{Check: checkSettings, Tried: "prepare the examination"}
 			f.fail(nil, "%s", err)
 			r = Report{Version: version, Failed: 1, Findings: []Finding{f}}
@@ -359,7 +359,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 			return fmt.Errorf("doctor: %w", err)
 		}
 	} else if err == nil {
-		p.summary(r)
+		p.printSummary(r)
 	}
 	if err != nil {
 		return err
@@ -383,7 +383,7 @@ func runCommand(ctx context.Context, getenv func(string) string, transport polic
 	e := Examination{Getenv: getenv, Host: host, Transport: transport, Version: version}
 	if !asJSON {
 		p.names = knownNames(getenv)
-		e.Show = p.finding
+		e.Show = p.printFinding
 	}
 	return e.Run(ctx)
 }
@@ -422,7 +422,7 @@ const (
 // markWidth is the width of the column of marks.
 const markWidth = len("not tried")
 
-func (p *printout) finding(f Finding) {
+func (p *printout) printFinding(f Finding) {
 	if f.Mark == NotTried { // one line for each reason, at the end
 		if p.skipped == nil {
 			p.skipped = map[string]int{}
@@ -430,7 +430,7 @@ func (p *printout) finding(f Finding) {
 		p.skipped[f.Found]++
 		return
 	}
-	fmt.Fprintf(p.w, "%s  %s: %s\n", p.mark(f.Mark), f.Tried, f.Found)
+	fmt.Fprintf(p.w, "%s  %s: %s\n", p.markText(f.Mark), f.Tried, f.Found)
 	for _, step := range f.Fix {
 		if p.names != nil {
 			step = p.names.Replace(step)
@@ -442,8 +442,8 @@ func (p *printout) finding(f Finding) {
 	}
 }
 
-// mark returns the text of m, in its colour on a terminal.
-func (p *printout) mark(m Mark) string {
+// markText returns the text of m, in its colour on a terminal.
+func (p *printout) markText(m Mark) string {
 	word := fmt.Sprintf("%-*s", markWidth, strings.ReplaceAll(string(m), "_", " "))
 	if p.coloured {
 		colour := map[Mark]string{OK: green, Warning: yellow, Failed: red, NotTried: faint}[m]
@@ -452,9 +452,9 @@ func (p *printout) mark(m Mark) string {
 	return word
 }
 
-func (p *printout) summary(r Report) {
+func (p *printout) printSummary(r Report) {
 	for _, reason := range slices.Sorted(maps.Keys(p.skipped)) {
-		fmt.Fprintf(p.w, "%s  %s, %s\n", p.mark(NotTried), countOf(p.skipped[reason], "check"), reason)
+		fmt.Fprintf(p.w, "%s  %s, %s\n", p.markText(NotTried), countOf(p.skipped[reason], "check"), reason)
 	}
 	if p.letters || p.principal {
 		fmt.Fprintln(p.w)

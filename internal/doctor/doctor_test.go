@@ -31,7 +31,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// sickness is a fault that is planted in a deployment which is well, and what the doctor says of it.
+// sickness is a fault in a healthy deployment, with the findings that it causes.
 type sickness struct {
 	plant    func(*azuresim.Cloud)
 	settings []string
@@ -51,35 +51,35 @@ func healthy(c *azuresim.Cloud, changes ...string) func(string) string {
 	}, changes...)...)
 }
 
-// noGraph is what is not tried where the app's credential cannot be used.
+// noGraph are the findings not tried without the app's credential.
 var noGraph = []string{"not_tried graph_token graph-client-secret", "not_tried graph_role",
 	"not_tried graph_other_roles", "not_tried graph_devices"}
 
-// noVault is what is not tried where no secret can be read.
+// noVault are the findings not tried without secrets.
 var noVault = append([]string{
 	"not_tried secret graph-client-secret", "not_tried secret webhook-servicenow",
 	"not_tried webhook_key webhook-servicenow",
 	"not_tried secret api-key-flow", "not_tried api_key api-key-flow",
 }, noGraph...)
 
-// nothingKnown is what is not tried where nobody has answered.
+// nothingKnown are the findings not tried if no service responds.
 var nothingKnown = append(slices.Clone(noVault), "not_tried clock")
 
 func behind(first string, others ...string) []string { return append([]string{first}, others...) }
 
-// vaultSays is what Key Vault answers to whoever it does not let in, by the code of the inner error.
+// vaultSays is the refusal of Key Vault with the code of an inner error.
 func vaultSays(code string) azuresim.Fault {
 	return azuresim.Body(403, "application/json",
 		`{"error":{"code":"Forbidden","message":"Client address 192.0.2.1 is not authorized.","innererror":{"code":"`+code+`"}}}`)
 }
 
-// entraSays is what Entra ID answers, by the number of the error.
+// entraSays is the response of Entra ID with an error number.
 func entraSays(word string, number int) azuresim.Fault {
 	return azuresim.Body(400, "application/json", fmt.Sprintf(
 		`{"error":%q,"error_description":"AADSTS%d: canary. Trace ID: x","error_codes":[%[2]d]}`, word, number))
 }
 
-// stored puts a secret in the place of what was there.
+// stored replaces a secret.
 func stored(name, value string) func(*azuresim.Cloud) {
 	return func(c *azuresim.Cloud) { c.PutSecret(name, azuresim.Secret{Value: value}) }
 }
@@ -327,7 +327,7 @@ func sicknesses() map[string]sickness {
 	}
 }
 
-// refused is what is found where the vault lets nobody read.
+// refused are the findings if the vault refuses every read.
 func refused() []string {
 	return append([]string{
 		"failed secret graph-client-secret", "failed secret webhook-servicenow", "not_tried webhook_key webhook-servicenow",
@@ -368,7 +368,7 @@ func ecCertificate() (*ecdsa.PrivateKey, *x509.Certificate) {
 	return key, cert
 }
 
-// diagnosed examines a deployment in this process, and returns its report in both forms. What it does must change
+// diagnosed examines a deployment in this process, and returns its report in both forms. The examination must change
 // nothing and leak nothing.
 func diagnosed(t *testing.T, c *azuresim.Cloud, getenv func(string) string) (r Report, printed string) {
 	t.Helper()
@@ -448,7 +448,7 @@ func notWell(r Report) []string {
 	return list
 }
 
-// Every fault is found, named and explained, and nothing but it fails beside what needs what it has spoilt.
+// Every fault is found, named and explained. No other check fails; checks that need the failed one are not tried.
 func TestDoctorFinds(t *testing.T) {
 	for name, test := range sicknesses() {
 		t.Run(name, func(t *testing.T) {
@@ -499,7 +499,7 @@ func (test sickness) isFound(t *testing.T, r Report, printed string) {
 	}
 }
 
-// Where all is well there is nothing but ok, whatever is set up.
+// A healthy deployment of every kind has no mark but ok.
 func TestDoctorIsSilent(t *testing.T) {
 	for name, test := range map[string]struct {
 		plant    func(*azuresim.Cloud)
@@ -561,14 +561,14 @@ func TestDoctorIsSilent(t *testing.T) {
 // withoutASecret are the settings of a deployment that stores none for Graph. It keeps a vault for the callers' keys.
 var withoutASecret = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", ""}
 
-// keepingNothing are those of one that has no vault either.
+// keepingNothing are the settings of a deployment without a vault.
 var keepingNothing = append(slices.Clone(withoutASecret), "KEY_VAULT_URL", "", "WEBHOOK_SECRET_NAMES", "",
 	"API_KEY_SECRET_NAMES", "", "ENTRA_AUDIENCE", simulated.ClientID)
 
-// asItself are those of one whose managed identity has the permission in Graph itself.
+// asItself are the settings of a deployment whose managed identity has the permission in Graph itself.
 var asItself = append(slices.Clone(keepingNothing), "GRAPH_CLIENT_ID", "")
 
-// onAWS are those of a function with a role.
+// onAWS are the settings of a function with a role.
 func onAWS(c *azuresim.Cloud, role azuresim.Role) []string {
 	return []string{
 		"VAULT_CREDENTIAL", "aws-federation", "AZURE_TENANT_ID", c.TenantID, "AWS_REGION", role.Region,
@@ -577,7 +577,7 @@ func onAWS(c *azuresim.Cloud, role azuresim.Role) []string {
 	}
 }
 
-// A deployment that signs in without a secret is examined for what it has, and for nothing that it has not.
+// A deployment that signs in without a secret is examined for the parts that it has.
 func TestDoctorWithoutASecret(t *testing.T) {
 	const itself, byIdentity, byRole = "get a token for Graph by the managed identity itself: received",
 		"by the app that trusts the managed identity: received", "by the app that trusts the function's role: received"
@@ -753,7 +753,7 @@ func unreachable(c *azuresim.Cloud, _ azuresim.Role) {
 	c.Fail(azuresim.StepIdentity, -1, azuresim.Refused())
 }
 
-// However slow everything is, the report comes in time, and says what was not answered.
+// The report comes in time while every service is slow, and names the services that did not respond.
 func TestDoctorIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := simulated.NewCloud()
@@ -777,7 +777,7 @@ func TestDoctorColours(t *testing.T) {
 	var out bytes.Buffer
 	p := &printout{w: &out, coloured: true}
 	for _, m := range []Mark{OK, Warning, Failed} {
-		p.finding(Finding{Mark: m, Tried: "try", Found: "found"})
+		p.printFinding(Finding{Mark: m, Tried: "try", Found: "found"})
 	}
 	if got, want := out.String(), "\x1b[32mok       \x1b[0m  try: found\n\x1b[33mwarning  \x1b[0m  try: "+
 		"found\n\x1b[31mfailed   \x1b[0m  try: found\n"; got != want {
@@ -818,7 +818,7 @@ func TestDoctorRouteWithLittleTime(t *testing.T) {
 func TestDoctorPanics(t *testing.T) {
 	first := &probe{otherwise: "it panics", findings: []Finding{{Check: checkVault}, {Check: checkIdentity}},
 		run: func(context.Context, []Finding) {
-			together(3, func(i int) {
+			runTogether(3, func(i int) {
 				if i == 1 {
 					panic(errors.New("canary"))
 				}
@@ -827,7 +827,7 @@ func TestDoctorPanics(t *testing.T) {
 	second := &probe{needs: []*probe{first}, findings: []Finding{{Check: checkToken}}, run: func(context.Context,
 		[]Finding) {
 	}}
-	r := examine(t.Context(), []*probe{first, second}, func(Finding) {})
+	r := runProbes(t.Context(), []*probe{first, second}, func(Finding) {})
 	if got, want := notWell(r), []string{"failed vault", "failed vault_identity",
 		"not_tried graph_token"}; !slices.Equal(got, want) || strings.Contains(fmt.Sprint(r), "canary") {
 		t.Errorf("found %q, want %q: %v", got, want, r)

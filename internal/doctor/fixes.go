@@ -8,7 +8,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// The steps that fix what the doctor finds. The commands have the variables of docs/operations.md.
+// The fixes for findings. The commands have the variables of docs/operations.md.
 
 const setSetting = "on Azure: az functionapp config appsettings set --resource-group $GROUP --name $APP --settings " +
 	"NAME=VALUE"
@@ -54,7 +54,7 @@ func removeFromIdentity(graph string) []string {
 	}
 }
 
-// listTrust is the step that shows whom an app trusts.
+// listTrust is the step that lists the federated credentials of an app.
 func listTrust(app string) string {
 	return "az ad app federated-credential list --id " + app + " --query '[].[issuer,subject,audiences]'"
 }
@@ -94,8 +94,8 @@ func grantVault() []string {
 	}
 }
 
-// store is the step that makes the file the next version of a secret.
-func store(name, file, more string) string {
+// storeStep is the step that makes the file the next version of a secret.
+func storeStep(name, file, more string) string {
 	return "az keyvault secret set --vault-name $VAULT --name " + name + " --file " + file + " --encoding utf-8 --output " +
 		"none" + more
 }
@@ -105,7 +105,7 @@ func newKey(kind, name string) []string {
 	if kind == checkAPIKey {
 		form = `printf '%s' "$(openssl rand -base64 32)"`
 	}
-	return []string{"umask 077; " + form + " > new-key", store(name, "new-key", ""), "give it to the callers, then: rm " +
+	return []string{"umask 077; " + form + " > new-key", storeStep(name, "new-key", ""), "give it to the callers, then: rm " +
 		"new-key"}
 }
 
@@ -113,7 +113,7 @@ func newAppSecret(name string) []string {
 	return []string{
 		"umask 077; az ad app credential reset --id $APP_ID --append --years 1 --query password --output tsv | tr -d " +
 			"'\\r\\n' > new-secret",
-		store(name, "new-secret", ` --expires "$(date -u -d '+1 year' +%FT%TZ)"`) + " && rm new-secret",
+		storeStep(name, "new-secret", ` --expires "$(date -u -d '+1 year' +%FT%TZ)"`) + " && rm new-secret",
 	}
 }
 
@@ -125,23 +125,23 @@ func newCertificateSteps(name string) []string {
 	}
 }
 
-// serviceNames are what the services are called in sentences, with the settings that say where they are.
+// serviceNames holds the names of services in sentences, and the settings with their addresses.
 var serviceNames = map[upstream.Service]struct{ name, where string }{ //nolint:gochecknoglobals // a table that nothing writes to
 	upstream.Graph:    {"Graph", "AZURE_CLOUD, and GRAPH_ENDPOINT where that is custom"},
 	upstream.Identity: {"Entra ID", "AZURE_CLOUD, and AZURE_AUTHORITY_HOST where that is custom"},
 	upstream.Vault:    {"Key Vault", "KEY_VAULT_URL and AZURE_CLOUD"},
 }
 
-// parties are likewise what those are called who give a token, where the service does not say it all.
+// parties holds the same for the issuers of tokens that upstream.Identity stands for.
 var parties = map[party]struct{ name, where string }{ //nolint:gochecknoglobals // a table that nothing writes to
 	awsSTS:       {"AWS STS", "AWS_REGION"},
 	hostIdentity: {"the managed identity", "VAULT_CREDENTIAL"},
 	vaultReader:  {"the identity that reads the vault", "VAULT_CREDENTIAL"},
 }
 
-// explain says in words what it means that what f is about has ended with e, and what to do. renew are the steps that
-// make what is missing.
-func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix []string) {
+// explainError returns the meaning of e for the check of f, and the fix. renew are the steps that create a missing secret or
+// trust.
+func explainError(f *Finding, e *upstream.Error, renew []string) (found string, fix []string) {
 	service, asked := serviceNames[e.Service], entraID
 	if e.Service == upstream.Identity {
 		if asked = f.issuer; parties[asked].name != "" {
@@ -164,14 +164,14 @@ func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix [
 				[]string{"check " + service.where + ", and resolve the host with nslookup; behind a private endpoint its DNS zone " +
 					"must be linked to the network of the host"}
 		}
-		return service.name + " refuses the connection", append(elsewhere(asked),
+		return service.name + " refuses the connection", append(identityFix(asked),
 			"check "+service.where+", the firewall and the proxy (HTTPS_PROXY) between this machine and it")
 	case upstream.Untrusted:
 		return "the certificate of " + service.name + " is not trusted: a proxy or another host responds in its place",
 			[]string{"check " + service.where + "; where your own proxy inspects TLS, set SSL_CERT_FILE to its authority or " +
 				"exempt this host"}
 	case upstream.Timeout:
-		return service.name + " did not respond in time", append(elsewhere(asked), "check whether a firewall drops the "+
+		return service.name + " did not respond in time", append(identityFix(asked), "check whether a firewall drops the "+
 			"packets, and at "+service.where+"; then retry")
 	case upstream.Throttled:
 		wait := "a minute"
@@ -185,7 +185,7 @@ func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix [
 		if asked == awsSTS {
 			status = "https://health.aws.amazon.com"
 		}
-		return service.name + " is unavailable", append(elsewhere(asked), "retry in some minutes, and check "+status)
+		return service.name + " is unavailable", append(identityFix(asked), "retry in some minutes, and check "+status)
 	case upstream.BadAnswer:
 		return "unexpected response from " + service.name, []string{"check " + service.where +
 			", and whether a proxy responds in its place; then retry"}
@@ -207,8 +207,8 @@ func explain(f *Finding, e *upstream.Error, renew []string) (found string, fix [
 	return explainGraph(f.issuer, e)
 }
 
-// elsewhere is the first step where an identity is not there, as on a machine that has none.
-func elsewhere(asked party) []string {
+// identityFix is the first step where an identity is not there, as on a machine that has none.
+func identityFix(asked party) []string {
 	switch asked {
 	case hostIdentity:
 		return []string{"another machine than the deployment's has no such identity: run the doctor on the host. There, " +
@@ -265,7 +265,7 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 	return "the identity may not read the secrets of the vault", grantVault()
 }
 
-// meanings are what numbers of Entra ID's errors mean, beyond their Reason
+// meanings holds the meaning of Entra ID's error numbers, beyond their Reason
 // (https://learn.microsoft.com/entra/identity-platform/reference-error-codes).
 var meanings = map[string]struct{ found, fix string }{ //nolint:gochecknoglobals // a table that nothing writes to
 	"AADSTS7000215": {"the client secret is wrong: often the secret's id was stored in the place of its value, or it was " +
@@ -279,15 +279,15 @@ var meanings = map[string]struct{ found, fix string }{ //nolint:gochecknoglobals
 
 func explainIdentity(asked party, e *upstream.Error) (found string, fix []string) {
 	switch {
-	case e.Cause != "": // that of az
+	case e.Cause != "": // the message of az
 		return e.Cause, []string{"az login", "az account get-access-token --scope https://vault.azure.net/.default --output " +
 			"none"}
 	case asked == hostIdentity:
 		return "the managed identity gets no token: there is no such identity on this host",
-			append(elsewhere(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity by its client id")
+			append(identityFix(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity by its client id")
 	}
 	return "the identity that reads the vault gets no token: there is no such identity, or its credential is refused",
-		append(elsewhere(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity or, with client-secret, the "+
+		append(identityFix(asked), "check AZURE_CLIENT_ID, which names the user-assigned identity or, with client-secret, the "+
 			"app; then also at AZURE_TENANT_ID and AZURE_CLIENT_SECRET")
 }
 
@@ -307,7 +307,7 @@ func explainSTS(e *upstream.Error) (found string, fix []string) {
 	}
 }
 
-// mismatches are what does not fit between an app and whom it is to trust.
+// mismatches holds the reasons for which an app rejects an assertion.
 var mismatches = map[string]string{ //nolint:gochecknoglobals // a table that nothing writes to
 	"AADSTS70021":  "the app does not trust this process, or does not yet",
 	"AADSTS70025":  "the app has no federated credential",
@@ -316,7 +316,7 @@ var mismatches = map[string]string{ //nolint:gochecknoglobals // a table that no
 	"AADSTS700213": "the app trusts another subject of this issuer",
 }
 
-// explainTrust explains why an app does not take the word of somebody. trust are the steps that make it.
+// explainTrust explains why an app rejects an assertion. trust are the steps that create the trust.
 func explainTrust(check string, e *upstream.Error, trust []string) (found string, fix []string) {
 	if mismatch, ok := mismatches[e.Code]; ok {
 		return mismatch, trust
@@ -359,7 +359,7 @@ func explainEntra(subject string, e *upstream.Error) (found string, fix []string
 			"where that is custom"}
 	}
 	return "Entra ID refuses the credential of the app", []string{"az ad app credential list --id $APP_ID --output " +
-		"table", "check that what is in the vault is one of these and has not ended; a certificate is listed with --cert"}
+		"table", "check that the secret in the vault is one of these and has not expired; a certificate is listed with --cert"}
 }
 
 func explainGraph(asked party, e *upstream.Error) (found string, fix []string) {
