@@ -4,7 +4,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || cat VERSION 2>/dev/null || echo dev)
+ifndef VERSION
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || cat VERSION 2>/dev/null || echo dev)
+endif
 FUZZTIME ?= 1m
 SOAKTIME ?= 30m
 SOAKSEED ?= 0
@@ -62,7 +64,7 @@ fmt: ## format the code
 define venv
 	@command -v python3 >/dev/null || { echo "make $(MAKECMDGOALS) needs python3 (3.11 or later) with venv: install it" >&2; exit 1; }
 	python3 -m venv --clear $(@D)/..
-	$(@D)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $<
+	$(@D)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps --requirement $<
 	@touch $@
 endef
 
@@ -184,8 +186,8 @@ azuredeploy: ## write azuredeploy.json, the snapshots and the deploy button anew
 
 .PHONY: reproducible
 reproducible: ## build the packages twice, compare them bit for bit, and look at the size
-	@rm -rf dist/once && $(MAKE) --no-print-directory package-azure package-lambda && mkdir -p dist/once && mv dist/*.zip dist/once/
-	@rm -rf dist/azure dist/lambda && $(MAKE) --no-print-directory package-azure package-lambda
+	@rm -rf dist/once && $(MAKE) --no-print-directory VERSION='$(VERSION)' package-azure package-lambda && mkdir -p dist/once && mv dist/*.zip dist/once/
+	@rm -rf dist/azure dist/lambda && $(MAKE) --no-print-directory VERSION='$(VERSION)' package-azure package-lambda
 	@for f in azure azure-events lambda; do cmp dist/$$f.zip dist/once/$$f.zip || exit 1; done
 	@for f in dist/azure/worker dist/lambda/bootstrap; do \
 		size=$$(wc -c < $$f); echo "$$f: $$size bytes"; \
