@@ -277,7 +277,7 @@ func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, 
 				}
 				time.Sleep(58 * time.Minute)
 				c.leave(t, 145*callers)
-				c.atMost(t, azuresim.StepSecret, secrets, 1, "after")
+				c.atMost(t, azuresim.StepSecret, secrets, 60, "after: the callers' key each minute, and the app's secret once")
 				if n := cloud.Count(azuresim.StepToken) - tokens; n != test.token {
 					t.Errorf("%d requests for tokens after the rotation, want %d", n, test.token)
 				}

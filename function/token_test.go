@@ -381,8 +381,8 @@ func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 			{fromPowerAutomate, 204, "user:" + someUser + ",app:" + powerAutomate, ""},
 			{claims("roles", nil), 403, "app:" + serviceNow, "token: authentic, but not allowed to call: it lacks the app role"},
 			{claims("aud", "api://canary"), 401, "", "token: not authentic: it is for another audience"},
-			{claims("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer is not that of its tenant and " +
-				"version"},
+			{claims("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer does not match its tenant " +
+				"and version"},
 		} {
 			p := newTokens(t)
 			if status := p.send(p.cloud.Token(test.claims(p.cloud), nil)); status != test.status {
