@@ -51,7 +51,7 @@ func TestFederation(t *testing.T) {
 				c.SetTrust(c.ClientID, trusting(role))
 			},
 			[]string{"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME="},
-			valid(), "2 2 1 0",
+			valid(), "1 2 1 0",
 		},
 		"for Graph, without a vault": {
 			func(c *azuresim.Cloud, role azuresim.Role) { c.SetTrust(c.ClientID, trusting(role)) },

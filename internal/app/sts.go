@@ -66,8 +66,8 @@ func reduceSTS(err error) *upstream.Error {
 	}
 	switch {
 	case e.Code == "OutboundWebIdentityFederationDisabledException", e.Code == "OutboundWebIdentityFederationDisabled":
-		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: outbound web identity federation is not enabled in the "+
-			"account"
+		e.Reason = upstream.CredentialRejected
+		e.Cause = "AWS STS: outbound web identity federation is not enabled in the account"
 	case e.Code == "AccessDenied":
 		e.Reason, e.Cause = upstream.CredentialRejected, "AWS STS: the role may not ask for this token"
 	case e.Code == "Throttling", e.Status == http.StatusTooManyRequests:

@@ -204,7 +204,7 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 		return c.serveBatch(r, body)
 	}
 	if path, ok := strings.CutPrefix(r.URL.Path, stableCollection+"/"); ok {
-		return c.unassignUser(r, path)
+		return c.serveStable(r, path)
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, deviceCollection)
 	if !ok {
@@ -241,12 +241,14 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	return answer{status: http.StatusNoContent}
 }
 
-// unassignUser serves the action that removes the user from a device. It exists in Graph 1.0, where ours does not,
-// and serves programs whose library has no beta.
-func (c *Cloud) unassignUser(r *http.Request, path string) answer {
+// serveStable serves a device in Graph 1.0, and the action that removes its user: 1.0 lacks our action, and some libraries
+// lack beta.
+func (c *Cloud) serveStable(r *http.Request, path string) answer {
 	id, action, _ := strings.Cut(path, "/")
 	device, known := c.devices[strings.ToLower(id)]
 	switch {
+	case action == "" && r.Method == http.MethodGet && known:
+		return jsonAnswer(http.StatusOK, device)
 	case strings.TrimPrefix(action, "microsoft.graph.") != siblingAction || r.Method != http.MethodPost:
 		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
 	case c.overLimit():
