@@ -1,13 +1,17 @@
-// Package docs_test holds the pages to the code they tell of.
+// Package docs_test holds the pages to the code that they describe.
 package docs_test
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // defined returns the names of all tests of the repository.
@@ -36,28 +40,42 @@ func defined(t *testing.T) map[string]bool {
 	return names
 }
 
-// Every threat has a control and tests, and every test that the page names exists.
+// TestThreatsHaveTests holds the table of threats to the list of controls: for each threat, the page names exactly the tests
+// that `make mutants` runs without its controls.
 func TestThreatsHaveTests(t *testing.T) {
-	text, err := os.ReadFile("security.md")
+	page, err := os.ReadFile("security.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := defined(t)
+	list, err := os.ReadFile("../internal/cmd/mutants/controls.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var controls []struct{ Threat, Test string }
+	if err := yaml.Unmarshal(list, &controls); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]map[string]bool{}
+	for _, c := range controls {
+		if want[c.Threat] == nil {
+			want[c.Threat] = map[string]bool{}
+		}
+		_, test, _ := strings.Cut(c.Test, " ")
+		want[c.Threat][test] = true
+	}
 	row := regexp.MustCompile(`(?m)^\| (T\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$`)
 	test := regexp.MustCompile("`(\\w+)`")
-	rows := row.FindAllStringSubmatch(string(text), -1)
-	if len(rows) != 21 {
-		t.Errorf("there are %d threats", len(rows))
+	rows := row.FindAllStringSubmatch(string(page), -1)
+	if len(rows) != 21 || len(want) != 21 {
+		t.Errorf("the page has %d threats, and the controls stand against %d", len(rows), len(want))
 	}
 	for _, m := range rows {
-		tests := test.FindAllStringSubmatch(m[4], -1)
-		if len(tests) == 0 {
-			t.Errorf("%s has no tests", m[1])
+		got := map[string]bool{}
+		for _, named := range test.FindAllStringSubmatch(m[4], -1) {
+			got[named[1]] = true
 		}
-		for _, named := range tests {
-			if !names[named[1]] {
-				t.Errorf("%s names %s, which is no test", m[1], named[1])
-			}
+		if !maps.Equal(got, want[m[1]]) {
+			t.Errorf("%s: the page names %v, and controls.yaml %v", m[1], slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want[m[1]])))
 		}
 	}
 }

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
@@ -105,4 +110,99 @@ func TestLedgerIsBoundedInBytes(t *testing.T) {
 		t.Logf("the ledger holds %d KiB", grown>>10)
 	}
 	runtime.KeepAlive(h)
+}
+
+// stalled is a body that must not be read.
+type stalled struct{ t *testing.T }
+
+func (s stalled) Read([]byte) (int, error) {
+	s.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+// TestUnservedBodies has bodies that are refused before their content matters.
+func TestUnservedBodies(t *testing.T) {
+	key := caller.Any(&caller.APIKey{Keys: noKeys{}})
+	for name, test := range map[string]struct {
+		body        io.Reader
+		contentType string
+		verifier    caller.Verifier
+		status      int
+	}{
+		"another type":  {stalled{t}, "text/plain", caller.Platform{}, http.StatusUnsupportedMediaType},
+		"without a key": {stalled{t}, "application/json", key, http.StatusUnauthorized},
+		"too large":     {strings.NewReader(strings.Repeat(" ", maxBody) + someBody), "", caller.Platform{}, http.StatusRequestEntityTooLarge},
+		"just so large": {strings.NewReader(strings.Repeat(" ", maxBody-len(someBody)) + someBody), "", caller.Platform{}, http.StatusNoContent},
+		"large, unsigned": {strings.NewReader(strings.Repeat(" ", maxBody) + someBody), "", verifierFunc(func(_ *http.Request, body []byte) (caller.Caller, error) {
+			t.Errorf("a body of %d bytes is authenticated", len(body))
+			return caller.Caller{}, caller.ErrDenied
+		}), http.StatusRequestEntityTooLarge},
+	} {
+		h := New(Options{Devices: devicesFunc(done204), Verifier: test.verifier, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, RouteUnassign, test.body)
+		r.Header.Set("Content-Type", test.contentType)
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != test.status {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+// noKeys has no keys.
+type noKeys struct{}
+
+func (noKeys) Current(context.Context) ([]caller.Key, error) { return nil, nil }
+func (noKeys) Refresh(context.Context) ([]caller.Key, error) { return nil, nil }
+
+// TestRateLimitCountsDeliveries counts the deliveries of a caller together, and those of another caller apart.
+func TestRateLimitCountsDeliveries(t *testing.T) {
+	limits := rateLimits{policy: Policy{PerMinute: 1}, limiters: map[caller.Caller]*rate.Limiter{}}
+	for i := range maxDevices + 1 {
+		from := caller.Caller{Kind: caller.KindSignature, ID: "key", Delivery: fmt.Sprint(i)}
+		if err := limits.take(from, 1); (err != nil) != (i == maxDevices) {
+			t.Errorf("device %d: %v", i+1, err)
+		}
+	}
+	if err := limits.take(caller.Caller{Kind: caller.KindSignature, ID: "other"}, maxDevices); err != nil {
+		t.Errorf("another caller: %v", err)
+	}
+}
+
+// TestGroupTags has group tags that match a pattern, and some that must not.
+func TestGroupTags(t *testing.T) {
+	p := Policy{GroupTags: []string{"MTR-*", "Retired"}}
+	for tag, want := range map[string]bool{
+		"MTR-Oslo": true, "MTR-": true, "Retired": true, "Retired-2": false, "MTR": false, "mtr-Oslo": false, "XMTR-Oslo": false, "": false,
+	} {
+		if p.Allows(tag) != want {
+			t.Errorf("%q: %v", tag, !want)
+		}
+	}
+}
+
+// TestSweepMaximum has a sweep find one device more than it may change.
+func TestSweepMaximum(t *testing.T) {
+	devices := inventory{
+		{ID: mustDevice(t, someDevice), GroupTag: "MTR", Account: fjord},
+		{ID: mustDevice(t, someDevice[:35]+"2"), GroupTag: "MTR", Account: fjord},
+	}
+	for _, apply := range []bool{false, true} {
+		h := New(Options{
+			Devices: devices, Sweep: Sweep{GroupTag: "MTR", MaxDevices: 1, Apply: apply}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
+		})
+		if code := runCommand(t, h, `{"command":"sweep"}`); code != sweepTooMany {
+			t.Errorf("%v: %q", apply, code)
+		}
+	}
+}
+
+// TestLateEvents has a command come more than six hours after its time.
+func TestLateEvents(t *testing.T) {
+	for late, want := range map[time.Duration]Code{maxLateness - time.Minute: "", maxLateness + time.Minute: eventLate} {
+		h := New(Options{Devices: devicesFunc(done204), Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+		at := time.Now().Add(-late).Format(time.RFC3339)
+		if code := runCommand(t, h, `{"command":"unassign","deviceId":"`+someDevice+`","scheduledTime":"`+at+`"}`); code != want {
+			t.Errorf("after %v: %q", late, code)
+		}
+	}
 }

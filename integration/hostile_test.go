@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 )
@@ -112,6 +114,112 @@ func attacks() []attack {
 			h := http.Header{"X-Ms-Client-Principal": {"eyJhdXRoX3R5cCI6ImFhZCJ9"}, "X-Forwarded-For": {"127.0.0.1"}, "X-Amzn-Request-Context": {`{"authorizer":{"iam":{}}}`}}
 			return post(h, `{"version":"2.0","routeKey":"POST /api/unassign","requestContext":{"http":{"method":"POST"}},"isBase64Encoded":false,"body":"{}"}`)
 		}, 401},
+	}
+}
+
+// stalled are requests of about sixty bytes whose body never comes.
+func stalled() []string {
+	const rest = " HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+	return []string{
+		"GET /api/health" + rest + "\r\n", "GET /api/doctor" + rest + "\r\n", "POST /x" + rest + "\r\n", "POST /api/unassign" + rest + "\r\n",
+		"POST /api/unassign" + rest + "Content-Type: text/plain\r\n\r\n", "POST /api/unassign" + rest + "X-Api-Key: x\r\n\r\n",
+	}
+}
+
+// TestSixtyBytes opens a thousand connections with a request of some sixty bytes that promises one byte more. None is
+// held for longer than the time for a body, and an honest request is served beside them.
+func TestSixtyBytes(t *testing.T) {
+	cloud, served := newCloud(t)
+	p := start(t, cloud, served, nil)
+	warm(t, p)
+	requests := stalled()
+	var slowest, senders = make([]time.Duration, len(requests)), sync.WaitGroup{}
+	var recording sync.Mutex
+	for n := range 1000 {
+		senders.Go(func() {
+			conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(p.url, "http://"))
+			if err != nil {
+				t.Errorf("dial: %v", err)
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			begun := time.Now()
+			_ = conn.SetDeadline(begun.Add(20 * time.Second))
+			_, _ = io.WriteString(conn, requests[n%len(requests)])
+			if _, err := bufio.NewReader(conn).ReadBytes('\n'); err != nil {
+				t.Errorf("%q: %v", requests[n%len(requests)], err)
+			}
+			recording.Lock()
+			defer recording.Unlock()
+			slowest[n%len(requests)] = max(slowest[n%len(requests)], time.Since(begun))
+		})
+	}
+	begun := time.Now()
+	if status, text := p.unassign(t, keyed()); status != http.StatusNoContent {
+		t.Errorf("an honest request beside them: %d %s", status, text)
+	}
+	t.Logf("an honest request beside them took %v", time.Since(begun).Round(time.Millisecond))
+	senders.Wait()
+	for i, took := range slowest {
+		line, _, _ := strings.Cut(requests[i], "\r\n")
+		t.Logf("%-28s %3d bytes: the slowest of %d took %v", line, len(requests[i]), 1000/len(requests), took.Round(time.Millisecond))
+		if took > 6*time.Second { // three for the body, and a busy machine
+			t.Errorf("%q is held for %v", requests[i], took)
+		}
+	}
+	t.Logf("afterwards: %v", measure(t, p))
+}
+
+// TestPoisonEvents has messages of a queue that are built to keep a decoder busy, up to the largest that SQS takes. Each
+// becomes a dead letter in far less time than a message takes, so that its neighbours are served.
+func TestPoisonEvents(t *testing.T) {
+	h := handler.New(handler.Options{Log: slog.New(slog.DiscardHandler), Timeout: time.Second}) // nothing reaches Graph
+	for _, size := range []int{16 << 10, 64 << 10, 256 << 10, 1 << 20} {
+		var entries strings.Builder
+		for i := 0; entries.Len() < size; i++ {
+			fmt.Fprintf(&entries, `,"%d":null`, i)
+		}
+		text := []byte(`{"deviceId":"` + someDevice + `","context":{` + entries.String()[1:] + `}}`)
+		begun := time.Now()
+		settlement := h.RunMessages(t.Context(), handler.SourceSQS, []handler.Message{{ID: "poison", Text: text, Deliveries: 1}})[0]
+		took := time.Since(begun)
+		t.Logf("a message of %4d KiB: settled in %v", len(text)>>10, took.Round(time.Microsecond))
+		if len(settlement.DeadLetters) != 1 || settlement.Retry || took > time.Second {
+			t.Errorf("%d dead letters after %v", len(settlement.DeadLetters), took)
+		}
+	}
+}
+
+// TestShortSerialNumbers sends lists of serial numbers of one character. Each list costs at most one walk through the
+// inventory, and RATE_LIMIT ends the lists of a caller.
+func TestShortSerialNumbers(t *testing.T) {
+	cloud, served := newCloud(t)
+	p := start(t, cloud, served, nil)
+	warm(t, p)
+	before := counts(cloud)[azuresim.StepGraph]
+	list := make([]string, 20)
+	for i := range list {
+		list[i] = fmt.Sprintf(`{"serialNumber":"%c"}`, 'A'+i)
+	}
+	answers := map[int]int{}
+	for range 10 {
+		text := `{"dryRun":true,"devices":[` + strings.Join(list, ",") + `]}`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/api/unassign", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = keyed()
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		answers[resp.StatusCode]++
+	}
+	walks := counts(cloud)[azuresim.StepGraph] - before
+	t.Logf("10 lists of 20 short serial numbers: %d requests of Graph, responses %v, %v", walks, answers, measure(t, p))
+	if answers[http.StatusTooManyRequests] < 7 || walks > 10 {
+		t.Errorf("%d requests of Graph, responses %v", walks, answers)
 	}
 }
 
