@@ -84,3 +84,18 @@ func TestOnly(t *testing.T) {
 		t.Errorf("%v\n%s", err, &out)
 	}
 }
+
+// TestControlsApply has every control of the list stand in the source exactly once: a refactoring must carry it along.
+func TestControlsApply(t *testing.T) {
+	t.Chdir("../../..")
+	controls, err := loadControls("internal/cmd/mutants/controls.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range controls {
+		source, err := os.ReadFile(c.File)
+		if count := strings.Count(string(source), c.Old); err != nil || count != 1 {
+			t.Errorf("%s: its text occurs %d times in %s; %v", c.Name, count, c.File, err)
+		}
+	}
+}
