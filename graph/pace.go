@@ -8,25 +8,31 @@ import (
 	"time"
 )
 
-// The pace of a process. Graph takes 100 writes in 20 s from an app in a tenant
-// (https://learn.microsoft.com/graph/throttling-limits, Intune device enrollment). make scale prints the effect of
-// these numbers for 1 to 80 processes.
+// The pace of a process. Graph accepts 100 writes in 20 s from an app in a tenant
+// (https://learn.microsoft.com/graph/throttling-limits, Intune device enrollment). make scale prints the effect of these
+// numbers for 1 to 80 processes.
 const (
-	maxRate         = 4.75             // writes a second; the rest is left for interactive requests
-	startRate       = 0.5              // before anything is known
-	minRate         = 0.025            // a write in 40 s, so that a slow process finishes its device
-	growth          = 0.005            // for each success at maxRate; a slower process grows faster, so that rates converge
-	maxAcceleration = 10               // of growth after many successes in a row
-	acceleration    = 60               // successes in a row that quadruple growth
-	throttleCut     = 0.5              // the share of the rate that is left after a refusal
-	cutInterval     = 20 * time.Second // Graph's window: the refusals of one window cut once
-	maxBlocks       = 8                // the longest wait, in multiples of Retry-After
-	defaultBlock    = 10 * time.Second // where Graph names no Retry-After, as it often does
-	accrual         = 2 * time.Second  // unused permits are kept for this long
+	maxRate      = 4.75             // writes a second; the rest of Graph's limit is left for interactive requests
+	startRate    = 0.5              // before anything is known
+	minRate      = 0.025            // a write in 40 s, so that a slow process makes progress
+	startGrowth  = 0.05             // for each success, until Graph throttles for the first time
+	growth       = 0.005            // for each success after that, far from the rate that Graph refused
+	convergence  = 0.4              // a slower process grows faster by this power, so that rates converge
+	probeGrowth  = 1e-4             // a second, near the rate that Graph refused
+	nearRefused  = 0.92             // the share of that rate at which probing begins
+	aboveRefused = 1.03             // the share at which it ends: the limit has moved
+	maxProbe     = 5 * time.Minute  // the longest time of probing: the limit may have moved
+	throttleCut  = 0.65             // the share of the rate that is left after a refusal
+	cutInterval  = 20 * time.Second // Graph's window: the refusals of one window cut once
+	jitter       = 0.5              // the most that is added to Retry-After, in multiples of it
+	maxBlocks    = 8                // the longest wait after refusals in a row, in multiples of Retry-After
+	defaultBlock = 10 * time.Second // where Graph names no Retry-After, as it often does
+	accrual      = 2 * time.Second  // unused permits are kept for this long
 )
 
 // Pace limits the background writes of a process and adapts to Graph's limit. Processes do not know one another: each
-// starts low, grows with every success and halves when Graph throttles.
+// starts low, grows with every success and slows down when Graph throttles. Near the rate that Graph refused it grows
+// slowly, as TCP CUBIC does (RFC 9438).
 //
 // Interactive requests take no permits. Their results are reported all the same, so that background work makes way for
 // them.
@@ -39,8 +45,8 @@ type Pace struct {
 	updated      time.Time // of permits
 	blockedUntil time.Time
 	lastCut      time.Time
-	successes    int // since the last refusal
-	refusals     int // since the last success
+	refused      float64 // the rate at the last cut; 0 before the first
+	refusals     int     // since the last success
 }
 
 // NewPace returns a pace that knows nothing yet.
@@ -100,29 +106,39 @@ func (p *Pace) Capacity(d time.Duration) int {
 func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	for range succeeded {
-		p.successes++
 		p.refusals = 0
-		faster := min(maxAcceleration, math.Pow(1+float64(p.successes)/acceleration, 2))
-		p.rate = min(maxRate, p.rate*(1+growth*faster*math.Pow(maxRate/p.rate, 0.4)))
+		p.rate = min(maxRate, p.rate*(1+p.growth(now)))
 	}
 	if throttled == 0 {
 		return
 	}
-	now := time.Now()
-	p.successes, p.permits, p.updated = 0, 0, now
+	p.permits, p.updated = 0, now
 	if now.Sub(p.lastCut) >= cutInterval {
-		p.rate, p.lastCut = max(minRate, p.rate*throttleCut), now
+		p.refused, p.rate, p.lastCut = p.rate, max(minRate, p.rate*throttleCut), now
 	}
 	if retryAfter <= 0 {
 		retryAfter = defaultBlock
 	}
 	// A random part more than Graph asks for, so that processes do not return at the same moment.
-	blocks := math.Exp2(float64(p.refusals)) * (1 + rand.Float64()) //nolint:gosec // jitter
+	blocks := math.Exp2(float64(p.refusals)) * (1 + jitter*rand.Float64()) //nolint:gosec // no secret
 	p.refusals++
 	if until := now.Add(fractional(retryAfter.Seconds() * min(maxBlocks, blocks))); until.After(p.blockedUntil) {
 		p.blockedUntil = until
 	}
+}
+
+// growth returns the share by which a success raises the rate.
+func (p *Pace) growth(now time.Time) float64 {
+	faster := math.Pow(maxRate/p.rate, convergence)
+	switch {
+	case p.refused == 0:
+		return startGrowth * faster
+	case p.rate > p.refused*nearRefused && p.rate < p.refused*aboveRefused && now.Sub(p.lastCut) < maxProbe:
+		return probeGrowth / p.rate
+	}
+	return growth * faster
 }
 
 func fractional(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }

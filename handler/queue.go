@@ -57,8 +57,9 @@ type DeadLetter struct {
 const (
 	// settleAfter is the time after which an invocation takes no further permits and requeues the remaining devices: a
 	// killed process then costs little work, and a slow process does not keep devices that another could take.
-	settleAfter = time.Minute
-	// maxTries is the number of deliveries that may end in a transient failure, as in the templates of the queues.
+	settleAfter = 45 * time.Second
+	// maxTries is the number of deliveries that may end in a transient failure. The queues allow more deliveries, because a
+	// killed process uses them up too.
 	maxTries = 5
 )
 
