@@ -187,7 +187,7 @@ func TestOptionalFunctions(t *testing.T) {
 	readJSON(t, "azure/queue/host.json", &withQueue)
 	// A message is tried five times, then the host itself puts it into the poison queue; a text is a text, and not base64.
 	queues := at(t, withQueue, "extensions", "queues")
-	if at(t, queues, "maxDequeueCount") != 5.0 || at(t, queues, "messageEncoding") != "none" || at(t, withQueue, "extensionBundle", "id") != "Microsoft.Azure.Functions.ExtensionBundle" {
+	if at(t, queues, "maxDequeueCount") != 20.0 || at(t, queues, "messageEncoding") != "none" || at(t, withQueue, "extensionBundle", "id") != "Microsoft.Azure.Functions.ExtensionBundle" {
 		t.Errorf("the host of the queue is %v", withQueue)
 	}
 	// The SDK of the storage extension logs each poll at Information.
