@@ -81,7 +81,11 @@ func (r remembered) isChallenge() bool {
 func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	name, answered := question(req)
 	if name == "" {
-		return m.next.Do(req)
+		resp, err := m.next.Do(req)
+		if err == nil {
+			m.forget(req, resp.StatusCode)
+		}
+		return resp, err
 	}
 	m.mu.Lock()
 	known := m.known[name]
@@ -103,6 +107,22 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return a.to(req), nil
+}
+
+// forget drops the answer that req relied on if the status refuses req: the tenant may have moved to other endpoints, the
+// vault to another tenant.
+func (m *memory) forget(req *http.Request, status int) {
+	name := strings.ToLower(req.URL.Host)
+	switch tenant, path, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/"); {
+	case status == http.StatusUnauthorized && tenant == "secrets":
+	case status/100 == 4 && status != http.StatusTooManyRequests && strings.HasPrefix(path, "oauth2/"):
+		name += "/" + strings.ToLower(tenant) + openIDConfiguration
+	default:
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.known, name)
 }
 
 // ask sends req for all callers that wait for its response, within the time of the first one.

@@ -127,3 +127,55 @@ func TestRememberInTime(t *testing.T) {
 		}
 	})
 }
+
+// A refusal drops the answer that the refused request relied on. A throttled request, or one of another tenant, drops
+// none.
+func TestForget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := azuresim.New()
+		d := Remember(c)
+		const authority = "https://login.microsoftonline.com/"
+		for name, test := range map[string]struct {
+			step             azuresim.Step // of the answer that is kept
+			question, method string
+			used             string // the address that relies on the answer
+			status           int
+			kept             bool
+		}{
+			"a token of a vault": {azuresim.StepChallenge, c.VaultURL + "/secrets/a", http.MethodGet, c.VaultURL +
+				"/secrets/a", 401, false},
+			"no role": {azuresim.StepChallenge, c.VaultURL + "/secrets/a", http.MethodGet, c.VaultURL +
+				"/secrets/a", 403, true},
+			"a moved tenant": {azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
+				authority + c.TenantID + "/oauth2/v2.0/token", 404, false},
+			"a throttled tenant": {azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
+				authority + c.TenantID + "/oauth2/v2.0/token", 429, true},
+			"another tenant": {azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
+				authority + "other/oauth2/v2.0/token", 400, true},
+		} {
+			c.Heal()
+			if _, _, err := get(t.Context(), t, d, test.question); err != nil {
+				t.Fatal(err)
+			}
+			before := c.Count(test.step)
+			for _, step := range []azuresim.Step{azuresim.StepSecret, azuresim.StepToken} {
+				c.Fail(step, 1, azuresim.Status(test.status))
+			}
+			req, err := http.NewRequestWithContext(t.Context(), test.method, test.used, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer x")
+			if resp, err := d.Do(req); err != nil || resp.StatusCode != test.status {
+				t.Fatalf("%s: %v, %v", name, resp, err)
+			}
+			if _, _, err := get(t.Context(), t, d, test.question); err != nil {
+				t.Fatal(err)
+			}
+			if kept := c.Count(test.step) == before; kept != test.kept {
+				t.Errorf("%s: the answer is kept: %t", name, kept)
+			}
+		}
+	})
+}
