@@ -14,9 +14,9 @@ import (
 	"autopilot-unassign/internal/azuresim"
 )
 
-// The simulated cloud is a process of its own, shared by all contestants, and gets orders over a pipe: this program's work and its
-// garbage collector must not delay the responses. Both share the machine's cores with the contestant, which draws ratios of throughput
-// towards 1; the CPU time of a request shows the work alone.
+// The simulated cloud is a process of its own, shared by all contestants, and gets orders over a pipe: this program's
+// work and its garbage collector must not delay the responses. Both share the machine's cores with the contestant,
+// which draws ratios of throughput towards 1; the CPU time of a request shows the work alone.
 
 // cloudCommand is the argument that makes this program the simulated cloud.
 const cloudCommand = "cloud"

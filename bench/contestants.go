@@ -88,8 +88,8 @@ func (who contestant) size() (int64, error) {
 	return total, nil
 }
 
-// environment returns the settings of a contestant: those of the default deployment of its cloud, with a key in the vault and no
-// secret for Graph. The floor gets a key and a token instead.
+// environment returns the settings of a contestant: those of the default deployment of its cloud, with a key in the
+// vault and no secret for Graph. The floor gets a key and a token instead.
 func environment(c *simulated, who contestant) []string {
 	env := []string{"SSL_CERT_FILE=" + c.ca(), "SSL_CERT_DIR=" + filepath.Join(c.dir, "none"), "NODE_EXTRA_CA_CERTS=" + c.ca(), "GRAPH_ENDPOINT=" + c.GraphEndpoint}
 	if who.name == floor {

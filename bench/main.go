@@ -1,9 +1,9 @@
-// Command bench measures the function beside other programs that do the same job (read a device, then act), on a simulated cloud on
-// loopback: a floor without any checks or records, and programs written with Microsoft's libraries in Go and for Node. Run it from
-// the root of the project, by make bench.
+// Command bench measures the function beside other programs that do the same job (read a device, then act), on a
+// simulated cloud on loopback: a floor without any checks or records, and programs written with Microsoft's libraries
+// in Go and for Node. Run it from the root of the project, by make bench.
 //
-// The contestants take turns, round by round, in a changing order. A figure is the median over the rounds. A ratio is the median of
-// the ratios to the floor in the same round, so that a slow phase of the machine slows both.
+// The contestants take turns, round by round, in a changing order. A figure is the median over the rounds. A ratio is
+// the median of the ratios to the floor in the same round, so that a slow phase of the machine slows both.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == cloudCommand {
-		exit(serveCloud(os.Stdin, os.Stdout))
+		exitWith(serveCloud(os.Stdin, os.Stdout))
 	}
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "how many rounds")
@@ -29,10 +29,10 @@ func main() {
 	flag.BoolVar(&o.write, "write", false, "write the tables to "+pageFile)
 	flag.BoolVar(&o.limits, "limits", false, "fail if a limit is exceeded")
 	flag.Parse()
-	exit(run(os.Stdout, o))
+	exitWith(run(os.Stdout, o))
 }
 
-func exit(err error) {
+func exitWith(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -66,12 +66,12 @@ func run(out io.Writer, o options) error {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt)
 
-	field, err := contestants(o.only)
+	field, err := selectContestants(o.only)
 	if err != nil {
 		return err
 	}
 	for _, who := range field {
-		if err := check(c, who); err != nil {
+		if err := checkContestant(c, who); err != nil {
 			return fmt.Errorf("%s on %s: %w", who.name, who.cloud, err)
 		}
 	}
@@ -80,7 +80,7 @@ func run(out io.Writer, o options) error {
 		order := append(slices.Clone(field[round%len(field):]), field[:round%len(field)]...)
 		for _, who := range order {
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s on %s\n", round+1, o.rounds, who.name, who.cloud)
-			if err := measure(c, who, r); err != nil {
+			if err := measureRound(c, who, r); err != nil {
 				return fmt.Errorf("%s on %s: %w", who.name, who.cloud, err)
 			}
 			select {
@@ -90,7 +90,7 @@ func run(out io.Writer, o options) error {
 			}
 		}
 	}
-	text := report(r, field, o.rounds, o.markdown || o.write)
+	text := formatReport(r, field, o.rounds, o.markdown || o.write)
 	if _, err := io.WriteString(out, text); err != nil {
 		return err
 	}
@@ -124,8 +124,8 @@ func (r results) median(who contestantName, what string) (float64, bool) {
 	return median(values), len(values) > 0
 }
 
-// inSequence returns the round trips that a first response waits for in sequence: the delay lengthens it by one delay for each. Other
-// work of the machine can only add to a time, so the shortest times of all rounds count.
+// inSequence returns the round trips that a first response waits for in sequence: the delay lengthens it by one delay
+// for each. Other work of the machine can only add to a time, so the shortest times of all rounds count.
 func (r results) inSequence(who contestantName) float64 {
 	fast, slow := r[figure{who, minFirst}], r[figure{who, minFirstSlow}]
 	return (slices.Min(slow) - slices.Min(fast)) / (delays[1] - delays[0]).Seconds()
@@ -153,8 +153,8 @@ func median[T float64 | time.Duration](values []T) T {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// contestants returns the contestants with the names in only, all of them for "".
-func contestants(only string) ([]contestant, error) {
+// selectContestants returns the contestants with the names in only, all of them for "".
+func selectContestants(only string) ([]contestant, error) {
 	names := strings.Split(only, ",")
 	var field []contestant
 	for _, c := range allContestants() {

@@ -46,7 +46,8 @@ const (
 	timeTogether = 3 * time.Second
 )
 
-// A start of one contestant takes a hundred times as long as that of another: a round starts each as often as time permits.
+// A start of one contestant takes a hundred times as long as that of another: a round starts each as often as time
+// permits.
 const (
 	minStarts, maxStarts = 3, 15
 	timeForStarts        = 1500 * time.Millisecond
@@ -58,7 +59,9 @@ func newRequest(who contestant, key []byte) []byte {
 	if err != nil {
 		panic(err) // the body is of this function
 	}
-	h := http.Header{"Host": {"127.0.0.1"}, "Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))}}
+	h := http.Header{
+		"Host": {"127.0.0.1"}, "Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))},
+	}
 	signature.Sign(h, key, "msg_"+guid.New().String(), time.Now(), body)
 	if who.cloud == aws {
 		event, err := lambda.Event(http.MethodPost, "/api/unassign", h, body, false)
@@ -85,8 +88,9 @@ func newRequests(who contestant, n int) [][]byte {
 	return all
 }
 
-// check makes sure that a contestant does the job: it refuses a wrong signature; for a right one it reads the device and changes it.
-func check(c *simulated, who contestant) error {
+// checkContestant makes sure that a contestant does the job: it refuses a wrong signature; for a right one it reads the device
+// and changes it.
+func checkContestant(c *simulated, who contestant) error {
 	before, err := c.do(order{Reassign: true})
 	if err != nil {
 		return err
@@ -96,7 +100,8 @@ func check(c *simulated, who contestant) error {
 		return err
 	}
 	defer p.stop()
-	if err := expect(p, http.StatusUnauthorized, newRequest(who, []byte("another-caller's-key-0123456789abcdef"))); err != nil {
+	forged := newRequest(who, []byte("another-caller's-key-0123456789abcdef"))
+	if err := expect(p, http.StatusUnauthorized, forged); err != nil {
 		return p.fault(fmt.Errorf("a wrong signature: %w", err))
 	}
 	between, err := c.do(order{})
@@ -114,34 +119,35 @@ func check(c *simulated, who contestant) error {
 		return err
 	}
 	if after.Graph != before.Graph+2 || after.Assigned {
-		return fmt.Errorf("a right signature: Graph got %d requests, want 2; the device has a user: %t", after.Graph-before.Graph, after.Assigned)
+		return fmt.Errorf("a right signature: Graph got %d requests, want 2; the device has a user: %t",
+			after.Graph-before.Graph, after.Assigned)
 	}
 	return nil
 }
 
-// measure takes the figures of a contestant for one round.
-func measure(c *simulated, who contestant, r results) error {
+// measureRound takes the figures of a contestant for one round.
+func measureRound(c *simulated, who contestant, r results) error {
 	m := measurement{c, who, r}
 	size, err := who.size()
 	if err != nil {
 		return err
 	}
-	m.note(disk, float64(size))
-	fast, err := m.cold(delays[0])
+	m.addFigure(disk, float64(size))
+	fast, err := m.measureCold(delays[0])
 	if err != nil {
 		return err
 	}
-	slow, err := m.cold(delays[1])
+	slow, err := m.measureCold(delays[1])
 	if err != nil {
 		return err
 	}
-	m.note(first, median(fast.responses).Seconds())
-	m.note(firstSlow, median(slow.responses).Seconds())
-	m.note(ready, median(fast.starts).Seconds())
-	m.note(coldRequests, median(fast.upstream))
-	m.note(minFirst, slices.Min(fast.responses).Seconds())
-	m.note(minFirstSlow, slices.Min(slow.responses).Seconds())
-	return m.warm()
+	m.addFigure(first, median(fast.responses).Seconds())
+	m.addFigure(firstSlow, median(slow.responses).Seconds())
+	m.addFigure(ready, median(fast.starts).Seconds())
+	m.addFigure(coldRequests, median(fast.upstream))
+	m.addFigure(minFirst, slices.Min(fast.responses).Seconds())
+	m.addFigure(minFirstSlow, slices.Min(slow.responses).Seconds())
+	return m.measureWarm()
 }
 
 // measurement is a round of a contestant.
@@ -151,10 +157,10 @@ type measurement struct {
 	results
 }
 
-func (m measurement) note(what string, value float64) { m.add(m.who.contestantName, what, value) }
+func (m measurement) addFigure(what string, value float64) { m.add(m.who.contestantName, what, value) }
 
-// upstream returns the number of the cloud's requests so far, and sets the delay of its responses.
-func (m measurement) upstream(delay time.Duration) (float64, error) {
+// countRequests returns the number of the cloud's requests so far, and sets the delay of its responses.
+func (m measurement) countRequests(delay time.Duration) (float64, error) {
 	s, err := m.cloud.do(order{Delay: delay})
 	return float64(s.Requests), err
 }
@@ -165,10 +171,10 @@ type coldStarts struct {
 	upstream          []float64
 }
 
-// cold starts the contestant several times and sends each process a request at once.
-func (m measurement) cold(delay time.Duration) (s coldStarts, err error) {
+// measureCold starts the contestant several times and sends each process a request at once.
+func (m measurement) measureCold(delay time.Duration) (s coldStarts, err error) {
 	for began := time.Now(); len(s.starts) < minStarts || len(s.starts) < maxStarts && time.Since(began) < timeForStarts; {
-		before, err := m.upstream(delay)
+		before, err := m.countRequests(delay)
 		if err != nil {
 			return s, err
 		}
@@ -183,7 +189,7 @@ func (m measurement) cold(delay time.Duration) (s coldStarts, err error) {
 			err = p.fault(err)
 		}
 		p.stop()
-		after, err1 := m.upstream(delay)
+		after, err1 := m.countRequests(delay)
 		if err := errors.Join(err, err1); err != nil {
 			return s, err
 		}
@@ -192,9 +198,9 @@ func (m measurement) cold(delay time.Duration) (s coldStarts, err error) {
 	return s, nil
 }
 
-// warm takes the figures of a warm process.
-func (m measurement) warm() error {
-	if _, err := m.upstream(0); err != nil {
+// measureWarm takes the figures of a warm process.
+func (m measurement) measureWarm() error {
+	if _, err := m.countRequests(0); err != nil {
 		return err
 	}
 	p, err := start(m.cloud, m.who)
@@ -210,23 +216,23 @@ func (m measurement) warm() error {
 		}
 		took[i] = time.Since(began)
 	}
-	m.note(p50, median(took[warmingUp:]).Seconds())
+	m.addFigure(p50, median(took[warmingUp:]).Seconds())
 	if m.who.cloud == azure { // Lambda gives a process one request at a time
-		if err := m.parallel(p); err != nil {
+		if err := m.measureParallel(p); err != nil {
 			return p.fault(err)
 		}
 	}
-	before, err1 := m.upstream(0)
+	before, err1 := m.countRequests(0)
 	err2 := expect(p, http.StatusNoContent, newRequests(m.who, 1)[0])
-	after, err3 := m.upstream(0)
-	m.note(warmRequests, after-before)
+	after, err3 := m.countRequests(0)
+	m.addFigure(warmRequests, after-before)
 	peak, err4 := peakMemory(p.pid())
-	m.note(memory, peak)
+	m.addFigure(memory, peak)
 	return errors.Join(err1, err2, err3, err4)
 }
 
-// parallel takes the figures of many clients at once.
-func (m measurement) parallel(p process) error {
+// measureParallel takes the figures of many clients at once.
+func (m measurement) measureParallel(p process) error {
 	var conns []caller
 	for _, request := range newRequests(m.who, clients) { // connections are opened before the clock runs
 		conn, err := p.dial()
@@ -262,8 +268,8 @@ func (m measurement) parallel(p process) error {
 	}
 	took, answered := time.Since(began), float64(done.Load())
 	until, err := processorTime(p.pid())
-	m.note(throughput, answered/took.Seconds())
-	m.note(processor, (until-worked).Seconds()/answered)
+	m.addFigure(throughput, answered/took.Seconds())
+	m.addFigure(processor, (until-worked).Seconds()/answered)
 	return err
 }
 

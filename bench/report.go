@@ -21,34 +21,35 @@ var lines = []struct {
 	what string
 	unit func(float64) string
 }{
-	{ready, milliseconds},
-	{first, milliseconds},
-	{firstSlow, milliseconds},
-	{inSequence, tenths},
-	{coldRequests, count},
-	{warmRequests, count},
-	{p50, milliseconds},
-	{throughput, count},
-	{processor, microseconds},
-	{memory, mebibytes},
-	{disk, mebibytes},
+	{ready, formatMilliseconds},
+	{first, formatMilliseconds},
+	{firstSlow, formatMilliseconds},
+	{inSequence, formatTenths},
+	{coldRequests, formatCount},
+	{warmRequests, formatCount},
+	{p50, formatMilliseconds},
+	{throughput, formatCount},
+	{processor, formatMicroseconds},
+	{memory, formatMebibytes},
+	{disk, formatMebibytes},
 }
 
-func milliseconds(v float64) string {
+func formatMilliseconds(v float64) string {
 	if v >= 0.1 {
 		return fmt.Sprintf("%.0f ms", v*1e3)
 	}
 	return fmt.Sprintf("%.2f ms", v*1e3)
 }
-func microseconds(v float64) string { return fmt.Sprintf("%.0f µs", v*1e6) }
-func mebibytes(v float64) string    { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
-func count(v float64) string        { return fmt.Sprintf("%.0f", v) }
-func tenths(v float64) string       { return fmt.Sprintf("%.1f", v) }
+func formatMicroseconds(v float64) string { return fmt.Sprintf("%.0f µs", v*1e6) }
+func formatMebibytes(v float64) string    { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
+func formatCount(v float64) string        { return fmt.Sprintf("%.0f", v) }
+func formatTenths(v float64) string       { return fmt.Sprintf("%.1f", v) }
 
-// report returns a table for each cloud, with the date and the machine.
-func report(r results, field []contestant, rounds int, markdown bool) string {
+// formatReport returns a table for each cloud, with the date and the machine.
+func formatReport(r results, field []contestant, rounds int, markdown bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s, %s, median of %d rounds.\n\n", time.Now().UTC().Format("2 January 2006"), machine(), rounds)
+	date := time.Now().UTC().Format("2 January 2006")
+	fmt.Fprintf(&b, "Measured on %s, %s, median of %d rounds.\n\n", date, describeMachine(), rounds)
 	for _, cloud := range []string{azure, aws} {
 		var names []contestantName
 		for _, who := range field {
@@ -120,8 +121,8 @@ func writeTable(out io.Writer, rows [][]string, markdown bool) {
 	fmt.Fprintln(out)
 }
 
-// machine describes this machine.
-func machine() string {
+// describeMachine describes this machine.
+func describeMachine() string {
 	model := runtime.GOARCH
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for scanner := bufio.NewScanner(bytes.NewReader(text)); scanner.Scan(); {
@@ -160,16 +161,17 @@ func writePage(text string) error {
 	before, rest, ok1 := strings.Cut(string(page), pageBegin)
 	_, after, ok2 := strings.Cut(rest, pageEnd)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s lacks the line %q or %q", pageFile, strings.TrimSpace(pageBegin), strings.TrimSpace(pageEnd))
+		return fmt.Errorf("%s lacks the line %q or %q", pageFile, pageBegin, pageEnd)
 	}
-	return os.WriteFile(pageFile, []byte(before+pageBegin+"\n"+text+pageEnd+after), 0o644) //nolint:gosec // a page of the documentation
+	page = []byte(before + pageBegin + "\n" + text + pageEnd + after)
+	return os.WriteFile(pageFile, page, 0o644) //nolint:gosec // a page of the documentation
 }
 
 // maxBinary is the size that the program must stay below, in bytes. The Makefile holds the packages to the same limit.
 const maxBinary = 10485760
 
-// The round trips of a cold call in sequence: the shortest chain and one more. TestColdCall names the chains. The simulated vault is
-// of a custom cloud, which takes one more.
+// The round trips of a cold call in sequence: the shortest chain and one more. TestColdCall names the chains. The
+// simulated vault is of a custom cloud, which takes one more.
 const (
 	maxInSequenceAzure = 4 + 1
 	maxInSequenceAWS   = 5 + 1

@@ -19,7 +19,7 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// instantGraph is a cloud whose Graph responds at once and costs next to nothing: the counts are those of this program.
+// instantGraph is a cloud whose Graph responds at once and costs next to nothing, so that the counts are of this program.
 type instantGraph struct{ *azuresim.Cloud }
 
 // deviceJSON is the device as Graph sends it.
@@ -74,7 +74,8 @@ func warmCall(tb testing.TB) func() {
 	}
 }
 
-// BenchmarkWarmCall measures a warm request without the network. Run it with -benchtime 5000x: the limit of requests is 10,000 a minute.
+// BenchmarkWarmCall measures a warm request without the network. Run it with -benchtime 5000x: the limit of requests
+// is 10,000 a minute.
 func BenchmarkWarmCall(b *testing.B) {
 	call := warmCall(b)
 	b.ReportAllocs()
@@ -83,8 +84,8 @@ func BenchmarkWarmCall(b *testing.B) {
 	}
 }
 
-// BenchmarkServing has the whole program serve sixteen callers on Azure's port, with a cloud that responds over TLS, all in this
-// process. It is for profiles (-cpuprofile).
+// BenchmarkServing has the whole program serve sixteen callers on Azure's port, with a cloud that responds over TLS,
+// all in this process. It is for profiles (-cpuprofile).
 func BenchmarkServing(b *testing.B) {
 	c := newCloud()
 	served, err := c.Serve()
@@ -156,8 +157,8 @@ func BenchmarkServing(b *testing.B) {
 	}
 }
 
-// mostAllocations limits the allocations of a warm call. Some 50 of them are the test's: the request, its signature, Graph's
-// responses. The race detector adds a few, because it drops pooled objects.
+// mostAllocations limits the allocations of a warm call. Some 50 of them are the test's: the request, its signature,
+// Graph's responses. The race detector adds a few, because it drops pooled objects.
 const mostAllocations = 220
 
 func TestWarmCallAllocates(t *testing.T) {

@@ -36,8 +36,8 @@ func asked(c *azuresim.Cloud) string {
 var withoutVault = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "",
 	"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
 
-// TestColdCall counts the round trips that the first request waits for in sequence, if it comes with the start or a second later. It
-// compares them with the shortest possible chain, and with the table in docs/performance.md.
+// TestColdCall counts the round trips that the first request waits for in sequence, if it comes with the start or a
+// second later. It compares them with the shortest possible chain, and with the table in docs/performance.md.
 func TestColdCall(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/performance.md")

@@ -108,8 +108,8 @@ func (p *property) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// plainString returns the value of a JSON string that has ASCII characters alone and no escape. Nearly all properties are
-// such strings, and a decoder for each costs most of the time of a page.
+// plainString returns the value of a JSON string that has ASCII characters alone and no escape. Nearly all properties
+// are such strings, and a decoder for each costs most of the time of a page.
 func plainString(text []byte) (value string, ok bool) {
 	if len(text) < 2 || text[0] != '"' {
 		return "", false

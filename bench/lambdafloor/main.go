@@ -23,6 +23,7 @@ func main() {
 		for name, value := range event.Headers {
 			h.Set(name, value)
 		}
-		return events.APIGatewayV2HTTPResponse{StatusCode: webhook.Answer(ctx, key, h, []byte(event.Body), unassign)}, nil
+		status := webhook.Answer(ctx, key, h, []byte(event.Body), unassign)
+		return events.APIGatewayV2HTTPResponse{StatusCode: status}, nil
 	})
 }

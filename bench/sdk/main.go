@@ -1,5 +1,5 @@
-// The SDK's way takes Microsoft's library for each step: azidentity, azsecrets and msgraph-sdk-go. The last knows Graph 1.0 alone,
-// which lacks the action; its sibling unassignUserFromDevice stands in, a POST to the same device.
+// The SDK's way takes Microsoft's library for each step: azidentity, azsecrets and msgraph-sdk-go. The last knows
+// Graph 1.0 alone, which lacks the action; its sibling unassignUserFromDevice stands in, a POST to the same device.
 package main
 
 import (

@@ -11,7 +11,8 @@ import (
 	"os"
 )
 
-// NewGraph returns a function that reads a device and removes its account, with the endpoint and the token in the environment.
+// NewGraph returns a function that reads a device and removes its account, with the endpoint and the token in the
+// environment.
 func NewGraph() Unassign {
 	endpoint, token := os.Getenv("GRAPH_ENDPOINT"), os.Getenv("GRAPH_TOKEN")
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}

@@ -1,5 +1,5 @@
-// Package webhook does the least that POST /api/unassign takes: it checks the signature, reads the id of the device and calls a
-// function with it. The floor and the SDK's way share it, so that they differ in that function alone.
+// Package webhook does the least that POST /api/unassign takes: it checks the signature, reads the id of the device
+// and calls a function with it. The floor and the SDK's way share it, so that they differ in that function alone.
 package webhook
 
 import (
@@ -46,7 +46,7 @@ func Serve(stored string, unassign Unassign) error {
 
 // Answer handles a request and returns the status of the response.
 func Answer(ctx context.Context, key []byte, h http.Header, body []byte, unassign Unassign) int {
-	if !authentic(key, h, body) {
+	if !isAuthentic(key, h, body) {
 		return http.StatusUnauthorized
 	}
 	var request struct {
@@ -62,8 +62,8 @@ func Answer(ctx context.Context, key []byte, h http.Header, body []byte, unassig
 	return http.StatusNoContent
 }
 
-// authentic reports whether the signature of a request is right and at most five minutes old.
-func authentic(key []byte, h http.Header, body []byte) bool {
+// isAuthentic reports whether the signature of a request is right and at most five minutes old.
+func isAuthentic(key []byte, h http.Header, body []byte) bool {
 	sent, err := strconv.ParseInt(h.Get("Webhook-Timestamp"), 10, 64)
 	if err != nil || time.Since(time.Unix(sent, 0)).Abs() > 5*time.Minute {
 		return false

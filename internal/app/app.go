@@ -57,13 +57,15 @@ func Connect(c config.Config, transport policy.Transporter, log *slog.Logger, ve
 		return Parts{}, err
 	}
 	pace := graph.NewPace()
-	client, err := graph.New(c.Cloud.Graph, credential, graph.Options{Transport: transport, Version: version, Pace: pace})
+	graphOptions := graph.Options{Transport: transport, Version: version, Pace: pace}
+	client, err := graph.New(c.Cloud.Graph, credential, graphOptions)
 	return Parts{identity, store, credential, client, pace, entraTenants(c), options}, err
 }
 
 // SDKOptions returns the options of the Azure SDK for c.
 func SDKOptions(c config.Config, transport policy.Transporter, log *slog.Logger) azsdk.Options {
-	// The scope of a custom cloud's vault is unknown. The Azure CLI is asked once, with the tenant that the vault names.
+	// The scope of a custom cloud's vault is unknown. The Azure CLI is asked once, with the tenant that the vault
+	// names.
 	scope := ""
 	if c.Cloud.VaultSuffix != "" && c.VaultCredential != config.AzureCLI {
 		scope = "https://" + strings.TrimPrefix(c.Cloud.VaultSuffix, ".") + "/.default"
@@ -115,7 +117,7 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 		Timeout:   c.Timeout,
 		Window:    2 * c.Tolerance,
 		Version:   version,
-	}), warmUp{append(steps, parts.prefetch()...), log}}, nil
+	}), warmUp{append(steps, parts.warmUpSteps()...), log}}, nil
 }
 
 // newVerifier returns the verifier of callers, and the steps of the warm-up that read its keys.

@@ -28,9 +28,11 @@ func newIdentity(c config.Config, role entra.Assertion, o azsdk.Options) (azcore
 	return nil, fmt.Errorf("no vault credential %q", c.VaultCredential)
 }
 
-// newGraphCredential returns the credential of the app that may call Graph: a secret or certificate in the vault, or no secret at
-// all. Without one the app trusts the role or the managed identity, or is the managed identity.
-func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.TokenCredential, role entra.Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
+// newGraphCredential returns the credential of the app that may call Graph: a secret or certificate in the vault, or
+// no secret at all. Without one the app trusts the role or the managed identity, or is the managed identity.
+func newGraphCredential(
+	c config.Config, store *vault.Vault, identity azcore.TokenCredential, role entra.Assertion, o azsdk.Options,
+) (azcore.TokenCredential, error) {
 	switch {
 	case c.GraphDirect && c.VaultCredential == config.AWSFederation:
 		return entra.Direct(func() (azcore.TokenCredential, error) {
@@ -41,7 +43,9 @@ func newGraphCredential(c config.Config, store *vault.Vault, identity azcore.Tok
 			return entra.Federated(c.TenantID, c.ClientID, entra.Asserted(identity, c.Cloud.Exchange), o)
 		}, o)
 	case c.GraphDirect:
-		return entra.Direct(func() (azcore.TokenCredential, error) { return entra.ManagedIdentity(c.AzureClientID, o) }, o)
+		return entra.Direct(func() (azcore.TokenCredential, error) {
+			return entra.ManagedIdentity(c.AzureClientID, o)
+		}, o)
 	case c.CertificateName != "":
 		return entra.AppCertificate(c.TenantID, c.ClientID, c.CertificateName, store, o), nil
 	}

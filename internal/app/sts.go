@@ -34,7 +34,8 @@ func RoleAssertion(role config.AWSRole, transport upstream.Doer, audience string
 			o.MaxAttempts, o.MaxBackoff = 2, 200*time.Millisecond
 		}),
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: role.KeyID, SecretAccessKey: role.Secret, SessionToken: role.Session}, nil
+			keys := aws.Credentials{AccessKeyID: role.KeyID, SecretAccessKey: role.Secret, SessionToken: role.Session}
+			return keys, nil
 		}),
 	}
 	if role.Endpoint != "" {

@@ -10,9 +10,9 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// prefetch returns the steps of the warm-up that make a token for Graph, and connections to all hosts. Steps whose result another
-// step needs report no failure: the other step does.
-func (p *Parts) prefetch() []func(context.Context) error {
+// warmUpSteps returns the steps of the warm-up that make a token for Graph, and connections to all hosts. Steps whose
+// result another step needs report no failure: the other step does.
+func (p *Parts) warmUpSteps() []func(context.Context) error {
 	steps := []func(context.Context) error{p.Graph.Warm}
 	for _, tenant := range p.tenants {
 		steps = append(steps, func(ctx context.Context) error {
@@ -29,8 +29,8 @@ func (p *Parts) prefetch() []func(context.Context) error {
 	return steps
 }
 
-// warmUp holds the steps that read callers' keys and get a token for Graph before the first request needs them. An earlier request
-// joins the steps that run.
+// warmUp holds the steps that read callers' keys and get a token for Graph before the first request needs them. An
+// earlier request joins the steps that run.
 type warmUp struct {
 	steps []func(context.Context) error
 	log   *slog.Logger

@@ -12,11 +12,11 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// Assertion returns a token that proves the identity of this process to an app: AWS or the managed identity issues it. Its error
-// is an *upstream.Error.
+// Assertion returns a token that proves the identity of this process to an app: AWS or the managed identity issues
+// it. Its error is an *upstream.Error.
 type Assertion func(ctx context.Context) (string, error)
 
-// Shared returns an Assertion that runs assertion once for all who need one at the same time.
+// Shared returns an Assertion that runs assertion once for concurrent callers.
 func Shared(assertion Assertion) Assertion {
 	flight := &azsdk.Flight[string]{}
 	flight.SetStage(upstream.Identity)
@@ -24,15 +24,16 @@ func Shared(assertion Assertion) Assertion {
 }
 
 // Federated returns the credential of an app of a tenant that trusts the issuer of assertion, by a federated identity
-// credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored anywhere. The
-// errors of its tokens are *upstream.Errors.
+// credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored
+// anywhere. The errors of its tokens are *upstream.Errors.
 func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
 	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
-	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, func(ctx context.Context) (string, error) {
+	fromContext := func(ctx context.Context) (string, error) {
 		text, _ := ctx.Value(assertionKey{}).(string)
 		return text, nil
-	}, &azidentity.ClientAssertionCredentialOptions{
+	}
+	credential, err := azidentity.NewClientAssertionCredential(tenantID, clientID, fromContext, &azidentity.ClientAssertionCredentialOptions{
 		ClientOptions:            o.Client(limit),
 		DisableInstanceDiscovery: true,
 	})
@@ -47,8 +48,8 @@ func Asserted(identity azcore.TokenCredential, audience string) Assertion {
 	}
 }
 
-// federated gets the assertion before azidentity asks for it: azidentity would reduce its error to a text, and asks only after
-// it knows the tenant's endpoints.
+// federated gets the assertion before azidentity asks for it: azidentity would reduce its error to a text, and asks
+// only after it knows the tenant's endpoints.
 type federated struct {
 	azcore.TokenCredential
 	assertion Assertion

@@ -1,9 +1,9 @@
 // Package jwks reads the signing keys of Entra ID and keeps them, by Microsoft's rules
-// (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): an unknown key causes a read, though not many of them,
-// and keys stay in use while Entra ID is down.
+// (https://learn.microsoft.com/entra/identity-platform/signing-key-rollover): an unknown key causes a read, though
+// not many of them, and keys stay in use while Entra ID is down.
 //
-// The package has no background refresh. A request that finds a read due waits for it, within its own time. Requests that need no
-// new key use the known ones meanwhile.
+// The package has no background refresh. A request that finds a read due waits for it, within its own time. Requests
+// that need no new key use the known ones meanwhile.
 package jwks
 
 import (
@@ -43,9 +43,9 @@ type Source struct {
 	reads   singleflight.Group[string, struct{}] // by tenant
 }
 
-// New returns the Source of the keys of tenants, which are GUIDs in lower case. It reads the keys with doer from authority
-// (https://login.microsoftonline.com). issuer is the issuer of tokens of version 2, up to the tenant's id. New makes no
-// request.
+// New returns the Source of the keys of tenants, which are GUIDs in lower case. It reads the keys with doer from
+// authority (https://login.microsoftonline.com). issuer is the issuer of tokens of version 2, up to the tenant's id.
+// New makes no request.
 func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants ...string) *Source {
 	s := &Source{doer: upstream.Capped(doer, maxResponse), log: log, tenants: map[string]*tenant{}}
 	for _, id := range tenants {
@@ -72,8 +72,8 @@ type tenant struct {
 	reading    bool                        // from the decision to read until the end of the read
 }
 
-// Keys returns the keys with an id in a tenant of the Source, none if it has no such key. The error is an *upstream.Error
-// of Identity; it is set only if a successful read could have found the key.
+// Keys returns the keys with an id in a tenant of the Source, none if it has no such key. The error is an
+// *upstream.Error of Identity; it is set only if a successful read could have found the key.
 func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKey, error) {
 	t, ok := s.tenants[tenantID]
 	if !ok {
@@ -85,14 +85,14 @@ func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKe
 			limit = min(limit, time.Until(deadline)/2)
 		}
 		_, _, err := s.reads.Do(ctx, tenantID, func(ctx context.Context) (struct{}, error) {
-			s.read(ctx, t, limit)
+			s.readKeys(ctx, t, limit)
 			return struct{}{}, nil
 		})
 		if err != nil && ctx.Err() != nil {
-			return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.Timeout, Cause: "no answer in time"}
+			return nil, newError(upstream.Timeout, "no answer in time")
 		}
 	}
-	return t.known(id)
+	return t.knownKeys(id)
 }
 
 // Warm reads the keys of all tenants that were not read yet. Its error is the first failure.
@@ -133,8 +133,8 @@ func (t *tenant) needsRead(id string) bool {
 	return t.reading
 }
 
-// known returns the known keys with an id.
-func (t *tenant) known(id string) ([]*rsa.PublicKey, error) {
+// knownKeys returns the known keys with an id.
+func (t *tenant) knownKeys(id string) ([]*rsa.PublicKey, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -149,8 +149,9 @@ func (t *tenant) known(id string) ([]*rsa.PublicKey, error) {
 	return nil, &failure
 }
 
-// read reads the keys of t within limit and stores the result, unless the read that a request waited for has just ended.
-func (s *Source) read(ctx context.Context, t *tenant, limit time.Duration) {
+// readKeys reads the keys of t within limit and stores the result, unless the read that a request waited for has just
+// ended.
+func (s *Source) readKeys(ctx context.Context, t *tenant, limit time.Duration) {
 	t.mu.Lock()
 	needed := t.reading
 	t.mu.Unlock()
@@ -159,7 +160,7 @@ func (s *Source) read(ctx context.Context, t *tenant, limit time.Duration) {
 	}
 	start := time.Now()
 	var keys map[string][]*rsa.PublicKey
-	failure := &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "panic"} // unless fetch returns
+	failure := newError(upstream.BadAnswer, "panic") // unless fetchKeys returns
 	defer func() {
 		upstream.Spent(ctx, upstream.Identity, time.Since(start))
 		t.mu.Lock()
@@ -176,18 +177,24 @@ func (s *Source) read(ctx context.Context, t *tenant, limit time.Duration) {
 		}
 		t.next, t.warmUpOnly = now.Add(pause), upstream.WarmUp(ctx)
 		used := t.keys != nil && now.Sub(t.readAt) < maxStale
-		s.log.WarnContext(ctx, "the signing keys could not be read", slog.Bool("used_on", used), slog.Any("error", failure))
+		s.log.WarnContext(ctx, "the signing keys could not be read",
+			slog.Bool("used_on", used), slog.Any("error", failure))
 	}()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	keys, failure = s.fetch(ctx, t)
+	keys, failure = s.fetchKeys(ctx, t)
 }
 
-// fetch requests the keys of t.
-func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.PublicKey, *upstream.Error) {
+// newError returns a failure of Entra ID.
+func newError(reason upstream.Reason, cause string) *upstream.Error {
+	return &upstream.Error{Service: upstream.Identity, Reason: reason, Cause: cause}
+}
+
+// fetchKeys requests the keys of t.
+func (s *Source) fetchKeys(ctx context.Context, t *tenant) (map[string][]*rsa.PublicKey, *upstream.Error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
 	if err != nil {
-		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Cause: "not an address"}
+		return nil, newError(upstream.BadAnswer, "not an address")
 	}
 	req.Header.Set("Accept", "application/json")
 	resp, err := s.doer.Do(req)
@@ -202,9 +209,11 @@ func (s *Source) fetch(ctx context.Context, t *tenant) (map[string][]*rsa.Public
 	if resp.StatusCode != http.StatusOK {
 		return nil, classifyRefusal(resp, body)
 	}
-	keys := t.parse(body)
+	keys := t.parseKeys(body)
 	if len(keys) == 0 {
-		return nil, &upstream.Error{Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode, Cause: "no signing key in the response"}
+		failure := newError(upstream.BadAnswer, "no signing key in the response")
+		failure.Status = resp.StatusCode
+		return nil, failure
 	}
 	return keys, nil
 }
@@ -240,11 +249,12 @@ type jwk struct {
 	Issuer                   string // of the tokens that the key is for, perhaps with {tenantid} in it
 }
 
-// parse returns the keys of a key set that sign tokens of t, by their ids. It skips keys of other kinds and for other issuers.
+// parseKeys returns the keys of a key set that sign tokens of t, by their ids. It skips keys of other kinds and for other
+// issuers.
 //
 // The issuer of a key is always the issuer of version 2 tokens. Microsoft's own library compares it with that issuer
 // also for version 1 tokens (AadTokenValidationParametersExtension, in Microsoft.IdentityModel.Validators).
-func (t *tenant) parse(body []byte) map[string][]*rsa.PublicKey {
+func (t *tenant) parseKeys(body []byte) map[string][]*rsa.PublicKey {
 	var set struct{ Keys []json.RawMessage }
 	if json.Unmarshal(body, &set) != nil {
 		return nil
@@ -275,5 +285,6 @@ func (k *jwk) publicKey() (*rsa.PublicKey, bool) {
 	}
 	key := &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}
 	bits := key.N.BitLen()
-	return key, minKeyBits <= bits && bits <= maxKeyBits && key.N.Bit(0) == 1 && key.E >= 3 && key.E%2 == 1 && key.E < 1<<31
+	return key, minKeyBits <= bits && bits <= maxKeyBits && key.N.Bit(0) == 1 &&
+		key.E >= 3 && key.E%2 == 1 && key.E < 1<<31
 }
