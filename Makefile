@@ -49,12 +49,13 @@ test: ## run all tests, with the race detector
 check: lint templates docs-commands workflows power-automate servicenow servicenow-test powershell reproducible integration ## lint, check the templates, the connector and the application, build twice and compare, and prove it against others' programs: all that a reviewer runs
 
 .PHONY: lint
-lint: ## format, vet and lint
+lint: ## format, vet and lint the code, and hold the prose to its budgets
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 	$(TOOL) golangci-lint run ./...
 	$(GO) vet -tags noaws ./function
 	cd bench && $(GO) tool -modfile=../internal/tools/go.mod golangci-lint run $(BENCHMARK)
+	$(GO) run ./internal/cmd/prose
 
 .PHONY: fmt
 fmt: ## format the code
