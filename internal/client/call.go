@@ -220,8 +220,10 @@ func (f *callFlags) readDevices(p Program) (*Table, error) {
 		defer func() { _ = file.Close() }()
 		source = file
 	}
-	table, err := ReadRows(source, ReadOptions{By: f.by, Columns: f.columns, NoExpect: f.noExpect,
-		Placeholders: f.placeholders})
+	table, err := ReadRows(source, ReadOptions{
+		By: f.by, Columns: f.columns, NoExpect: f.noExpect,
+		Placeholders: f.placeholders,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("-csv %s: %w", f.csv, err)
 	}
@@ -389,8 +391,10 @@ func (p Program) printResults(table *Table, results *Results, counts Counts, end
 		Summary summary      `json:"summary"`
 		File    string       `json:"resultsFile,omitempty"`
 		Results []resultJSON `json:"results"`
-	}{p.head(end), summary{counts.Total, counts.Succeeded, counts.Refused, counts.Open, counts.Unsent,
-		counts.Reasons[refused]}, results.path, []resultJSON{}}
+	}{p.head(end), summary{
+		counts.Total, counts.Succeeded, counts.Refused, counts.Open, counts.Unsent,
+		counts.Reasons[refused],
+	}, results.path, []resultJSON{}}
 	for _, row := range table.Rows {
 		if r, ok := results.Of(row); ok {
 			document.Results = append(document.Results, resultJSON{

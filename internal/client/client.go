@@ -210,7 +210,8 @@ func (c *Client) waitForRetry(ctx context.Context, why string, retryAfter time.D
 
 // sendOnce sends a request once, with fresh evidence.
 func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, id string,
-	body []byte) (Response, error) {
+	body []byte,
+) (Response, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, c.URL, bytes.NewReader(body))

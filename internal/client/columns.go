@@ -193,8 +193,10 @@ func (c columns) readRow(cells []string) Row {
 		}
 		return Row{Serial: value}
 	}
-	row := Row{ID: strings.ToLower(c.cellOf(cells, "id")), Serial: c.cellOf(cells, "serial"),
-		Reference: c.cellOf(cells, "reference")}
+	row := Row{
+		ID: strings.ToLower(c.cellOf(cells, "id")), Serial: c.cellOf(cells, "serial"),
+		Reference: c.cellOf(cells, "reference"),
+	}
 	row.Expected = parseAccount(c.cellOf(cells, "expected"))
 	if row.Expected == (Expected{}) {
 		row.Expected.ResourceName = c.cellOf(cells, "resource")

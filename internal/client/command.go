@@ -184,8 +184,10 @@ func (c *connection) readEvidence(p Program, getenv func(string) string, optiona
 		decode              func(string) (Evidence, error)
 	}{
 		{"-secret-file", c.secretFile, "UNASSIGN_SECRET", decodeAs(caller.DecodeSignatureKey, Signature)},
-		{"-api-key-file", c.apiKeyFile, "UNASSIGN_API_KEY",
-			decodeAs(caller.DecodeAPIKey, func(key []byte) Evidence { return APIKey(string(key)) })},
+		{
+			"-api-key-file", c.apiKeyFile, "UNASSIGN_API_KEY",
+			decodeAs(caller.DecodeAPIKey, func(key []byte) Evidence { return APIKey(string(key)) }),
+		},
 		{"-token-file", c.tokenFile, "UNASSIGN_TOKEN", decodeAs(decodeToken, Token)},
 	}
 	var found []func() (Evidence, error)

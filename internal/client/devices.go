@@ -121,8 +121,10 @@ func (p Program) printDevices(ctx context.Context, c *Client, query url.Values) 
 // writeDevices writes the devices as CSV, and returns their number.
 func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer) (count int, err error) {
 	records := csv.NewWriter(w)
-	if err := records.Write([]string{"deviceId", "serialNumber", "groupTag", "expectedUserPrincipalName",
-		"expectedResourceName"}); err != nil {
+	if err := records.Write([]string{
+		"deviceId", "serialNumber", "groupTag", "expectedUserPrincipalName",
+		"expectedResourceName",
+	}); err != nil {
 		return 0, err
 	}
 	err = c.devices(ctx, query, func(d Device) error {

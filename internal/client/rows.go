@@ -90,8 +90,10 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tableReader{Table: Table{Format: l.format, Notes: l.notes}, columns: c, options: o, first: map[string]int{},
-		leftOut: map[string]int{}}
+	t := &tableReader{
+		Table: Table{Format: l.format, Notes: l.notes}, columns: c, options: o, first: map[string]int{},
+		leftOut: map[string]int{},
+	}
 	for {
 		if len(t.Invalid) > maxRows {
 			return nil, fmt.Errorf("more than %d of its rows are not valid; the first: %s", maxRows, t.Invalid[0])
@@ -355,8 +357,10 @@ func openLayout(r io.Reader) (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{lines: &lineReader{r: bufio.NewReader(text)}, format: Format{Comma: ',', BOM: bom},
-		buffer: bufio.NewReader(nil)}
+	l := &layout{
+		lines: &lineReader{r: bufio.NewReader(text)}, format: Format{Comma: ',', BOM: bom},
+		buffer: bufio.NewReader(nil),
+	}
 	declared := false
 	for {
 		first, err := l.lines.next()

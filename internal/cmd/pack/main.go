@@ -122,8 +122,10 @@ func writeTar(entries []entry) ([]byte, error) {
 	compressed := gzip.NewWriter(&file)
 	w := tar.NewWriter(compressed)
 	for _, e := range entries {
-		header := &tar.Header{Name: e.name, Mode: int64(e.mode), Size: int64(len(e.data)), ModTime: epoch,
-			Typeflag: tar.TypeReg}
+		header := &tar.Header{
+			Name: e.name, Mode: int64(e.mode), Size: int64(len(e.data)), ModTime: epoch,
+			Typeflag: tar.TypeReg,
+		}
 		if err := w.WriteHeader(header); err != nil {
 			return nil, err
 		}
