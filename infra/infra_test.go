@@ -168,7 +168,11 @@ func TestOptionalFunctions(t *testing.T) {
 		t.Errorf("sweep: %+v", sweep)
 	}
 	in, out := queue.Bindings[0], queue.Bindings[1]
-	if len(queue.Bindings) != 2 || in.Type != "queueTrigger" || in.Name != "message" || out.Type != "queue" || out.Direction != "out" || out.Name != "poison" || out.QueueName != in.QueueName+"-poison" {
+	// Messages that are requeued go back to where they came from.
+	if again := queue.Bindings[len(queue.Bindings)-1]; len(queue.Bindings) != 3 || again.Name != "again" || again.Direction != "out" || again.QueueName != in.QueueName || again.Connection != in.Connection {
+		t.Errorf("queue: %+v", queue)
+	}
+	if in.Type != "queueTrigger" || in.Name != "message" || out.Type != "queue" || out.Direction != "out" || out.Name != "poison" || out.QueueName != in.QueueName+"-poison" {
 		t.Errorf("queue: %+v", queue)
 	}
 	// By identity: the host takes AzureWebJobsStorage__queueServiceUri and its like for this name.
@@ -176,7 +180,7 @@ func TestOptionalFunctions(t *testing.T) {
 		t.Errorf("queue: connections %s and %s", in.Connection, out.Connection)
 	}
 	program := read(t, "../function/azure.go")
-	for _, word := range []string{`= "/sweep"`, `= "/queue"`, `Outputs["poison"]`} {
+	for _, word := range []string{`= "/sweep"`, `= "/queue"`, `setOutput("poison"`} {
 		if !strings.Contains(program, word) {
 			t.Errorf("azure.go does not have %s", word)
 		}
