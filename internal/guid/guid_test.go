@@ -19,6 +19,7 @@ func TestParse(t *testing.T) {
 		"empty":               "",
 		"too short":           want[:35],
 		"too long":            want + "0",
+		"a byte too long":     want + "00",
 		"braces":              "{" + want[:34] + "}",
 		"urn":                 "urn:uuid:" + want,
 		"no hyphens":          strings.ReplaceAll(want, "-", ""),
