@@ -1,0 +1,48 @@
+package docs_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+)
+
+// The functions that the tour names exist in the packages that it names, and so do its files.
+func TestTourNamesExist(t *testing.T) {
+	folders := map[string]string{
+		"function": "../function", "handler": "../handler", "caller": "../handler/caller", "graph": "../graph",
+		"config": "../internal/config", "app": "../internal/app",
+	}
+	page, names := read(t, "tour.md"), 0
+	for _, m := range regexp.MustCompile("`([a-z]+)\\.(\\w+)`").FindAllStringSubmatch(page, -1) {
+		folder, ok := folders[m[1]]
+		if !ok {
+			continue
+		}
+		names++
+		function, found := regexp.MustCompile(`(?m)^func (\([^)]*\) )?`+m[2]+`[\[(]`), false
+		files, err := filepath.Glob(folder + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = found || function.Match(text)
+		}
+		if !found {
+			t.Errorf("there is no %s.%s", m[1], m[2])
+		}
+	}
+	for _, m := range regexp.MustCompile("`((?:function|handler|graph|internal)/[a-z/.]*)`").FindAllStringSubmatch(page, -1) {
+		names++
+		if _, err := os.Stat("../" + m[1]); err != nil {
+			t.Error(err)
+		}
+	}
+	if names < 25 {
+		t.Errorf("the tour names %d functions and files", names)
+	}
+}
