@@ -396,3 +396,12 @@ func TestDetectHost(t *testing.T) {
 		}
 	}
 }
+
+// TestGraphAudience has the audiences of Graph's own tokens, which every app of the tenant can get.
+func TestGraphAudience(t *testing.T) {
+	for _, audience := range []string{graphAppID, "https://graph.microsoft.com"} {
+		if _, err := Load(complete("ENTRA_AUDIENCE", audience), Azure); err == nil || !strings.Contains(err.Error(), "ENTRA_AUDIENCE is Graph's") {
+			t.Errorf("%s: %v", audience, err)
+		}
+	}
+}
