@@ -490,7 +490,12 @@ func TestRun(t *testing.T) {
 }
 
 func TestDemo(t *testing.T) {
-	stdout, stderr, err := runCommand(t, "", "demo")
+	short, _, err := runCommand(t, "", "demo")
+	if lines := strings.Count(short, "\n"); err != nil || lines > 48 || !containsAll(short, "200 OK unassigned",
+		"401 Unauthorized unauthenticated", "409 Conflict serial_number_ambiguous", "1 succeeded, 1 failed", "demo -v") {
+		t.Errorf("%d lines, %v:\n%s", lines, err, short)
+	}
+	stdout, stderr, err := runCommand(t, "", "demo", "-v")
 	if err != nil || stderr != "" {
 		t.Fatalf("demo: %v\n%s", err, stderr)
 	}

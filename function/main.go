@@ -80,7 +80,7 @@ const usage = `usage: unassign [command]
   serve     serve requests (default); detects Azure Functions and Lambda. On this
             machine: -listen ADDRESS (127.0.0.1:8080), on a simulated cloud unless
             the settings name a vault, an app or callers
-  demo      play the main job on a simulated cloud
+  demo      play the main job on a simulated cloud; -v shows every message
   doctor    examine the deployment that the settings describe; changes nothing
   list      list the devices of a deployment that carry a resource account
   call      remove the resource account from devices, one or a list
@@ -106,10 +106,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "serve":
 		return serve(ctx, args[0], rest, getenv, stdout, stderr)
 	case "demo":
-		if len(rest) > 0 {
-			return usageError("demo takes no arguments")
+		verbose := len(rest) == 1 && rest[0] == "-v"
+		if len(rest) > 0 && !verbose {
+			return usageError("demo takes no argument but -v")
 		}
-		return play(ctx, getenv, stdout)
+		return play(ctx, getenv, stdout, verbose)
 	case "doctor":
 		return doctor.Command(ctx, rest, getenv, upstream.NewClient(), version, stdout, stderr)
 	case "call":

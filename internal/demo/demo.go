@@ -23,8 +23,8 @@ import (
 )
 
 // Play plays the main job on the simulated cloud, over HTTP on this machine. Its error names the first result that is
-// not as announced.
-func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, version string) error {
+// not as announced. It prints a summary of one screen, or with verbose every request, response and record.
+func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, version string, verbose bool) error {
 	logs := &text.Buffer{}
 	s, err := New(getenv, logs, version)
 	if err != nil {
@@ -45,6 +45,7 @@ func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, ver
 		url:        "http://" + listener.Addr().String() + handler.RouteUnassign,
 		logs:       logs,
 		out:        stdout,
+		verbose:    verbose,
 		coloured:   text.IsTerminal(stdout) && getenv("NO_COLOR") == "",
 	}
 	if err := p.run(ctx); err != nil {
@@ -60,14 +61,17 @@ type play struct {
 	logs     *text.Buffer
 	out      io.Writer
 	coloured bool
+	verbose  bool
 	scene    int
 }
 
 func (p *play) run(ctx context.Context) error {
 	fmt.Fprintf(p.out, "Autopilot Unassign %s on a simulated cloud: nothing leaves this process.\n", p.version)
 
-	p.title("Seven devices, each with a resource account")
-	p.printDevices(p.out)
+	if p.verbose {
+		p.title("Seven devices, each with a resource account")
+		p.printDevices(p.out)
+	}
 
 	p.title("ServiceNow sends a signed webhook for the first")
 	a, err := p.send(ctx, p.WebhookKey, `{"deviceId":"`+Fjord+`","reference":"RITM0012345"}`)
@@ -139,7 +143,9 @@ func (p *play) run(ctx context.Context) error {
 
 	p.title("The devices now")
 	p.printDevices(p.out)
-	fmt.Fprintln(p.out)
+	if !p.verbose {
+		fmt.Fprint(p.out, "\nunassign demo -v shows every request, response and record.\n")
+	}
 	return nil
 }
 
@@ -208,11 +214,11 @@ func (p *play) send(ctx context.Context, key, body string) (answered, error) {
 	caller.Sign(req.Header, secret, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	req.Header.Set("Prefer", "return=representation")
 	req.Header.Set("User-Agent", "ServiceNow/1.0")
-	fmt.Fprintf(p.out, "  %s POST %s\n", p.dim(">"), req.URL.Path)
-	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Prefer"} {
-		fmt.Fprintf(p.out, "  %s %s: %s\n", p.dim(">"), strings.ToLower(name), req.Header.Get(name))
+	if p.verbose {
+		p.printRequest(req, body)
+	} else {
+		fmt.Fprintf(p.out, "  %s %s\n", p.dim(">"), body)
 	}
-	fmt.Fprintf(p.out, "  %s %s\n\n", p.dim(">"), body)
 
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -223,17 +229,34 @@ func (p *play) send(ctx context.Context, key, body string) (answered, error) {
 	if err != nil {
 		return a, err
 	}
+	if err := json.Unmarshal(text, &a); err != nil {
+		return a, err
+	}
 	colour := green
 	if resp.StatusCode/100 != 2 {
 		colour = red
 	}
-	fmt.Fprintf(p.out, "  %s %s\n", p.dim("<"), p.paint(colour, resp.Status))
-	if err := json.Unmarshal(text, &a); err != nil {
-		return a, err
-	}
-	p.printJSON(p.dim("<")+" ", text)
 	a.status = resp.StatusCode
+	if p.verbose {
+		fmt.Fprintf(p.out, "  %s %s\n", p.dim("<"), p.paint(colour, resp.Status))
+		p.printJSON(p.dim("<")+" ", text)
+		return a, nil
+	}
+	result := a.Code + a.Error.Code
+	if a.Summary.Succeeded+a.Summary.Failed > 0 {
+		result = fmt.Sprintf("%d succeeded, %d failed", a.Summary.Succeeded, a.Summary.Failed)
+	}
+	fmt.Fprintf(p.out, "  %s %s %s\n", p.dim("<"), p.paint(colour, resp.Status), result)
 	return a, nil
+}
+
+// printRequest prints a request with the headers that sign it.
+func (p *play) printRequest(req *http.Request, body string) {
+	fmt.Fprintf(p.out, "  %s POST %s\n", p.dim(">"), req.URL.Path)
+	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Prefer"} {
+		fmt.Fprintf(p.out, "  %s %s: %s\n", p.dim(">"), strings.ToLower(name), req.Header.Get(name))
+	}
+	fmt.Fprintf(p.out, "  %s %s\n\n", p.dim(">"), body)
 }
 
 // printAudit prints the first line of the log that has all of parts in it.
@@ -241,11 +264,31 @@ func (p *play) printAudit(parts ...string) error {
 	for line := range strings.Lines(p.logs.String()) {
 		missing := func(part string) bool { return !strings.Contains(line, part) }
 		if !slices.ContainsFunc(parts, missing) {
-			p.printJSON("", []byte(line))
-			return nil
+			if p.verbose {
+				p.printJSON("", []byte(line))
+				return nil
+			}
+			return p.summarise(line)
 		}
 	}
 	return fmt.Errorf("no line of the log has %q", parts)
+}
+
+// summarise prints the main members of a record.
+func (p *play) summarise(line string) error {
+	var record map[string]any
+	if err := json.Unmarshal([]byte(line), &record); err != nil {
+		return err
+	}
+	var members []string
+	for _, name := range []string{"code", "caller_id", "device_id", "account_user_principal_name", "reference", "matching",
+		"succeeded", "dry_run"} {
+		if value, ok := record[name]; ok {
+			members = append(members, fmt.Sprintf("%s=%v", name, value))
+		}
+	}
+	fmt.Fprintf(p.out, "  %s\n", strings.Join(members, " "))
+	return nil
 }
 
 func (p *play) printJSON(prefix string, text []byte) {
@@ -283,7 +326,10 @@ func (p *play) dim(text string) string { return p.paint(faint, text) }
 
 func (p *play) title(text string) {
 	p.scene++
-	fmt.Fprintf(p.out, "\n%s\n\n", p.paint(bold, fmt.Sprintf("%d. %s", p.scene, text)))
+	fmt.Fprintf(p.out, "\n%s\n", p.paint(bold, fmt.Sprintf("%d. %s", p.scene, text)))
+	if p.verbose {
+		fmt.Fprintln(p.out)
+	}
 }
 
-func (p *play) note(text string) { fmt.Fprintf(p.out, "\n  %s\n", text) }
+func (p *play) note(text string) { fmt.Fprintf(p.out, "  %s\n", text) }
