@@ -183,6 +183,9 @@ func FuzzInvoke(f *testing.F) {
 		}), run: func(context.Context, handler.Event) (any, error) {
 			ran++
 			return map[string]any{}, nil
+		}, settle: func(_ context.Context, _ handler.Source, messages []handler.Message) []handler.Settlement {
+			ran++
+			return make([]handler.Settlement, len(messages))
 		}}
 		answer, err := l.Invoke(t.Context(), payload)
 		var response struct{ StatusCode int }
