@@ -16,7 +16,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/doctor"
 	"autopilot-unassign/internal/upstream"
@@ -98,10 +97,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	if len(rest) > 0 {
 		command, rest = rest[0], rest[1:]
 	}
-	caller := client.Program{
-		Version: version, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr,
-		ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },
-	}
 	switch command {
 	case "serve":
 		return serve(ctx, args[0], rest, getenv, stdout, stderr)
@@ -113,10 +108,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return play(ctx, getenv, stdout, verbose)
 	case "doctor":
 		return doctor.Command(ctx, rest, getenv, upstream.NewClient(), version, stdout, stderr)
-	case "call":
-		return caller.Call(ctx, rest)
-	case "list":
-		return caller.List(ctx, rest)
+	case "call", "list":
+		return callDeployment(ctx, command, rest, getenv, stdin, stdout, stderr)
 	case "version", "-v", "-version", "--version":
 		fmt.Fprintln(stdout, version)
 		return nil

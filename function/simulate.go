@@ -5,7 +5,11 @@ package main
 import (
 	"context"
 	"io"
+	"os"
+	"os/signal"
+	"syscall"
 
+	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/demo"
 )
@@ -27,4 +31,17 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 	}
 	s.Banner(stdout, program, "http://"+listener.Addr().String())
 	return serveHTTP(ctx, listener, withInvocation(s.App, config.Local, ""), s.Config.Timeout, s.Log)
+}
+
+// callDeployment runs the commands of callers: call and list.
+func callDeployment(ctx context.Context, command string, args []string, getenv func(string) string, stdin io.Reader,
+	stdout, stderr io.Writer) error {
+	program := client.Program{
+		Version: version, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },
+	}
+	if command == "list" {
+		return program.List(ctx, args)
+	}
+	return program.Call(ctx, args)
 }

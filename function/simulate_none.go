@@ -10,8 +10,8 @@ import (
 	"autopilot-unassign/internal/config"
 )
 
-var errNoSimulation = errors.New("this package is for a deployment and has no simulated cloud; use a program of the " +
-	"release")
+var errNoSimulation = errors.New("this package is for a deployment and has neither a simulated cloud nor the commands of " +
+	"callers; use a program of the release")
 
 // play fails: this build has no simulated cloud.
 func play(context.Context, func(string) string, io.Writer, bool) error { return errNoSimulation }
@@ -20,4 +20,9 @@ func play(context.Context, func(string) string, io.Writer, bool) error { return 
 func simulate(_ context.Context, _, _ string, getenv func(string) string, _ io.Writer) error {
 	_, err := config.Load(getenv, config.Local)
 	return errors.Join(errNoSimulation, err)
+}
+
+// callDeployment fails: this build serves callers and is none.
+func callDeployment(context.Context, string, []string, func(string) string, io.Reader, io.Writer, io.Writer) error {
+	return errNoSimulation
 }
