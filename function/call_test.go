@@ -60,24 +60,50 @@ func TestCall(t *testing.T) {
 	}{
 		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device +
 			" (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
-		{"with an API key", s.APIKey, []string{"-api-key-file", "-", "-device", device},
-			[]string{": 200 already_unassigned."}, ""},
-		{"a dry run by serial number", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
-			"kiosk.lobby@contoso.com", "-dry-run"}, []string{"PF3-0123-4567: 200 would_unassign. Account: " +
+		{
+			"with an API key", s.APIKey,
+			[]string{"-api-key-file", "-", "-device", device},
+			[]string{": 200 already_unassigned."},
+			"",
+		},
+		{"a dry run by serial number", s.WebhookKey, []string{
+			"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
+			"kiosk.lobby@contoso.com", "-dry-run",
+		}, []string{"PF3-0123-4567: 200 would_unassign. Account: " +
 			"kiosk.lobby@contoso.com. "}, ""},
-		{"another account", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
-			"kiosk.cellar"}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 " +
+		{"another account", s.WebhookKey, []string{
+			"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
+			"kiosk.cellar",
+		}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 " +
 			"refused: 1 state_changed"},
-		{"two devices", s.WebhookKey, []string{"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device,
-			"-serial", "PF3-0123-4567", "-verify"}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
-		{"an unknown device", s.WebhookKey, []string{"-secret-file", "-", "-device", unknownDevice},
-			[]string{unknownDevice + ": 404 device_not_found. "}, "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
-		{"a device that is none", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x",
-			"-dry-run"}, []string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."},
-			"call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
-		{"as JSON", s.WebhookKey, []string{"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice,
-			"-dry-run", "-json"}, []string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`},
-			"call: 2 devices: "},
+		{"two devices", s.WebhookKey, []string{
+			"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device,
+			"-serial", "PF3-0123-4567", "-verify",
+		}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
+		{
+			"an unknown device", s.WebhookKey,
+			[]string{"-secret-file", "-", "-device", unknownDevice},
+			[]string{unknownDevice + ": 404 device_not_found. "},
+			"call: 1 device: 0 succeeded; 1 refused: 1 device_not_found",
+		},
+		{
+			"a device that is none", s.WebhookKey,
+			[]string{
+				"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x",
+				"-dry-run",
+			},
+			[]string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."},
+			"call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid",
+		},
+		{
+			"as JSON", s.WebhookKey,
+			[]string{
+				"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice,
+				"-dry-run", "-json",
+			},
+			[]string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`},
+			"call: 2 devices: ",
+		},
 	} {
 		stdout, stderr, err := runCommand(t, test.stdin, slices.Concat([]string{"call", "-url", url}, test.args)...)
 		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) ||
@@ -118,20 +144,35 @@ func TestCallSettings(t *testing.T) {
 		args []string
 		err  string
 	}{
-		"files": {map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret},
-			nil, ""},
-		"a value": {map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.APIKey + "\r\n"},
-			nil, ""},
+		"files": {
+			map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret},
+			nil, "",
+		},
+		"a value": {
+			map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.APIKey + "\r\n"},
+			nil, "",
+		},
 		"a signing key": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.WebhookKey}, nil, ""},
-		"the flag counts": {map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong},
-			[]string{"-url", url, "-api-key-file", key}, ""},
-		"the flag's kind": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong},
-			[]string{"-secret-file", secret}, ""},
-		"two settings": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"},
-			nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE"},
+		"the flag counts": {
+			map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong},
+			[]string{"-url", url, "-api-key-file", key},
+			"",
+		},
+		"the flag's kind": {
+			map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong},
+			[]string{"-secret-file", secret},
+			"",
+		},
+		"two settings": {
+			map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"},
+			nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE",
+		},
 		"no setting": {map[string]string{"UNASSIGN_URL": url}, nil, "the key or token is missing"},
-		"a key that is not": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": "canary!"}, nil,
-			"call: UNASSIGN_SECRET: UNASSIGN_SECRET: "},
+		"a key that is not": {
+			map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": "canary!"},
+			nil,
+			"call: UNASSIGN_SECRET: UNASSIGN_SECRET: ",
+		},
 	} {
 		var out, errs bytes.Buffer
 		getenv := func(name string) string { return test.env[name] }
@@ -155,8 +196,10 @@ func TestCallFunctionKey(t *testing.T) {
 	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key",
 		"a-function-key")}} {
 		p := client.Program{HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: io.Discard}
-		if err := p.Call(t.Context(), slices.Concat([]string{"-url", "https://contoso.example", "-api-key-file", "-",
-			"-device", demo.Fjord}, args)); err != nil {
+		if err := p.Call(t.Context(), slices.Concat([]string{
+			"-url", "https://contoso.example", "-api-key-file", "-",
+			"-device", demo.Fjord,
+		}, args)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -201,8 +244,10 @@ func TestCallDoctor(t *testing.T) {
 		{"the other route", s.APIKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
 		{"signed", s.WebhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden operator_denied: "},
 		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "", "call: 401 Unauthorized unauthenticated: "},
-		{"not well", s.APIKey, server.URL, func() { s.Cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ",
-			" checks failed"},
+		{
+			"not well", s.APIKey, server.URL, func() { s.Cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ",
+			" checks failed",
+		},
 		{"somebody else", s.APIKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},
 	} {
 		if test.prepare != nil {
@@ -230,41 +275,69 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		want string
 	}{
 		"no address": {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
-		"a key in the clear": {[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"},
-			"-url must begin with https://"},
-		"no scheme": {[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"},
-			`-url "contoso.example" lacks https://; use https://contoso.example`},
-		"no address at all": {[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"},
-			"-url is not an https:// address"},
+		"a key in the clear": {
+			[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"},
+			"-url must begin with https://",
+		},
+		"no scheme": {
+			[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"},
+			`-url "contoso.example" lacks https://; use https://contoso.example`,
+		},
+		"no address at all": {
+			[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"},
+			"-url is not an https:// address",
+		},
 		"no key": {slices.Concat(at, []string{"-device", "x"}), "use one of -secret-file, -api-key-file and " +
 			"-token-file"},
-		"two keys": {slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}),
-			"use one of -secret-file, -api-key-file"},
+		"two keys": {
+			slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}),
+			"use one of -secret-file, -api-key-file",
+		},
 		"no device": {slices.Concat(at, []string{"-secret-file", "-"}), "the device is missing: use -device, " +
 			"-serial or -csv"},
-		"expected of two": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-serial", "y", "-expect",
-			"z"}), "-expect is for one device"},
-		"a dry run verified": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}),
-			"nothing to -verify"},
-		"a file and a device": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}),
-			"the file names the devices"},
-		"a file and expected": {slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}),
-			"the file names the devices"},
+		"expected of two": {slices.Concat(at, []string{
+			"-secret-file", "-", "-device", "x", "-serial", "y", "-expect",
+			"z",
+		}), "-expect is for one device"},
+		"a dry run verified": {
+			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}),
+			"nothing to -verify",
+		},
+		"a file and a device": {
+			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}),
+			"the file names the devices",
+		},
+		"a file and expected": {
+			slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}),
+			"the file names the devices",
+		},
 		"both from stdin": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "-"}), "standard input holds the " +
 			"list"},
 		"no file and -again": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-again"}), "are for -csv"},
-		"by something else": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}),
-			"-by is id or serial"},
-		"a column of what": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}),
-			`"tag" is not id, serial, expected or reference`},
-		"a column without": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}),
-			"must be purpose=NAME"},
-		"a doctor's device": {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}),
-			"-doctor changes nothing"},
-		"a doctor's list": {slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}),
-			"-doctor changes nothing"},
-		"fewer than none": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}),
-			"must not be negative"},
+		"by something else": {
+			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}),
+			"-by is id or serial",
+		},
+		"a column of what": {
+			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}),
+			`"tag" is not id, serial, expected or reference`,
+		},
+		"a column without": {
+			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}),
+			"must be purpose=NAME",
+		},
+		"a doctor's device": {
+			slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}),
+			"-doctor changes nothing",
+		},
+		"a doctor's list": {
+			slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}),
+			"-doctor changes nothing",
+		},
+		"fewer than none": {
+			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}),
+			"must not be negative",
+		},
 		"something more":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "y"}), `"y" is not a flag`},
 		"an unknown flag": {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
@@ -297,10 +370,14 @@ func TestCallKeyFiles(t *testing.T) {
 		"two lines of a signing key":      {"-secret-file", s.WebhookKey + "\n" + s.WebhookKey, "has more than one line"},
 		"two lines of a token":            {"-token-file", "canary.a.b\ncanary.a.b", "has more than one line"},
 		"two words of a token":            {"-token-file", "canary.a.b canary.a.b", "not an access token"},
-		"a NUL": {"-api-key-file", "canary-canary\x00canary-canary",
-			"characters that no HTTP header can carry"},
-		"not ASCII": {"-api-key-file", "canary-canary-canary-canary-\u00f8",
-			"characters that no HTTP header can carry"},
+		"a NUL": {
+			"-api-key-file", "canary-canary\x00canary-canary",
+			"characters that no HTTP header can carry",
+		},
+		"not ASCII": {
+			"-api-key-file", "canary-canary-canary-canary-\u00f8",
+			"characters that no HTTP header can carry",
+		},
 		"empty":     {"-api-key-file", "\ufeff\r\n", "is empty"},
 		"very long": {"-token-file", strings.Repeat("canary", 1<<15), "is larger than"},
 		"weak":      {"-secret-file", "canary", "key"},
@@ -410,8 +487,10 @@ func TestCallKnowsThePlatform(t *testing.T) {
 			}}
 			var stdout, stderr bytes.Buffer
 			p := client.Program{HTTP: w, Stdin: strings.NewReader(strings.Repeat("k", 24)), Stdout: &stdout, Stderr: &stderr}
-			err := p.Call(t.Context(), []string{"-url", "https://contoso.example", "-api-key-file", "-", "-device",
-				someDevice, "-retries", "1"})
+			err := p.Call(t.Context(), []string{
+				"-url", "https://contoso.example", "-api-key-file", "-", "-device",
+				someDevice, "-retries", "1",
+			})
 			if err == nil || !strings.Contains(err.Error(), test.want) || len(w.bodies) != test.requests ||
 				strings.Contains(stdout.String(), "unassigned") {
 				t.Errorf("%s: %v after %d requests\n%s%s", name, err, len(w.bodies), stdout.String(), stderr.String())
@@ -474,8 +553,10 @@ func TestRun(t *testing.T) {
 			t.Errorf("%v: %q, %v", args, stdout, err)
 		}
 	}
-	for _, args := range [][]string{{"call", "-h"}, {"call", "--help"}, {"help", "call"}, {"list", "-h"}, {"help",
-		"list"}} {
+	for _, args := range [][]string{{"call", "-h"}, {"call", "--help"}, {"help", "call"}, {"list", "-h"}, {
+		"help",
+		"list",
+	}} {
 		stdout, stderr, err := runCommand(t, "", args...)
 		if err != nil || stderr != "" || !containsAll(stdout, "usage: unassign ", "  unassign call -csv devices.csv",
 			"UNASSIGN_SECRET_FILE", "-url") {
@@ -499,9 +580,11 @@ func TestDemo(t *testing.T) {
 	if err != nil || stderr != "" {
 		t.Fatalf("demo: %v\n%s", err, stderr)
 	}
-	for _, want := range []string{"nothing leaves this process", "webhook-signature: v1,", "200 OK",
+	for _, want := range []string{
+		"nothing leaves this process", "webhook-signature: v1,", "200 OK",
 		`"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", `"code": "serial_number_ambiguous"`,
-		"207 Multi-Status", `"dry_run": true`, `"code": "swept"`, "The devices now"} {
+		"207 Multi-Status", `"dry_run": true`, `"code": "swept"`, "The devices now",
+	} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("the demo does not show %q", want)
 		}

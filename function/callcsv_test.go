@@ -58,8 +58,10 @@ func (w *loopback) Do(r *http.Request) (*http.Response, error) {
 
 // says is an answer in the place of the function's. Status 0 is none.
 func says(status int, retryAfter string) *http.Response {
-	resp := &http.Response{StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)),
-		Header: http.Header{}, Body: http.NoBody}
+	resp := &http.Response{
+		StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)),
+		Header: http.Header{}, Body: http.NoBody,
+	}
 	if retryAfter != "" {
 		resp.Header.Set("Retry-After", retryAfter)
 	}
@@ -71,8 +73,10 @@ func fleet(s *demo.Simulation, n int) []string {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("0aa00000-0000-4000-8000-%012d", i+1)
-		s.Cloud.PutDevice(azuresim.Device{ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1),
-			UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1)})
+		s.Cloud.PutDevice(azuresim.Device{
+			ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1),
+			UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1),
+		})
 	}
 	return ids
 }
@@ -91,12 +95,15 @@ func acted(c *azuresim.Cloud) map[string]int {
 
 // callList sends the devices of a file by way of w, and returns the printed text.
 func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback, file string,
-	args ...string) (string, error) {
+	args ...string,
+) (string, error) {
 	t.Helper()
 	var stderr text.Buffer
 	w.handler = s.App
-	program := client.Program{Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,
-		Stderr: &stderr}
+	program := client.Program{
+		Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,
+		Stderr: &stderr,
+	}
 	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"},
 		args...))
 	return stderr.String(), err
@@ -179,8 +186,10 @@ func TestCallCSV(t *testing.T) {
 			"serial_number_ambiguous; 3 not sent. Results: "+results+". The same command goes on from there") {
 			t.Errorf("interrupted: %v", err)
 		}
-		for _, want := range []string{"line 45 repeats the device of line 2", "line 46 repeats the device of line 44",
-			"3 of 20 to retry; retrying in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused"} {
+		for _, want := range []string{
+			"line 45 repeats the device of line 2", "line 46 repeats the device of line 44",
+			"3 of 20 to retry; retrying in 1m17s (1 of 3)", "20 of 43: 18 succeeded, 2 refused",
+		} {
 			if !strings.Contains(out, want) {
 				t.Errorf("there is no %q in\n%s", want, out)
 			}
@@ -208,8 +217,10 @@ func TestCallCSV(t *testing.T) {
 			}
 		}
 		found := readResults(t, results)
-		for name, want := range map[string]string{"Default string": "409 serial_number_ambiguous",
-			unknownDevice: "404 device_not_found", "sn-1": "200 unassigned", ids[18]: "200 unassigned"} {
+		for name, want := range map[string]string{
+			"Default string": "409 serial_number_ambiguous",
+			unknownDevice:    "404 device_not_found", "sn-1": "200 unassigned", ids[18]: "200 unassigned",
+		} {
 			if found[name] != want {
 				t.Errorf("the result of %s is %q, want %q", name, found[name], want)
 			}
@@ -236,7 +247,7 @@ func TestCallCSV(t *testing.T) {
 }
 
 // A failure of all devices ends the run, and the next run continues from the results.
-func TestCallCSVStops(t *testing.T) {
+func TestCallCSVStops(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	for name, test := range map[string]struct {
 		answer   func(*demo.Simulation) *http.Response
@@ -245,17 +256,25 @@ func TestCallCSVStops(t *testing.T) {
 		results  string // of the first row; "" if it has none
 		took     time.Duration
 	}{
-		"nobody answers": {func(*demo.Simulation) *http.Response { return says(0, "") },
+		"nobody answers": {
+			func(*demo.Simulation) *http.Response { return says(0, "") },
 			"no response from contoso.example (connection lost before the end of the response): the outcome is unknown", 4,
-			" no_response", 14 * time.Second},
-		"a gateway is down": {func(*demo.Simulation) *http.Response { return says(503, "7") },
-			"503 Service Unavailable without a body", 4, "503 ", 21 * time.Second},
-		"down for very long": {func(*demo.Simulation) *http.Response { return says(503, "86400") },
-			"503 Service Unavailable without a body", 1, "503 ", 0},
+			" no_response", 14 * time.Second,
+		},
+		"a gateway is down": {
+			func(*demo.Simulation) *http.Response { return says(503, "7") },
+			"503 Service Unavailable without a body", 4, "503 ", 21 * time.Second,
+		},
+		"down for very long": {
+			func(*demo.Simulation) *http.Response { return says(503, "86400") },
+			"503 Service Unavailable without a body", 1, "503 ", 0,
+		},
 		"the key is not ours": {func(*demo.Simulation) *http.Response { return says(401, "") }, "401 Unauthorized without a " +
 			"body", 1, "", 0},
-		"not the function": {func(*demo.Simulation) *http.Response { return says(200, "") },
-			"but not from the function", 1, " bad_response", 0},
+		"not the function": {
+			func(*demo.Simulation) *http.Response { return says(200, "") },
+			"but not from the function", 1, " bad_response", 0,
+		},
 		"no permission": {func(s *demo.Simulation) *http.Response {
 			s.Cloud.SetGraphRoles()
 			return nil

@@ -118,8 +118,10 @@ func runSnippet(t *testing.T, program, path, setting string) {
 		command.Env = []string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + server.URL + route, "UNASSIGN_SERIAL=" +
 				serial,
-			setting + "=" + map[string]string{"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey,
-				"UNASSIGN_TOKEN": token}[setting] + "\r\n",
+			setting + "=" + map[string]string{
+				"UNASSIGN_SECRET": s.WebhookKey, "UNASSIGN_API_KEY": s.APIKey,
+				"UNASSIGN_TOKEN": token,
+			}[setting] + "\r\n",
 		}
 		out, _ := command.CombinedOutput()
 		return string(out), command.ProcessState.ExitCode()
@@ -167,8 +169,10 @@ func runSnippetWithout(t *testing.T, program, path string) {
 	for i, want := range []string{"UNASSIGN_URL is not set", "UNASSIGN_SERIAL is not set", "none of UNASSIGN_SECRET, " +
 		"UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
 		name, _, _ := strings.Cut(settings[i], "=")
-		for how, rest := range map[string][]string{"missing": slices.Delete(slices.Clone(settings), i, i+1),
-			"empty": append(slices.Clone(settings), name+"=")} {
+		for how, rest := range map[string][]string{
+			"missing": slices.Delete(slices.Clone(settings), i, i+1),
+			"empty":   append(slices.Clone(settings), name+"="),
+		} {
 			command := exec.CommandContext(t.Context(), program, path)
 			command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, rest...)
 			out, _ := command.CombinedOutput()
@@ -191,8 +195,10 @@ func runSnippetWithout(t *testing.T, program, path string) {
 	}
 	for _, odd := range []string{"UNASSIGN_API_KEY=canary\ncanary\u00f8", "UNASSIGN_TOKEN=canary\ncanary\u00f8"} {
 		command := exec.CommandContext(t.Context(), program, path)
-		command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
-			"UNASSIGN_URL=http://127.0.0.1:1", settings[1]}, odd)
+		command.Env = append([]string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
+			"UNASSIGN_URL=http://127.0.0.1:1", settings[1],
+		}, odd)
 		done := time.AfterFunc(5*time.Second, func() { _ = command.Process.Kill() }) // a script may retry
 		out, _ := command.CombinedOutput()
 		done.Stop()
@@ -201,13 +207,16 @@ func runSnippetWithout(t *testing.T, program, path string) {
 		}
 	}
 	platform := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
-		_ *http.Request) {
+		_ *http.Request,
+	) {
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	defer platform.Close()
 	command := exec.CommandContext(t.Context(), program, path)
-	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + platform.URL,
-		settings[1], settings[2]}
+	command.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "UNASSIGN_URL=" + platform.URL,
+		settings[1], settings[2],
+	}
 	if out, _ := command.CombinedOutput(); command.ProcessState.ExitCode() != 1 || !strings.Contains(string(out),
 		"the response is 204, but not from the function") {
 		t.Errorf("a 2xx of the platform: exit code %d\n%s", command.ProcessState.ExitCode(), out)
@@ -225,9 +234,11 @@ func TestSnippetsKnowTheRule(t *testing.T) {
 		if !list.MatchString(script) {
 			t.Errorf("%s does not ask again after no answer, 408, 429, 500, 502, 503 and 504", language)
 		}
-		for _, name := range []string{"webhook-id", "webhook-timestamp", "webhook-signature", "x-api-key",
+		for _, name := range []string{
+			"webhook-id", "webhook-timestamp", "webhook-signature", "x-api-key",
 			"idempotency-key", "authorization", "UNASSIGN_URL", "UNASSIGN_SERIAL", "UNASSIGN_SECRET", "UNASSIGN_TOKEN",
-			" is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set"} {
+			" is not set", "none of UNASSIGN_SECRET, UNASSIGN_API_KEY and UNASSIGN_TOKEN is set",
+		} {
 			if !strings.Contains(strings.ToLower(script), strings.ToLower(name)) {
 				t.Errorf("%s has no %s", language, name)
 			}

@@ -56,15 +56,19 @@ func contractCases() map[string]contractCase {
 	retryIn := func(seconds string) map[string]string { return map[string]string{"Retry-After": seconds} }
 	return map[string]contractCase{
 		"done": {nil, nil, valid, 204, "", nil},
-		"done, with a representation": {nil, nil, with(representation), 200, "unassigned",
-			map[string]string{"Preference-Applied": "return=representation"}},
+		"done, with a representation": {
+			nil, nil, with(representation), 200, "unassigned",
+			map[string]string{"Preference-Applied": "return=representation"},
+		},
 		"done, no Content-Type":    {nil, nil, with(header("Content-Type")), 204, "", nil},
 		"done, by API key":         {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, "", nil},
 		"done, a wrong key beside": {nil, nil, with(header("X-Api-Key", "wrong")), 204, "", nil},
 		"done, Graph says 200": {fail(azuresim.StepGraph, azuresim.Body(200, "application/json",
 			`{"value":true}`)), nil, valid, 204, "", nil},
-		"a proxy says 200 and HTML": {fail(azuresim.StepGraph, azuresim.WrongType()), nil, valid, 502,
-			"graph_bad_answer", nil},
+		"a proxy says 200 and HTML": {
+			fail(azuresim.StepGraph, azuresim.WrongType()), nil, valid, 502,
+			"graph_bad_answer", nil,
+		},
 		"done, the other shape of 2xx": {fail(azuresim.StepGraph, azuresim.Status(202)), nil, valid, 204, "", nil},
 
 		"no evidence": {nil, nil, with(unsigned), 401, "unauthenticated", challenge},
@@ -79,43 +83,68 @@ func contractCases() map[string]contractCase {
 			caller.Sign(s.header, canaryKey, "msg.1",
 				time.Now(), []byte(s.body))
 		}), 401, "unauthenticated", challenge},
-		"two signatures headers": {nil, nil, with(func(s *sent) { s.header.Add("Webhook-Id", "msg_2") }), 401,
-			"unauthenticated", challenge},
+		"two signatures headers": {
+			nil, nil, with(func(s *sent) { s.header.Add("Webhook-Id", "msg_2") }), 401,
+			"unauthenticated", challenge,
+		},
 		"too old": {nil, nil, with(func(s *sent) {
 			caller.Sign(s.header, canaryKey, "msg_1", time.Now().Add(-302*time.Second), []byte(s.body))
 		}), 401, "request_expired", challenge},
 		"too early": {nil, nil, with(func(s *sent) {
 			caller.Sign(s.header, canaryKey, "msg_1", time.Now().Add(303*time.Second), []byte(s.body))
 		}), 401, "request_expired", challenge},
-		"a wrong API key": {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey+"x")), 401, "unauthenticated",
-			challenge},
+		"a wrong API key": {
+			nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey+"x")), 401, "unauthenticated",
+			challenge,
+		},
 
-		"GET": {nil, nil, with(func(s *sent) { s.method, s.body = http.MethodGet, "" }), 405,
-			"method_not_allowed", map[string]string{"Allow": "POST"}},
-		"DELETE": {nil, nil, with(func(s *sent) { s.method = http.MethodDelete }), 405, "method_not_allowed",
-			map[string]string{"Allow": "POST"}},
-		"a form": {nil, nil, with(header("Content-Type", "application/x-www-form-urlencoded")), 415,
-			"unsupported_media_type", map[string]string{"Accept-Post": "application/json"}},
-		"JSON in Latin-1": {nil, nil, with(header("Content-Type", "application/json; charset=iso-8859-1")), 415,
-			"unsupported_media_type", map[string]string{"Accept-Post": "application/json"}},
-		"an encoding": {nil, nil, with(header("Content-Encoding", "gzip")), 415, "unsupported_media_type",
-			map[string]string{"Accept-Post": "application/json"}},
+		"GET": {
+			nil, nil, with(func(s *sent) { s.method, s.body = http.MethodGet, "" }), 405,
+			"method_not_allowed",
+			map[string]string{"Allow": "POST"},
+		},
+		"DELETE": {
+			nil, nil, with(func(s *sent) { s.method = http.MethodDelete }), 405, "method_not_allowed",
+			map[string]string{"Allow": "POST"},
+		},
+		"a form": {
+			nil, nil, with(header("Content-Type", "application/x-www-form-urlencoded")), 415,
+			"unsupported_media_type",
+			map[string]string{"Accept-Post": "application/json"},
+		},
+		"JSON in Latin-1": {
+			nil, nil, with(header("Content-Type", "application/json; charset=iso-8859-1")), 415,
+			"unsupported_media_type",
+			map[string]string{"Accept-Post": "application/json"},
+		},
+		"an encoding": {
+			nil, nil, with(header("Content-Encoding", "gzip")), 415, "unsupported_media_type",
+			map[string]string{"Accept-Post": "application/json"},
+		},
 		"16 KiB":            {nil, nil, body(padded(16 << 10)), 204, "", nil},
 		"16 KiB and a byte": {nil, nil, body(padded(16<<10 + 1)), 413, "body_too_large", nil},
-		"1 MiB, not authentic": {nil, nil, func() sent { return post(padded(1<<20), unsigned) }, 401, "unauthenticated",
-			challenge},
+		"1 MiB, not authentic": {
+			nil, nil, func() sent { return post(padded(1<<20), unsigned) }, 401, "unauthenticated",
+			challenge,
+		},
 
 		"no body":          {nil, nil, body(""), 400, "body_missing", nil},
 		"no JSON":          {nil, nil, body("deviceId=1"), 400, "invalid_json", nil},
 		"an unknown field": {nil, nil, body(`{"deviceId":"` + someDevice + `","force":true}`), 400, "unknown_field", nil},
-		"a field twice": {nil, nil, body(`{"deviceId":"` + someDevice + `","deviceId":"` + someDevice + `"}`), 400,
-			"duplicate_field", nil},
+		"a field twice": {
+			nil, nil, body(`{"deviceId":"` + someDevice + `","deviceId":"` + someDevice + `"}`), 400,
+			"duplicate_field", nil,
+		},
 		"no device": {nil, nil, body(`{}`), 400, "selector_missing", nil},
 		"no id":     {nil, nil, body(`{"deviceId":"5CG1234ABC"}`), 400, "device_id_invalid", nil},
-		"a number as ticket": {nil, nil, body(`{"deviceId":"` + someDevice + `","reference":1}`), 400,
-			"reference_invalid", nil},
-		"a string as context": {nil, nil, body(`{"deviceId":"` + someDevice + `","context":"x"}`), 400, "context_invalid",
-			nil},
+		"a number as ticket": {
+			nil, nil, body(`{"deviceId":"` + someDevice + `","reference":1}`), 400,
+			"reference_invalid", nil,
+		},
+		"a string as context": {
+			nil, nil, body(`{"deviceId":"` + someDevice + `","context":"x"}`), 400, "context_invalid",
+			nil,
+		},
 		"an empty key": {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey), header("Idempotency-Key",
 			"")), 400, "idempotency_key_invalid", nil},
 		"a problem, preferred": {nil, nil, func() sent {
@@ -127,65 +156,117 @@ func contractCases() map[string]contractCase {
 				"application/problem+json;q=0"))
 		}, 400, "selector_missing", nil},
 
-		"an unknown device": {nil, nil, body(`{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-000000000000"}`), 404,
-			"device_not_found", nil},
-		"Graph 404": {fail(azuresim.StepGraph, azuresim.GraphError(404, azuresim.Nested, 0)), nil,
-			valid, 404, "device_not_found", nil},
-		"Graph 400": {fail(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Nested, 0)), nil,
-			valid, 422, "graph_rejected", nil},
-		"Graph 400 with HTML in it": {fail(azuresim.StepGraph, azuresim.GraphError(400, azuresim.HTML, 0)), nil, valid,
-			422, "graph_rejected", nil},
-		"Graph 400 for the tenant": {fail(azuresim.StepGraph, azuresim.Body(400, "application/json",
-			`{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`)), nil, valid, 424,
-			"tenant_not_enabled", nil},
+		"an unknown device": {
+			nil, nil, body(`{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-000000000000"}`), 404,
+			"device_not_found", nil,
+		},
+		"Graph 404": {
+			fail(azuresim.StepGraph, azuresim.GraphError(404, azuresim.Nested, 0)), nil,
+			valid, 404, "device_not_found", nil,
+		},
+		"Graph 400": {
+			fail(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Nested, 0)), nil,
+			valid, 422, "graph_rejected", nil,
+		},
+		"Graph 400 with HTML in it": {
+			fail(azuresim.StepGraph, azuresim.GraphError(400, azuresim.HTML, 0)), nil, valid,
+			422, "graph_rejected", nil,
+		},
+		"Graph 400 for the tenant": {
+			fail(azuresim.StepGraph, azuresim.Body(400, "application/json",
+				`{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`)), nil, valid, 424,
+			"tenant_not_enabled", nil,
+		},
 		"Graph 400 that is a 500": {fail(azuresim.StepGraph, azuresim.Body(400, "application/json",
 			`{"error":{"code":"InternalError","message":""}}`)), nil, valid, 502, "graph_error", nil},
-		"Graph 401": {fail(azuresim.StepGraph, azuresim.GraphError(401, azuresim.DoublyNested, 0)),
-			nil, valid, 424, "graph_permission_missing", nil},
-		"Graph 403": {fail(azuresim.StepGraph, azuresim.GraphError(403, azuresim.Nested, 0)), nil,
-			valid, 424, "graph_permission_missing", nil},
-		"no role in the token": {func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, nil, valid, 424,
-			"graph_permission_missing", nil},
-		"Graph 409": {fail(azuresim.StepGraph, azuresim.GraphError(409, azuresim.Plain, 0)), nil,
-			valid, 409, "graph_conflict", nil},
-		"Graph 412": {fail(azuresim.StepGraph, azuresim.GraphError(412, azuresim.Plain, 0)), nil,
-			valid, 409, "state_changed", nil},
-		"Graph 423": {fail(azuresim.StepGraph, azuresim.GraphError(423, azuresim.Plain, 0)), nil,
-			valid, 503, "device_locked", retryIn("30")},
-		"Graph 429": {fail(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Plain, 0)), nil,
-			valid, 429, "graph_throttled", retryIn("30")},
-		"Graph 429 that says when": {fail(azuresim.StepGraph, azuresim.Status(429, "Retry-After", "120")), nil, valid,
-			429, "graph_throttled", retryIn("120")},
-		"Graph 429 that says it inside": {fail(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Nested, 77)), nil,
-			valid, 429, "graph_throttled", retryIn("77")},
+		"Graph 401": {
+			fail(azuresim.StepGraph, azuresim.GraphError(401, azuresim.DoublyNested, 0)),
+			nil, valid, 424, "graph_permission_missing", nil,
+		},
+		"Graph 403": {
+			fail(azuresim.StepGraph, azuresim.GraphError(403, azuresim.Nested, 0)), nil,
+			valid, 424, "graph_permission_missing", nil,
+		},
+		"no role in the token": {
+			func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, nil, valid, 424,
+			"graph_permission_missing", nil,
+		},
+		"Graph 409": {
+			fail(azuresim.StepGraph, azuresim.GraphError(409, azuresim.Plain, 0)), nil,
+			valid, 409, "graph_conflict", nil,
+		},
+		"Graph 412": {
+			fail(azuresim.StepGraph, azuresim.GraphError(412, azuresim.Plain, 0)), nil,
+			valid, 409, "state_changed", nil,
+		},
+		"Graph 423": {
+			fail(azuresim.StepGraph, azuresim.GraphError(423, azuresim.Plain, 0)), nil,
+			valid, 503, "device_locked", retryIn("30"),
+		},
+		"Graph 429": {
+			fail(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Plain, 0)), nil,
+			valid, 429, "graph_throttled", retryIn("30"),
+		},
+		"Graph 429 that says when": {
+			fail(azuresim.StepGraph, azuresim.Status(429, "Retry-After", "120")), nil, valid,
+			429, "graph_throttled", retryIn("120"),
+		},
+		"Graph 429 that says it inside": {
+			fail(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Nested, 77)), nil,
+			valid, 429, "graph_throttled", retryIn("77"),
+		},
 		"Graph 429 once": {func(c *azuresim.Cloud) {
 			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(429,
 				azuresim.Plain, 0))
 		}, nil, valid, 204, "", nil},
-		"Graph 500": {fail(azuresim.StepGraph, azuresim.GraphError(500, azuresim.Nested, 0)), nil,
-			valid, 502, "graph_error", nil},
-		"Graph 502 from an edge": {fail(azuresim.StepGraph, azuresim.GraphError(502, azuresim.NotJSON, 0)), nil,
-			valid, 502, "graph_error", nil},
-		"Graph 503": {fail(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "45")), nil, valid,
-			503, "graph_unavailable", retryIn("45")},
-		"Graph 504": {fail(azuresim.StepGraph, azuresim.GraphError(504, azuresim.NotJSON, 0)), nil,
-			valid, 504, "graph_timeout", nil},
+		"Graph 500": {
+			fail(azuresim.StepGraph, azuresim.GraphError(500, azuresim.Nested, 0)), nil,
+			valid, 502, "graph_error", nil,
+		},
+		"Graph 502 from an edge": {
+			fail(azuresim.StepGraph, azuresim.GraphError(502, azuresim.NotJSON, 0)), nil,
+			valid, 502, "graph_error", nil,
+		},
+		"Graph 503": {
+			fail(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "45")), nil, valid,
+			503, "graph_unavailable", retryIn("45"),
+		},
+		"Graph 504": {
+			fail(azuresim.StepGraph, azuresim.GraphError(504, azuresim.NotJSON, 0)), nil,
+			valid, 504, "graph_timeout", nil,
+		},
 		"Graph hangs": {fail(azuresim.StepGraph, azuresim.Hang()), nil, valid, 504, "graph_timeout", nil},
-		"Graph breaks the connection": {fail(azuresim.StepGraph, azuresim.Reset()), nil, valid, 502, "graph_bad_answer",
-			nil},
-		"Graph redirects": {fail(azuresim.StepGraph, azuresim.Redirect("https://127.0.0.1:1/")), nil, valid,
-			502, "graph_bad_answer", nil},
-		"Graph is not there": {nil, []string{"GRAPH_ENDPOINT=https://127.0.0.1:1"}, valid, 503,
-			"upstream_unreachable", retryIn("30")},
+		"Graph breaks the connection": {
+			fail(azuresim.StepGraph, azuresim.Reset()), nil, valid, 502, "graph_bad_answer",
+			nil,
+		},
+		"Graph redirects": {
+			fail(azuresim.StepGraph, azuresim.Redirect("https://127.0.0.1:1/")), nil, valid,
+			502, "graph_bad_answer", nil,
+		},
+		"Graph is not there": {
+			nil,
+			[]string{"GRAPH_ENDPOINT=https://127.0.0.1:1"},
+			valid, 503,
+			"upstream_unreachable", retryIn("30"),
+		},
 
-		"the vault says 403": {fail(azuresim.StepSecret, azuresim.Status(403)), nil, valid, 424, "vault_forbidden",
-			nil},
-		"the vault says 401": {fail(azuresim.StepSecret, azuresim.Status(401)), nil, valid, 424, "vault_forbidden",
-			nil},
-		"no key in the vault": {func(c *azuresim.Cloud) { c.DeleteSecret("webhook-servicenow") }, nil, valid, 424,
-			"secret_not_found", nil},
-		"no app secret in the vault": {func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, nil, valid, 424,
-			"secret_not_found", nil},
+		"the vault says 403": {
+			fail(azuresim.StepSecret, azuresim.Status(403)), nil, valid, 424, "vault_forbidden",
+			nil,
+		},
+		"the vault says 401": {
+			fail(azuresim.StepSecret, azuresim.Status(401)), nil, valid, 424, "vault_forbidden",
+			nil,
+		},
+		"no key in the vault": {
+			func(c *azuresim.Cloud) { c.DeleteSecret("webhook-servicenow") }, nil, valid, 424,
+			"secret_not_found", nil,
+		},
+		"no app secret in the vault": {
+			func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, nil, valid, 424,
+			"secret_not_found", nil,
+		},
 		"a disabled app secret": {func(c *azuresim.Cloud) {
 			c.PutSecret("graph-client-secret", azuresim.Secret{Value: "x", Disabled: true})
 		}, nil, valid, 424, "secret_disabled", nil},
@@ -193,42 +274,82 @@ func contractCases() map[string]contractCase {
 			c.PutSecret("webhook-servicenow",
 				azuresim.Secret{Value: "whsec_short"})
 		}, nil, valid, 424, "secret_invalid", nil},
-		"the vault says 429": {fail(azuresim.StepSecret, azuresim.Status(429, "Retry-After", "20")), nil, valid,
-			503, "vault_unavailable", retryIn("20")},
-		"the vault says 500": {fail(azuresim.StepSecret, azuresim.Status(500)), nil, valid, 503,
-			"vault_unavailable", retryIn("10")},
+		"the vault says 429": {
+			fail(azuresim.StepSecret, azuresim.Status(429, "Retry-After", "20")), nil, valid,
+			503, "vault_unavailable", retryIn("20"),
+		},
+		"the vault says 500": {
+			fail(azuresim.StepSecret, azuresim.Status(500)), nil, valid, 503,
+			"vault_unavailable", retryIn("10"),
+		},
 		"the vault hangs": {fail(azuresim.StepSecret, azuresim.Hang()), nil, valid, 504, "vault_timeout", nil},
-		"the vault challenges wrongly": {fail(azuresim.StepChallenge, azuresim.MalformedChallenge()), nil, valid, 503,
-			"vault_unavailable", retryIn("10")},
-		"the vault is not there": {nil, []string{"KEY_VAULT_URL=https://127.0.0.1:1"}, valid, 503,
-			"upstream_unreachable", retryIn("30")},
+		"the vault challenges wrongly": {
+			fail(azuresim.StepChallenge, azuresim.MalformedChallenge()), nil, valid, 503,
+			"vault_unavailable", retryIn("10"),
+		},
+		"the vault is not there": {
+			nil,
+			[]string{"KEY_VAULT_URL=https://127.0.0.1:1"},
+			valid, 503,
+			"upstream_unreachable", retryIn("30"),
+		},
 		"nobody is trusted": {nil, []string{"SSL_CERT_FILE=/dev/null"}, valid, 424, "upstream_tls", nil},
 
-		"the identity says 400": {nil, []string{"AZURE_CLIENT_ID=00000000-1111-4222-8333-444444444444"}, valid,
-			424, "credential_rejected", nil},
-		"the identity says 500": {fail(azuresim.StepIdentity, azuresim.Status(500)), nil, valid, 503,
-			"identity_unavailable", retryIn("30")},
-		"the identity hangs": {fail(azuresim.StepIdentity, azuresim.Hang()), nil, valid, 504,
-			"identity_timeout", nil},
-		"Entra says the app is unknown": {nil, []string{"GRAPH_CLIENT_ID=00000000-1111-4222-8333-444444444444"}, valid,
-			424, "app_not_found", nil},
-		"Entra says the tenant is unknown": {nil, []string{"GRAPH_TENANT_ID=00000000-1111-4222-8333-444444444444"}, valid,
-			424, "tenant_not_found", nil},
-		"Entra says the scope is unknown": {fail(azuresim.StepToken, azuresim.Body(400, "application/json",
-			`{"error":"invalid_resource","error_description":"AADSTS500011: x","error_codes":[500011]}`)), nil, valid, 424,
-			"scope_invalid", nil},
-		"Entra refuses the secret": {func(c *azuresim.Cloud) { c.SetAppSecrets("another") }, nil, valid, 424,
-			"credential_rejected", nil},
-		"Entra says the secret is expired": {func(c *azuresim.Cloud) { c.ExpireAppSecret(canarySecret) }, nil, valid, 424,
-			"credential_expired", nil},
-		"Entra says 429": {fail(azuresim.StepToken, azuresim.Status(429)), nil, valid, 503,
-			"identity_unavailable", retryIn("60")},
-		"Entra says 503": {fail(azuresim.StepToken, azuresim.Status(503)), nil, valid, 503,
-			"identity_unavailable", retryIn("30")},
-		"Entra cuts the token off": {fail(azuresim.StepToken, azuresim.Truncated()), nil, valid, 503,
-			"identity_unavailable", retryIn("30")},
-		"Entra hangs": {fail(azuresim.StepToken, azuresim.Hang()), nil, valid, 504,
-			"identity_timeout", nil},
+		"the identity says 400": {
+			nil,
+			[]string{"AZURE_CLIENT_ID=00000000-1111-4222-8333-444444444444"},
+			valid,
+			424, "credential_rejected", nil,
+		},
+		"the identity says 500": {
+			fail(azuresim.StepIdentity, azuresim.Status(500)), nil, valid, 503,
+			"identity_unavailable", retryIn("30"),
+		},
+		"the identity hangs": {
+			fail(azuresim.StepIdentity, azuresim.Hang()), nil, valid, 504,
+			"identity_timeout", nil,
+		},
+		"Entra says the app is unknown": {
+			nil,
+			[]string{"GRAPH_CLIENT_ID=00000000-1111-4222-8333-444444444444"},
+			valid,
+			424, "app_not_found", nil,
+		},
+		"Entra says the tenant is unknown": {
+			nil,
+			[]string{"GRAPH_TENANT_ID=00000000-1111-4222-8333-444444444444"},
+			valid,
+			424, "tenant_not_found", nil,
+		},
+		"Entra says the scope is unknown": {
+			fail(azuresim.StepToken, azuresim.Body(400, "application/json",
+				`{"error":"invalid_resource","error_description":"AADSTS500011: x","error_codes":[500011]}`)), nil, valid, 424,
+			"scope_invalid", nil,
+		},
+		"Entra refuses the secret": {
+			func(c *azuresim.Cloud) { c.SetAppSecrets("another") }, nil, valid, 424,
+			"credential_rejected", nil,
+		},
+		"Entra says the secret is expired": {
+			func(c *azuresim.Cloud) { c.ExpireAppSecret(canarySecret) }, nil, valid, 424,
+			"credential_expired", nil,
+		},
+		"Entra says 429": {
+			fail(azuresim.StepToken, azuresim.Status(429)), nil, valid, 503,
+			"identity_unavailable", retryIn("60"),
+		},
+		"Entra says 503": {
+			fail(azuresim.StepToken, azuresim.Status(503)), nil, valid, 503,
+			"identity_unavailable", retryIn("30"),
+		},
+		"Entra cuts the token off": {
+			fail(azuresim.StepToken, azuresim.Truncated()), nil, valid, 503,
+			"identity_unavailable", retryIn("30"),
+		},
+		"Entra hangs": {
+			fail(azuresim.StepToken, azuresim.Hang()), nil, valid, 504,
+			"identity_timeout", nil,
+		},
 	}
 }
 
@@ -252,8 +373,10 @@ func TestContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	item := doc.Paths.Value("/api/unassign")
-	route := &routers.Route{Spec: doc, Path: "/api/unassign", PathItem: item, Method: http.MethodPost,
-		Operation: item.Post}
+	route := &routers.Route{
+		Spec: doc, Path: "/api/unassign", PathItem: item, Method: http.MethodPost,
+		Operation: item.Post,
+	}
 	covered := map[string]bool{}
 	cases := contractCases()
 	maps.Copy(cases, deviceCases())
@@ -328,8 +451,10 @@ func (test contractCase) run(t *testing.T, host string, start func(*testing.T, [
 	if answer.status != test.status || parsed.Code+parsed.Error.Code != test.code {
 		t.Fatalf("%s: %d %s\n%s\nwant %d %s", host, answer.status, answer.body, log, test.status, test.code)
 	}
-	want := map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
-		"X-Request-Id": "request-1"}
+	want := map[string]string{
+		"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+		"X-Request-Id": "request-1",
+	}
 	if answer.body != "" {
 		want["Content-Type"] = "application/json"
 	}

@@ -62,20 +62,22 @@ func onServer(
 
 // readBodyOf is a handler that reads the body and reports the error.
 func readBodyOf(errs chan<- error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
 		errs <- err
 	})
 }
 
 // TestDeadlinesOfTheServer has each deadline of a connection alone hold back a sender or a reader that stops.
-func TestDeadlinesOfTheServer(t *testing.T) {
+func TestDeadlinesOfTheServer(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	const head = "POST /api/unassign HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{"
 	stalledBody := func(wrap func(http.Handler) http.Handler, want time.Duration) func(t *testing.T) {
 		return func(t *testing.T) {
+			t.Helper()
 			build := func(errs chan<- error) http.Handler { return wrap(readBodyOf(errs)) }
 			onServer(t, build, time.Minute, func(t *testing.T, conn net.Conn, errs <-chan error) {
+				t.Helper()
 				start := time.Now()
 				_, _ = io.WriteString(conn, head)
 				err := <-errs
@@ -90,6 +92,7 @@ func TestDeadlinesOfTheServer(t *testing.T) {
 	t.Run("of a header", func(t *testing.T) {
 		build := func(chan<- error) http.Handler { return http.NotFoundHandler() }
 		onServer(t, build, time.Minute, func(t *testing.T, conn net.Conn, _ <-chan error) {
+			t.Helper()
 			start := time.Now()
 			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHo")
 			_, _ = io.Copy(io.Discard, conn)
@@ -106,6 +109,7 @@ func TestDeadlinesOfTheServer(t *testing.T) {
 			})
 		}
 		onServer(t, build, time.Second, func(t *testing.T, conn net.Conn, errs <-chan error) {
+			t.Helper()
 			start := time.Now()
 			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 			if err := <-errs; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 16*time.Second {
@@ -128,6 +132,7 @@ func TestEarlyResponseAndLateBody(t *testing.T) {
 			return withInvocation(http.HandlerFunc(refuse), config.Local, "")
 		}
 		onServer(t, build, time.Minute, func(t *testing.T, conn net.Conn, _ <-chan error) {
+			t.Helper()
 			start := time.Now()
 			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", 1<<20)
 			if _, err := io.WriteString(conn, strings.Repeat("x", test.sent)); err != nil {

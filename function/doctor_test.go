@@ -54,28 +54,51 @@ func TestDoctorAsProcess(t *testing.T) {
 		"all is well": {nil, nil, 0, []string{"ok         read the first Autopilot device from Graph: 1, and no " +
 			"more\n", "Nothing was changed"}, ""},
 		"as JSON": {nil, []string{"-json"}, 0, []string{`"ok": true`, `"check": "graph_devices"`}, ""},
-		"signed in with az": {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"}, nil, 0,
-			[]string{"by VAULT_CREDENTIAL=azure-cli: received"}, ""},
-		"as a role": {byRole, nil, 0, []string{"names the function's role: received",
-			"by VAULT_CREDENTIAL=aws-federation: received", "Entra ID, AWS STS\n"}, ""},
-		"STS elsewhere": {append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1,
-			[]string{"AWS STS refuses the connection"}, "1 of "},
-		"without az": {[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + t.TempDir()}, nil, 1,
-			[]string{"the Azure CLI gave no token: run az login"}, "1 of "},
+		"signed in with az": {
+			[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + az + ":/bin:/usr/bin"},
+			nil, 0,
+			[]string{"by VAULT_CREDENTIAL=azure-cli: received"},
+			"",
+		},
+		"as a role": {byRole, nil, 0, []string{
+			"names the function's role: received",
+			"by VAULT_CREDENTIAL=aws-federation: received", "Entra ID, AWS STS\n",
+		}, ""},
+		"STS elsewhere": {
+			append(slices.Clone(byRole), "AWS_ENDPOINT_URL_STS=https://"+nobody), nil, 1,
+			[]string{"AWS STS refuses the connection"},
+			"1 of ",
+		},
+		"without az": {
+			[]string{"VAULT_CREDENTIAL=azure-cli", "PATH=" + t.TempDir()},
+			nil, 1,
+			[]string{"the Azure CLI gave no token: run az login"},
+			"1 of ",
+		},
 		"a setting missing": {[]string{"GRAPH_TENANT_ID="}, nil, 1, []string{"GRAPH_TENANT_ID is not set"}, "1 of "},
-		"Graph elsewhere": {[]string{"GRAPH_ENDPOINT=https://" + nobody}, nil, 1,
-			[]string{"Graph refuses the connection"}, "1 of "},
+		"Graph elsewhere": {
+			[]string{"GRAPH_ENDPOINT=https://" + nobody},
+			nil, 1,
+			[]string{"Graph refuses the connection"},
+			"1 of ",
+		},
 		"nobody is trusted": {[]string{"SSL_CERT_FILE=/dev/null"}, nil, 1, []string{"the certificate of Key Vault is not " +
 			"trusted"}, "1 of "},
 		"an identity without the role": {
-			[]string{"VAULT_CREDENTIAL=client-secret", "AZURE_TENANT_ID=" + c.TenantID, "AZURE_CLIENT_ID=" + c.ClientID,
-				"AZURE_CLIENT_SECRET=" + canarySecret},
+			[]string{
+				"VAULT_CREDENTIAL=client-secret", "AZURE_TENANT_ID=" + c.TenantID, "AZURE_CLIENT_ID=" + c.ClientID,
+				"AZURE_CLIENT_SECRET=" + canarySecret,
+			},
 			nil, 1,
 			[]string{"may not read the secrets of the vault (403 ForbiddenByRbac"},
 			"3 of ",
 		},
-		"the host's port": {[]string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"}, nil, 0, []string{"for the host azure: complete"},
-			""},
+		"the host's port": {
+			[]string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"},
+			nil, 0,
+			[]string{"for the host azure: complete"},
+			"",
+		},
 		"another argument": {nil, []string{"now"}, 2, nil, "doctor takes no arguments"},
 		"another flag":     {nil, []string{"-x"}, 2, nil, "flag provided but not defined"},
 	} {
@@ -126,8 +149,10 @@ func TestDoctorWithoutSettings(t *testing.T) {
 // askDoctor asks a deployment for its report with those headers, and holds the answer to openapi.yaml.
 func askDoctor(t *testing.T, host string, d deployment, changes ...func(*sent)) got {
 	t.Helper()
-	s := post("", append([]func(*sent){func(s *sent) { s.method, s.target = http.MethodGet, "/api/doctor" },
-		header("Content-Type")}, changes...)...)
+	s := post("", append([]func(*sent){
+		func(s *sent) { s.method, s.target = http.MethodGet, "/api/doctor" },
+		header("Content-Type"),
+	}, changes...)...)
 	answer, err := d.send(t.Context(), s)
 	if err != nil {
 		t.Fatalf("%s: %v", host, err)
@@ -138,8 +163,10 @@ func askDoctor(t *testing.T, host string, d deployment, changes ...func(*sent)) 
 	}
 	item := doc.Paths.Value("/api/doctor")
 	if s.method != http.MethodHead {
-		validate(t, &routers.Route{Spec: doc, Path: "/api/doctor", PathItem: item, Method: http.MethodGet,
-			Operation: item.Get}, host, answer)
+		validate(t, &routers.Route{
+			Spec: doc, Path: "/api/doctor", PathItem: item, Method: http.MethodGet,
+			Operation: item.Get,
+		}, host, answer)
 	}
 	return answer
 }
@@ -170,23 +197,54 @@ func TestDoctorRoute(t *testing.T) {
 				bad        []string // the findings of the report that are not ok
 				body, head string   // something in the answer, and one of its headers
 			}{
-				{"a key", nil, []func(*sent){unsigned, byKey}, 200, "examined", "api-key-flow", nil,
-					`"check":"graph_devices","mark":"ok"`, "Content-Type: application/json"},
-				{"a user", nil, []func(*sent){unsigned, bearer(c, fromPowerAutomate)}, 200, "examined", operator, nil,
-					"operators: 2 callers", ""},
-				{"HEAD", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }}, 200, "examined",
-					"api-key-flow", nil, "", "Content-Type: application/json"},
+				{
+					"a key", nil,
+					[]func(*sent){unsigned, byKey},
+					200, "examined", "api-key-flow", nil,
+					`"check":"graph_devices","mark":"ok"`, "Content-Type: application/json",
+				},
+				{
+					"a user", nil,
+					[]func(*sent){unsigned, bearer(c, fromPowerAutomate)},
+					200, "examined", operator, nil,
+					"operators: 2 callers", "",
+				},
+				{
+					"HEAD", nil,
+					[]func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }},
+					200, "examined",
+					"api-key-flow", nil, "", "Content-Type: application/json",
+				},
 				{"a key for devices", nil, nil, 403, "operator_denied", "webhook-servicenow", nil, "OPERATOR_CALLERS", ""},
-				{"an app", nil, []func(*sent){unsigned, bearer(c, fromServiceNow)}, 403, "operator_denied", "app:" + serviceNow,
-					nil, "OPERATOR_CALLERS", ""},
-				{"a stranger", nil, []func(*sent){unsigned}, 401, "unauthenticated", "", nil, "",
-					`WWW-Authenticate: Webhook-Signature realm="unassign", Bearer realm="unassign"`},
-				{"a wrong key", nil, []func(*sent){unsigned, header("X-Api-Key", canaryAPIKey+"x")}, 401, "unauthenticated", "",
-					nil, "", ""},
-				{"POST", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.method, s.body = http.MethodPost, validBody }},
-					405, "method_not_allowed", "", nil, "", "Allow: GET, HEAD"},
-				{"a body", nil, []func(*sent){unsigned, byKey, func(s *sent) { s.body = "{" }}, 200, "examined", "api-key-flow",
-					nil, "", ""},
+				{
+					"an app", nil,
+					[]func(*sent){unsigned, bearer(c, fromServiceNow)},
+					403, "operator_denied", "app:" + serviceNow,
+					nil, "OPERATOR_CALLERS", "",
+				},
+				{
+					"a stranger", nil,
+					[]func(*sent){unsigned},
+					401, "unauthenticated", "", nil, "",
+					`WWW-Authenticate: Webhook-Signature realm="unassign", Bearer realm="unassign"`,
+				},
+				{
+					"a wrong key", nil,
+					[]func(*sent){unsigned, header("X-Api-Key", canaryAPIKey+"x")},
+					401, "unauthenticated", "",
+					nil, "", "",
+				},
+				{
+					"POST", nil,
+					[]func(*sent){unsigned, byKey, func(s *sent) { s.method, s.body = http.MethodPost, validBody }},
+					405, "method_not_allowed", "", nil, "", "Allow: GET, HEAD",
+				},
+				{
+					"a body", nil,
+					[]func(*sent){unsigned, byKey, func(s *sent) { s.body = "{" }},
+					200, "examined", "api-key-flow",
+					nil, "", "",
+				},
 				{
 					"another permission", func() { c.SetGraphRoles("Mail.Read") },
 					[]func(*sent){unsigned, byKey},
@@ -223,8 +281,10 @@ func TestDoctorRoute(t *testing.T) {
 						t.Errorf("%s: %v, found %q", test.name, err, notWell(r))
 					}
 				}
-				want := map[string]string{"caller_id": test.id, "code": test.code, "status": fmt.Sprint(test.status),
-					"host": host, "request_id": "request-1"}
+				want := map[string]string{
+					"caller_id": test.id, "code": test.code, "status": fmt.Sprint(test.status),
+					"host": host, "request_id": "request-1",
+				}
 				if test.code == "examined" {
 					want["failed"], want["warnings"], want["not_tried"] = fmt.Sprint(r.Failed), fmt.Sprint(r.Warnings),
 						fmt.Sprint(r.NotTried)
@@ -251,8 +311,10 @@ func TestDoctorRoute(t *testing.T) {
 func TestDoctorRouteIsShut(t *testing.T) {
 	t.Parallel()
 	for host := range hosts {
-		for _, changes := range [][]string{nil, {"AUTH=platform-anonymous", "WEBHOOK_SECRET_NAMES=",
-			"API_KEY_SECRET_NAMES="}} {
+		for _, changes := range [][]string{nil, {
+			"AUTH=platform-anonymous", "WEBHOOK_SECRET_NAMES=",
+			"API_KEY_SECRET_NAMES=",
+		}} {
 			c := newCloud()
 			answer := askDoctor(t, host, deploy(t, c, host, changes...))
 			if answer.status != http.StatusForbidden || !strings.Contains(answer.body, `"operator_denied"`) ||
@@ -292,12 +354,16 @@ func TestLambdaDoctor(t *testing.T) {
 		if err := json.Unmarshal([]byte(answer), &r); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := notWell(r), []string{"failed graph_role", "warning graph_other_roles",
-			"not_tried graph_devices"}; r.OK || !slices.Equal(got, want) {
+		if got, want := notWell(r), []string{
+			"failed graph_role", "warning graph_other_roles",
+			"not_tried graph_devices",
+		}; r.OK || !slices.Equal(got, want) {
 			t.Errorf("found %q, want %q", got, want)
 		}
-		check(t, event, records(t, d, "doctor", 1)[0], map[string]string{"level": "INFO", "invocation_id": id,
-			"failed": "1", "warnings": "1", "not_tried": "1"})
+		check(t, event, records(t, d, "doctor", 1)[0], map[string]string{
+			"level": "INFO", "invocation_id": id,
+			"failed": "1", "warnings": "1", "not_tried": "1",
+		})
 	}
 }
 

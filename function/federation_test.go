@@ -70,8 +70,10 @@ func TestFederation(t *testing.T) {
 		}
 		role, env := onLambda(c, served)
 		test.prepare(c, role)
-		d := startLambda(t, environment(t, c, served, slices.Concat(env, []string{"REQUEST_TIMEOUT=20s",
-			"API_KEY_SECRET_NAMES="}, test.settings)...))
+		d := startLambda(t, environment(t, c, served, slices.Concat(env, []string{
+			"REQUEST_TIMEOUT=20s",
+			"API_KEY_SECRET_NAMES=",
+		}, test.settings)...))
 		for range 2 {
 			test.request.header.Set("X-Request-Id", "request-1")
 			if answer, err := d.send(t.Context(), test.request); err != nil || answer.status != http.StatusNoContent {
@@ -113,16 +115,24 @@ func TestFederationRefused(t *testing.T) {
 					`<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary</Message></Error></ErrorResponse>`))
 			}, "", 424, "credential_rejected", "the role may not ask for this token",
 		},
-		"the role's credentials are wrong": {nil, "AWS_SECRET_ACCESS_KEY=another", 424, "credential_rejected",
-			"SignatureDoesNotMatch"},
-		"the role's session has ended": {nil, "AWS_SESSION_TOKEN=another", 424, "credential_rejected",
-			"SignatureDoesNotMatch"},
-		"nobody is trusted": {func(c *azuresim.Cloud, _ azuresim.Role) { c.SetTrust(c.IdentityClientID) },
-			"", 424, "app_not_found", "AADSTS700016"},
+		"the role's credentials are wrong": {
+			nil, "AWS_SECRET_ACCESS_KEY=another", 424, "credential_rejected",
+			"SignatureDoesNotMatch",
+		},
+		"the role's session has ended": {
+			nil, "AWS_SESSION_TOKEN=another", 424, "credential_rejected",
+			"SignatureDoesNotMatch",
+		},
+		"nobody is trusted": {
+			func(c *azuresim.Cloud, _ azuresim.Role) { c.SetTrust(c.IdentityClientID) },
+			"", 424, "app_not_found", "AADSTS700016",
+		},
 		"another account is trusted": {
 			func(c *azuresim.Cloud, role azuresim.Role) {
-				c.SetTrust(c.IdentityClientID, azuresim.Trust{Issuer: "https://another.tokens.sts.global.api.aws",
-					Subject: role.ARN, Audience: exchange})
+				c.SetTrust(c.IdentityClientID, azuresim.Trust{
+					Issuer:  "https://another.tokens.sts.global.api.aws",
+					Subject: role.ARN, Audience: exchange,
+				})
 			}, "", 424, "credential_rejected", "AADSTS700211",
 		},
 		"another role is trusted": {
@@ -145,8 +155,10 @@ func TestFederationRefused(t *testing.T) {
 			c.Fail(azuresim.StepSTS, -1,
 				azuresim.Status(503))
 		}, "", 503, "identity_unavailable", `"reason":"unavailable"`},
-		"STS hangs": {func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Hang()) },
-			"", 504, "identity_timeout", `"reason":"timeout"`},
+		"STS hangs": {
+			func(c *azuresim.Cloud, _ azuresim.Role) { c.Fail(azuresim.StepSTS, -1, azuresim.Hang()) },
+			"", 504, "identity_timeout", `"reason":"timeout"`,
+		},
 		"STS answers nothing": {func(c *azuresim.Cloud, _ azuresim.Role) {
 			c.Fail(azuresim.StepSTS, -1,
 				azuresim.WrongType())
@@ -194,8 +206,10 @@ func TestGraphWithoutASecret(t *testing.T) {
 		status  int
 		code    string
 	}{
-		"the identity has the permission": {func(c *azuresim.Cloud) { c.SetIdentityRoles(azuresim.GraphRole) }, false, 204,
-			""},
+		"the identity has the permission": {
+			func(c *azuresim.Cloud) { c.SetIdentityRoles(azuresim.GraphRole) }, false, 204,
+			"",
+		},
 		"the identity has it not": {func(*azuresim.Cloud) {}, false, 424, "graph_permission_missing"},
 		"the app trusts the identity": {func(c *azuresim.Cloud) {
 			c.SetTrust(c.ClientID, azuresim.Trust{Issuer: c.Issuer(), Subject: c.IdentityObjectID, Audience: exchange})
@@ -216,8 +230,10 @@ func TestGraphWithoutASecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			settings := []string{"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=",
-				"API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous"}
+			settings := []string{
+				"GRAPH_CREDENTIAL=identity", "GRAPH_SECRET_NAME=", "KEY_VAULT_URL=", "WEBHOOK_SECRET_NAMES=",
+				"API_KEY_SECRET_NAMES=", "AUTH=platform-anonymous",
+			}
 			if !test.app {
 				settings = append(settings, "GRAPH_CLIENT_ID=")
 			}

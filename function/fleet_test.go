@@ -204,7 +204,7 @@ func named(device any, expected ...string) string {
 	return "{" + body + "}"
 }
 
-func TestLists(t *testing.T) {
+func TestLists(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	item := func(faults ...azuresim.Fault) func(*azuresim.Cloud) {
 		return func(c *azuresim.Cloud) {
@@ -246,15 +246,31 @@ func TestLists(t *testing.T) {
 			"", 200,
 			"unassigned 200, unassigned 200, unassigned 200, unassigned 200", "1", 1, "",
 		},
-		{"none can be done, for one reason", nil, nil, []string{named(9), named("nobody")}, "", 404,
-			"device_not_found 404, device_not_found 404", "", 0, ""},
-		{"none can be done, for two reasons", nil, nil, []string{named("nobody"), named("Default string")}, "", 207,
-			"device_not_found 404, serial_number_ambiguous 409", "", 0, ""},
-		{"one is in Graph's way", nil, write(azuresim.Status(409)), []string{named(1), named(2)}, "", 207,
-			"graph_conflict 409, unassigned 200", "2", 2, ""},
+		{
+			"none can be done, for one reason", nil, nil,
+			[]string{named(9), named("nobody")},
+			"", 404,
+			"device_not_found 404, device_not_found 404", "", 0, "",
+		},
+		{
+			"none can be done, for two reasons", nil, nil,
+			[]string{named("nobody"), named("Default string")},
+			"", 207,
+			"device_not_found 404, serial_number_ambiguous 409", "", 0, "",
+		},
+		{
+			"one is in Graph's way", nil, write(azuresim.Status(409)),
+			[]string{named(1), named(2)},
+			"", 207,
+			"graph_conflict 409, unassigned 200", "2", 2, "",
+		},
 
-		{"one is throttled once", nil, write(azuresim.Status(429)), []string{named(1), named(2)}, "", 200,
-			"unassigned 200, unassigned 200", "1,2", 3, ""},
+		{
+			"one is throttled once", nil, write(azuresim.Status(429)),
+			[]string{named(1), named(2)},
+			"", 200,
+			"unassigned 200, unassigned 200", "1,2", 3, "",
+		},
 		{
 			"one is throttled, and then again", nil, write(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(409)),
 			[]string{named(1), named(2)},
@@ -265,8 +281,12 @@ func TestLists(t *testing.T) {
 			write()(c)
 			c.Fail(azuresim.StepItem, -1, azuresim.Status(429))
 		}, []string{named(1), named(2)}, "", 503, "graph_throttled 429, graph_throttled 429", "", 6, "30"},
-		{"all reads are throttled", nil, always(azuresim.StepItem, azuresim.Status(429)), []string{named(1), named(2)}, "",
-			503, "graph_throttled 429, graph_throttled 429", "", 0, "30"},
+		{
+			"all reads are throttled", nil, always(azuresim.StepItem, azuresim.Status(429)),
+			[]string{named(1), named(2)},
+			"",
+			503, "graph_throttled 429, graph_throttled 429", "", 0, "30",
+		},
 		{
 			"one waits longer than the other", nil, write(azuresim.Status(429, "Retry-After", "45"), azuresim.Status(503,
 				"Retry-After", "90")),
@@ -274,12 +294,21 @@ func TestLists(t *testing.T) {
 			"", 503,
 			"graph_throttled 429, graph_unavailable 503", "", 2, "90",
 		},
-		{"the batch is refused for now", nil, always(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "60")),
-			[]string{named(1), named(2)}, "", 503, "graph_unavailable 503, graph_unavailable 503", "", 0, "60"},
-		{"the batch is refused for good", nil, always(azuresim.StepGraph, azuresim.Status(403)), []string{named(1),
-			named(2)}, "", 424, "graph_permission_missing 424, graph_permission_missing 424", "", 0, ""},
-		{"Graph hangs", nil, always(azuresim.StepGraph, azuresim.Hang()), []string{named(1), named(2)}, "", 503,
-			"graph_timeout 504, graph_timeout 504", "", 0, "10"},
+		{
+			"the batch is refused for now", nil, always(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "60")),
+			[]string{named(1), named(2)},
+			"", 503, "graph_unavailable 503, graph_unavailable 503", "", 0, "60",
+		},
+		{"the batch is refused for good", nil, always(azuresim.StepGraph, azuresim.Status(403)), []string{
+			named(1),
+			named(2),
+		}, "", 424, "graph_permission_missing 424, graph_permission_missing 424", "", 0, ""},
+		{
+			"Graph hangs", nil, always(azuresim.StepGraph, azuresim.Hang()),
+			[]string{named(1), named(2)},
+			"", 503,
+			"graph_timeout 504, graph_timeout 504", "", 0, "10",
+		},
 
 		{
 			"a dry run", nil, nil,
@@ -294,20 +323,33 @@ func TestLists(t *testing.T) {
 			`,"verify":true`, 207,
 			"unassigned 200 cleared, already_unassigned 200 cleared, unassigned 200 unknown, device_not_found 404", "1,5", 3, "",
 		},
-		{"verified, and Intune is slow", nil, write(ok, own), []string{named(1), named(2)}, `,"verify":true`, 200,
-			"unassigned 200 pending, unassigned 200 cleared", "2", 2, ""},
-		{"verified, and it cannot be read", nil, write(own, own, azuresim.Status(409), own), []string{named(1), named(2)},
-			`,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 cleared", "1,2", 2, ""},
-		{"verified, and nothing can be read", nil, func(c *azuresim.Cloud) {
-			c.Fail(azuresim.StepGraph, 2, own)
-			c.Fail(azuresim.StepGraph, -1, azuresim.Hang())
-		}, []string{named(1), named(2)}, `,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 unknown", "1,2", 2,
-			""},
+		{
+			"verified, and Intune is slow", nil, write(ok, own),
+			[]string{named(1), named(2)},
+			`,"verify":true`, 200,
+			"unassigned 200 pending, unassigned 200 cleared", "2", 2, "",
+		},
+		{
+			"verified, and it cannot be read", nil, write(own, own, azuresim.Status(409), own),
+			[]string{named(1), named(2)},
+			`,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 cleared", "1,2", 2, "",
+		},
+		{
+			"verified, and nothing can be read", nil, func(c *azuresim.Cloud) {
+				c.Fail(azuresim.StepGraph, 2, own)
+				c.Fail(azuresim.StepGraph, -1, azuresim.Hang())
+			},
+			[]string{named(1), named(2)},
+			`,"verify":true`, 200, "unassigned 200 unknown, unassigned 200 unknown", "1,2", 2,
+			"",
+		},
 
 		{
 			"what was expected, and what was not", nil, nil,
-			[]string{named(1, "ROOM.1@contoso.com"), named("S2", "room.1@contoso.com"), named(4, "room.4@contoso.com"),
-				named(5, "room.5@contoso.com")},
+			[]string{
+				named(1, "ROOM.1@contoso.com"), named("S2", "room.1@contoso.com"), named(4, "room.4@contoso.com"),
+				named(5, "room.5@contoso.com"),
+			},
 			"", 207,
 			"unassigned 200, state_changed 409, already_unassigned 200, state_changed 409", "1", 1, "",
 		},
@@ -320,10 +362,16 @@ func TestLists(t *testing.T) {
 			"", 207,
 			"unassigned 200, policy_denied 403, policy_denied 403, unassigned 200", "1,2", 2, "",
 		},
-		{"all outside the policy", onlyRooms, nil, []string{named(3), named("S3")}, `,"verify":true`, 403,
-			"policy_denied 403, policy_denied 403", "", 0, ""},
-		{"within the policy, and it cannot be read", onlyRooms, item(azuresim.Status(409), own), []string{named(1),
-			named(2)}, "", 207, "graph_conflict 409, unassigned 200", "2", 1, ""},
+		{
+			"all outside the policy", onlyRooms, nil,
+			[]string{named(3), named("S3")},
+			`,"verify":true`, 403,
+			"policy_denied 403, policy_denied 403", "", 0, "",
+		},
+		{"within the policy, and it cannot be read", onlyRooms, item(azuresim.Status(409), own), []string{
+			named(1),
+			named(2),
+		}, "", 207, "graph_conflict 409, unassigned 200", "2", 1, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onCloud(t, test.settings, func(p *program) {
@@ -389,8 +437,10 @@ func TestListCostsTwoRequests(t *testing.T) {
 			for i := range 20 {
 				d := azuresim.Device{ID: row(100 + i), SerialNumber: fmt.Sprintf("PF-%04d", i), UserPrincipalName: "a"}
 				p.cloud.PutDevice(d)
-				targets = append(targets, fmt.Sprintf(`{%q:%q}`, name, map[string]string{"deviceId": d.ID,
-					"serialNumber": d.SerialNumber}[name]))
+				targets = append(targets, fmt.Sprintf(`{%q:%q}`, name, map[string]string{
+					"deviceId":     d.ID,
+					"serialNumber": d.SerialNumber,
+				}[name]))
 			}
 			a := p.send(`{"devices":[` + strings.Join(targets, ",") + `]}`)
 			if asked := p.cloud.Count(azuresim.StepGraph); a.status != 200 || a.Summary.Succeeded != 20 || asked != want {

@@ -62,8 +62,10 @@ func newOffice(t *testing.T, settings ...string) *office {
 // newOfficeAt returns an office whose flows call address.
 func newOfficeAt(t *testing.T, address string) *office {
 	t.Helper()
-	o := &office{t: t, address: address, list: "Retired devices", approve: func() string { return "Approve" },
-		meanwhile: func() {}}
+	o := &office{
+		t: t, address: address, list: "Retired devices", approve: func() string { return "Approve" },
+		meanwhile: func() {},
+	}
 	o.host = flow.Host{
 		Client:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		Connect: o.connect,
@@ -145,8 +147,10 @@ func (o *office) sharePoint(method, uri, body string) (any, error) {
 
 // row adds a row to the list.
 func (o *office) row(serial, account, status string) {
-	o.rows = append(o.rows, map[string]any{"Id": float64(len(o.rows) + 1), "Title": serial, "ExpectedAccount": account,
-		"Status": status, "modified": 0})
+	o.rows = append(o.rows, map[string]any{
+		"Id": float64(len(o.rows) + 1), "Title": serial, "ExpectedAccount": account,
+		"Status": status, "modified": 0,
+	})
 }
 
 // run runs a flow with the settings of this office. The URL is the program's unless address is set.
@@ -208,8 +212,10 @@ var button = map[string]any{"text": " 5CG1234ABC ", "text_1": "INC0012345"}
 
 // reassign gives the device another account.
 func reassign(c *azuresim.Cloud) {
-	c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo",
-		UserPrincipalName: "room.elv@contoso.com"})
+	c.PutDevice(azuresim.Device{
+		ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo",
+		UserPrincipalName: "room.elv@contoso.com",
+	})
 }
 
 func TestFlowApproval(t *testing.T) {
@@ -224,10 +230,20 @@ func TestFlowApproval(t *testing.T) {
 		actions  []string
 		contains string // the audit record's context
 	}{
-		"approved": {nil, button, "`room.fjord@contoso.com` from the device `5CG1234ABC`",
-			"Account removed: room.fjord@contoso.com", "", false, []string{"Check", "Unassign"}, "INC0012345"},
-		"no ticket": {nil, map[string]any{"text": "5cg1234abc"}, "Ticket: `none`", "Unassigned: 5CG1234ABC", "",
-			false, []string{"Check", "Unassign"}, "none"},
+		"approved": {
+			nil, button, "`room.fjord@contoso.com` from the device `5CG1234ABC`",
+			"Account removed: room.fjord@contoso.com", "", false,
+			[]string{"Check", "Unassign"},
+			"INC0012345",
+		},
+		"no ticket": {
+			nil,
+			map[string]any{"text": "5cg1234abc"},
+			"Ticket: `none`", "Unassigned: 5CG1234ABC", "",
+			false,
+			[]string{"Check", "Unassign"},
+			"none",
+		},
 		"a ticket with markup": {nil, map[string]any{"text": "5CG1234ABC", "text_1": "`](http://evil)\r\n<b>"}, "Ticket: ` ](http://evil)   b>`.", "Unassigned: 5CG1234ABC", "", false, []string{"Check", "Unassign"}, "evil"},
 		"rejected":             {func(o *office) { o.approve = func() string { return "Reject" } }, button, "room.fjord@contoso.com", "Rejected: 5CG1234ABC\n<p>The approver rejected the request. Nothing was changed: the device keeps the account room.fjord@contoso.com.</p><p>Ticket INC0012345", "", true, []string{"Check"}, "INC0012345"},
 		"an account with a resource name alone": {func(o *office) {

@@ -88,8 +88,10 @@ type got struct {
 
 // post returns a request that is authentic by its signature, a delivery of its own, changed by changes.
 func post(body string, changes ...func(*sent)) sent {
-	s := sent{http.MethodPost, "/api/unassign", http.Header{"X-Request-Id": {"request-1"},
-		"Content-Type": {"application/json"}}, body}
+	s := sent{http.MethodPost, "/api/unassign", http.Header{
+		"X-Request-Id": {"request-1"},
+		"Content-Type": {"application/json"},
+	}, body}
 	caller.Sign(s.header, canaryKey, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	for _, change := range changes {
 		change(&s)

@@ -41,8 +41,10 @@ func TestLambdaAnswersRequests(t *testing.T) {
 		event map[string]any
 		want  string
 	}{
-		"a text": {event("POST", "/api/unassign", `{"a":1}`, false),
-			`POST /api/unassign?a=1&a=2 "{\"a\":1}"`},
+		"a text": {
+			event("POST", "/api/unassign", `{"a":1}`, false),
+			`POST /api/unassign?a=1&a=2 "{\"a\":1}"`,
+		},
 		"base64": {event("POST", "/api/unassign", base64.StdEncoding.EncodeToString([]byte("\xff\x00")),
 			true), `POST /api/unassign?a=1&a=2 "\xff\x00"`},
 		"no body":             {event("GET", "/api/health", "", false), `GET /api/health?a=1&a=2 ""`},
@@ -52,9 +54,11 @@ func TestLambdaAnswersRequests(t *testing.T) {
 		"a mapping called api":    {event("POST", "/api/api/unassign/", "x", false), `POST /api/unassign/?a=1&a=2 "x"`},
 		"a path of another route": {event("POST", "/v1/sweep", "x", false), `POST /v1/sweep?a=1&a=2 "x"`},
 		"a method HTTP has not":   {event("P OST", "/api/unassign", "x", false), `P OST /api/unassign?a=1&a=2 "x"`},
-		"an event inside the body": {event("POST", "/api/unassign",
-			`{"Records":[{"eventSource":"aws:sqs"}],"httpMethod":"GET"}`, false),
-			`POST /api/unassign?a=1&a=2 "{\"Records\":[{\"eventSource\":\"aws:sqs\"}],\"httpMethod\":\"GET\"}"`},
+		"an event inside the body": {
+			event("POST", "/api/unassign",
+				`{"Records":[{"eventSource":"aws:sqs"}],"httpMethod":"GET"}`, false),
+			`POST /api/unassign?a=1&a=2 "{\"Records\":[{\"eventSource\":\"aws:sqs\"}],\"httpMethod\":\"GET\"}"`,
+		},
 	} {
 		payload, err := json.Marshal(test.event)
 		if err != nil {
@@ -88,30 +92,46 @@ func TestLambdaRefusesOtherEvents(t *testing.T) {
 		"nothing":         {``, "the event is not a JSON object"},
 		"a text":          {`"x"`, "the event is not a JSON object"},
 		"an empty object": {`{}`, "the event is of no kind that is served"},
-		"format 1.0": {`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`,
-			"the event has payload format 1.0; set it to 2.0"},
-		"a REST API": {`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`,
-			"the event has payload format 1.0; set it to 2.0"},
-		"a load balancer": {`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`,
-			"the event is of a load balancer"},
+		"format 1.0": {
+			`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`,
+			"the event has payload format 1.0; set it to 2.0",
+		},
+		"a REST API": {
+			`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`,
+			"the event has payload format 1.0; set it to 2.0",
+		},
+		"a load balancer": {
+			`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`,
+			"the event is of a load balancer",
+		},
 		"SNS": {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records of no kind " +
 			"that is served"},
 		"S3 beside SQS": {`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"},{"eventSource":"aws:s3"}]}`, "the event is a batch of records of no kind that is served"},
 		"no records":    {`{"Records":[]}`, "the event is a batch of records of no kind that is served"},
 		"a message without id": {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records of " +
 			"no kind that is served"},
-		"no input": {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`,
-			"the event is of EventBridge and has no command; give the schedule an input"},
-		"another bus": {`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`,
-			"the event is of EventBridge and has no command; give the schedule an input"},
-		"both of two": {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`,
-			"the event is of no kind that is served"},
-		"a command beside it": {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`,
-			"the event is of no kind that is served"},
+		"no input": {
+			`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`,
+			"the event is of EventBridge and has no command; give the schedule an input",
+		},
+		"another bus": {
+			`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`,
+			"the event is of EventBridge and has no command; give the schedule an input",
+		},
+		"both of two": {
+			`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`,
+			"the event is of no kind that is served",
+		},
+		"a command beside it": {
+			`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`,
+			"the event is of no kind that is served",
+		},
 		"a bare body":          {`{"deviceId":"` + someDevice + `"}`, "the event is of no kind that is served"},
 		"2.0 without a method": {`{"version":"2.0","requestContext":{"http":{}}}`, "the event is of no kind that is served"},
-		"2.0 of another form": {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`,
-			"the event has the envelope of payload format 2.0 and not its form"},
+		"2.0 of another form": {
+			`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`,
+			"the event has the envelope of payload format 2.0 and not its form",
+		},
 	} {
 		var logged bytes.Buffer
 		asked := false
@@ -177,7 +197,8 @@ func FuzzInvoke(f *testing.F) {
 		asked := false
 		ran := 0
 		l := &lambdaHost{log: slog.New(slog.DiscardHandler), http: http.HandlerFunc(func(w http.ResponseWriter,
-			r *http.Request) {
+			r *http.Request,
+		) {
 			asked = true
 			echo(w, r)
 		}), run: func(context.Context, handler.Event) (any, error) {

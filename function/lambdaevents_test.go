@@ -33,8 +33,10 @@ func eventsOnLambda(t *testing.T, c *azuresim.Cloud, o lambda.Options, changes .
 		t.Fatal(err)
 	}
 	t.Cleanup(served.Close)
-	o.Binary, o.Env = binary, environment(t, c, served, append([]string{"SWEEP_GROUP_TAG=MTR-Oslo",
-		"REQUEST_TIMEOUT=20s"}, changes...)...)
+	o.Binary, o.Env = binary, environment(t, c, served, append([]string{
+		"SWEEP_GROUP_TAG=MTR-Oslo",
+		"REQUEST_TIMEOUT=20s",
+	}, changes...)...)
 	host, err := lambda.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -104,8 +106,10 @@ func TestLambdaSweeps(t *testing.T) {
 			"by hand, as it is set up":     {`{"command":"sweep"}`, "invoke", "", false},
 		} {
 			secondDevice(c)
-			c.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo",
-				UserPrincipalName: "room.fjord@contoso.com"})
+			c.PutDevice(azuresim.Device{
+				ID: someDevice, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo",
+				UserPrincipalName: "room.fjord@contoso.com",
+			})
 			dry := test.dry || !apply
 			answer, failure, id := invoke(t, d, c, test.event)
 			if want := strings.Replace(strings.TrimSpace(fixture(t, "sweep-report.json")), `"dryRun":true`,
@@ -122,8 +126,10 @@ func TestLambdaSweeps(t *testing.T) {
 				"code": "swept", "dry_run": fmt.Sprint(dry), "context": test.context,
 			})
 			for _, record := range records(t, d, "unassign", 2*n)[2*n-2:] {
-				check(t, name, record, map[string]string{"invocation_id": id, "caller_kind": "event", "caller_id": test.source,
-					"dry_run": fmt.Sprint(dry), "context": test.context, "group_tag": "MTR-Oslo"})
+				check(t, name, record, map[string]string{
+					"invocation_id": id, "caller_kind": "event", "caller_id": test.source,
+					"dry_run": fmt.Sprint(dry), "context": test.context, "group_tag": "MTR-Oslo",
+				})
 			}
 		}
 	}
@@ -192,39 +198,67 @@ func TestLambdaEventsFail(t *testing.T) {
 		message, level  string // of the record
 		code            string
 	}{
-		"Graph is not there": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) },
-			`{"command":"sweep"}`, "", "graph_unavailable", "sweep", "ERROR", "graph_unavailable"},
-		"a device is not done": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) }, unassign, "",
-			"graph_unavailable", "unassign", "ERROR", "graph_unavailable"},
-		"no permission": {func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") },
-			`{"command":"sweep"}`, `"code":"graph_permission_missing"`, "", "sweep", "ERROR", "graph_permission_missing"},
-		"too many": {func(c *azuresim.Cloud) { secondDevice(c) }, `{"command":"sweep"}`,
-			`"matching":2,"succeeded":0,"failed":0,"handedBack":2`, "", "sweep", "ERROR", "sweep_too_many"},
-		"an unknown device": {nil, `{"command":"unassign","deviceId":"` + unknownDevice + `"}`,
-			`"code":"device_not_found"`, "", "unassign", "ERROR", "device_not_found"},
-		"a rule of yesterday": {nil, at(t, "eventbridge-rule.json", time.Now().Add(-7*time.Hour)),
-			`{"error":{"code":"event_late"}}`, "", "event", "ERROR", "event_late"},
-		"Scheduler of yesterday": {nil, scheduled(t, time.Now().Add(-7*time.Hour)),
-			`{"error":{"code":"event_late"}}`, "", "event", "ERROR", "event_late"},
-		"placeholders by hand": {nil, fixture(t, "scheduler-input.json"), `{"error":{"code":"event_invalid"}}`,
-			"", "event", "ERROR", "event_invalid"},
-		"a command that is none": {nil, `{"command":"wipe"}`, `{"error":{"code":"event_invalid"}}`, "", "event",
-			"ERROR", "event_invalid"},
-		"a command with more in it": {nil, `{"command":"sweep","apply":true}`, `{"error":{"code":"unknown_field"}}`,
-			"", "event", "ERROR", "unknown_field"},
+		"Graph is not there": {
+			func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) },
+			`{"command":"sweep"}`, "", "graph_unavailable", "sweep", "ERROR", "graph_unavailable",
+		},
+		"a device is not done": {
+			func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, 1, later) }, unassign, "",
+			"graph_unavailable", "unassign", "ERROR", "graph_unavailable",
+		},
+		"no permission": {
+			func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") },
+			`{"command":"sweep"}`, `"code":"graph_permission_missing"`, "", "sweep", "ERROR", "graph_permission_missing",
+		},
+		"too many": {
+			func(c *azuresim.Cloud) { secondDevice(c) }, `{"command":"sweep"}`,
+			`"matching":2,"succeeded":0,"failed":0,"handedBack":2`, "", "sweep", "ERROR", "sweep_too_many",
+		},
+		"an unknown device": {
+			nil, `{"command":"unassign","deviceId":"` + unknownDevice + `"}`,
+			`"code":"device_not_found"`, "", "unassign", "ERROR", "device_not_found",
+		},
+		"a rule of yesterday": {
+			nil, at(t, "eventbridge-rule.json", time.Now().Add(-7*time.Hour)),
+			`{"error":{"code":"event_late"}}`, "", "event", "ERROR", "event_late",
+		},
+		"Scheduler of yesterday": {
+			nil, scheduled(t, time.Now().Add(-7*time.Hour)),
+			`{"error":{"code":"event_late"}}`, "", "event", "ERROR", "event_late",
+		},
+		"placeholders by hand": {
+			nil, fixture(t, "scheduler-input.json"), `{"error":{"code":"event_invalid"}}`,
+			"", "event", "ERROR", "event_invalid",
+		},
+		"a command that is none": {
+			nil, `{"command":"wipe"}`, `{"error":{"code":"event_invalid"}}`, "", "event",
+			"ERROR", "event_invalid",
+		},
+		"a command with more in it": {
+			nil, `{"command":"sweep","apply":true}`, `{"error":{"code":"unknown_field"}}`,
+			"", "event", "ERROR", "unknown_field",
+		},
 		"Scheduler without an input": {nil, fixture(t, "scheduler-no-input.json"), "", "the event is of EventBridge and " +
 			"has no command; give the schedule an input", "event refused", "ERROR", ""},
-		"two kinds": {nil, `{"command":"sweep",` + fixture(t, "sqs.json")[1:], "",
-			"the event is of no kind that is served", "event refused", "ERROR", ""},
-		"two others": {nil, `{"command":"sweep",` + fixture(t, "eventbridge-rule.json")[1:], "",
-			"the event is of no kind that is served", "event refused", "ERROR", ""},
-		"a schedule with a method": {nil, `{"httpMethod":"POST",` + fixture(t, "eventbridge-rule.json")[1:], "",
-			"the event has payload format 1.0; set it to 2.0", "event refused", "ERROR", ""},
+		"two kinds": {
+			nil, `{"command":"sweep",` + fixture(t, "sqs.json")[1:], "",
+			"the event is of no kind that is served", "event refused", "ERROR", "",
+		},
+		"two others": {
+			nil, `{"command":"sweep",` + fixture(t, "eventbridge-rule.json")[1:], "",
+			"the event is of no kind that is served", "event refused", "ERROR", "",
+		},
+		"a schedule with a method": {
+			nil, `{"httpMethod":"POST",` + fixture(t, "eventbridge-rule.json")[1:], "",
+			"the event has payload format 1.0; set it to 2.0", "event refused", "ERROR", "",
+		},
 		"messages of two kinds": {nil, strings.Replace(fixture(t, "sqs.json"), `"Records": [`,
 			`"Records": [{"eventSource":"aws:s3","messageId":"1","body":"{}"},`, 1), "", "the event is a batch of records of " +
 			"no kind that is served", "event refused", "ERROR", ""},
-		"a notification in an envelope": {nil, strings.Replace(fixture(t, "sqs.json"), "aws:sqs", "aws:sns", 1), "",
-			"the event is a batch of records of no kind that is served", "event refused", "ERROR", ""},
+		"a notification in an envelope": {
+			nil, strings.Replace(fixture(t, "sqs.json"), "aws:sqs", "aws:sns", 1), "",
+			"the event is a batch of records of no kind that is served", "event refused", "ERROR", "",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -237,8 +271,10 @@ func TestLambdaEventsFail(t *testing.T) {
 			if !strings.Contains(answer, test.answer) || (test.answer == "") != (answer == "") || failure != test.failure {
 				t.Errorf("%q, the error %q; want %q, %q", answer, failure, test.answer, test.failure)
 			}
-			check(t, "the record", records(t, d, test.message, 1)[0], map[string]string{"level": test.level, "host": "lambda",
-				"invocation_id": id, "code": test.code})
+			check(t, "the record", records(t, d, test.message, 1)[0], map[string]string{
+				"level": test.level, "host": "lambda",
+				"invocation_id": id, "code": test.code,
+			})
 			if carrying(c) != len(c.Devices()) {
 				t.Error("an account was taken off")
 			}
@@ -299,28 +335,56 @@ func TestSQS(t *testing.T) {
 		codes   string // of the records, with the message
 		graph   int    // requests at the most
 	}{
-		"the message of the page": {nil, sentNow(fixture(t, "sqs.json")), nil, 2,
-			"unassigned 059f36b4-87a3-44ab-83d2-661975830a7d", 2},
-		"two messages": {nil, batch(t, [2]string{"1", one}, [2]string{"2", other}), nil, 1,
-			"unassigned 1, unassigned 2", 4},
+		"the message of the page": {
+			nil, sentNow(fixture(t, "sqs.json")), nil, 2,
+			"unassigned 059f36b4-87a3-44ab-83d2-661975830a7d", 2,
+		},
+		"two messages": {
+			nil, batch(t, [2]string{"1", one}, [2]string{"2", other}), nil, 1,
+			"unassigned 1, unassigned 2", 4,
+		},
 		"a message twice": {nil, batch(t, [2]string{"1", one}, [2]string{"1", one}), nil, 2, "unassigned 1", 2},
-		"a message twice, failed": {nil, batch(t, [2]string{"1", unknown}, [2]string{"1", unknown}), []string{"1"}, 3,
-			"device_not_found 1", 1},
+		"a message twice, failed": {
+			nil, batch(t, [2]string{"1", unknown}, [2]string{"1", unknown}),
+			[]string{"1"},
+			3,
+			"device_not_found 1", 1,
+		},
 		"a device in two messages": {
 			nil, batch(t, [2]string{"1", one}, [2]string{"2", one}), nil, 2, "unassigned, already_unassigned", 4,
 		},
-		"no JSON in one": {nil, batch(t, [2]string{"1", "5CG1234ABC"}, [2]string{"2", one}), []string{"1"}, 2,
-			"invalid_json 1, unassigned 2", 2},
-		"a command in one": {nil, batch(t, [2]string{"1", `{"command":"sweep"}`}, [2]string{"2", one}), []string{"1"}, 2,
-			"unknown_field 1, unassigned 2", 2},
-		"an event in one": {nil, batch(t, [2]string{"1", fixture(t, "eventbridge-rule.json")}, [2]string{"2", one}),
-			[]string{"1"}, 2, "unknown_field 1, unassigned 2", 2},
-		"nothing in one": {nil, batch(t, [2]string{"1", ""}, [2]string{"2", one}), []string{"1"}, 2,
-			"body_missing 1, unassigned 2", 2},
-		"one for ever": {nil, batch(t, [2]string{"1", one}, [2]string{"2", unknown}, [2]string{"3", other}),
-			[]string{"2"}, 1, "unassigned 1, device_not_found 2, unassigned 3", 5},
-		"all of them": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, -1, later) }, batch(t, [2]string{"1",
-			one}, [2]string{"2", one}), []string{"1", "2"}, 3, "graph_unavailable 1, graph_unavailable 2", 2},
+		"no JSON in one": {
+			nil, batch(t, [2]string{"1", "5CG1234ABC"}, [2]string{"2", one}),
+			[]string{"1"},
+			2,
+			"invalid_json 1, unassigned 2", 2,
+		},
+		"a command in one": {
+			nil, batch(t, [2]string{"1", `{"command":"sweep"}`}, [2]string{"2", one}),
+			[]string{"1"},
+			2,
+			"unknown_field 1, unassigned 2", 2,
+		},
+		"an event in one": {
+			nil, batch(t, [2]string{"1", fixture(t, "eventbridge-rule.json")}, [2]string{"2", one}),
+			[]string{"1"},
+			2, "unknown_field 1, unassigned 2", 2,
+		},
+		"nothing in one": {
+			nil, batch(t, [2]string{"1", ""}, [2]string{"2", one}),
+			[]string{"1"},
+			2,
+			"body_missing 1, unassigned 2", 2,
+		},
+		"one for ever": {
+			nil, batch(t, [2]string{"1", one}, [2]string{"2", unknown}, [2]string{"3", other}),
+			[]string{"2"},
+			1, "unassigned 1, device_not_found 2, unassigned 3", 5,
+		},
+		"all of them": {func(c *azuresim.Cloud) { c.Fail(azuresim.StepGraph, -1, later) }, batch(t, [2]string{
+			"1",
+			one,
+		}, [2]string{"2", one}), []string{"1", "2"}, 3, "graph_unavailable 1, graph_unavailable 2", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -340,8 +404,10 @@ func TestSQS(t *testing.T) {
 			for _, record := range recordsWhere(t, d, "caller_id", "sqs", strings.Count(test.codes, ",")+1) {
 				words, _ := record["context"].(map[string]any)
 				codes = append(codes, fmt.Sprint(record["code"], " ", words["messageId"]))
-				check(t, "a record", record, map[string]string{"host": "lambda", "invocation_id": id, "caller_kind": "event",
-					"caller_id": "sqs"})
+				check(t, "a record", record, map[string]string{
+					"host": "lambda", "invocation_id": id, "caller_kind": "event",
+					"caller_id": "sqs",
+				})
 				if words["receiveCount"] != "1" || strings.HasSuffix(fmt.Sprint(record["code"]),
 					"unassigned") != (record["level"] == "INFO") {
 					t.Errorf("%v", record)
@@ -392,8 +458,10 @@ func TestSQSWordsAreNotTrusted(t *testing.T) {
 	if answer, failure, _ := invoke(t, d, c, event); answer != handedBack(id) || failure != "" {
 		t.Errorf("%s %s", answer, failure)
 	}
-	check(t, "the record", records(t, d, "event", 1)[0], map[string]string{"code": "invalid_json", "context": "",
-		"caller_id": "sqs"})
+	check(t, "the record", records(t, d, "event", 1)[0], map[string]string{
+		"code": "invalid_json", "context": "",
+		"caller_id": "sqs",
+	})
 	if log := strings.Join(d.lines(), "\n"); strings.Contains(log, "\u202e") || strings.Contains(log, "xxx") ||
 		len(log) > 3000 {
 		t.Errorf("the log has %s", log)
@@ -412,7 +480,8 @@ func TestRequestsAreNoEvents(t *testing.T) {
 		"a command in the headers": post(`{}`, header("Command", "sweep"), header("Detail-Type", "Scheduled Event"),
 			header("Source", "aws.events"), header("Records", `[{"eventSource":"aws:sqs"}]`)),
 		"a command in the query": post(`{}`, func(
-			s *sent) {
+			s *sent,
+		) {
 			s.target += "?command=sweep&Records=1&detail-type=x&source=aws.events"
 		}),
 		"a command and no evidence": post(`{"command":"sweep"}`, unsigned),
@@ -464,8 +533,10 @@ func TestEventThatPanics(t *testing.T) {
 		t.Errorf("%s, %v", answer, err)
 	}
 	one := `{"deviceId":"` + someDevice + `"}`
-	answer, err := l.Invoke(t.Context(), []byte(batch(t, [2]string{"1", one}, [2]string{"2", "no JSON"}, [2]string{"3",
-		one})))
+	answer, err := l.Invoke(t.Context(), []byte(batch(t, [2]string{"1", one}, [2]string{"2", "no JSON"}, [2]string{
+		"3",
+		one,
+	})))
 	if err != nil || string(answer) != handedBack("1", "2", "3") {
 		t.Errorf("%s, %v", answer, err)
 	}
@@ -536,8 +607,10 @@ func TestSQSPermanentFailures(t *testing.T) {
 		return settlements
 	}
 	const source = "arn:aws:sqs:eu-west-1:123456789012:unassign"
-	event := batch(t, [2]string{"1", "done"}, [2]string{"2", "permanent"}, [2]string{"3", "transient"}, [2]string{"4",
-		"permanent"}, [2]string{"5", "half"})
+	event := batch(t, [2]string{"1", "done"}, [2]string{"2", "permanent"}, [2]string{"3", "transient"}, [2]string{
+		"4",
+		"permanent",
+	}, [2]string{"5", "half"})
 	event = regexp.MustCompile(`"eventSourceARN":"[^"]*"`).ReplaceAllString(event, `"eventSourceARN":"`+source+`"`)
 	for name, test := range map[string]struct {
 		event  string
@@ -546,18 +619,27 @@ func TestSQSPermanentFailures(t *testing.T) {
 		back   []string
 		calls  []string
 	}{
-		"sent": {event, 200, env, []string{"3"}, []string{"SendMessageBatch", "GetQueueAttributes",
-			"SendMessage", "SendMessage"}},
-		"refused": {event, 403, env, []string{"2", "3", "4", "5"}, []string{"SendMessageBatch",
-			"GetQueueAttributes", "GetQueueAttributes"}},
+		"sent": {event, 200, env, []string{"3"}, []string{
+			"SendMessageBatch", "GetQueueAttributes",
+			"SendMessage", "SendMessage",
+		}},
+		"refused": {event, 403, env, []string{"2", "3", "4", "5"}, []string{
+			"SendMessageBatch",
+			"GetQueueAttributes", "GetQueueAttributes",
+		}},
 		"no credentials": {event, 200, nil, []string{"2", "3", "4", "5"}, nil},
-		"a forged ARN": {strings.ReplaceAll(event, "eu-west-1", "evil.example/"), 200, env, []string{"2", "3", "4", "5"},
-			nil},
+		"a forged ARN": {
+			strings.ReplaceAll(event, "eu-west-1", "evil.example/"), 200, env,
+			[]string{"2", "3", "4", "5"},
+			nil,
+		},
 	} {
 		sqs := &fakeSQS{t: t, status: test.status}
 		log := &bytes.Buffer{}
-		l := &lambdaHost{settle: run, queues: app.NewQueues(func(name string) string { return test.env[name] }, sqs),
-			log: app.NewLog(log, slog.LevelInfo)}
+		l := &lambdaHost{
+			settle: run, queues: app.NewQueues(func(name string) string { return test.env[name] }, sqs),
+			log: app.NewLog(log, slog.LevelInfo),
+		}
 		reply, err := l.Invoke(t.Context(), []byte(test.event))
 		if err != nil || string(reply) != handedBack(test.back...) || !slices.Equal(sqs.calls, test.calls) {
 			t.Errorf("%s: %s, %v after %v; want %s after %v", name, reply, err, sqs.calls, handedBack(test.back...), test.calls)

@@ -132,7 +132,8 @@ func (w *drainingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 // serveHTTP serves the requests of listener until ctx ends, then lets running requests finish. A request may take
 // timeout.
 func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeout time.Duration,
-	log *slog.Logger) error {
+	log *slog.Logger,
+) error {
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: bodyTimeout,

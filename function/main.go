@@ -92,7 +92,8 @@ unassign help COMMAND has the flags and examples of a command.
 
 // run is the program. It returns when its work is done, when ctx ends, or when it cannot go on.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout,
-	stderr io.Writer) error {
+	stderr io.Writer,
+) error {
 	command, rest := "serve", args[1:]
 	if len(rest) > 0 {
 		command, rest = rest[0], rest[1:]

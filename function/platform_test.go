@@ -63,8 +63,10 @@ func TestMissingSettingsAreInTheLastLines(t *testing.T) {
 		err := command.Run()
 		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 		last := strings.Join(lines[max(0, len(lines)-3):], "\n")
-		for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
-			"WEBHOOK_SECRET_NAMES"} {
+		for _, name := range []string{
+			"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
+			"WEBHOOK_SECRET_NAMES",
+		} {
 			if !strings.Contains(last, name) {
 				t.Errorf("%s: the last lines do not name %s:\n%s", variable, name, last)
 			}

@@ -165,8 +165,10 @@ func TestForwardingHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer served.Close()
-	host, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t), Env: environment(t, c, served),
-		Mode: functions.Forwarding})
+	host, err := functions.Start(t.Context(), functions.Options{
+		AppDir: stageAzure(t), Env: environment(t, c, served),
+		Mode: functions.Forwarding,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,8 +217,10 @@ func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
 func TestMissingSettingsReachTheHost(t *testing.T) {
 	t.Parallel()
 	_, err := functions.Start(t.Context(), functions.Options{AppDir: stageAzure(t)})
-	for _, name := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
-		"WEBHOOK_SECRET_NAMES"} {
+	for _, name := range []string{
+		"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
+		"WEBHOOK_SECRET_NAMES",
+	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v; want %s in it", err, name)
 		}
@@ -270,14 +274,25 @@ func TestExitCodes(t *testing.T) {
 		"help of a command": {[]string{"help", "call"}, nil, 0, ""},
 		"--version":         {[]string{"--version"}, nil, 0, ""},
 		"-v":                {[]string{"-v"}, nil, 0, ""},
-		"settings missing": {nil, []string{"KEY_VAULT_URL=https://contoso.vault.azure.net"}, 1,
-			"GRAPH_TENANT_ID is not set"},
+		"settings missing": {
+			nil,
+			[]string{"KEY_VAULT_URL=https://contoso.vault.azure.net"},
+			1,
+			"GRAPH_TENANT_ID is not set",
+		},
 		"settings on a host": {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1"}, 1, "KEY_VAULT_URL is not set"},
-		"two hosts": {nil, []string{"FUNCTIONS_CUSTOMHANDLER_PORT=1", "AWS_LAMBDA_RUNTIME_API=x"}, 1,
-			"are both set"},
+		"two hosts": {
+			nil,
+			[]string{"FUNCTIONS_CUSTOMHANDLER_PORT=1", "AWS_LAMBDA_RUNTIME_API=x"},
+			1,
+			"are both set",
+		},
 		"an address it cannot be": {[]string{"serve", "-listen", "256.0.0.1:1"}, nil, 1, "listen"},
-		"a port in use": {[]string{"serve", "-listen", taken.Addr().String()}, nil, 1,
-			"another program uses 127.0.0.1:"},
+		"a port in use": {
+			[]string{"serve", "-listen", taken.Addr().String()},
+			nil, 1,
+			"another program uses 127.0.0.1:",
+		},
 	} {
 		var stderr strings.Builder
 		cmd := exec.Command(binary, test.args...)

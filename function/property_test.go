@@ -36,8 +36,10 @@ func eachSeed(t *testing.T, cases int, test func(t *testing.T, r *rand.Rand)) {
 // anyFault returns a way to go wrong. None of them is a success that is not true: against that nothing helps but to
 // verify.
 func anyFault(r *rand.Rand) azuresim.Fault {
-	shapes := []azuresim.Shape{azuresim.Plain, azuresim.Nested, azuresim.DoublyNested, azuresim.HTML, azuresim.NoRoute,
-		azuresim.NotJSON}
+	shapes := []azuresim.Shape{
+		azuresim.Plain, azuresim.Nested, azuresim.DoublyNested, azuresim.HTML, azuresim.NoRoute,
+		azuresim.NotJSON,
+	}
 	statuses := []int{400, 401, 403, 404, 409, 412, 423, 429, 429, 429, 500, 500, 502, 503, 503, 504}
 	switch r.IntN(10) {
 	case 0:
@@ -49,8 +51,10 @@ func anyFault(r *rand.Rand) azuresim.Fault {
 	case 3:
 		return []azuresim.Fault{azuresim.Truncated(), azuresim.ResetMidBody()}[r.IntN(2)]
 	case 4:
-		return []azuresim.Fault{azuresim.NoHost(), azuresim.Refused(),
-			azuresim.Redirect("https://stranger.example/")}[r.IntN(3)]
+		return []azuresim.Fault{
+			azuresim.NoHost(), azuresim.Refused(),
+			azuresim.Redirect("https://stranger.example/"),
+		}[r.IntN(3)]
 	case 5, 6:
 		return azuresim.Done(azuresim.Status([]int{500, 502, 504}[r.IntN(3)]))
 	case 7:
@@ -72,8 +76,10 @@ func plan(r *rand.Rand, c *azuresim.Cloud) {
 	}
 	if r.IntN(6) == 0 {
 		step := []azuresim.Step{azuresim.StepIdentity, azuresim.StepSecret, azuresim.StepToken}[r.IntN(3)]
-		c.Fail(step, 1+r.IntN(5), []azuresim.Fault{azuresim.Status(500), azuresim.Status(429), azuresim.Hang(),
-			azuresim.Reset(), azuresim.Status(403)}[r.IntN(5)])
+		c.Fail(step, 1+r.IntN(5), []azuresim.Fault{
+			azuresim.Status(500), azuresim.Status(429), azuresim.Hang(),
+			azuresim.Reset(), azuresim.Status(403),
+		}[r.IntN(5)])
 	}
 	if r.IntN(4) == 0 {
 		c.Throttle(azuresim.WriteLimit{Writes: azuresim.PublishedWrites, CountRefused: true})
@@ -102,7 +108,7 @@ func carries(d azuresim.Device) bool {
 //  2. A reported change was made, and a change reported as not done was not made.
 //  3. Nothing is done to a device that was not named, that policy refuses, or that a dry run looks at.
 //  4. A response allows a retry exactly if a retry can help one of its devices.
-func TestAnyFaultsOfAList(t *testing.T) {
+func TestAnyFaultsOfAList(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	eachSeed(t, 80, func(t *testing.T, r *rand.Rand) {
 		t.Helper()
@@ -211,7 +217,7 @@ func retryable(status int) bool {
 //  2. A reported change was made. A change that is not reported, or reported as not done, was not made.
 //  3. Nothing is done to any other device.
 //  4. The next run, without faults, changes the remaining devices.
-func TestAnyFaultsOfASweep(t *testing.T) {
+func TestAnyFaultsOfASweep(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	eachSeed(t, 30, func(t *testing.T, r *rand.Rand) {
 		t.Helper()

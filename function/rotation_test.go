@@ -96,7 +96,8 @@ type keyKind struct {
 }
 
 var keyKinds = map[string]keyKind{
-	"webhook": {"WEBHOOK_SECRET_NAMES", encodeKey([]byte("old-signing-key-0123456789abcd")),
+	"webhook": {
+		"WEBHOOK_SECRET_NAMES", encodeKey([]byte("old-signing-key-0123456789abcd")),
 		encodeKey([]byte("new-signing-key-0123456789abcd")), func(key string) func(*sent) {
 			return func(s *sent) {
 				decoded, err := caller.DecodeSignatureKey(key)
@@ -105,14 +106,17 @@ var keyKinds = map[string]keyKind{
 				}
 				caller.Sign(s.header, decoded, s.header.Get("Webhook-Id"), time.Now(), []byte(s.body))
 			}
-		}},
-	"API": {"API_KEY_SECRET_NAMES", "old-api-key-0123456789abcdef", "new-api-key-0123456789abcdef",
+		},
+	},
+	"API": {
+		"API_KEY_SECRET_NAMES", "old-api-key-0123456789abcdef", "new-api-key-0123456789abcdef",
 		func(key string) func(*sent) {
 			return func(s *sent) {
 				unsigned(s)
 				s.header.Set("X-Api-Key", key)
 			}
-		}},
+		},
+	},
 }
 
 // keyRotation is the rotation of a key of a kind. The settings name two secrets, key-a with the old key, and key-b.
@@ -145,7 +149,7 @@ func eachKeyKind(t *testing.T, test func(r keyRotation)) {
 
 // TestKeyRotation replaces a key of callers as docs/operations.md says, while they call: the new one is stored beside
 // the old, the callers switch, the old one is disabled.
-func TestKeyRotation(t *testing.T) {
+func TestKeyRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
 		start := time.Now()
@@ -175,7 +179,7 @@ func TestKeyRotation(t *testing.T) {
 }
 
 // TestHastyKeyRotation has all callers use the new key in the moment in which it is stored.
-func TestHastyKeyRotation(t *testing.T) {
+func TestHastyKeyRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
 		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"}) // another old one, which is overwritten
@@ -193,7 +197,7 @@ func TestHastyKeyRotation(t *testing.T) {
 
 // TestKeyRotationUnderAttack has strangers send invalid evidence all the time, so that honest callers cannot refresh
 // the keys. Five minutes after the new key was stored it is known nevertheless.
-func TestKeyRotationUnderAttack(t *testing.T) {
+func TestKeyRotationUnderAttack(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	eachKeyKind(t, func(r keyRotation) {
 		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"})
@@ -223,7 +227,7 @@ func TestKeyRotationUnderAttack(t *testing.T) {
 
 // TestClientSecretRotation has Entra refuse the app's old secret in the moment in which the new one is stored, and in
 // one case also Graph all tokens that were issued for it, while callers call.
-func TestClientSecretRotation(t *testing.T) {
+func TestClientSecretRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	rotations(t, "GRAPH_SECRET_NAME", func(cloud *azuresim.Cloud, secret string) string {
 		cloud.SetAppSecrets(secret)
@@ -232,10 +236,12 @@ func TestClientSecretRotation(t *testing.T) {
 }
 
 // TestCertificateRotation is TestClientSecretRotation for an app that signs in with a certificate.
-func TestCertificateRotation(t *testing.T) {
+func TestCertificateRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
-	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){"old": sync.OnceValues(newCertificate),
-		"new": sync.OnceValues(newCertificate)}
+	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){
+		"old": sync.OnceValues(newCertificate),
+		"new": sync.OnceValues(newCertificate),
+	}
 	rotations(t, "GRAPH_CERTIFICATE_NAME", func(cloud *azuresim.Cloud, which string) string {
 		key, cert := certs[which]()
 		der, err := x509.MarshalPKCS8PrivateKey(key)

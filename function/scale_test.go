@@ -306,8 +306,10 @@ func sendInteractive(ctx context.Context, cloud *azuresim.Cloud, h http.Handler)
 
 // lambdaWorker returns a worker that is an environment of Lambda.
 func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
-	credentials := map[string]string{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-		"AWS_SESSION_TOKEN": "session"}
+	credentials := map[string]string{
+		"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+		"AWS_SESSION_TOKEN": "session",
+	}
 	l := &lambdaHost{
 		http: a, run: a.Run, settle: a.RunMessages, log: slog.New(slog.DiscardHandler),
 		queues: app.NewQueues(func(name string) string { return credentials[name] }, n),
@@ -318,8 +320,10 @@ func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
 			records = append(records, map[string]any{
 				"messageId": m.ID, "body": m.Body, "eventSource": "aws:sqs",
 				"eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:unassign",
-				"attributes": map[string]string{"ApproximateReceiveCount": strconv.Itoa(m.Receives),
-					"SentTimestamp": strconv.FormatInt(m.Sent.UnixMilli(), 10)},
+				"attributes": map[string]string{
+					"ApproximateReceiveCount": strconv.Itoa(m.Receives),
+					"SentTimestamp":           strconv.FormatInt(m.Sent.UnixMilli(), 10),
+				},
 			})
 		}
 		payload, err := json.Marshal(map[string]any{"Records": records})

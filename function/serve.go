@@ -16,7 +16,8 @@ import (
 
 // serve serves requests until ctx ends, for the host that the environment shows. program is the name of the executable.
 func serve(ctx context.Context, program string, args []string, getenv func(string) string, stdout,
-	stderr io.Writer) error {
+	stderr io.Writer,
+) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")

@@ -35,7 +35,8 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 
 // callDeployment runs the commands of callers: call and list.
 func callDeployment(ctx context.Context, command string, args []string, getenv func(string) string, stdin io.Reader,
-	stdout, stderr io.Writer) error {
+	stdout, stderr io.Writer,
+) error {
 	program := client.Program{
 		Version: version, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr,
 		ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },

@@ -55,7 +55,7 @@ func errorWords(err *handler.EventError) string {
 }
 
 // TestSweep sweeps a fleet of 200, of which 40 have the tag: 20 carry an account, and 10 do not show whether they do.
-func TestSweep(t *testing.T) {
+func TestSweep(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	item := func(times int, f azuresim.Fault) func(*azuresim.Cloud) {
 		return func(c *azuresim.Cloud) { c.Fail(azuresim.StepItem, times, f) }
@@ -83,36 +83,70 @@ func TestSweep(t *testing.T) {
 		done     int
 	}{
 		{"it acts", applied(20), timer, nil, done, "", "INFO", 20, 20},
-		{"it is a dry run until told otherwise", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=20"},
-			timer, nil, dry, "", "INFO", 20, 0},
-		{"it is a dry run where the command says so", applied(20), command(`{"command":"sweep","dryRun":true}`), nil, dry,
-			"", "INFO", 20, 0},
-		{"a command cannot make it act", []string{"SWEEP_MAX_DEVICES=20"},
-			command(`{"command":"sweep","dryRun":false,"groupTag":"Retired"}`), nil, dry, "", "INFO", 20, 0},
-		{"more devices than it may act on", applied(19), timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR",
-			0, 0},
-		{"more than it may act on, in a dry run", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=19"},
+		{
+			"it is a dry run until told otherwise",
+			[]string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=20"},
+			timer, nil, dry, "", "INFO", 20, 0,
+		},
+		{
+			"it is a dry run where the command says so", applied(20), command(`{"command":"sweep","dryRun":true}`), nil, dry,
+			"", "INFO", 20, 0,
+		},
+		{
+			"a command cannot make it act",
+			[]string{"SWEEP_MAX_DEVICES=20"},
+			command(`{"command":"sweep","dryRun":false,"groupTag":"Retired"}`), nil, dry, "", "INFO", 20, 0,
+		},
+		{
+			"more devices than it may act on", applied(19), timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR",
+			0, 0,
+		},
+		{
+			"more than it may act on, in a dry run",
+			[]string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag, "SWEEP_MAX_DEVICES=19"},
 			timer, nil, with(func(r *handler.Report) { r.Code, r.HandedBack, r.DryRun = "sweep_too_many", 20, true }),
-			"sweep_too_many", "ERROR", 0, 0},
-		{"more than the ten it may act on by default", []string{"SWEEP_GROUP_TAG=" + azuresim.FleetTag,
-			"SWEEP_APPLY=true"}, timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR", 0, 0},
-		{"an inventory that is too small", applied(20, "SWEEP_MIN_INVENTORY=201"), timer, nil,
-			refused("sweep_inventory_small"), "sweep_inventory_small", "ERROR", 0, 0},
-		{"an inventory that is just large enough", applied(20, "SWEEP_MIN_INVENTORY=200"), timer, nil, done, "", "INFO",
-			20, 20},
-		{"a tag that nobody has", applied(20), command(`{"command":"sweep","groupTag":"Nobody"}`), nil,
-			handler.Report{Code: "swept", GroupTag: "Nobody", Inventory: 200}, "", "INFO", 0, 0},
-		{"a tag outside the policy", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"),
-			command(`{"command":"sweep","groupTag":"Kiosk"}`), nil, handler.Report{Code: "policy_denied", GroupTag: "Kiosk"},
-			"policy_denied", "ERROR", 0, 0},
-		{"a tag that is a part of what is allowed", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"),
-			command(`{"command":"sweep","groupTag":"MTR"}`), nil, handler.Report{Code: "policy_denied", GroupTag: "MTR"},
-			"policy_denied", "ERROR", 0, 0},
-		{"no tag at all", nil, timer, nil, handler.Report{Code: "sweep_tag_missing", DryRun: true}, "sweep_tag_missing",
-			"ERROR", 0, 0},
+			"sweep_too_many", "ERROR", 0, 0,
+		},
+		{"more than the ten it may act on by default", []string{
+			"SWEEP_GROUP_TAG=" + azuresim.FleetTag,
+			"SWEEP_APPLY=true",
+		}, timer, nil, refused("sweep_too_many"), "sweep_too_many", "ERROR", 0, 0},
+		{
+			"an inventory that is too small", applied(20, "SWEEP_MIN_INVENTORY=201"), timer, nil,
+			refused("sweep_inventory_small"), "sweep_inventory_small", "ERROR", 0, 0,
+		},
+		{
+			"an inventory that is just large enough", applied(20, "SWEEP_MIN_INVENTORY=200"), timer, nil, done, "", "INFO",
+			20, 20,
+		},
+		{
+			"a tag that nobody has", applied(20), command(`{"command":"sweep","groupTag":"Nobody"}`), nil,
+			handler.Report{Code: "swept", GroupTag: "Nobody", Inventory: 200},
+			"", "INFO", 0, 0,
+		},
+		{
+			"a tag outside the policy", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"),
+			command(`{"command":"sweep","groupTag":"Kiosk"}`), nil,
+			handler.Report{Code: "policy_denied", GroupTag: "Kiosk"},
+			"policy_denied", "ERROR", 0, 0,
+		},
+		{
+			"a tag that is a part of what is allowed", applied(20, "ALLOWED_GROUP_TAGS=Retired,MTR-*"),
+			command(`{"command":"sweep","groupTag":"MTR"}`), nil,
+			handler.Report{Code: "policy_denied", GroupTag: "MTR"},
+			"policy_denied", "ERROR", 0, 0,
+		},
+		{
+			"no tag at all", nil, timer, nil,
+			handler.Report{Code: "sweep_tag_missing", DryRun: true},
+			"sweep_tag_missing",
+			"ERROR", 0, 0,
+		},
 
-		{"one device is in Graph's way", applied(20), timer, item(1, azuresim.Status(409)),
-			with(func(r *handler.Report) { r.Code, r.Succeeded, r.Failed = "swept", 19, 1 }), "", "ERROR", 20, 19},
+		{
+			"one device is in Graph's way", applied(20), timer, item(1, azuresim.Status(409)),
+			with(func(r *handler.Report) { r.Code, r.Succeeded, r.Failed = "swept", 19, 1 }), "", "ERROR", 20, 19,
+		},
 		{"one device is locked", applied(20), timer, item(1, azuresim.Status(423)), with(func(r *handler.Report) {
 			r.Code,
 				r.Succeeded, r.HandedBack = "sweep_incomplete", 19, 1
@@ -122,17 +156,27 @@ func TestSweep(t *testing.T) {
 			r.Code,
 				r.HandedBack = "sweep_incomplete", 20
 		}), "sweep_incomplete, retryable", "WARN", 20, 0},
-		{"every device is throttled", applied(20), timer, item(-1, azuresim.Status(429)),
+		{
+			"every device is throttled", applied(20), timer, item(-1, azuresim.Status(429)),
 			with(func(r *handler.Report) { r.Code, r.HandedBack = "sweep_incomplete", 20 }), "sweep_incomplete, retryable, " +
-				"throttled", "WARN", 0, 0},
-		{"every device is forbidden", applied(20), timer, item(-1, azuresim.Status(403)),
+				"throttled", "WARN", 0, 0,
+		},
+		{
+			"every device is forbidden", applied(20), timer, item(-1, azuresim.Status(403)),
 			with(func(r *handler.Report) { r.Code, r.Failed = "graph_permission_missing", 20 }), "graph_permission_missing",
-			"ERROR", 20, 0},
-		{"nothing is permitted", applied(20), timer, func(c *azuresim.Cloud) { c.SetGraphRoles() },
-			handler.Report{Code: "graph_permission_missing", GroupTag: azuresim.FleetTag}, "graph_permission_missing",
-			"ERROR", 0, 0},
-		{"there is no credential", applied(20), timer, func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") },
-			handler.Report{Code: "secret_not_found", GroupTag: azuresim.FleetTag}, "secret_not_found", "ERROR", 0, 0},
+			"ERROR", 20, 0,
+		},
+		{
+			"nothing is permitted", applied(20), timer, func(c *azuresim.Cloud) { c.SetGraphRoles() },
+			handler.Report{Code: "graph_permission_missing", GroupTag: azuresim.FleetTag},
+			"graph_permission_missing",
+			"ERROR", 0, 0,
+		},
+		{
+			"there is no credential", applied(20), timer, func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") },
+			handler.Report{Code: "secret_not_found", GroupTag: azuresim.FleetTag},
+			"secret_not_found", "ERROR", 0, 0,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onFleet(t, 200, test.settings, func(p *program) {
@@ -274,15 +318,19 @@ func (groupsOfTwenty) Capacity(d time.Duration) int { return 20 * int(d.Seconds(
 // refusal. While another app takes half of the limit it takes longer, and still all are done.
 func TestSweepOfAFleet(t *testing.T) {
 	t.Parallel()
-	for limit, atMost := range map[int]time.Duration{azuresim.PublishedWrites: 6 * time.Minute,
-		azuresim.PublishedWrites / 2: 13 * time.Minute} {
+	for limit, atMost := range map[int]time.Duration{
+		azuresim.PublishedWrites:     6 * time.Minute,
+		azuresim.PublishedWrites / 2: 13 * time.Minute,
+	} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
 			p.rewire(applied(1000)) // with the pace of the program
 			p.cloud.Throttle(azuresim.WriteLimit{Writes: limit, CountRefused: true, RetryAfter: 10})
 			start := time.Now()
 			report, err := p.run(azureEventTime, timer)
-			want := handler.Report{Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500,
-				Matching: 1000, Succeeded: 1000}
+			want := handler.Report{
+				Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500,
+				Matching: 1000, Succeeded: 1000,
+			}
 			if report != want || err != nil {
 				p.t.Errorf("%+v, %q", report, errorWords(err))
 			}
@@ -306,8 +354,10 @@ func TestSweepOfAFleet(t *testing.T) {
 // Near the end of its time a sweep starts no change, and the next run continues with the remaining devices.
 func TestSweepEndsInTime(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]azuresim.Fault{"as ever": azuresim.Delay(0),
-		"slowly": azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second)} {
+	for name, fault := range map[string]azuresim.Fault{
+		"as ever": azuresim.Delay(0),
+		"slowly":  azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second),
+	} {
 		onFleet(t, 10_000, applied(1000), func(p *program) {
 			p.cloud.Fail(azuresim.StepGraph, 10, azuresim.Delay(0))
 			p.cloud.Fail(azuresim.StepGraph, -1, fault)
@@ -346,9 +396,11 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 	}{
 		"in the middle of a batch": {azuresim.StepItem, 45, azuresim.Status(403), "graph_permission_missing", 45, 15},
 		"a batch":                  {azuresim.StepGraph, 4, azuresim.Status(403), "graph_permission_missing", 40, 20},
-		"the tenant": {azuresim.StepItem, 40, azuresim.Body(400, "application/json",
-			`{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), "tenant_not_enabled", 40,
-			20},
+		"the tenant": {
+			azuresim.StepItem, 40, azuresim.Body(400, "application/json",
+				`{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), "tenant_not_enabled", 40,
+			20,
+		},
 	} {
 		onFleet(t, 2000, applied(200), func(p *program) {
 			p.cloud.Fail(test.step, test.pass, azuresim.Delay(0))
@@ -367,7 +419,7 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 }
 
 // An event about devices has a record and a result for each, and fails where a retry helps.
-func TestRunActsOnDevices(t *testing.T) {
+func TestRunActsOnDevices(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
@@ -378,8 +430,10 @@ func TestRunActsOnDevices(t *testing.T) {
 		done    string
 	}{
 		{"a command", command(`{"command":"unassign","deviceId":"` + row(1) + `"}`), nil, "", "unassigned", "1"},
-		{"one that is not there", command(`{"command":"unassign","devices":[` + named(1) + `,` + named("nobody") + `]}`),
-			nil, "device_not_found", "unassigned,device_not_found", "1"},
+		{
+			"one that is not there", command(`{"command":"unassign","devices":[` + named(1) + `,` + named("nobody") + `]}`),
+			nil, "device_not_found", "unassigned,device_not_found", "1",
+		},
 		{
 			"one that is throttled beside one that is not there",
 			command(`{"command":"unassign","devices":[` + named(9) + `,` + named(1) + `]}`),

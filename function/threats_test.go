@@ -46,8 +46,10 @@ func listeners(t *testing.T, env []string) map[string]*localDeployment {
 		t.Fatal(err)
 	}
 	worker := &localDeployment{url: "http://" + address, process: exec.Command(binary), out: &text.Buffer{}}
-	worker.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
-		"FUNCTIONS_CUSTOMHANDLER_PORT=" + port}, env...)
+	worker.process.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
+		"FUNCTIONS_CUSTOMHANDLER_PORT=" + port,
+	}, env...)
 	worker.process.Stdout, worker.process.Stderr = worker.out, worker.out
 	if err := worker.process.Start(); err != nil {
 		t.Fatal(err)
@@ -130,8 +132,11 @@ func TestAmbiguousLength(t *testing.T) {
 		{"a length and chunks, and what the length would take in", fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: "+
 			"chunked\r\n\r\n%s%s", len(chunked)+len(smuggled), chunked, smuggled), false, []int{204, 401}},
 		{"chunks and a short length", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + chunked, false, []int{204}},
-		{"chunks and another encoding", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + chunked,
-			false, []int{501}},
+		{
+			"chunks and another encoding", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + chunked,
+			false,
+			[]int{501},
+		},
 		{"chunks in gzip", "Transfer-Encoding: gzip, chunked\r\n\r\n" + chunked, false, []int{501}},
 		{"an encoding nobody knows", "Transfer-Encoding: xchunked\r\n\r\n" + chunked, false, []int{501}},
 		{"16 KiB and a byte in chunks", "Transfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n",
@@ -141,8 +146,10 @@ func TestAmbiguousLength(t *testing.T) {
 		{"a header after CR", "X-A: a\rX-Injected: b\r\n" + length + "\r\n" + validBody, false, []int{400}},
 		{"a header in two lines", "X-Request-Id: a\r\n X-Injected: b\r\n" + length + "\r\n" + validBody, false, []int{204}},
 		{"a NUL", "X-A: a\x00X-Injected: b\r\n" + length + "\r\n" + validBody, false, []int{400}},
-		{"64 KiB of headers", "X-A: " + strings.Repeat("a", 64<<10) + "\r\n" + length + "\r\n" + validBody, false,
-			[]int{431}},
+		{
+			"64 KiB of headers", "X-A: " + strings.Repeat("a", 64<<10) + "\r\n" + length + "\r\n" + validBody, false,
+			[]int{431},
+		},
 	} {
 		for host, d := range deployments {
 			before, acts := c.Count(azuresim.StepGraph), 0
@@ -242,8 +249,10 @@ var hostile = map[string]string{
 }
 
 // alike are characters that are taken for others. A text for people may have them, a name of something may not.
-var alike = map[string]string{"a digit from elsewhere": "\uff11", "a hyphen that is none": "\u2010",
-	"a Cyrillic letter": "\u0430"}
+var alike = map[string]string{
+	"a digit from elsewhere": "\uff11", "a hyphen that is none": "\u2010",
+	"a Cyrillic letter": "\u0430",
+}
 
 // TestLogIsPlain puts hostile characters into everything that a caller sends and the log has. The log has none of
 // them, nor unused members.
@@ -264,8 +273,10 @@ func TestLogIsPlain(t *testing.T) {
 		free    bool // look-alikes are allowed
 		status  int
 	}{
-		"deviceId": {func(bad string) sent { return post(`{"deviceId":` + quoted(someDevice[:35]+bad) + `}`) }, false,
-			400},
+		"deviceId": {
+			func(bad string) sent { return post(`{"deviceId":` + quoted(someDevice[:35]+bad) + `}`) }, false,
+			400,
+		},
 		"serialNumber": {func(bad string) sent { return post(`{"serialNumber":` + quoted("5CG"+bad+"1") + `}`) }, false, 400},
 		"reference": {func(bad string) sent {
 			return post(`{"deviceId":"` + someDevice + `","reference":` + quoted("R"+bad+"1") + `}`)
@@ -285,12 +296,18 @@ func TestLogIsPlain(t *testing.T) {
 				"R"+bad+"1"))
 		}, false, 400},
 		"webhook-id": {func(bad string) sent { return post(validBody, delivery("R"+bad+"1")) }, false, 401},
-		"X-Request-Id": {func(bad string) sent { return post(validBody, header("X-Request-Id", "R"+bad+"1")) }, false,
-			204},
-		"User-Agent": {func(bad string) sent { return post(validBody, header("User-Agent", "canary-agent"+bad)) },
-			false, 204},
-		"x-api-key": {func(bad string) sent { return post(validBody, unsigned, header("X-Api-Key", "R"+bad+"1")) },
-			false, 401},
+		"X-Request-Id": {
+			func(bad string) sent { return post(validBody, header("X-Request-Id", "R"+bad+"1")) }, false,
+			204,
+		},
+		"User-Agent": {
+			func(bad string) sent { return post(validBody, header("User-Agent", "canary-agent"+bad)) },
+			false, 204,
+		},
+		"x-api-key": {
+			func(bad string) sent { return post(validBody, unsigned, header("X-Api-Key", "R"+bad+"1")) },
+			false, 401,
+		},
 		"a path": {func(bad string) sent {
 			return post(validBody, func(s *sent) { s.target = "/api/unassign/" + url.PathEscape(bad) })
 		}, false, 404},
@@ -322,8 +339,10 @@ func TestLogIsPlain(t *testing.T) {
 	// Other people than the callers write the texts in Intune.
 	for kind, bad := range hostile {
 		log.Reset()
-		cloud.PutDevice(azuresim.Device{ID: someDevice, SerialNumber: "5CG" + bad + "1", GroupTag: "MTR-" + bad + "Oslo",
-			UserPrincipalName: "room.fjord@contoso.com"})
+		cloud.PutDevice(azuresim.Device{
+			ID: someDevice, SerialNumber: "5CG" + bad + "1", GroupTag: "MTR-" + bad + "Oslo",
+			UserPrincipalName: "room.fjord@contoso.com",
+		})
 		if w := ask(t, h, post(validBody)); w.Code != http.StatusNoContent {
 			t.Errorf("a device with %s: %d %s", kind, w.Code, w.Body)
 		}
@@ -344,8 +363,10 @@ func TestStrangersCostNothing(t *testing.T) {
 		if w := ask(t, h, valid()); w.Code != http.StatusNoContent {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
-		steps := []azuresim.Step{azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret,
-			azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepGraph}
+		steps := []azuresim.Step{
+			azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret,
+			azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepGraph,
+		}
 		before := map[azuresim.Step]int{}
 		for _, step := range steps {
 			before[step] = cloud.Count(step)
@@ -457,8 +478,10 @@ func TestPanicOnEveryHost(t *testing.T) {
 	out := &text.Buffer{}
 	log := app.NewLog(out, slog.LevelInfo)
 	h := handler.New(handler.Options{
-		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10,
-			MinInventory: 1}, Log: log, Timeout: time.Second,
+		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{
+			GroupTag: "MTR-Oslo", MaxDevices: 10,
+			MinInventory: 1,
+		}, Log: log, Timeout: time.Second,
 	})
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -468,8 +491,10 @@ func TestPanicOnEveryHost(t *testing.T) {
 	var serving sync.WaitGroup
 	address := listener.Addr().String()
 	serving.Go(func() {
-		if err := serveHTTP(ctx, listener, withInvocation(&azureWorker{handler: h, address: address, coreTools: true,
-			stop: ctx.Done(), log: log}, config.Azure, azureInvocationID), time.Second, log); err != nil {
+		if err := serveHTTP(ctx, listener, withInvocation(&azureWorker{
+			handler: h, address: address, coreTools: true,
+			stop: ctx.Done(), log: log,
+		}, config.Azure, azureInvocationID), time.Second, log); err != nil {
 			t.Error(err)
 		}
 	})
@@ -503,8 +528,10 @@ func TestPanicOnEveryHost(t *testing.T) {
 	for _, test := range []struct{ payload, want string }{
 		{`{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":` +
 			string(message) + `}`, `{"statusCode":500,`},
-		{`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1","body":` + string(message) + `}]}`,
-			`{"batchItemFailures":[{"itemIdentifier":"m-1"}]}`},
+		{
+			`{"Records":[{"eventSource":"aws:sqs","messageId":"m-1","body":` + string(message) + `}]}`,
+			`{"batchItemFailures":[{"itemIdentifier":"m-1"}]}`,
+		},
 		{`{"command":"sweep"}`, "internal_error"},
 	} {
 		for range 2 {

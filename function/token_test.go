@@ -26,7 +26,7 @@ const (
 	audiences   = "ENTRA_AUDIENCE=" + audienceURI + "," + audienceID
 
 	serviceNow = "aaaaaaaa-0000-4000-8000-000000000001" // an app of the tenant
-	// the app of HTTP with Microsoft Entra ID, the same in every tenant
+	// The app of HTTP with Microsoft Entra ID, the same in every tenant.
 	powerAutomate = "d2ebd3a9-1ada-4480-8b2d-eac162716601"
 	someUser      = "bbbbbbbb-0000-4000-8000-000000000002"
 	role          = "Device.Unassign"
@@ -161,8 +161,10 @@ func tokenCases() map[string]contractCase {
 				token[:len(token)-8] + "AAAAAAAA"}
 		}),
 		"a token twice": malformed(func(token string) []string {
-			return []string{"Bearer " + token,
-				"Bearer " + token}
+			return []string{
+				"Bearer " + token,
+				"Bearer " + token,
+			}
 		}),
 		"a token of 9 KiB": malformed(func(token string) []string {
 			return []string{"Bearer " +
@@ -324,7 +326,7 @@ func TestManyStrangersCauseOneReading(t *testing.T) {
 
 // A fault of Entra's keys is not the caller's: no token is refused for it. The response is in time, and its outcome is
 // not_done.
-func TestFaultsOfSigningKeys(t *testing.T) {
+func TestFaultsOfSigningKeys(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
@@ -423,14 +425,22 @@ func TestIssuersOfClouds(t *testing.T) {
 		v1, v2           string // as far as the tenant
 		authority, vault string
 	}{
-		"public": {"https://sts.windows.net/", "https://login.microsoftonline.com/", "login.microsoftonline.com",
-			"vault.azure.net"},
-		"usgov": {"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us",
-			"vault.usgovcloudapi.net"},
-		"usgov-dod": {"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us",
-			"vault.usgovcloudapi.net"},
-		"china": {"https://sts.chinacloudapi.cn/", "https://login.partner.microsoftonline.cn/",
-			"login.chinacloudapi.cn", "vault.azure.cn"},
+		"public": {
+			"https://sts.windows.net/", "https://login.microsoftonline.com/", "login.microsoftonline.com",
+			"vault.azure.net",
+		},
+		"usgov": {
+			"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us",
+			"vault.usgovcloudapi.net",
+		},
+		"usgov-dod": {
+			"https://sts.windows.net/", "https://login.microsoftonline.us/", "login.microsoftonline.us",
+			"vault.usgovcloudapi.net",
+		},
+		"china": {
+			"https://sts.chinacloudapi.cn/", "https://login.partner.microsoftonline.cn/",
+			"login.chinacloudapi.cn", "vault.azure.cn",
+		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newTokens(t, "AZURE_CLOUD", cloud, "KEY_VAULT_URL", "https://contoso."+test.vault)

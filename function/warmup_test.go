@@ -33,8 +33,10 @@ func asked(c *azuresim.Cloud) string {
 }
 
 // withoutVault are the settings of a deployment that has none.
-var withoutVault = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "",
-	"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
+var withoutVault = []string{
+	"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL", "",
+	"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform",
+}
 
 // TestColdCall counts the round trips that the first request waits for in sequence, if it comes with the start or a
 // second later. It compares them with the shortest possible chain, and with the table in docs/performance.md.
@@ -196,8 +198,10 @@ func TestWarmUpThatPanics(t *testing.T) {
 	simulated.TrustAll(c, role)
 	for _, settings := range [][]string{
 		{"API_KEY_SECRET_NAMES", "api-key-flow", "ENTRA_AUDIENCE", audienceID},
-		append([]string{"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID",
-			role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey}, withoutVault...),
+		append([]string{
+			"VAULT_CREDENTIAL", "aws-federation", "AWS_REGION", role.Region, "AWS_ACCESS_KEY_ID",
+			role.AccessKeyID, "AWS_SECRET_ACCESS_KEY", role.SecretAccessKey,
+		}, withoutVault...),
 	} {
 		for _, but := range []string{"no address", "openid-configuration", "/secrets/", "sts."} {
 			deployed, err := config.Load(complete(append([]string{

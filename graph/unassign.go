@@ -83,8 +83,10 @@ func (c *Client) unassignOne(ctx context.Context, id DeviceID) Result {
 		return newResult(id, "", clientRequestID, noTime(), false)
 	}
 	address := c.endpoint + devices + "/" + id.String() + action
-	r := request{method: http.MethodPost, address: address, clientRequestID: clientRequestID, decode: discardBody,
-		write: true}
+	r := request{
+		method: http.MethodPost, address: address, clientRequestID: clientRequestID, decode: discardBody,
+		write: true,
+	}
 	o := c.send(ctx, r)
 	return newResult(id, requestID(o.header), clientRequestID, o.failure, o.doubt)
 }

@@ -72,7 +72,7 @@ func TestLargeEvents(t *testing.T) {
 func TestLedgerIsBoundedInBytes(t *testing.T) {
 	found := graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Sharing: 5000}
 	h := New(Options{
-		Verifier: verifierFunc(func(r *http.Request, _ []byte) (caller.Caller, error) {
+		Verifier: verifierFunc(func(*http.Request, []byte) (caller.Caller, error) {
 			return caller.Caller{Kind: caller.KindAPIKey, ID: "key"}, nil
 		}),
 		Devices: &fakeGraph{find: func(graph.Selector) graph.Found {

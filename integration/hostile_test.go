@@ -133,7 +133,7 @@ func TestSixtyBytes(t *testing.T) {
 	p := start(t, cloud, served, nil)
 	warm(t, p)
 	requests := stalled()
-	var slowest, senders = make([]time.Duration, len(requests)), sync.WaitGroup{}
+	slowest, senders := make([]time.Duration, len(requests)), sync.WaitGroup{}
 	var recording sync.Mutex
 	for n := range 1000 {
 		senders.Go(func() {

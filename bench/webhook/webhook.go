@@ -40,8 +40,10 @@ func Serve(stored string, unassign Unassign) error {
 		}
 		w.WriteHeader(Answer(r.Context(), key, r.Header, body, unassign))
 	})
-	server := &http.Server{Addr: net.JoinHostPort("127.0.0.1", os.Getenv("PORT")), Handler: routes,
-		ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{
+		Addr: net.JoinHostPort("127.0.0.1", os.Getenv("PORT")), Handler: routes,
+		ReadHeaderTimeout: 10 * time.Second,
+	}
 	return server.ListenAndServe()
 }
 
@@ -70,8 +72,10 @@ func isAuthentic(key []byte, h http.Header, body []byte) bool {
 		return false
 	}
 	mac := hmac.New(sha256.New, key)
-	for _, part := range [][]byte{[]byte(h.Get("Webhook-Id")), []byte("."), []byte(h.Get("Webhook-Timestamp")),
-		[]byte("."), body} {
+	for _, part := range [][]byte{
+		[]byte(h.Get("Webhook-Id")), []byte("."), []byte(h.Get("Webhook-Timestamp")),
+		[]byte("."), body,
+	} {
 		_, _ = mac.Write(part) // never fails
 	}
 	return hmac.Equal([]byte(h.Get("Webhook-Signature")), []byte("v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil))))

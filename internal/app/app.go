@@ -94,7 +94,8 @@ type Examine func(ctx context.Context) (slog.LogValuer, error)
 
 // New returns the App for c, with transport as the boundary to the cloud. It makes no request.
 func New(c config.Config, transport policy.Transporter, examine Examine, log *slog.Logger, version string) (*App,
-	error) {
+	error,
+) {
 	parts, err := Connect(c, transport, log, version)
 	if err != nil {
 		return nil, err
@@ -109,8 +110,10 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 		Policy: handler.Policy{
 			GroupTags: c.GroupTags, PerMinute: c.RateLimit, DryRun: c.DryRun, Callers: c.CallerPolicies,
 		},
-		Sweep: handler.Sweep{GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices,
-			MinInventory: c.SweepMinInventory, Apply: c.SweepApply},
+		Sweep: handler.Sweep{
+			GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices,
+			MinInventory: c.SweepMinInventory, Apply: c.SweepApply,
+		},
 		Operators: c.OperatorCallers,
 		Examine:   examine,
 		Log:       log,
@@ -122,7 +125,8 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 
 // newVerifier returns the verifier of callers, and the steps of the warm-up that read its keys.
 func newVerifier(c config.Config, store *vault.Vault, transport policy.Transporter,
-	log *slog.Logger) (caller.Verifier, []func(context.Context) error) {
+	log *slog.Logger,
+) (caller.Verifier, []func(context.Context) error) {
 	if c.PlatformAuth {
 		return caller.Platform{}, nil
 	}
@@ -139,8 +143,10 @@ func newVerifier(c config.Config, store *vault.Vault, transport policy.Transport
 		return keys{k}
 	}
 	if len(c.WebhookSecretNames) > 0 {
-		verifiers = append(verifiers, &caller.Signature{Keys: keysIn(caller.DecodeSignatureKey, c.WebhookSecretNames),
-			Tolerance: c.Tolerance})
+		verifiers = append(verifiers, &caller.Signature{
+			Keys:      keysIn(caller.DecodeSignatureKey, c.WebhookSecretNames),
+			Tolerance: c.Tolerance,
+		})
 	}
 	if len(c.APIKeySecretNames) > 0 {
 		verifiers = append(verifiers, &caller.APIKey{Keys: keysIn(caller.DecodeAPIKey, c.APIKeySecretNames)})

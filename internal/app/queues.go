@@ -123,8 +123,10 @@ func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, 
 	if id != "" {
 		attributes["messageId"] = attribute(id)
 	}
-	return q.call(ctx, target, "SendMessage", map[string]any{"QueueUrl": target.url, "MessageBody": string(body),
-		"MessageAttributes": attributes}, nil)
+	return q.call(ctx, target, "SendMessage", map[string]any{
+		"QueueUrl": target.url, "MessageBody": string(body),
+		"MessageAttributes": attributes,
+	}, nil)
 }
 
 // target returns the dead-letter queue of a queue.

@@ -14,8 +14,10 @@ import (
 // RoleAssertion always fails: this build is for Azure, and leaves the AWS SDK out.
 func RoleAssertion(config.AWSRole, upstream.Doer, string) entra.Assertion {
 	return func(context.Context) (string, error) {
-		return "", &upstream.Error{Service: upstream.Identity, Reason: upstream.CredentialRejected,
-			Cause: "this build has no AWS SDK"}
+		return "", &upstream.Error{
+			Service: upstream.Identity, Reason: upstream.CredentialRejected,
+			Cause: "this build has no AWS SDK",
+		}
 	}
 }
 

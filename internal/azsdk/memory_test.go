@@ -147,12 +147,18 @@ func TestForget(t *testing.T) {
 				"/secrets/a", 401, false},
 			"no role": {azuresim.StepChallenge, c.VaultURL + "/secrets/a", http.MethodGet, c.VaultURL +
 				"/secrets/a", 403, true},
-			"a moved tenant": {azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
-				authority + c.TenantID + "/oauth2/v2.0/token", 404, false},
-			"a throttled tenant": {azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
-				authority + c.TenantID + "/oauth2/v2.0/token", 429, true},
-			"another tenant": {azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
-				authority + "other/oauth2/v2.0/token", 400, true},
+			"a moved tenant": {
+				azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
+				authority + c.TenantID + "/oauth2/v2.0/token", 404, false,
+			},
+			"a throttled tenant": {
+				azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
+				authority + c.TenantID + "/oauth2/v2.0/token", 429, true,
+			},
+			"another tenant": {
+				azuresim.StepDiscovery, authority + c.TenantID + openIDConfiguration, http.MethodPost,
+				authority + "other/oauth2/v2.0/token", 400, true,
+			},
 		} {
 			c.Heal()
 			if _, _, err := get(t.Context(), t, d, test.question); err != nil {

@@ -119,67 +119,104 @@ func TestLoadNamesEveryFault(t *testing.T) {
 			clientID), Azure, []string{"AUTH=platform accepts every request"}},
 		"tokens for nobody": {complete("ENTRA_AUDIENCE", " , "), Azure, []string{"ENTRA_AUDIENCE has nothing in " +
 			"it"}},
-		"audiences that are none": {complete("ENTRA_AUDIENCE", "contoso.com,api://,API://x,api://a b,*"), Azure,
-			[]string{"ENTRA_AUDIENCE must be"}},
+		"audiences that are none": {
+			complete("ENTRA_AUDIENCE", "contoso.com,api://,API://x,api://a b,*"), Azure,
+			[]string{"ENTRA_AUDIENCE must be"},
+		},
 		"tokens for Graph": {complete("ENTRA_AUDIENCE",
 			"https://graph.microsoft.com/,00000003-0000-0000-C000-000000000000"), Azure, []string{"ENTRA_AUDIENCE is Graph's"}},
-		"tenants that are none": {complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", "common"), Azure,
-			[]string{"ENTRA_TENANT_ID must be GUIDs"}},
-		"a list of no tenants": {complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", ","), Azure,
-			[]string{"ENTRA_TENANT_ID has nothing in it"}},
+		"tenants that are none": {
+			complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", "common"), Azure,
+			[]string{"ENTRA_TENANT_ID must be GUIDs"},
+		},
+		"a list of no tenants": {
+			complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", ","), Azure,
+			[]string{"ENTRA_TENANT_ID has nothing in it"},
+		},
 		"roles that are none": {complete("ENTRA_AUDIENCE", clientID, "ENTRA_ROLE", "A,B", "ENTRA_SCOPE",
 			strings.Repeat("x", 121)), Azure, []string{"ENTRA_ROLE must be", "ENTRA_SCOPE must be"}},
-		"a role without tokens": {complete("ENTRA_TENANT_ID", tenantID, "ENTRA_ROLE", "A", "ENTRA_SCOPE", "B"),
-			Azure, []string{"ENTRA_ROLE is set and", "ENTRA_SCOPE is set and", "ENTRA_TENANT_ID is set and"}},
-		"one secret for two": {complete("API_KEY_SECRET_NAMES", "other,Graph-Client-Secret"), Azure,
-			[]string{"GRAPH_SECRET_NAME and API_KEY_SECRET_NAMES name the same secret"}},
-		"one key for two": {complete("API_KEY_SECRET_NAMES", "webhook-servicenow"), Azure,
-			[]string{"WEBHOOK_SECRET_NAMES and API_KEY_SECRET_NAMES name the same secret"}},
+		"a role without tokens": {
+			complete("ENTRA_TENANT_ID", tenantID, "ENTRA_ROLE", "A", "ENTRA_SCOPE", "B"),
+			Azure,
+			[]string{"ENTRA_ROLE is set and", "ENTRA_SCOPE is set and", "ENTRA_TENANT_ID is set and"},
+		},
+		"one secret for two": {
+			complete("API_KEY_SECRET_NAMES", "other,Graph-Client-Secret"), Azure,
+			[]string{"GRAPH_SECRET_NAME and API_KEY_SECRET_NAMES name the same secret"},
+		},
+		"one key for two": {
+			complete("API_KEY_SECRET_NAMES", "webhook-servicenow"), Azure,
+			[]string{"WEBHOOK_SECRET_NAMES and API_KEY_SECRET_NAMES name the same secret"},
+		},
 		"platform beside a verifier": {complete("AUTH", "platform"), Azure, []string{"AUTH=platform accepts every " +
 			"request"}},
 		"a misspelt AUTH": {complete("AUTH", "none"), Azure, []string{"AUTH must be one of"}},
-		"a vault by http": {complete("KEY_VAULT_URL", "http://contoso.vault.azure.net"), Azure,
-			[]string{"KEY_VAULT_URL must be https"}},
-		"a vault elsewhere": {complete("KEY_VAULT_URL", "https://vault.azure.net.example"), Azure,
-			[]string{"KEY_VAULT_URL must end in .vault.azure.net"}},
+		"a vault by http": {
+			complete("KEY_VAULT_URL", "http://contoso.vault.azure.net"), Azure,
+			[]string{"KEY_VAULT_URL must be https"},
+		},
+		"a vault elsewhere": {
+			complete("KEY_VAULT_URL", "https://vault.azure.net.example"), Azure,
+			[]string{"KEY_VAULT_URL must end in .vault.azure.net"},
+		},
 		"a vault of another cloud": {complete("AZURE_CLOUD", "china"), Azure, []string{"KEY_VAULT_URL must end in " +
 			".vault.azure.cn"}},
-		"a vault with a path": {complete("KEY_VAULT_URL", "https://contoso.vault.azure.net/secrets/x"), Azure,
-			[]string{"KEY_VAULT_URL must be https"}},
-		"a vault with a user": {complete("KEY_VAULT_URL", "https://me@contoso.vault.azure.net"), Azure,
-			[]string{"KEY_VAULT_URL must be https"}},
+		"a vault with a path": {
+			complete("KEY_VAULT_URL", "https://contoso.vault.azure.net/secrets/x"), Azure,
+			[]string{"KEY_VAULT_URL must be https"},
+		},
+		"a vault with a user": {
+			complete("KEY_VAULT_URL", "https://me@contoso.vault.azure.net"), Azure,
+			[]string{"KEY_VAULT_URL must be https"},
+		},
 		"a cloud nobody knows": {complete("AZURE_CLOUD", "germany"), Azure, []string{"AZURE_CLOUD must be one of"}},
 		"a custom cloud by http": {complete("AZURE_CLOUD", "custom", "AZURE_AUTHORITY_HOST", "http://login.example",
-			"GRAPH_ENDPOINT", "http://graph.example"), Azure, []string{"AZURE_AUTHORITY_HOST must be https",
-			"GRAPH_ENDPOINT must be https"}},
+			"GRAPH_ENDPOINT", "http://graph.example"), Azure, []string{
+			"AZURE_AUTHORITY_HOST must be https",
+			"GRAPH_ENDPOINT must be https",
+		}},
 		"a custom cloud without hosts": {complete("AZURE_CLOUD", "custom"), Azure, []string{"AZURE_AUTHORITY_HOST is not " +
 			"set", "GRAPH_ENDPOINT is not set"}},
 		"hosts without a custom cloud": {complete("AZURE_AUTHORITY_HOST", "https://login.example", "GRAPH_ENDPOINT",
 			"https://graph.example"), Azure, []string{"AZURE_AUTHORITY_HOST is only for", "GRAPH_ENDPOINT is only for"}},
 		"ids that are none": {complete("GRAPH_TENANT_ID", "contoso.com", "GRAPH_CLIENT_ID", "x",
-			"AZURE_CLIENT_ID", "y"), Azure, []string{"AZURE_CLIENT_ID is not a GUID", "GRAPH_CLIENT_ID is not a GUID",
-			"GRAPH_TENANT_ID is not a GUID"}},
+			"AZURE_CLIENT_ID", "y"), Azure, []string{
+			"AZURE_CLIENT_ID is not a GUID", "GRAPH_CLIENT_ID is not a GUID",
+			"GRAPH_TENANT_ID is not a GUID",
+		}},
 		"secret and certificate": {complete("GRAPH_CERTIFICATE_NAME", "c"), Azure, []string{"GRAPH_SECRET_NAME and " +
 			"GRAPH_CERTIFICATE_NAME are both set"}},
 		"names that are none": {complete("GRAPH_SECRET_NAME", "../keys/x", "WEBHOOK_SECRET_NAMES", "a/b",
-			"API_KEY_SECRET_NAMES", strings.Repeat("x", 128)), Azure, []string{"API_KEY_SECRET_NAMES must be names",
-			"GRAPH_SECRET_NAME must be the name", "WEBHOOK_SECRET_NAMES must be names"}},
+			"API_KEY_SECRET_NAMES", strings.Repeat("x", 128)), Azure, []string{
+			"API_KEY_SECRET_NAMES must be names",
+			"GRAPH_SECRET_NAME must be the name", "WEBHOOK_SECRET_NAMES must be names",
+		}},
 		"a name twice": {complete("WEBHOOK_SECRET_NAMES", "a,a"), Azure, []string{"WEBHOOK_SECRET_NAMES has " +
 			"a name twice"}},
 		"a name twice, by case": {complete("WEBHOOK_SECRET_NAMES", "a,A"), Azure, []string{"WEBHOOK_SECRET_NAMES has " +
 			"a name twice"}},
-		"a client secret that is not": {complete("VAULT_CREDENTIAL", "client-secret"), Azure,
-			[]string{"AZURE_CLIENT_ID is not set", "AZURE_CLIENT_SECRET is not set", "AZURE_TENANT_ID is not set"}},
-		"times out of range": {complete("SIGNATURE_TOLERANCE", "59s", "REQUEST_TIMEOUT", "201s"), Azure,
-			[]string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"}},
-		"times that are none": {complete("SIGNATURE_TOLERANCE", "300", "REQUEST_TIMEOUT", "soon"), Azure,
-			[]string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"}},
-		"tags that are none": {complete("ALLOWED_GROUP_TAGS", " , ", "SWEEP_GROUP_TAG", "MTR-*"), Azure,
-			[]string{"ALLOWED_GROUP_TAGS has nothing in it", "SWEEP_GROUP_TAG must be one"}},
+		"a client secret that is not": {
+			complete("VAULT_CREDENTIAL", "client-secret"), Azure,
+			[]string{"AZURE_CLIENT_ID is not set", "AZURE_CLIENT_SECRET is not set", "AZURE_TENANT_ID is not set"},
+		},
+		"times out of range": {
+			complete("SIGNATURE_TOLERANCE", "59s", "REQUEST_TIMEOUT", "201s"), Azure,
+			[]string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"},
+		},
+		"times that are none": {
+			complete("SIGNATURE_TOLERANCE", "300", "REQUEST_TIMEOUT", "soon"), Azure,
+			[]string{"REQUEST_TIMEOUT must be a time", "SIGNATURE_TOLERANCE must be a time"},
+		},
+		"tags that are none": {
+			complete("ALLOWED_GROUP_TAGS", " , ", "SWEEP_GROUP_TAG", "MTR-*"), Azure,
+			[]string{"ALLOWED_GROUP_TAGS has nothing in it", "SWEEP_GROUP_TAG must be one"},
+		},
 		"any tag": {complete("ALLOWED_GROUP_TAGS", "*"), Azure, []string{"ALLOWED_GROUP_TAGS must be " +
 			"group tags"}},
-		"a star inside": {complete("ALLOWED_GROUP_TAGS", "MTR*Oslo"), Azure,
-			[]string{"ALLOWED_GROUP_TAGS must be group tags"}},
+		"a star inside": {
+			complete("ALLOWED_GROUP_TAGS", "MTR*Oslo"), Azure,
+			[]string{"ALLOWED_GROUP_TAGS must be group tags"},
+		},
 		"a role without its settings": {complete("VAULT_CREDENTIAL", "aws-federation", "AWS_ENDPOINT_URL_STS",
 			"https://sts.example"), Lambda, []string{"AWS_ENDPOINT_URL_STS is only for", "AWS_REGION, AWS_ACCESS_KEY_ID or " +
 			"AWS_SECRET_ACCESS_KEY is not set", "AZURE_CLIENT_ID is not set", "AZURE_TENANT_ID is not set"}},
@@ -188,21 +225,29 @@ func TestLoadNamesEveryFault(t *testing.T) {
 			"http://sts.example", "AWS_REGION", "eu-west-1", "AWS_ACCESS_KEY_ID", "x", "AWS_SECRET_ACCESS_KEY", "y",
 			"AZURE_TENANT_ID", tenantID, "AZURE_CLIENT_ID", clientID), Lambda, []string{"AWS_ENDPOINT_URL_STS must be " +
 			"https://"}},
-		"a secret beside no secret": {complete("GRAPH_CREDENTIAL", "identity"), Azure,
-			[]string{"GRAPH_CREDENTIAL=identity needs no secret"}},
+		"a secret beside no secret": {
+			complete("GRAPH_CREDENTIAL", "identity"), Azure,
+			[]string{"GRAPH_CREDENTIAL=identity needs no secret"},
+		},
 		"no secret of a secret": {complete("GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "",
 			"VAULT_CREDENTIAL", "azure-cli"), Local, []string{"GRAPH_CREDENTIAL=identity needs VAULT_CREDENTIAL"}},
 		"keys without a vault": {complete("GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME", "", "KEY_VAULT_URL",
 			""), Azure, []string{"KEY_VAULT_URL is not set"}},
-		"a sweep outside the policy": {complete("ALLOWED_GROUP_TAGS", "Kiosk", "SWEEP_GROUP_TAG", "MTR-Oslo"), Azure,
-			[]string{"SWEEP_GROUP_TAG is not one of ALLOWED_GROUP_TAGS"}},
+		"a sweep outside the policy": {
+			complete("ALLOWED_GROUP_TAGS", "Kiosk", "SWEEP_GROUP_TAG", "MTR-Oslo"), Azure,
+			[]string{"SWEEP_GROUP_TAG is not one of ALLOWED_GROUP_TAGS"},
+		},
 		"a sweep of nothing": {complete("SWEEP_APPLY", "true"), Azure, []string{"SWEEP_APPLY is true and " +
 			"SWEEP_GROUP_TAG is not set"}},
-		"a word for true": {complete("SWEEP_GROUP_TAG", "Kiosk", "SWEEP_APPLY", "yes"), Azure,
-			[]string{"SWEEP_APPLY must be one of"}},
+		"a word for true": {
+			complete("SWEEP_GROUP_TAG", "Kiosk", "SWEEP_APPLY", "yes"), Azure,
+			[]string{"SWEEP_APPLY must be one of"},
+		},
 		"numbers that are none": {complete("RATE_LIMIT", "-1", "SWEEP_MAX_DEVICES", "many", "SWEEP_MIN_INVENTORY",
-			"-1"), Azure, []string{"RATE_LIMIT must be a number", "SWEEP_MAX_DEVICES must be a number",
-			"SWEEP_MIN_INVENTORY must be a number"}},
+			"-1"), Azure, []string{
+			"RATE_LIMIT must be a number", "SWEEP_MAX_DEVICES must be a number",
+			"SWEEP_MIN_INVENTORY must be a number",
+		}},
 		"a level nobody knows": {complete("LOG_LEVEL", "loud"), Azure, []string{"LOG_LEVEL must be one of"}},
 	} {
 		_, err := Load(test.getenv, test.host)
@@ -234,10 +279,15 @@ func TestOperatorCallers(t *testing.T) {
 		"nobody": {"", byToken(), nil, nil},
 		"keys":   {" b , webhook-servicenow", byToken(), []string{"b", "webhook-servicenow"}, nil},
 		"an app": {"app:" + strings.ToUpper(one), byToken(), []string{"app:" + one}, nil},
-		"a user": {"user:" + one + ",app:" + two, byToken(), []string{"user:" + one + ",app:" + two},
-			nil},
-		"all of them": {"a,user:" + one + ", app:" + two + ",app:" + two + ",b", byToken(), []string{"a",
-			"user:" + one + ",app:" + two, "app:" + two, "b"}, nil},
+		"a user": {
+			"user:" + one + ",app:" + two, byToken(),
+			[]string{"user:" + one + ",app:" + two},
+			nil,
+		},
+		"all of them": {"a,user:" + one + ", app:" + two + ",app:" + two + ",b", byToken(), []string{
+			"a",
+			"user:" + one + ",app:" + two, "app:" + two, "b",
+		}, nil},
 		"an app of a tenant": {"app:" + one + ",tenant:" + clientID + ",a", tenants, []string{"app:" + one +
 			",tenant:" + clientID, "a"}, nil},
 		"a user of a tenant": {"user:" + two + ",app:" + one + ",tenant:" + tenantID, tenants, []string{"user:" +
@@ -291,8 +341,10 @@ func TestConfigErrorHasNoSecret(t *testing.T) {
 func TestSettingsFromTheWild(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{}
-	for _, one := range []string{"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
-		"WEBHOOK_SECRET_NAMES"} {
+	for _, one := range []string{
+		"KEY_VAULT_URL", "GRAPH_TENANT_ID", "GRAPH_CLIENT_ID", "GRAPH_SECRET_NAME",
+		"WEBHOOK_SECRET_NAMES",
+	} {
 		values[one] = "\ufeff" + complete()(one) + " \r\n"
 	}
 	values["SWEEP_GROUP_TAG"], values["SWEEP_APPLY"], values["LOG_LEVEL"], values["RATE_LIMIT"] = "MTR-Oslo\r", "True",
@@ -313,8 +365,10 @@ func TestSettingsFromTheWild(t *testing.T) {
 // Variables of other programs alone start the simulation, and choose no credential (T20).
 func TestVariablesOfOtherProgramsSelectNothing(t *testing.T) {
 	t.Parallel()
-	others := []string{"AZURE_CLIENT_SECRET", "canary", "AZURE_TENANT_ID", tenantID, "AZURE_CLIENT_ID", clientID,
-		"AWS_REGION", "eu-west-1", "AWS_ACCESS_KEY_ID", "x", "AWS_SECRET_ACCESS_KEY", "y"}
+	others := []string{
+		"AZURE_CLIENT_SECRET", "canary", "AZURE_TENANT_ID", tenantID, "AZURE_CLIENT_ID", clientID,
+		"AWS_REGION", "eu-west-1", "AWS_ACCESS_KEY_ID", "x", "AWS_SECRET_ACCESS_KEY", "y",
+	}
 	if HasDeployment(func(name string) string {
 		if i := slices.Index(others, name); i >= 0 && i%2 == 0 {
 			return others[i+1]
@@ -335,8 +389,10 @@ func TestCallerPolicy(t *testing.T) {
 	t.Parallel()
 	c, err := Load(complete("CALLER_POLICY",
 		`{"webhook-servicenow":{"groupTags":["MTR-*"],"requireExpected":true,"devicesPerHour":50}}`), Azure)
-	want := map[string]handler.CallerPolicy{"webhook-servicenow": {GroupTags: []string{"MTR-*"}, RequireExpected: true,
-		DevicesPerHour: 50}}
+	want := map[string]handler.CallerPolicy{"webhook-servicenow": {
+		GroupTags: []string{"MTR-*"}, RequireExpected: true,
+		DevicesPerHour: 50,
+	}}
 	if err != nil || !reflect.DeepEqual(c.CallerPolicies, want) {
 		t.Errorf("%+v, %v", c.CallerPolicies, err)
 	}

@@ -60,16 +60,20 @@ func table(c *Config, s *settings) []Setting {
 				"reads the vault",
 		},
 		{Name: "AZURE_TENANT_ID", Needed: byFederation, parse: plain(&s.azureTenantID), Help: "the tenant of that app"},
-		{Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: plain(&s.azureSecret),
-			Help: "the secret of that app"},
+		{
+			Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: plain(&s.azureSecret),
+			Help: "the secret of that app",
+		},
 		{
 			Name: "GRAPH_CREDENTIAL", Default: "vault", Deployment: true, parse: word(&s.graphCredential, "vault", "identity"),
 			Help: "`vault`: the app's secret or certificate; `identity`: no secret at all. Then the app `GRAPH_CLIENT_ID` " +
 				"trusts the managed identity or the function's role; without `GRAPH_CLIENT_ID` the managed identity itself has " +
 				"the permission in Graph",
 		},
-		{Name: "GRAPH_TENANT_ID", Needed: "always", Deployment: true, parse: id(&c.TenantID),
-			Help: "the tenant of the devices"},
+		{
+			Name: "GRAPH_TENANT_ID", Needed: "always", Deployment: true, parse: id(&c.TenantID),
+			Help: "the tenant of the devices",
+		},
 		{
 			Name: "GRAPH_CLIENT_ID", Needed: "always, except for a managed identity with `GRAPH_CREDENTIAL=identity`",
 			Deployment: true, parse: id(&c.ClientID),
@@ -136,10 +140,14 @@ func table(c *Config, s *settings) []Setting {
 		},
 		{Name: "SWEEP_GROUP_TAG", Needed: "for a sweep", parse: plain(&c.SweepGroupTag), Help: "the group tag of the " +
 			"devices that a sweep cleans"},
-		{Name: "SWEEP_MAX_DEVICES", Default: "10", parse: number(&c.SweepMaxDevices, 1, 10000),
-			Help: "a sweep that finds more devices to clean does nothing; up to 10000"},
-		{Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: number(&c.SweepMinInventory, 1, 1000000),
-			Help: "a sweep that finds fewer devices in Intune does nothing"},
+		{
+			Name: "SWEEP_MAX_DEVICES", Default: "10", parse: number(&c.SweepMaxDevices, 1, 10000),
+			Help: "a sweep that finds more devices to clean does nothing; up to 10000",
+		},
+		{
+			Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: number(&c.SweepMinInventory, 1, 1000000),
+			Help: "a sweep that finds fewer devices in Intune does nothing",
+		},
 		{Name: "SWEEP_APPLY", Default: "false", parse: boolean(&c.SweepApply), Help: "`true`: sweeps act; `false`: sweeps " +
 			"are dry runs"},
 		{
@@ -159,13 +167,17 @@ func table(c *Config, s *settings) []Setting {
 				customCloud),
 			Help: "`public`, `usgov`, `usgov-dod`, `china` or `custom`",
 		},
-		{Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: address(&s.authority),
-			Help: "the address that issues tokens"},
+		{
+			Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: address(&s.authority),
+			Help: "the address that issues tokens",
+		},
 		{Name: "GRAPH_ENDPOINT", Needed: "with `custom`", parse: address(&s.graphEndpoint), Help: "the root of Graph"},
 		{Name: "AWS_ENDPOINT_URL_STS", parse: address(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the " +
 			"address of AWS STS; default: the region's"},
-		{Name: "LOG_LEVEL", Default: "info", parse: word(&s.level, "info", "warn", "error"),
-			Help: "`info`, `warn` or `error`; audit records are written at every level"},
+		{
+			Name: "LOG_LEVEL", Default: "info", parse: word(&s.level, "info", "warn", "error"),
+			Help: "`info`, `warn` or `error`; audit records are written at every level",
+		},
 		{Name: "AWS_REGION", Platform: true, parse: plain(&c.Role.Region)},
 		{Name: "AWS_ACCESS_KEY_ID", Platform: true, parse: plain(&c.Role.KeyID)},
 		{Name: "AWS_SECRET_ACCESS_KEY", Platform: true, parse: plain(&c.Role.Secret)},

@@ -35,7 +35,8 @@ func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, ver
 		return err
 	}
 	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter,
-		r *http.Request) {
+		r *http.Request,
+	) {
 		s.App.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), handler.Invocation{Host: config.Local})))
 	})}
 	go func() { _ = server.Serve(listener) }()
@@ -281,8 +282,10 @@ func (p *play) summarise(line string) error {
 		return err
 	}
 	var members []string
-	for _, name := range []string{"code", "caller_id", "device_id", "account_user_principal_name", "reference", "matching",
-		"succeeded", "dry_run"} {
+	for _, name := range []string{
+		"code", "caller_id", "device_id", "account_user_principal_name", "reference", "matching",
+		"succeeded", "dry_run",
+	} {
 		if value, ok := record[name]; ok {
 			members = append(members, fmt.Sprintf("%s=%v", name, value))
 		}

@@ -54,21 +54,35 @@ func New(getenv func(string) string, logs io.Writer, version string) (*Simulatio
 	s.Cloud.PutSecret(WebhookKeyName, azuresim.Secret{Value: s.WebhookKey})
 	s.Cloud.PutSecret(APIKeyName, azuresim.Secret{Value: s.APIKey})
 	for _, d := range []azuresim.Device{
-		{ID: Fjord, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com",
-			AddressableUserName: "Fjord Room", ResourceName: "room.fjord"},
-		{ID: Skog, SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com",
-			AddressableUserName: "Skog Room", ResourceName: "room.skog"},
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03", SerialNumber: "PF3-0123-4567", GroupTag: "Kiosk",
-			UserPrincipalName: "kiosk.lobby@contoso.com", AddressableUserName: "Lobby Kiosk", ResourceName: "kiosk.lobby"},
+		{
+			ID: Fjord, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room.fjord@contoso.com",
+			AddressableUserName: "Fjord Room", ResourceName: "room.fjord",
+		},
+		{
+			ID: Skog, SerialNumber: "5CG5678DEF", GroupTag: "MTR-Oslo", UserPrincipalName: "room.skog@contoso.com",
+			AddressableUserName: "Skog Room", ResourceName: "room.skog",
+		},
+		{
+			ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03", SerialNumber: "PF3-0123-4567", GroupTag: "Kiosk",
+			UserPrincipalName: "kiosk.lobby@contoso.com", AddressableUserName: "Lobby Kiosk", ResourceName: "kiosk.lobby",
+		},
 		// The placeholder of a mainboard without a serial number. Many devices share it.
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a04", SerialNumber: "Default string", GroupTag: "Kiosk",
-			UserPrincipalName: "kiosk.north@contoso.com", AddressableUserName: "North Kiosk", ResourceName: "kiosk.north"},
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a05", SerialNumber: "Default string", GroupTag: "Kiosk",
-			UserPrincipalName: "kiosk.south@contoso.com", AddressableUserName: "South Kiosk", ResourceName: "kiosk.south"},
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a06", SerialNumber: "R90A2B3C", GroupTag: "Retired",
-			UserPrincipalName: "room.elv@contoso.com", AddressableUserName: "Elv Room", ResourceName: "room.elv"},
-		{ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a07", SerialNumber: "R90D4E5F", GroupTag: "Retired",
-			UserPrincipalName: "room.dal@contoso.com", AddressableUserName: "Dal Room", ResourceName: "room.dal"},
+		{
+			ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a04", SerialNumber: "Default string", GroupTag: "Kiosk",
+			UserPrincipalName: "kiosk.north@contoso.com", AddressableUserName: "North Kiosk", ResourceName: "kiosk.north",
+		},
+		{
+			ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a05", SerialNumber: "Default string", GroupTag: "Kiosk",
+			UserPrincipalName: "kiosk.south@contoso.com", AddressableUserName: "South Kiosk", ResourceName: "kiosk.south",
+		},
+		{
+			ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a06", SerialNumber: "R90A2B3C", GroupTag: "Retired",
+			UserPrincipalName: "room.elv@contoso.com", AddressableUserName: "Elv Room", ResourceName: "room.elv",
+		},
+		{
+			ID: "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a07", SerialNumber: "R90D4E5F", GroupTag: "Retired",
+			UserPrincipalName: "room.dal@contoso.com", AddressableUserName: "Dal Room", ResourceName: "room.dal",
+		},
 	} {
 		s.Cloud.PutDevice(d)
 	}
@@ -100,8 +114,10 @@ func (s *Simulation) settings(getenv func(string) string) func(string) string {
 		"SWEEP_GROUP_TAG":      "Retired",
 		"OPERATOR_CALLERS":     WebhookKeyName + "," + APIKeyName,
 	}
-	for _, name := range []string{"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS",
-		"RATE_LIMIT", "OPERATOR_CALLERS"} {
+	for _, name := range []string{
+		"LOG_LEVEL", "REQUEST_TIMEOUT", "SIGNATURE_TOLERANCE", "ALLOWED_GROUP_TAGS",
+		"RATE_LIMIT", "OPERATOR_CALLERS",
+	} {
 		if value := getenv(name); value != "" {
 			values[name] = value
 		}

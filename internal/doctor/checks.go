@@ -119,8 +119,10 @@ func (d *diagnosis) listProbes(faults error, getenv func(string) string) []*prob
 	}
 	roles := &probe{
 		needs: []*probe{token}, otherwise: "the " + d.graphHolder() + " does not have the permission for it",
-		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {Check: checkOtherRoles,
-			Tried: "check for other permissions in the token"}},
+		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {
+			Check: checkOtherRoles,
+			Tried: "check for other permissions in the token",
+		}},
 		run: d.lookAtRoles,
 	}
 	devices := &probe{
@@ -191,12 +193,16 @@ func (d *diagnosis) assertionProbe(settings *probe) *probe {
 	var ask entra.Assertion
 	switch {
 	case d.VaultCredential == config.AWSFederation:
-		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role",
-			issuer: awsSTS}}
+		c.findings = []Finding{{
+			Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role",
+			issuer: awsSTS,
+		}}
 		ask = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
 	case d.GraphDirect && d.ClientID != "":
-		c.findings = []Finding{{Check: checkAssertion, Tried: "get a token that names the managed identity",
-			issuer: hostIdentity}}
+		c.findings = []Finding{{
+			Check: checkAssertion, Tried: "get a token that names the managed identity",
+			issuer: hostIdentity,
+		}}
 		ask = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
 	c.run = func(ctx context.Context, f []Finding) {
@@ -229,8 +235,10 @@ func (d *diagnosis) settingsProbe(loadError error, getenv func(string) string) *
 		last := &f[len(f)-1]
 		switch {
 		case len(faults) > 0:
-			last.Fix = []string{"docs/settings.md describes each setting; set it in the deployment:", setSetting,
-				"on AWS: the parameters of template.yaml, by sam deploy --guided"}
+			last.Fix = []string{
+				"docs/settings.md describes each setting; set it in the deployment:", setSetting,
+				"on AWS: the parameters of template.yaml, by sam deploy --guided",
+			}
 		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) &&
 			getenv("AZURE_CLIENT_SECRET") != "":
 			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set "+
@@ -342,7 +350,8 @@ func countDays(left time.Duration) string {
 // keysProbe checks callers' keys of one kind, with two findings for each name. A permanently missing key is a warning if
 // another key is valid: every rotation has such a time.
 func (d *diagnosis) keysProbe(kind, word string, names []string, decode func(string) ([]byte, error),
-	needs []*probe) *probe {
+	needs []*probe,
+) *probe {
 	c := &probe{needs: needs}
 	for _, name := range names {
 		c.findings = append(c.findings,
@@ -374,7 +383,8 @@ func (d *diagnosis) keysProbe(kind, word string, names []string, decode func(str
 
 // checkKey checks one key and returns the error that makes it unusable.
 func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte,
-	error)) error {
+	error),
+) error {
 	s, err := d.Vault.Secret(ctx, name)
 	if err != nil {
 		f[0].failWith(err, newKey(kind, name))
@@ -396,8 +406,10 @@ func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string
 }
 
 func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
-	token, err := d.Credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.Cloud.Graph + "/.default"},
-		EnableCAE: true})
+	token, err := d.Credential.GetToken(ctx, policy.TokenRequestOptions{
+		Scopes:    []string{d.Cloud.Graph + "/.default"},
+		EnableCAE: true,
+	})
 	if err != nil {
 		trust := trustIdentity()
 		if d.VaultCredential == config.AWSFederation {
@@ -527,8 +539,12 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	var worst time.Duration
 	var asked []string
 	sts := cmp.Or(d.Role.Endpoint, "https://sts."+d.Role.Region+".amazonaws.com")
-	for _, service := range []struct{ name, address string }{{"Graph", d.Cloud.Graph}, {"Key Vault", d.VaultURL},
-		{"Entra ID", d.Cloud.Authority}, {"AWS STS", sts}} {
+	for _, service := range []struct{ name, address string }{
+		{"Graph", d.Cloud.Graph},
+		{"Key Vault", d.VaultURL},
+		{"Entra ID", d.Cloud.Authority},
+		{"AWS STS", sts},
+	} {
 		if by, ok := d.dates.ahead(service.address); ok {
 			asked = append(asked, service.name)
 			if by.Abs() > worst.Abs() {

@@ -334,7 +334,8 @@ func (UsageError) ExitCode() int { return 2 }
 
 // Command runs the command doctor.
 func Command(ctx context.Context, args []string, getenv func(string) string, transport policy.Transporter,
-	version string, stdout, stderr io.Writer) error {
+	version string, stdout, stderr io.Writer,
+) error {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	asJSON := flags.Bool("json", false, "print the report as one JSON document")
@@ -369,7 +370,8 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 
 // runCommand examines the deployment that the environment describes.
 func runCommand(ctx context.Context, getenv func(string) string, transport policy.Transporter, version string,
-	p *printout, asJSON bool) (Report, error) {
+	p *printout, asJSON bool,
+) (Report, error) {
 	host, err := config.DetectHost(getenv)
 	if err != nil {
 		return Report{}, err

@@ -250,8 +250,10 @@ func explainVault(check, subject string, e *upstream.Error, renew []string) (fou
 		}
 	case "ForbiddenByPolicy":
 		return "the access policies of the vault do not allow the identity to read secrets",
-			[]string{"az keyvault set-policy --name $VAULT --secret-permissions get --object-id $IDENTITY",
-				"$IDENTITY is the object id of the identity of VAULT_CREDENTIAL; better still, change the vault to roles"}
+			[]string{
+				"az keyvault set-policy --name $VAULT --secret-permissions get --object-id $IDENTITY",
+				"$IDENTITY is the object id of the identity of VAULT_CREDENTIAL; better still, change the vault to roles",
+			}
 	}
 	if e.Status == 401 {
 		return "the vault refuses the token of the identity: it is of another tenant or cloud than the vault's, or the " +
@@ -352,8 +354,10 @@ func explainEntra(subject string, e *upstream.Error) (found string, fix []string
 		return "there is no such app in the tenant", []string{"check GRAPH_CLIENT_ID, which is the app's Application " +
 			"(client) ID and not its object id, and at GRAPH_TENANT_ID", "az ad app show --id $APP_ID --query displayName"}
 	case upstream.TenantNotFound:
-		return "there is no such tenant in this cloud", []string{"az account show --query tenantId",
-			"compare it with GRAPH_TENANT_ID and ENTRA_TENANT_ID, and check AZURE_CLOUD"}
+		return "there is no such tenant in this cloud", []string{
+			"az account show --query tenantId",
+			"compare it with GRAPH_TENANT_ID and ENTRA_TENANT_ID, and check AZURE_CLOUD",
+		}
 	case upstream.ScopeInvalid:
 		return "Graph goes by another address in the cloud of this tenant", []string{"check AZURE_CLOUD, and GRAPH_ENDPOINT " +
 			"where that is custom"}

@@ -105,16 +105,24 @@ func TestCertificateForms(t *testing.T) {
 		"PEM in quotes":                       {`"` + app.pem() + `"`, ""},
 		"PEM with CRLF and a byte order mark": {"\ufeff" + strings.ReplaceAll(app.pem(), "\n", "\r\n"), ""},
 		"PEM without a key":                   {app.certPEM(), "has no private key"},
-		"PEM with an encrypted key": {block("ENCRYPTED PRIVATE KEY", []byte("canary")) + app.certPEM(),
-			"has no private key"},
+		"PEM with an encrypted key": {
+			block("ENCRYPTED PRIVATE KEY", []byte("canary")) + app.certPEM(),
+			"has no private key",
+		},
 		"PEM without a certificate":      {app.keyPEM(), "has no certificate that its key belongs to"},
 		"PEM with another's certificate": {app.keyPEM() + other.certPEM(), "has no certificate that its key belongs to"},
-		"PEM with a broken key": {block("PRIVATE KEY", []byte("canary")) + app.certPEM(),
-			"has a key that cannot be read"},
-		"PEM with a broken PKCS#1 key": {block("RSA PRIVATE KEY", []byte("canary")) + app.certPEM(),
-			"has a key that cannot be read"},
-		"PEM with a broken certificate": {app.keyPEM() + block("CERTIFICATE", []byte("canary")),
-			"has a certificate that cannot be read"},
+		"PEM with a broken key": {
+			block("PRIVATE KEY", []byte("canary")) + app.certPEM(),
+			"has a key that cannot be read",
+		},
+		"PEM with a broken PKCS#1 key": {
+			block("RSA PRIVATE KEY", []byte("canary")) + app.certPEM(),
+			"has a key that cannot be read",
+		},
+		"PEM with a broken certificate": {
+			app.keyPEM() + block("CERTIFICATE", []byte("canary")),
+			"has a certificate that cannot be read",
+		},
 		"PEM that is cut off": {app.keyPEM()[:200], "has no private key"},
 		"PKCS#12 with a password": {app.pfx(pkcs12.Modern2023, "canary"), "is no PKCS#12 file with a key and " +
 			"without a password"},
@@ -124,8 +132,10 @@ func TestCertificateForms(t *testing.T) {
 			"without a password"},
 		"PKCS#12 without a key": {base64.StdEncoding.EncodeToString(must(pkcs12.Modern2023.EncodeTrustStore(
 			[]*x509.Certificate{app.cert}, ""))), "is no PKCS#12 file with a key and without a password"},
-		"base64 of something else": {base64.StdEncoding.EncodeToString([]byte("canary")),
-			"is no PKCS#12 file with a key and without a password"},
+		"base64 of something else": {
+			base64.StdEncoding.EncodeToString([]byte("canary")),
+			"is no PKCS#12 file with a key and without a password",
+		},
 		"a client secret in the wrong place": {oldSecret, "is neither PEM nor PKCS#12 in base64"},
 		"white space":                        {" \n", "has no value"},
 	} {
@@ -158,18 +168,26 @@ func TestCertificateAsPEM(t *testing.T) {
 	}{
 		{"a vault that knows PEM", 0, 0, []string{pemFile}, ""},
 		{"a vault that refuses the option", 1, http.StatusBadRequest, []string{pemFile, "any"}, ""},
-		{"a vault that refuses all", -1, http.StatusBadRequest, []string{pemFile, "any"},
-			"vault: forbidden (400 SimulatedFault): secret graph-client-secret"},
-		{"a vault that lets nobody in", -1, http.StatusForbidden, []string{pemFile},
-			"vault: forbidden (403 SimulatedFault): secret graph-client-secret"},
+		{
+			"a vault that refuses all", -1, http.StatusBadRequest,
+			[]string{pemFile, "any"},
+			"vault: forbidden (400 SimulatedFault): secret graph-client-secret",
+		},
+		{
+			"a vault that lets nobody in", -1, http.StatusForbidden,
+			[]string{pemFile},
+			"vault: forbidden (403 SimulatedFault): secret graph-client-secret",
+		},
 		{"a vault without the secret", -1, http.StatusNotFound, []string{pemFile}, "vault: bad_answer (404 SimulatedFault): " +
 			"404 without a code of Key Vault"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				w.cloud.SetAppCertificates(oldPair().cert)
-				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: oldPair().pfx(pkcs12.LegacyDES, ""),
-					ContentType: "application/x-pkcs12"})
+				w.cloud.PutSecret(appSecretName, azuresim.Secret{
+					Value:       oldPair().pfx(pkcs12.LegacyDES, ""),
+					ContentType: "application/x-pkcs12",
+				})
 				w.cloud.Fail(azuresim.StepSecret, test.times, azuresim.Status(test.status))
 				if c := w.appCertificate(); test.want == "" {
 					w.wantToken(c, "cold")

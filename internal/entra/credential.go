@@ -217,7 +217,8 @@ func (c *Credential) signInWithBefore(
 
 // signInWithOlder does the same with the versions before the newest, in a process that has not seen them.
 func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestOptions,
-	refusal *upstream.Error) (azcore.AccessToken, error) {
+	refusal *upstream.Error,
+) (azcore.AccessToken, error) {
 	if c.older == nil {
 		return azcore.AccessToken{}, refusal
 	}
@@ -294,7 +295,8 @@ func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, v
 
 // signInWith asks Entra ID for a token.
 func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential,
-	o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	o policy.TokenRequestOptions,
+) (azcore.AccessToken, error) {
 	c.flight.SetStage(upstream.Identity)
 	inTime, ok := signed.(identity) // one that is used directly has its errors reduced already
 	if !ok {

@@ -286,8 +286,10 @@ func TestOneForAll(t *testing.T) {
 				if took := time.Since(start); took != time.Second {
 					w.t.Errorf("a deadline of a second was kept after %v", took)
 				}
-				if failed := w.failure(err); *failed != (upstream.Error{Service: service, Reason: upstream.Timeout,
-					Cause: "no answer in time"}) {
+				if failed := w.failure(err); *failed != (upstream.Error{
+					Service: service, Reason: upstream.Timeout,
+					Cause: "no answer in time",
+				}) {
 					w.t.Errorf("%v, want a time-out of %s", failed, service)
 				}
 			})

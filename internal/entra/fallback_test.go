@@ -39,8 +39,10 @@ func TestColdCertificateThatRenewedItself(t *testing.T) {
 	}{
 		"valid":    {azuresim.Secret{}, ""},
 		"disabled": {azuresim.Secret{Disabled: true}, "identity: credential_rejected (401 AADSTS700027)"},
-		"expired": {azuresim.Secret{Expires: time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC)},
-			"identity: credential_rejected (401 AADSTS700027)"},
+		"expired": {
+			azuresim.Secret{Expires: time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC)},
+			"identity: credential_rejected (401 AADSTS700027)",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {

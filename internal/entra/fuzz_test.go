@@ -22,8 +22,10 @@ func FuzzReduce(f *testing.F) {
 			kind   string
 			body   string
 		}{
-			{400, "application/json",
-				`{"error":"invalid_client","error_description":"AADSTS7000215: x","error_codes":[7000215]}`},
+			{
+				400, "application/json",
+				`{"error":"invalid_client","error_description":"AADSTS7000215: x","error_codes":[7000215]}`,
+			},
 			{401, "application/json", `{"error":"invalid_request","error_codes":[9000000000000000000]}`},
 			{403, "application/json", `{"error":{"code":"Forbidden","innererror":{"code":"SecretDisabled"}}}`},
 			{404, "text/html", `<html>`},

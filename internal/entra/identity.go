@@ -92,8 +92,10 @@ type signedIn struct{ identity }
 func (s signedIn) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	token, err := s.identity.GetToken(ctx, o)
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Reason == upstream.BadAnswer {
-		err = &upstream.Error{Service: upstream.Identity, Reason: upstream.CredentialRejected,
-			Cause: "the Azure CLI gave no token: run az login"}
+		err = &upstream.Error{
+			Service: upstream.Identity, Reason: upstream.CredentialRejected,
+			Cause: "the Azure CLI gave no token: run az login",
+		}
 	}
 	return token, err
 }

@@ -55,13 +55,17 @@ func TestRefusals(t *testing.T) {
 		{azuresim.StepToken, entra(400, "invalid_request", 90091), "identity: unavailable (400 AADSTS90091)"},
 		{azuresim.StepSecret, azuresim.Body(404, "text/html", "<h1>canary</h1>"), "vault: bad_answer (404): 404 without a " +
 			"code of Key Vault"},
-		{azuresim.StepSecret, keyVault(409, "Conflict", "ObjectIsBeingRecovered"),
-			"vault: unavailable (409 ObjectIsBeingRecovered): secret graph-client-secret"},
+		{
+			azuresim.StepSecret, keyVault(409, "Conflict", "ObjectIsBeingRecovered"),
+			"vault: unavailable (409 ObjectIsBeingRecovered): secret graph-client-secret",
+		},
 		{azuresim.StepSecret, azuresim.Body(400, "application/json",
 			`{"error":{"code":"BadParameter","message":"The specified version (2026-04-01) is not recognized. Consider using the latest supported version (7.5)."}}`), "vault: version_unsupported (400 BadParameter): secret graph-client-secret"},
 		{azuresim.StepToken, entra(400, "temporarily_unavailable", 1), "identity: unavailable (400 AADSTS1)"},
-		{azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"canary: a sentence"}`),
-			"identity: credential_rejected (400)"},
+		{
+			azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"canary: a sentence"}`),
+			"identity: credential_rejected (400)",
+		},
 		{azuresim.StepToken, azuresim.Body(400, "text/html", "canary"), "identity: credential_rejected (400)"},
 		{azuresim.StepDiscovery, entra(400, "invalid_tenant", 90002), "identity: tenant_not_found (400 AADSTS90002)"},
 		{azuresim.StepIdentity, azuresim.Body(400, "application/json",
@@ -69,13 +73,17 @@ func TestRefusals(t *testing.T) {
 			"invalid_request)"},
 		{azuresim.StepSecret, keyVault(403, "Forbidden", "SecretDisabled"), "vault: secret_disabled (403 SecretDisabled): " +
 			"secret graph-client-secret"},
-		{azuresim.StepSecret, keyVault(403, "Forbidden", "ForbiddenByFirewall"),
-			"vault: forbidden (403 ForbiddenByFirewall): secret graph-client-secret"},
+		{
+			azuresim.StepSecret, keyVault(403, "Forbidden", "ForbiddenByFirewall"),
+			"vault: forbidden (403 ForbiddenByFirewall): secret graph-client-secret",
+		},
 		{azuresim.StepSecret, keyVault(403, "Forbidden", ""), "vault: forbidden (403 Forbidden): secret graph-client-secret"},
 		{azuresim.StepSecret, keyVault(404, "SecretNotFound", "https://canary"), "vault: not_found (404): secret " +
 			"graph-client-secret"},
-		{azuresim.StepSecret, azuresim.Body(200, "application/json", `{"value":"","id":"x"}`),
-			"vault: secret_invalid: secret graph-client-secret has no value"},
+		{
+			azuresim.StepSecret, azuresim.Body(200, "application/json", `{"value":"","id":"x"}`),
+			"vault: secret_invalid: secret graph-client-secret has no value",
+		},
 		{azuresim.StepSecret, azuresim.Body(200, "application/json", `{}`), "vault: secret_invalid: secret " +
 			"graph-client-secret has no value"},
 	} {
@@ -164,8 +172,10 @@ func TestForeignChallenge(t *testing.T) {
 // TestNames has names that Key Vault cannot have refused before they are part of a URL.
 func TestNames(t *testing.T) {
 	simulate(t, func(w *world) {
-		for _, name := range []string{"", ".", "..", "../keys/canary", "canary/", "canary?x", "canary_1", "cänary",
-			"canary\n", strings.Repeat("x", 128)} {
+		for _, name := range []string{
+			"", ".", "..", "../keys/canary", "canary/", "canary?x", "canary_1", "cänary",
+			"canary\n", strings.Repeat("x", 128),
+		} {
 			_, err := w.vault.Secret(w.t.Context(), name)
 			if failed := w.failure(err); failed.Error() != "vault: not_found: no name of a secret" {
 				w.t.Errorf("%q: %v", name, failed)
@@ -181,8 +191,10 @@ func TestExpiry(t *testing.T) {
 	for in, warned := range map[time.Duration]bool{-day: true, day: true, 14*day - time.Minute: true, 14*day +
 		time.Minute: false} {
 		simulate(t, func(w *world) {
-			w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: oldSecret, ContentType: "text/plain",
-				Expires: time.Now().Add(in)})
+			w.cloud.PutSecret(appSecretName, azuresim.Secret{
+				Value: oldSecret, ContentType: "text/plain",
+				Expires: time.Now().Add(in),
+			})
 			s, err := w.vault.Secret(w.t.Context(), appSecretName)
 			if err != nil || s.Value() != oldSecret || s.ContentType != "text/plain" || !s.Expires.Equal(time.Now().Add(in)) {
 				w.t.Errorf("read %v that expires %v, %v", s.ContentType, s.Expires, err)

@@ -115,8 +115,10 @@ func TestClaims(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
 		first := w.wantToken(c, "cold")
-		claims := policy.TokenRequestOptions{Scopes: graphToken.Scopes,
-			Claims: `{"access_token":{"nbf":{"essential":true,"value":"1"}}}`, EnableCAE: true}
+		claims := policy.TokenRequestOptions{
+			Scopes: graphToken.Scopes,
+			Claims: `{"access_token":{"nbf":{"essential":true,"value":"1"}}}`, EnableCAE: true,
+		}
 		second, err := c.GetToken(w.t.Context(), claims)
 		if err != nil || second.Token == first {
 			w.t.Errorf("a token that Graph has refused again, %v", err)

@@ -282,8 +282,10 @@ func TestFailures(t *testing.T) {
 		"null":         {azuresim.Body(200, "application/json", `null`), upstream.BadAnswer, 30 * time.Second},
 		"nothing":      {azuresim.Body(200, "application/json", ``), upstream.BadAnswer, 30 * time.Second},
 		"204":          {azuresim.Body(204, "application/json", ``), upstream.BadAnswer, 30 * time.Second},
-		"unknown tenant": {azuresim.Body(400, "application/json", `{"error":"invalid_tenant","error_codes":[90002]}`),
-			upstream.TenantNotFound, 30 * time.Second},
+		"unknown tenant": {
+			azuresim.Body(400, "application/json", `{"error":"invalid_tenant","error_codes":[90002]}`),
+			upstream.TenantNotFound, 30 * time.Second,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
@@ -383,8 +385,10 @@ func makeKey(bits int) *rsa.PrivateKey {
 
 // member returns a key as Entra lists it, with changes, in which nil takes a member out.
 func member(id string, n *big.Int, changes map[string]any) string {
-	m := map[string]any{"kty": "RSA", "use": "sig", "kid": id, "x5t": id,
-		"n": base64.RawURLEncoding.EncodeToString(n.Bytes()), "e": "AQAB", "x5c": []string{"MII"}}
+	m := map[string]any{
+		"kty": "RSA", "use": "sig", "kid": id, "x5t": id,
+		"n": base64.RawURLEncoding.EncodeToString(n.Bytes()), "e": "AQAB", "x5c": []string{"MII"},
+	}
 	for name, value := range changes {
 		m[name] = value
 		if value == nil {

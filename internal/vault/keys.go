@@ -72,7 +72,7 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	k.mu.Lock()
 	due := !now.Before(k.readNext)
 	recent := len(k.known) > 0 && now.Sub(k.readAt) < refreshAfter
-	due = due && !(recent && k.reading) // one request waits
+	due = due && (!recent || !k.reading) // one request waits
 	k.mu.Unlock()
 	switch {
 	case !due:

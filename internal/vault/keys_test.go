@@ -31,7 +31,8 @@ func (w *world) putKeys(namesAndValues ...string) {
 // wantKeys fails the test unless get returns those keys, as name=value, and that error ("" for none), having caused
 // so many requests for secrets in all.
 func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKeys, wantErr string, requests int,
-	when string) {
+	when string,
+) {
 	w.t.Helper()
 	keys, err := get(w.t.Context())
 	var texts []string

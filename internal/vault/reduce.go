@@ -24,8 +24,10 @@ func reduceVault(err error, seen *azsdk.NetworkError, name string) *upstream.Err
 	if !ok {
 		return seen.Reduce(upstream.Vault, err)
 	}
-	e := &upstream.Error{Service: upstream.Vault, Status: refused.StatusCode,
-		Code: upstream.PlainCode(refused.ErrorCode), Cause: "secret " + name}
+	e := &upstream.Error{
+		Service: upstream.Vault, Status: refused.StatusCode,
+		Code: upstream.PlainCode(refused.ErrorCode), Cause: "secret " + name,
+	}
 	var body []byte
 	var said struct {
 		Error struct {

@@ -96,8 +96,10 @@ func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions
 	if len(o.Scopes) == 1 {
 		a.scope = o.Scopes[0]
 	}
-	return azcore.AccessToken{}, &upstream.Error{Service: upstream.Identity, Reason: upstream.Rejected,
-		Cause: "no token on purpose"}
+	return azcore.AccessToken{}, &upstream.Error{
+		Service: upstream.Identity, Reason: upstream.Rejected,
+		Cause: "no token on purpose",
+	}
 }
 
 // ValidName reports whether Key Vault accepts name for a secret: 1 to 127 letters, digits and hyphens

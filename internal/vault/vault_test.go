@@ -64,7 +64,8 @@ func simulate(t *testing.T, test func(w *world)) {
 
 // rewire makes the vault anew, with nothing read, with that transport and the identity that is had by asking so for it.
 func (w *world) rewire(transport policy.Transporter, identity func(clientID string,
-	o azsdk.Options) (azcore.TokenCredential, error)) {
+	o azsdk.Options) (azcore.TokenCredential, error),
+) {
 	w.t.Helper()
 	w.options = azsdk.Options{
 		ClientOptions: azcore.ClientOptions{Transport: transport},
@@ -126,8 +127,10 @@ func (w *world) leaks(where, text string) {
 }
 
 func (w *world) canariesIn(text string) (found []string) {
-	for _, canary := range []string{"canary", "eyJ", w.cloud.TenantID, "simulated-vault", "simulated-identity-header",
-		"PRIVATE KEY", "Trace ID"} {
+	for _, canary := range []string{
+		"canary", "eyJ", w.cloud.TenantID, "simulated-vault", "simulated-identity-header",
+		"PRIVATE KEY", "Trace ID",
+	} {
 		if strings.Contains(text, canary) {
 			found = append(found, canary)
 		}

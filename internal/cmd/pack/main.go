@@ -41,7 +41,7 @@ type entry struct {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return errors.New("usage: pack OUT.zip|OUT.tar.gz FILE|NAME=FILE|DIRECTORY...")
+		return errors.New("usage: pack OUT.zip|OUT.tar.gz with at least one FILE, NAME=FILE or DIRECTORY")
 	}
 	var entries []entry
 	for _, arg := range args[1:] {

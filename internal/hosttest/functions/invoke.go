@@ -71,11 +71,15 @@ func (h *Host) attempt(
 	}
 	metadata := map[string]any{}
 	maps.Copy(metadata, more)
-	metadata["sys"] = map[string]any{"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano),
-		"RandGuid": newID()}
+	metadata["sys"] = map[string]any{
+		"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano),
+		"RandGuid": newID(),
+	}
 	if f.retries != 0 {
-		retry := map[string]any{"RetryCount": attempt, "MaxRetryCount": f.retries, "Exception": nil, "Instance": nil,
-			"State": map[string]any{}}
+		retry := map[string]any{
+			"RetryCount": attempt, "MaxRetryCount": f.retries, "Exception": nil, "Instance": nil,
+			"State": map[string]any{},
+		}
 		if failure != nil {
 			retry["Exception"] = exception(f.name, failure)
 		}

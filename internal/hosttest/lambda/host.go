@@ -415,8 +415,11 @@ var errMalformed = errors.New("lambda host: the reply is not of payload format 2
 // ReadAnswer returns the caller's response for the result of an event of payload format 2.0 (L9). An error gives the
 // reason of a 500 of the gateway's own.
 func ReadAnswer(r Result) (Answer, error) {
-	failed := Answer{http.StatusInternalServerError, http.Header{"Content-Type": {"application/json"}},
-		[]byte(`{"message":"Internal Server Error"}`)}
+	failed := Answer{
+		http.StatusInternalServerError,
+		http.Header{"Content-Type": {"application/json"}},
+		[]byte(`{"message":"Internal Server Error"}`),
+	}
 	if r.Payload == nil {
 		return failed, fmt.Errorf("lambda host: no reply: %+v", r)
 	}
@@ -477,8 +480,10 @@ func Event(method, target string, header http.Header, body []byte, base64Encoded
 			"requestId": "JKJaXmPLvHcESHA=",
 			"routeKey":  "ANY " + path, "stage": "$default", "time": "23/Nov/2026:02:00:00 +0000",
 			"timeEpoch": 1795399200000,
-			"http": map[string]any{"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1",
-				"userAgent": header.Get("User-Agent")},
+			"http": map[string]any{
+				"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1",
+				"userAgent": header.Get("User-Agent"),
+			},
 		},
 		"isBase64Encoded": base64Encoded && len(body) > 0,
 	}

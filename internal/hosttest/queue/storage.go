@@ -75,8 +75,10 @@ type instance struct {
 func (q *Storage) listen(ctx context.Context) {
 	var invocations sync.WaitGroup
 	defer invocations.Wait()
-	i := &instance{process: startProcess(ctx, q.options.Start),
-		settled: make(chan struct{}, q.options.BatchSize+q.options.NewBatchThreshold)}
+	i := &instance{
+		process: startProcess(ctx, q.options.Start),
+		settled: make(chan struct{}, q.options.BatchSize+q.options.NewBatchThreshold),
+	}
 	defer func() { i.process.end(nil) }()
 	idle := 100 * time.Millisecond
 	for ctx.Err() == nil {

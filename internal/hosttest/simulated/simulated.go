@@ -113,8 +113,10 @@ func Canaries(c *azuresim.Cloud, served *azuresim.Served) []string {
 		"simulated-identity-header",
 	}
 	if served != nil {
-		for _, address := range []string{served.VaultURL, served.AuthorityHost, served.GraphEndpoint,
-			served.IdentityEndpoint} {
+		for _, address := range []string{
+			served.VaultURL, served.AuthorityHost, served.GraphEndpoint,
+			served.IdentityEndpoint,
+		} {
 			list = append(list, strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://"))
 		}
 	}
