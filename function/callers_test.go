@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -194,14 +195,14 @@ func runSnippetWithout(t *testing.T, program, path string) {
 		}
 	}
 	for _, odd := range []string{"UNASSIGN_API_KEY=canary\ncanary\u00f8", "UNASSIGN_TOKEN=canary\ncanary\u00f8"} {
-		command := exec.CommandContext(t.Context(), program, path)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a script may retry
+		command := exec.CommandContext(ctx, program, path)
 		command.Env = append([]string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
 			"UNASSIGN_URL=http://127.0.0.1:1", settings[1],
 		}, odd)
-		done := time.AfterFunc(5*time.Second, func() { _ = command.Process.Kill() }) // a script may retry
 		out, _ := command.CombinedOutput()
-		done.Stop()
+		cancel()
 		if strings.Contains(string(out), "canary") {
 			t.Errorf("the key is told:\n%s", out)
 		}

@@ -85,18 +85,19 @@ func TestDeployedPackageDoesNotSimulate(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, args := range [][]string{nil, {"demo"}} {
+	for _, args := range [][]string{nil, {"demo"}, {"call"}, {"list"}} {
 		command := exec.CommandContext(t.Context(), deployed, args...)
 		command.Env = []string{}
 		out, err := command.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "has no simulated cloud") || args == nil &&
+		if err == nil || !strings.Contains(string(out), "has neither a simulated cloud nor the commands of callers") || args == nil &&
 			!strings.Contains(string(out), "GRAPH_TENANT_ID") {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
 	}
 	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", "nosim", ".")
 	out, err := list.Output()
-	if err != nil || strings.Contains(string(out), "internal/azuresim") || strings.Contains(string(out), "internal/demo") {
+	if err != nil || strings.Contains(string(out), "internal/azuresim") || strings.Contains(string(out), "internal/demo") ||
+		strings.Contains(string(out), "internal/client") {
 		t.Errorf("a deployed package holds the simulated cloud: %v", err)
 	}
 }

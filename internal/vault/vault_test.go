@@ -17,6 +17,7 @@ import (
 	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -39,7 +40,7 @@ type world struct {
 	t     *testing.T
 	cloud *azuresim.Cloud
 	vault *vault.Vault
-	log   *bytes.Buffer
+	log   *text.Buffer
 
 	options azsdk.Options
 }
@@ -52,7 +53,7 @@ func simulate(t *testing.T, test func(w *world)) {
 	t.Setenv("IDENTITY_ENDPOINT", "http://169.254.169.254/msi/token")
 	t.Setenv("IDENTITY_HEADER", "simulated-identity-header")
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, cloud: azuresim.New(), log: &bytes.Buffer{}}
+		w := &world{t: t, cloud: azuresim.New(), log: &text.Buffer{}}
 		w.rewire(w.cloud, entra.ManagedIdentity)
 		w.cloud.SetAppSecrets(oldSecret)
 		w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: oldSecret})
