@@ -56,7 +56,7 @@ type state struct {
 }
 
 // steps are the requests of the cloud.
-var steps = []azuresim.Step{
+var steps = []azuresim.Step{ //nolint:gochecknoglobals // a constant table
 	azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery, azuresim.StepToken, azuresim.StepKeys,
 	azuresim.StepConnect, azuresim.StepGraph, azuresim.StepSTS,
 }

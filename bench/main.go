@@ -47,7 +47,7 @@ type options struct {
 }
 
 // delays are added to every response of the cloud.
-var delays = []time.Duration{0, 50 * time.Millisecond}
+var delays = []time.Duration{0, 50 * time.Millisecond} //nolint:gochecknoglobals // a constant table
 
 func run(out io.Writer, o options) error {
 	if o.rounds < 1 || flag.NArg() > 0 {

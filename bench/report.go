@@ -17,7 +17,7 @@ import (
 )
 
 // lines are the rows of the tables, in order, with their units.
-var lines = []struct {
+var lines = []struct { //nolint:gochecknoglobals // a constant table
 	what string
 	unit func(float64) string
 }{
@@ -139,7 +139,7 @@ func describeMachine() string {
 			if c == 0 {
 				break
 			}
-			kernel = append(kernel, byte(c)) //nolint:unconvert // int8 or uint8, by architecture
+			kernel = append(kernel, byte(c)) //nolint:gosec // a character; int8 or uint8, by architecture
 		}
 	}
 	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), model, kernel, runtime.Version())
