@@ -93,7 +93,7 @@ $(NODE): $(wildcard integration/node/*)
 
 .PHONY: integration
 integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' programs (needs python3 with venv, node and npm)
-	$(GO) test -count=1 -timeout 5m -tags integration ./integration
+	$(GO) test -count=1 -timeout 15m -tags integration ./integration
 
 .PHONY: hostile
 hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
