@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -229,7 +230,7 @@ func (s scale) run(t *testing.T) scaleResult {
 	if s.engine == "sqs" {
 		// The queue of template.yaml.
 		n.engine = queue.NewSQS(queue.SQSOptions{
-			Start: func() queue.Worker { return lambdaWorker(newProcess(), n) }, MaxConcurrency: s.workers, BatchSize: 100, BatchingWindow: time.Second,
+			Start: func() queue.Worker { return lambdaWorker(newProcess(), n) }, MaxConcurrency: s.workers, BatchSize: 40, BatchingWindow: time.Second,
 			Visibility: 960 * time.Second, Timeout: 900 * time.Second, MaxReceiveCount: 20, Seed: 1,
 		})
 	} else {
@@ -261,7 +262,8 @@ func (s scale) run(t *testing.T) scaleResult {
 		})
 	case kills:
 		beside.Go(func() {
-			for pause(ctx, time.Minute) {
+			random := rand.New(rand.NewPCG(1, 2))                                     //nolint:gosec // repeatable
+			for pause(ctx, time.Duration(random.ExpFloat64()*float64(time.Minute))) { // each minute on average
 				n.engine.Kill()
 			}
 		})

@@ -264,7 +264,7 @@ func (m *messageRun) settleDevices(ctx context.Context, o *origin, w *work) Sett
 		settlement.Requeue = append(settlement.Requeue, m.body(w, transient, queueState{Tries: m.tries()}))
 	}
 	for chunk := range slices.Chunk(left, min(maxDevices, m.Pace.Capacity(settleAfter/2))) {
-		settlement.Requeue = append(settlement.Requeue, m.body(w, chunk, queueState{Tries: m.tries() - 1}))
+		settlement.Requeue = append(settlement.Requeue, m.body(w, chunk, queueState{Tries: min(m.tries()-1, maxTries-1)}))
 	}
 	if requeued := len(left) + len(transient); requeued > 0 {
 		m.Log.LogAttrs(ctx, slog.LevelInfo, "requeued", slog.String("request_id", o.requestID),
@@ -320,8 +320,11 @@ func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
 		err = readObject(body, &refusal{code: invalidJSON}, func(field string) fieldReader {
 			if field == "queue" {
 				return func(value json.RawMessage) error {
-					if json.Unmarshal(value, &state) != nil || state.Tries < 0 || state.Tries > maxTries {
+					if json.Unmarshal(value, &state) != nil || state.Tries < 0 {
 						return &refusal{code: eventInvalid, field: field}
+					}
+					if state.Code != "" { // a dead letter that was put back
+						state.Tries = 0
 					}
 					return nil
 				}

@@ -365,3 +365,21 @@ func TestMessageDryRun(t *testing.T) {
 		}
 	})
 }
+
+// Deliveries that a killed process used up do not make a requeued message unreadable, and a dead letter that is put back starts
+// anew.
+func TestTriesOfOtherMessages(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{}
+		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{time.Hour, 20}}, Message{Text: messageOf("", 1), Deliveries: 12})
+		if len(settlement.Requeue) != 1 || sent(t, settlement.Requeue)[0].Queue.Tries != maxTries-1 {
+			t.Errorf("%+v", settlement)
+		}
+	})
+	g := &graphLog{fail: func(string, int) error { return graphFailure(upstream.Unavailable) }}
+	settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf(`,"queue":{"tries":9,"code":"graph_unavailable"}`, 1)})
+	if !settlement.Retry {
+		t.Errorf("%+v", settlement)
+	}
+}
