@@ -137,7 +137,7 @@ type outcome struct {
 
 // send sends r until it succeeds or has failed permanently, within the time of ctx or defaultTimeout.
 //
-// It replaces a token that Graph refuses once. Fetching a token takes no time from the tries.
+// It replaces a refused token, once for each request. Fetching a token takes no time from the tries.
 func (c *Client) send(ctx context.Context, r request) (o outcome) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -161,8 +161,8 @@ func (c *Client) send(ctx context.Context, r request) (o outcome) {
 	}
 }
 
-// expireToken makes the credential forget a token that Graph refused with header h. It returns the claims that the
-// next token must meet, "" for none; a token without them is not at fault, and stays.
+// expireToken returns the claims that the challenge in header h demands of the next token, "" for none. Without
+// them it makes the credential forget the refused token; with them the credential keeps it.
 func (c *Client) expireToken(token string, h http.Header) (claims string) {
 	claims = claimsChallenge(h)
 	if caching, ok := c.cred.(interface{ Expire(token string) }); ok && claims == "" {

@@ -39,7 +39,7 @@ type Found struct {
 // Find returns one Found for each Selector, in order. It sends one request for one device, and one for each twenty
 // otherwise.
 //
-// Serial numbers match but for upper and lower case. Graph's only filter finds the serial numbers that contain a
+// Serial numbers match regardless of case. Graph's only filter finds the serial numbers that contain a
 // text, and fails for some texts. For serial numbers that the filter cannot find, one walk through the inventory
 // serves all.
 func (c *Client) Find(ctx context.Context, selectors ...Selector) []Found {
@@ -208,8 +208,8 @@ func (m *matches) result() Found {
 	return Found{Device: m.devices[0]}
 }
 
-// partialResult returns the result of a list that broke off with err. The missing part changes nothing for several
-// devices.
+// partialResult returns the result of a list that broke off with err. If several
+// devices match already, the missing pages do not matter.
 func (m *matches) partialResult(err error) Found {
 	if m.count > 1 {
 		return m.result()
@@ -232,8 +232,8 @@ func (s Selector) checkID(device Device) Found {
 	return Found{Device: device}
 }
 
-// sameSerial reports whether two serial numbers are equal but for the case of ASCII letters: other letters that fold
-// to an ASCII letter are longer.
+// sameSerial reports whether two serial numbers are equal regardless of ASCII case. The length check rejects other
+// letters that fold to an ASCII letter.
 func sameSerial(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
 // path returns the path of the device below the root, or the path of the filtered list that contains it.

@@ -150,8 +150,8 @@ func pagingQuery(query string) string {
 
 // readPages returns the pages of a list, from the page at address on, without the devices of the page before.
 //
-// A page may be empty without being the last. A list that leads to itself, or to a page of known devices alone, has
-// no end.
+// A page may be empty without being the last. It fails if the list links back to
+// itself or to a page without new devices.
 func (c *Client) readPages(ctx context.Context, address string) iter.Seq2[[]Device, error] {
 	return func(yield func([]Device, error) bool) {
 		last := map[DeviceID]bool{} // of the page before: no others are repeated

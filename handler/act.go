@@ -219,8 +219,8 @@ func (h *Handler) requiresRead(w *work, d *device) bool {
 	return w.dryRun || d.serial != "" || d.expected != (graph.Account{}) || h.Policy.restrictsTags(w.caller)
 }
 
-// isReadFailure reports whether err is a failure of this read alone: it says nothing about the device, the tenant, the
-// credential, the connection or the load, so that the change may succeed. A Retry-After is obeyed.
+// isReadFailure reports whether only this read failed, so that the change may succeed. It is false for a failure of the
+// device, the tenant, the credential, the connection or the load, and for every failure with a Retry-After.
 func isReadFailure(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok || failed.Service != upstream.Graph || failed.RetryAfter > 0 {
@@ -276,8 +276,8 @@ func matchesAccount(account, expected graph.Account) bool {
 	return strings.EqualFold(account.ResourceName, expected.ResourceName)
 }
 
-// unassignDevices removes the resource account from the pending devices without a result, from each once however often
-// all names it.
+// unassignDevices removes the resource account from the pending devices without a result. A device that all names twice
+// is changed once.
 //
 // It also changes devices that show no account: no source says which properties show one. Only the code differs.
 func unassignDevices(ctx context.Context, via Devices, all, pending []*device) {

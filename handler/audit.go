@@ -62,7 +62,7 @@ func (h *Handler) write(ctx context.Context, o *origin, e entry) {
 	_ = h.Log.Handler().Handle(ctx, record) // without Enabled
 }
 
-// auditWork writes a record for each device of w, or one for w if it was refused before it named a device. status is
+// auditWork writes a record for each device of w, or one without a device if w was refused before it was decoded. status is
 // the response's.
 func (h *Handler) auditWork(ctx context.Context, o *origin, w *work, status int) {
 	if len(w.devices) == 0 {
@@ -143,7 +143,7 @@ func operatorEntry(o *origin, message string, code Code, ended result, details .
 }
 
 // flowOf returns the run in Power Automate or Logic Apps that a request comes from, as one group for the log, or a zero
-// attribute. The platform sends these headers, and so can anybody: they help to find a run, and decide nothing. A value
+// attribute. Any caller can send these headers: they help to find a run, and decide nothing. A value
 // that is not plain is dropped whole: half an id finds no run.
 func flowOf(h http.Header) slog.Attr {
 	var attrs []slog.Attr

@@ -29,8 +29,8 @@ func (h *Handler) serveDoctor(w http.ResponseWriter, r *http.Request, o *origin)
 // runOperation authenticates a request that only reads, checks that its caller is an operator within its rate limit,
 // and runs operate. cost is the number of devices that the request counts for.
 //
-// It reads no body, and a signature must be one over an empty body. A signature of a request for devices, whose body
-// cannot be empty, is invalid here, and a signature that is valid here is invalid for devices.
+// It reads no body, and a signature must cover an empty body. A request for devices always has a body, so neither kind
+// of signature is valid for the other route.
 func (h *Handler) runOperation(header http.Header, r *http.Request, o *origin, cost int, operate func() error) result {
 	err := catchPanic(func() error {
 		err := checkReadMethod(header, r)

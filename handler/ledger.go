@@ -41,7 +41,7 @@ const ledgerTTL = 10 * time.Minute
 const maxStoredDevices = 3000
 
 // delivery is the hash of a caller and the id of one of its deliveries. The same id of another caller is another
-// delivery. Behind the platform all callers are one.
+// delivery. With AUTH=platform all callers count as one.
 type delivery [sha256.Size]byte
 
 func deliveryOf(from caller.Caller, id string) delivery {

@@ -178,8 +178,8 @@ func (h *Handler) challenge(err error) string {
 	return (&caller.Signature{}).Challenge(err)
 }
 
-// listResponse returns the response for a list of devices. Its status is 200 when all succeeded, 503 when a retry may
-// help, which is safe, the common status where all failed alike, and 207 otherwise.
+// listResponse returns the response for a list of devices. Its status is 200 if all succeeded, 503 if a retry may help
+// (repeating is safe), the common status if all failed alike, and 207 otherwise.
 func listResponse(header http.Header, r *http.Request, w *work, id string) response {
 	body := List{Results: make([]any, len(w.devices)), Reference: w.reference, RequestID: id}
 	body.Summary.Total = len(w.devices)

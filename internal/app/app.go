@@ -185,8 +185,8 @@ func (k keys) Refresh(ctx context.Context) ([]caller.Key, error) {
 	return callerKeys(k.inVault.Refresh(ctx))
 }
 
-// callerKeys converts keys. A permanently missing key is an error only if no other key was read: during every
-// rotation a key is in the settings and not yet, or no longer, in the vault.
+// callerKeys converts keys. A permanently missing key is an error only if no other key was read: during a
+// rotation the settings name a key that the vault does not have yet, or has no longer.
 func callerKeys(stored []vault.Key, err error) ([]caller.Key, error) {
 	known := make([]caller.Key, len(stored))
 	for i, key := range stored {

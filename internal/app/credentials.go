@@ -29,7 +29,7 @@ func newIdentity(c config.Config, role entra.Assertion, o azsdk.Options) (azcore
 }
 
 // newGraphCredential returns the credential of the app that may call Graph: a secret or certificate in the vault, or
-// no secret at all. Without one the app trusts the role or the managed identity, or is the managed identity.
+// no secret at all. Then the app trusts the function's role or managed identity, or that identity calls Graph itself.
 func newGraphCredential(
 	c config.Config, store *vault.Vault, identity azcore.TokenCredential, role entra.Assertion, o azsdk.Options,
 ) (azcore.TokenCredential, error) {

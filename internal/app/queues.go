@@ -23,8 +23,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Queues sends messages to an SQS queue again, or to the dead-letter queue that its redrive policy names. Redrive
-// itself takes maxReceiveCount times the visibility timeout.
+// Queues sends messages to an SQS queue again, or to the dead-letter queue that its redrive policy names, because
+// redrive would take maxReceiveCount times the visibility timeout.
 type Queues struct {
 	credentials aws.Credentials
 	client      upstream.Doer
