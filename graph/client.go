@@ -137,7 +137,7 @@ type outcome struct {
 
 // send sends r until it succeeds or has failed permanently, within the time of ctx or defaultTimeout.
 //
-// It replaces a refused token, once for each request. Fetching a token takes no time from the tries.
+// It replaces a refused token, once for each request. The tries share the time that fetching the token leaves.
 func (c *Client) send(ctx context.Context, r request) (o outcome) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc

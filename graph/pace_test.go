@@ -2,6 +2,9 @@ package graph
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,4 +139,20 @@ func TestPaceCapacity(t *testing.T) {
 			t.Errorf("%d in a second, %d in a minute", p.Capacity(time.Second), p.Capacity(time.Minute))
 		}
 	})
+}
+
+// docs/schedules.md has the figures of the pace.
+func TestPageHasThePace(t *testing.T) {
+	page, err := os.ReadFile("../docs/schedules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(page)), " ")
+	for _, figure := range []string{
+		fmt.Sprintf("up to %v devices a second", maxRate), fmt.Sprintf("%.0f %% of its rate", throttleCut*100),
+	} {
+		if !strings.Contains(text, figure) {
+			t.Errorf("docs/schedules.md does not say %q", figure)
+		}
+	}
 }

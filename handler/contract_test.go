@@ -174,6 +174,84 @@ func TestDocsHaveEveryCode(t *testing.T) {
 	}
 }
 
+// entryOf returns the text below a heading of docs/errors.md.
+func entryOf(t *testing.T, code Code) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, entry, _ := strings.Cut(string(text), "\n## "+string(code)+"\n")
+	entry, _, _ = strings.Cut(entry, "\n#")
+	return strings.Join(strings.Fields(entry), " ") // in one line
+}
+
+// The page says of each code whether its outcome can be unknown, and how long to wait where no service says.
+func TestDocsHaveOutcomesAndWaits(t *testing.T) {
+	doubtful := []Code{internalError, inProgress}
+	for _, reason := range []upstream.Reason{upstream.Internal, upstream.Timeout, upstream.BadAnswer} { // as graph decides
+		err := &upstream.Error{Service: upstream.Graph, Reason: reason, MaybeDone: true}
+		doubtful = append(doubtful, classify(err).code)
+	}
+	for code := range statusTable {
+		if tells := strings.Contains(entryOf(t, code), "`outcome` is `unknown`"); tells != slices.Contains(doubtful, code) {
+			t.Errorf("docs/errors.md, %s: an unknown outcome: %t", code, tells)
+		}
+	}
+	if wait := fmt.Sprintf("%.0f seconds", statusTable[graphUnavailable].retryAfter.Seconds()); !strings.Contains(entryOf(t, graphUnavailable), wait) {
+		t.Errorf("docs/errors.md, graph_unavailable: the wait is %s", wait)
+	}
+}
+
+// The pages have the limits of the code.
+func TestDocsHaveTheLimits(t *testing.T) {
+	words := strings.Fields("zero one two three four five six seven eight nine ten")
+	for code, limits := range map[Code][]string{
+		bodyTimeout:         {words[int(maxBodyTime.Seconds())] + " seconds"},
+		bodyTooLarge:        {fmt.Sprintf("%d KiB", maxBody>>10)},
+		devicesInvalid:      {fmt.Sprintf("1 to %d", maxDevices)},
+		referenceInvalid:    {fmt.Sprintf("%d", maxReference)},
+		contextInvalid:      {fmt.Sprintf("%d strings", maxContextEntries), fmt.Sprintf("1 to %d", maxContextName), fmt.Sprintf("%d characters", maxContextValue)},
+		deliveryIDReused:    {words[int(ledgerTTL.Minutes())] + " minutes"},
+		eventLate:           {words[int(maxLateness.Hours())] + " hours"},
+		serialNumberInvalid: {fmt.Sprintf("%d printable", maxSerialNumber)},
+	} {
+		for _, limit := range limits {
+			if !strings.Contains(entryOf(t, code), limit) {
+				t.Errorf("docs/errors.md, %s: there is no %q", code, limit)
+			}
+		}
+	}
+	text, err := os.ReadFile("../docs/schedules.md")
+	if reserve := fmt.Sprintf("%.0f seconds before the end", sweepReserve.Seconds()); err != nil || !strings.Contains(string(text), reserve) {
+		t.Errorf("docs/schedules.md has no %q, %v", reserve, err)
+	}
+}
+
+// Examples have the messages that the function sends.
+func TestExamplesHaveTheMessages(t *testing.T) {
+	found := 0
+	for _, page := range []string{"../README.md", "../docs/api.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"code":"(\w+)","message":"([^"…]+?)(?: …)?"`).FindAllStringSubmatch(string(text), -1) {
+			found++
+			want := statusTable[Code(m[1])].message
+			if want == "" {
+				want = successMessage(Code(m[1]), "")
+			}
+			if !strings.HasPrefix(want, m[2]) {
+				t.Errorf("%s: %s has the message %q, and the function sends %q", page, m[1], m[2], want)
+			}
+		}
+	}
+	if found != 3 {
+		t.Errorf("the pages have %d examples", found)
+	}
+}
+
 // The table of docs/api.md has the columns event, status and codes.
 func TestPageHasTheTable(t *testing.T) {
 	text, err := os.ReadFile("../docs/api.md")

@@ -80,7 +80,7 @@ const (
 	sweepTagMissing     Code = "sweep_tag_missing"     // neither the event nor SWEEP_GROUP_TAG has a group tag
 	sweepTooMany        Code = "sweep_too_many"        // more devices than SWEEP_MAX_DEVICES
 	sweepInventorySmall Code = "sweep_inventory_small" // fewer devices in Intune than SWEEP_MIN_INVENTORY
-	sweepIncomplete     Code = "sweep_incomplete"      // the time was up, or Graph was throttling
+	sweepIncomplete     Code = "sweep_incomplete"      // the time was up, or devices failed transiently
 )
 
 // Run carries out an event and returns a report for its host: the results of the devices, or the Report of a sweep. The

@@ -1,5 +1,5 @@
-// Package handler serves the HTTP routes and events of this function: authenticate, decode, read, check, change,
-// respond, audit. There is one file for each step.
+// Package handler serves the HTTP routes and events of this function: authenticate (caller), decode (request.go), read,
+// check and change (act.go), respond (response.go), audit (audit.go).
 //
 // It knows HTTP and the log, but no cloud and no host. [New] returns one http.Handler; the hosts of package main turn
 // their events into requests for it or into an [Event]. It reaches Graph through [Devices].
@@ -105,8 +105,8 @@ func WithInvocation(ctx context.Context, i Invocation) context.Context {
 	return context.WithValue(ctx, invocationKey{}, i)
 }
 
-// ServeHTTP serves one request. It ignores client disconnects: a started request runs to completion or to its deadline,
-// and is always audited. The audit record is written before the response is sent.
+// ServeHTTP serves one request. It ignores client disconnects: a started request runs to completion or to its deadline.
+// Every request but those for health and unknown routes is audited, before the response is sent.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	deadline := start.Add(h.Timeout)

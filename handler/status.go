@@ -27,7 +27,8 @@ const (
 	swept    Code = "swept"    // a sweep completed
 )
 
-// devicesFailed is the code of a list whose devices failed with different codes; results has a code for each.
+// devicesFailed is the code of a list that a retry may help, or whose devices failed with different codes; results has
+// a code for each device.
 const devicesFailed Code = "devices_failed"
 
 // The codes of failures.
@@ -103,7 +104,8 @@ type statusRow struct {
 	retryAfter time.Duration
 }
 
-// statusTable holds the status and the texts of every failure code. Tests hold openapi.yaml, docs/errors.md and
+// statusTable holds the status and the texts of every failure code of a request; the codes of events are in event.go.
+// Tests hold openapi.yaml, docs/errors.md and
 // docs/api.md to it.
 var statusTable = map[Code]statusRow{ //nolint:gochecknoglobals // a table that nothing writes to
 	invalidJSON: {
@@ -367,7 +369,8 @@ var statusTable = map[Code]statusRow{ //nolint:gochecknoglobals // a table that 
 	},
 	graphTimeout: {
 		504, "Graph timed out",
-		"Graph did not respond in time and may have changed the device. Retry; repeating the request is safe.", 0,
+		"Graph did not respond in time. outcome tells whether it may have changed the device. Retry; repeating the " +
+			"request is safe.", 0,
 	},
 	vaultTimeout: {
 		504, "Key Vault timed out",
@@ -469,8 +472,8 @@ func (r *refusal) Error() string {
 	return string(r.code)
 }
 
-// classify returns the result of a request or device that failed with err. It is the only place that decides code,
-// status, outcome and Retry-After of a failure, and runs once for each.
+// classify returns the result of a request or device that failed with err. It decides code, status, outcome and
+// Retry-After, and runs once for each failure. Only a list (listResponse) and a sweep have a result of their own.
 func classify(err error) result {
 	r := result{code: codeFor(err), outcome: OutcomeNotDone, err: err}
 	row := statusTable[r.code]

@@ -410,22 +410,25 @@ func TestCallerPolicy(t *testing.T) {
 	}
 }
 
-// docs/settings.md lists each setting with its default, and no others.
+// docs/settings.md lists each setting with its default and when it is required, and no others.
 func TestPageHasEverySetting(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/settings.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defaults := map[string]string{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|[^|]*\\|([^|]*)\\|").FindAllStringSubmatch(string(
+	defaults, required := map[string]string{}, map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|([^|]*)\\|([^|]*)\\|").FindAllStringSubmatch(string(
 		page), -1) {
-		defaults[m[1]] = m[2]
+		required[m[1]], defaults[m[1]] = strings.TrimSpace(m[2]), m[3]
 	}
 	for _, one := range Settings() {
 		text, documented := defaults[one.Name]
 		if documented == one.Platform || one.Default != "" && !strings.Contains(text, "`"+one.Default+"`") {
 			t.Errorf("%s: documented: %t, with the default %s, want %q", one.Name, documented, text, one.Default)
+		}
+		if required[one.Name] != one.Needed {
+			t.Errorf("%s: required %q, want %q", one.Name, required[one.Name], one.Needed)
 		}
 		delete(defaults, one.Name)
 	}

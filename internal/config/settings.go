@@ -41,11 +41,11 @@ func table(c *Config, s *settings) []Setting {
 	if c.Host == Lambda { // which has no managed identity
 		credential = AWSFederation
 	}
-	const byFederation, oneKind, oneOfTwo = "with `aws-federation` and `client-secret`", "one kind of caller",
+	const vaultApp, oneKind, oneOfTwo = "with `client-secret`; with `aws-federation` and a vault", "at least one verifier",
 		"one of the two, with `GRAPH_CREDENTIAL=vault`"
 	return []Setting{
 		{
-			Name: "KEY_VAULT_URL", Needed: "if a secret is in a vault", Deployment: true, parse: address(&c.VaultURL),
+			Name: "KEY_VAULT_URL", Needed: "if a secret is kept in a vault", Deployment: true, parse: address(&c.VaultURL),
 			Help: "the vault: `https://contoso.vault.azure.net`",
 		},
 		{
@@ -55,11 +55,11 @@ func table(c *Config, s *settings) []Setting {
 				"function's role, which an app trusts), `client-secret` or `azure-cli`",
 		},
 		{
-			Name: "AZURE_CLIENT_ID", Needed: byFederation, parse: plain(&s.azureClientID),
+			Name: "AZURE_CLIENT_ID", Needed: vaultApp, parse: plain(&s.azureClientID),
 			Help: "the client id of the user-assigned identity or, with `aws-federation` and `client-secret`, of the app that " +
 				"reads the vault",
 		},
-		{Name: "AZURE_TENANT_ID", Needed: byFederation, parse: plain(&s.azureTenantID), Help: "the tenant of that app"},
+		{Name: "AZURE_TENANT_ID", Needed: vaultApp, parse: plain(&s.azureTenantID), Help: "the tenant of that app"},
 		{
 			Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: plain(&s.azureSecret),
 			Help: "the secret of that app",
@@ -71,11 +71,11 @@ func table(c *Config, s *settings) []Setting {
 				"the permission in Graph",
 		},
 		{
-			Name: "GRAPH_TENANT_ID", Needed: "always", Deployment: true, parse: id(&c.TenantID),
+			Name: "GRAPH_TENANT_ID", Needed: "yes", Deployment: true, parse: id(&c.TenantID),
 			Help: "the tenant of the devices",
 		},
 		{
-			Name: "GRAPH_CLIENT_ID", Needed: "always, except for a managed identity with `GRAPH_CREDENTIAL=identity`",
+			Name: "GRAPH_CLIENT_ID", Needed: "yes, except for a managed identity with `GRAPH_CREDENTIAL=identity`",
 			Deployment: true, parse: id(&c.ClientID),
 			Help: "the app that may call Graph",
 		},
@@ -128,7 +128,7 @@ func table(c *Config, s *settings) []Setting {
 		},
 		{
 			Name: "RATE_LIMIT", Default: "60", parse: number(&c.RateLimit, 0, 10000),
-			Help: "devices per caller and minute, on each instance; a list of 20 is always accepted; `0` for no limit",
+			Help: "devices per caller and minute, on each instance; at least 20 at once, so that a whole list fits; `0` for no limit",
 		},
 		{Name: "DRY_RUN", Default: "false", parse: boolean(&c.DryRun), Help: "`true`: requests and events report and change " +
 			"nothing"},
