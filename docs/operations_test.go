@@ -15,7 +15,7 @@ func TestOperationsHasEveryMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	written := regexp.MustCompile(`\.(?:LogAttrs\(ctx, [\w.]+|(?:Info|Warn|Error)Context\(ctx), "([^"]+)"`)
+	written := regexp.MustCompile(`(?:\.(?:LogAttrs\(ctx, [\w.]+|(?:Info|Warn|Error)Context\(ctx), |entry\{(?:message: )?|operatorEntry\(o, )"([^"]+)"`)
 	found := 0
 	err = filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
@@ -33,5 +33,29 @@ func TestOperationsHasEveryMessage(t *testing.T) {
 	})
 	if err != nil || found < 10 {
 		t.Errorf("there are %d messages, %v", found, err)
+	}
+}
+
+// The page has every member of the records that the handler writes, or schedules.md has those of a sweep's.
+func TestOperationsHasEveryMember(t *testing.T) {
+	pages := read(t, "operations.md") + read(t, "schedules.md")
+	files, err := filepath.Glob("../handler/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := map[string]bool{}
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`(?:slog\.[A-Z]\w+\(|milliseconds\(|\badd\(|appendText\(attrs, )"(\w+)"`).FindAllStringSubmatch(read(t, path), -1) {
+			members[m[1]] = true
+			if !strings.Contains(pages, "`"+m[1]+"`") {
+				t.Errorf("%s writes %s, which no page has", path, m[1])
+			}
+		}
+	}
+	if len(members) < 30 {
+		t.Errorf("there are %d members", len(members))
 	}
 }

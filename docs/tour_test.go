@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -44,5 +45,19 @@ func TestTourNamesExist(t *testing.T) {
 	}
 	if names < 25 {
 		t.Errorf("the tour names %d functions and files", names)
+	}
+}
+
+// docs/design.md has every package below internal.
+func TestDesignHasEveryPackage(t *testing.T) {
+	page := read(t, "design.md")
+	files, err := filepath.Glob("../internal/*/*.go")
+	if err != nil || len(files) < 50 {
+		t.Fatal(len(files), err)
+	}
+	for _, file := range files {
+		if folder := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(file)), "../"); !strings.Contains(page, "`"+folder+"`") {
+			t.Errorf("docs/design.md does not have %s", folder)
+		}
 	}
 }

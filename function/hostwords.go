@@ -1,8 +1,6 @@
 package main
 
-import (
-	"regexp"
-)
+import "regexp"
 
 // plainWord matches an id or a number of a host, of at most 64 characters.
 var plainWord = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
