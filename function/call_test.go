@@ -342,7 +342,7 @@ func TestCallRefusesToBeMisused(t *testing.T) {
 		"an unknown flag": {[]string{"-force"}, "flag provided but not defined: -force"},
 	} {
 		stdout, stderr, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
-		_, usage := errors.AsType[client.UsageError](err)
+		_, usage := errors.AsType[text.UsageError](err)
 		if !usage || !strings.Contains(err.Error(), test.want) || stdout+stderr != "" || strings.Count(err.Error(),
 			"\n") != 1 || !strings.HasSuffix(err.Error(), "\nsee unassign call -h") {
 			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout+stderr, test.want)

@@ -50,7 +50,7 @@ func operatorStatuses(more ...error) map[int][]string {
 		caller.ErrDenied, caller.ErrExpired, caller.ErrForbidden, &rateLimitError{}, errors.New("a panic"),
 		&refusal{code: methodNotAllowed}, &refusal{code: operatorDenied},
 	) {
-		codes[codeFor(err)] = true
+		codes[CodeOf(err)] = true
 	}
 	for service, reasons := range map[upstream.Service][]upstream.Reason{
 		upstream.Vault: {upstream.SecretDisabled, upstream.SecretInvalid, upstream.VersionUnsupported},
@@ -60,7 +60,7 @@ func operatorStatuses(more ...error) map[int][]string {
 	} {
 		for _, reason := range append(reasons, upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.Unreachable,
 			upstream.Untrusted, upstream.BadAnswer, upstream.Forbidden, upstream.NotFound, upstream.Rejected) {
-			codes[codeFor(&upstream.Error{Service: service, Reason: reason})] = true
+			codes[CodeOf(&upstream.Error{Service: service, Reason: reason})] = true
 		}
 	}
 	list := map[int][]string{200: nil}

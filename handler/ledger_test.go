@@ -148,7 +148,7 @@ func TestWhatIsKept(t *testing.T) {
 	} {
 		for _, reason := range reasons {
 			err := &upstream.Error{Service: service, Reason: reason}
-			code := codeFor(err)
+			code := CodeOf(err)
 			status := statusTable[code].status
 			kept := status == 404 || status == 409 || status == 422
 			d := newDesk(failing(err), Policy{})

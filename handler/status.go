@@ -475,7 +475,7 @@ func (r *refusal) Error() string {
 // classify returns the result of a request or device that failed with err. It decides code, status, outcome and
 // Retry-After, and runs once for each failure. Only a list (listResponse) and a sweep have a result of their own.
 func classify(err error) result {
-	r := result{code: codeFor(err), outcome: OutcomeNotDone, err: err}
+	r := result{code: CodeOf(err), outcome: OutcomeNotDone, err: err}
 	row := statusTable[r.code]
 	r.status, r.retryAfter, r.throttled = row.status, row.retryAfter, r.code == graphThrottled
 	var named time.Duration // by the service
@@ -496,8 +496,8 @@ func classify(err error) result {
 	return r
 }
 
-// codeFor returns the code of an error. An error that it does not know is an internal error.
-func codeFor(err error) Code {
+// CodeOf returns the code of an error. An error that it does not know is an internal error.
+func CodeOf(err error) Code {
 	if refused, ok := errors.AsType[*refusal](err); ok {
 		return refused.code
 	}

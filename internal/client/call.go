@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"autopilot-unassign/internal/text"
 )
 
 // largeRun is the number of devices above which a real run needs a confirmation.
@@ -93,35 +95,35 @@ func (f *callFlags) setColumn(text string) error {
 	return nil
 }
 
-// validate returns a UsageError if the flags do not fit together.
+// validate returns a text.UsageError if the flags do not fit together.
 func (f *callFlags) validate() error {
 	forList := len(f.columns) > 0 || f.by != "" || f.noExpect || f.placeholders || f.skipInvalid
 	switch {
 	case f.dryRun && f.verify:
-		return UsageError("-dry-run changes nothing, so there is nothing to -verify")
+		return text.UsageError("-dry-run changes nothing, so there is nothing to -verify")
 	case f.most < 0:
-		return UsageError("-max must be positive")
+		return text.UsageError("-max must be positive")
 	case f.doctor && (f.csv != "" || len(f.rows) > 0 || f.expect != "" || f.dryRun || f.verify || f.reference != "" ||
 		f.out != "" || f.again || forList):
-		return UsageError("-doctor changes nothing, and takes no device and no flag about devices")
+		return text.UsageError("-doctor changes nothing, and takes no device and no flag about devices")
 	case f.doctor:
 		return nil
 	case f.csv != "" && (len(f.rows) > 0 || f.expect != ""):
-		return UsageError("with -csv, the file names the devices and the accounts they must carry")
+		return text.UsageError("with -csv, the file names the devices and the accounts they must carry")
 	case f.by != "" && f.by != "id" && f.by != "serial":
-		return UsageError("-by is id or serial")
+		return text.UsageError("-by is id or serial")
 	case f.noExpect && f.columns["expected"] != "":
-		return UsageError("use one of -no-expect and -expect-column")
+		return text.UsageError("use one of -no-expect and -expect-column")
 	case f.csv == "-" && (f.secretFile == "-" || f.apiKeyFile == "-" || f.tokenFile == "-" || f.functionKeyFile == "-"):
-		return UsageError("standard input holds the list, so the key must be in a file")
+		return text.UsageError("standard input holds the list, so the key must be in a file")
 	case f.csv != "":
 		return nil
 	case forList || f.again:
-		return UsageError("-by, -column, -expect-column, -no-expect, -placeholders, -again and -skip-invalid are for -csv")
+		return text.UsageError("-by, -column, -expect-column, -no-expect, -placeholders, -again and -skip-invalid are for -csv")
 	case len(f.rows) == 0:
-		return UsageError("the device is missing: use -device, -serial or -csv")
+		return text.UsageError("the device is missing: use -device, -serial or -csv")
 	case f.expect != "" && len(f.rows) > 1:
-		return UsageError("-expect is for one device; name the accounts of several in a -csv file")
+		return text.UsageError("-expect is for one device; name the accounts of several in a -csv file")
 	}
 	return nil
 }
@@ -157,7 +159,7 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	}
 	printLines(p.Stderr, table.Notes)
 	printLines(p.Stderr, table.Invalid)
-	invalid := formatCount(len(table.Invalid), "row is", "rows are")
+	invalid := text.Count(len(table.Invalid), "row is", "rows are")
 	switch {
 	case len(table.Invalid) > 0 && !f.skipInvalid:
 		return fmt.Errorf("%s not valid, so nothing was sent; correct %s, or send the other rows with -skip-invalid",
@@ -169,7 +171,7 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	if err != nil {
 		return err
 	}
-	show := &progress{w: p.Stderr, terminal: isTerminal(p.Stderr) && !f.json && len(table.Rows) > batchDevices}
+	show := &progress{w: p.Stderr, terminal: text.IsTerminal(p.Stderr) && !f.json && len(table.Rows) > batchDevices}
 	c.Note = show.note
 	list := List{
 		Client: c, Results: results, Reference: f.reference, DryRun: f.dryRun, Verify: f.verify, Again: f.again,
@@ -248,7 +250,7 @@ func (f *callFlags) openResults(format Format, deployment string) (*Results, err
 		path = base + kind
 	}
 	if f.csv != "" && sameFile(f.csv, path) {
-		return nil, UsageError("-out is the file with the devices")
+		return nil, text.UsageError("-out is the file with the devices")
 	}
 	if format.Comma == 0 {
 		format.Comma = ','
@@ -275,18 +277,18 @@ func (p Program) confirmRun(f *callFlags, c *Client, rows []Row) error {
 		return nil
 	case f.most > 0 && len(rows) > f.most:
 		return unconfirmedError(fmt.Sprintf("nothing was sent: %s, and -max is %s",
-			formatCount(len(rows), "device", "devices"), formatNumber(f.most)))
+			text.Count(len(rows), "device", "devices"), text.Number(f.most)))
 	case f.confirm || f.most > 0 || len(rows) <= largeRun:
 		return nil
 	}
 	unconfirmed := unconfirmedError(fmt.Sprintf(
 		"nothing was sent: a run with more than %d devices needs -yes or -max, and this one has %s",
-		largeRun, formatNumber(len(rows))))
-	if !p.interactive && !isTerminal(p.Stdin) {
+		largeRun, text.Number(len(rows))))
+	if !p.interactive && !text.IsTerminal(p.Stdin) {
 		return unconfirmed
 	}
 	fmt.Fprintf(p.Stderr, "This removes the resource account from %s at %s:\n",
-		formatCount(len(rows), "device", "devices"), DeploymentOf(c.URL))
+		text.Count(len(rows), "device", "devices"), DeploymentOf(c.URL))
 	for _, row := range rows[:3] {
 		name := row.ID + row.Serial
 		if account := row.Expected.String(); account != "" {
@@ -294,7 +296,7 @@ func (p Program) confirmRun(f *callFlags, c *Client, rows []Row) error {
 		}
 		fmt.Fprintln(p.Stderr, "  "+plainText(name))
 	}
-	fmt.Fprintf(p.Stderr, "  and %s more\nType yes to go on: ", formatNumber(len(rows)-3))
+	fmt.Fprintf(p.Stderr, "  and %s more\nType yes to go on: ", text.Number(len(rows)-3))
 	text, err := bufio.NewReader(p.Stdin).ReadString('\n')
 	if errors.Is(err, io.EOF) && text == "" {
 		fmt.Fprintln(p.Stderr)
@@ -310,7 +312,7 @@ func (p Program) confirmRun(f *callFlags, c *Client, rows []Row) error {
 func (p Program) printSummary(f *callFlags, counts Counts, path string, invalid int, stopped error) error {
 	summary := counts.summary()
 	if invalid > 0 {
-		summary += "; " + formatCount(invalid, "row is", "rows are") + " not valid"
+		summary += "; " + text.Count(invalid, "row is", "rows are") + " not valid"
 	}
 	if path != "" {
 		summary += ". Results: " + path
@@ -403,7 +405,7 @@ func (p Program) printResults(table *Table, results *Results, counts Counts, end
 			})
 		}
 	}
-	return printJSON(p.Stdout, document)
+	return text.WriteJSON(p.Stdout, document)
 }
 
 // callDoctor fetches the report on a deployment and prints it. It returns an error if a check failed.
@@ -430,7 +432,7 @@ func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error 
 		return errors.New("the response is not a report of the doctor")
 	}
 	if f.json {
-		if err := printJSON(p.Stdout, whole); err != nil {
+		if err := text.WriteJSON(p.Stdout, whole); err != nil {
 			return err
 		}
 	} else {

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"autopilot-unassign/internal/text"
 )
 
 // On a terminal there is one line that is drawn anew, elsewhere a line for each answer.
@@ -29,7 +31,7 @@ func TestProgress(t *testing.T) {
 	if got := show(false); strings.ContainsAny(got, "\x1b\r[") || strings.Count(got, "\n") != 4 {
 		t.Errorf("in a pipe: %q", got)
 	}
-	if isTerminal(&bytes.Buffer{}) {
+	if text.IsTerminal(&bytes.Buffer{}) {
 		t.Error("a buffer is taken for a terminal")
 	}
 }

@@ -3,7 +3,6 @@ package client
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -38,14 +38,6 @@ type Program struct {
 
 	interactive bool // a person can answer a question, although Stdin is not a terminal
 }
-
-// UsageError is an error in the command line.
-type UsageError string
-
-func (e UsageError) Error() string { return string(e) }
-
-// ExitCode returns the exit status of the process.
-func (UsageError) ExitCode() int { return 2 }
 
 // stoppedError is the end of a command by a signal.
 type stoppedError struct{}
@@ -103,11 +95,11 @@ func (p Program) run(ctx context.Context, c *connection, args []string, command 
 	}
 	switch {
 	case err != nil:
-		err = UsageError(err.Error())
+		err = text.UsageError(err.Error())
 	case c.NArg() > 0:
-		err = UsageError(fmt.Sprintf("%q is not a flag", c.Arg(0)))
+		err = text.UsageError(fmt.Sprintf("%q is not a flag", c.Arg(0)))
 	case c.retries < 0 || c.timeout <= 0:
-		err = UsageError("-retries must not be negative, and -timeout must be positive")
+		err = text.UsageError("-retries must not be negative, and -timeout must be positive")
 	default:
 		// A request that was sent gets its response. The second signal ends the process at once.
 		defer context.AfterFunc(ctx, func() {
@@ -121,7 +113,7 @@ func (p Program) run(ctx context.Context, c *connection, args []string, command 
 	if errors.Is(err, context.Canceled) {
 		err = stoppedError{}
 	}
-	if _, usage := errors.AsType[UsageError](err); usage {
+	if _, usage := errors.AsType[text.UsageError](err); usage {
 		return fmt.Errorf("%s: %w\nsee unassign %s -h", c.command, err, c.command)
 	}
 	if err != nil {
@@ -163,7 +155,7 @@ func (c *connection) readFunctionKey(p Program, getenv func(string) string) (str
 	asIs := func(key string) (string, error) { return key, nil }
 	switch {
 	case c.functionKey != "" && c.functionKeyFile != "":
-		return "", UsageError("use one of -function-key and -function-key-file")
+		return "", text.UsageError("use one of -function-key and -function-key-file")
 	case c.functionKey != "":
 		return decodeKey("-function-key", strings.NewReader(c.functionKey), asIs)
 	case c.functionKeyFile != "":
@@ -214,11 +206,11 @@ func (c *connection) readEvidence(p Program, getenv func(string) string, optiona
 	}
 	switch {
 	case len(found) > 1:
-		return nil, UsageError("use one of " + strings.Join(names, ", "))
+		return nil, text.UsageError("use one of " + strings.Join(names, ", "))
 	case len(found) == 0 && optional:
 		return func(h http.Header, id string, _ []byte) { h.Set("Idempotency-Key", id) }, nil
 	case len(found) == 0:
-		return nil, UsageError("the key or token is missing: use one of -secret-file, -api-key-file and -token-file")
+		return nil, text.UsageError("the key or token is missing: use one of -secret-file, -api-key-file and -token-file")
 	}
 	evidence, err := found[0]()
 	if err != nil {
@@ -242,18 +234,18 @@ func decodeAs[Key any](decode func(string) (Key, error), evidence func(Key) Evid
 // not travel in the clear, so plain http is for this machine alone.
 func endpointOf(address, route string) (string, error) {
 	if address == "" {
-		return "", UsageError("-url is missing")
+		return "", text.UsageError("-url is missing")
 	}
 	u, err := url.Parse(address)
 	if err == nil && !strings.Contains(address, "://") {
-		return "", UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shorten(plainText(address)),
+		return "", text.UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shorten(plainText(address)),
 			shorten(plainText(address))))
 	}
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "", UsageError("-url is not an https:// address")
+		return "", text.UsageError("-url is not an https:// address")
 	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
-		return "", UsageError("-url must begin with https://, since a key travels with the request; http:// is for this machine alone")
+		return "", text.UsageError("-url must begin with https://, since a key travels with the request; http:// is for this machine alone")
 	}
 	if path := "/" + strings.Trim(u.Path, "/"); path == "/" || path == "/api" || path == routeUnassign ||
 		path == routeDoctor || path == routeDevices {
@@ -281,12 +273,4 @@ func (p Program) head(err error) jsonHead {
 		h.Error = &jsonError{err.Error()}
 	}
 	return h
-}
-
-// printJSON prints a document.
-func printJSON(w io.Writer, document any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(document)
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/url"
 	"strings"
+
+	"autopilot-unassign/internal/text"
 )
 
 const listHelp = `usage: unassign list [flags]
@@ -56,7 +58,7 @@ func (p Program) List(ctx context.Context, args []string) error {
 	f := newListFlags()
 	return p.run(ctx, f.connection, args, func() error {
 		if f.json && f.csv != "" {
-			return UsageError("use one of -csv and -json")
+			return text.UsageError("use one of -csv and -json")
 		}
 		c, err := f.newClient(p, routeDevices)
 		if err != nil {
@@ -81,7 +83,7 @@ func (p Program) List(ctx context.Context, args []string) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", formatCount(count, "device", "devices"),
+			fmt.Fprintf(p.Stderr, "%s with a resource account. List: %s\n", text.Count(count, "device", "devices"),
 				f.csv)
 			return nil
 		case f.json:
@@ -90,7 +92,7 @@ func (p Program) List(ctx context.Context, args []string) error {
 				devices = append(devices, d)
 				return nil
 			})
-			return errors.Join(printJSON(p.Stdout, struct {
+			return errors.Join(text.WriteJSON(p.Stdout, struct {
 				jsonHead
 				Devices []Device `json:"devices"`
 			}{p.head(err), devices}), err)
@@ -113,7 +115,7 @@ func (p Program) printDevices(ctx context.Context, c *Client, query url.Values) 
 		return nil
 	})
 	if err == nil {
-		fmt.Fprintf(p.Stderr, "%s with a resource account\n", formatCount(count, "device", "devices"))
+		fmt.Fprintf(p.Stderr, "%s with a resource account\n", text.Count(count, "device", "devices"))
 	}
 	return err
 }

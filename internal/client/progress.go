@@ -3,9 +3,9 @@ package client
 import (
 	"fmt"
 	"io"
-	"os"
-	"strconv"
 	"strings"
+
+	"autopilot-unassign/internal/text"
 )
 
 // maxLines is the number of lines about rows that are printed before the rest is counted.
@@ -15,7 +15,7 @@ const maxLines = 50
 func printLines(w io.Writer, lines []string) {
 	for i, line := range lines {
 		if i == maxLines {
-			fmt.Fprintf(w, "and %s more\n", formatNumber(len(lines)-maxLines))
+			fmt.Fprintf(w, "and %s more\n", text.Number(len(lines)-maxLines))
 			return
 		}
 		fmt.Fprintln(w, line)
@@ -25,16 +25,16 @@ func printLines(w io.Writer, lines []string) {
 // summary returns the counts of a list for a person, each with its reasons.
 func (c Counts) summary() string {
 	part := func(n, earlier int, word string, s standing) string {
-		text := fmt.Sprintf("%s %s", formatNumber(n), word)
+		words := fmt.Sprintf("%s %s", text.Number(n), word)
 		if earlier > 0 {
-			text += fmt.Sprintf(" (%s in an earlier run)", formatNumber(earlier))
+			words += fmt.Sprintf(" (%s in an earlier run)", text.Number(earlier))
 		}
 		if _, plain := c.Reasons[s]["unassigned"]; len(c.Reasons[s]) > 1 || len(c.Reasons[s]) == 1 && !plain {
-			text += ": " + countReasons(c.Reasons[s])
+			words += ": " + countReasons(c.Reasons[s])
 		}
-		return text
+		return words
 	}
-	parts := []string{formatCount(c.Total, "device", "devices") + ": " + part(c.Succeeded, c.SucceededEarlier,
+	parts := []string{text.Count(c.Total, "device", "devices") + ": " + part(c.Succeeded, c.SucceededEarlier,
 		"succeeded", succeeded)}
 	if c.Refused > 0 {
 		parts = append(parts, part(c.Refused, c.RefusedEarlier, "refused", refused))
@@ -43,26 +43,9 @@ func (c Counts) summary() string {
 		parts = append(parts, part(c.Open, 0, "to retry", open))
 	}
 	if c.Unsent > 0 {
-		parts = append(parts, formatNumber(c.Unsent)+" not sent")
+		parts = append(parts, text.Number(c.Unsent)+" not sent")
 	}
 	return strings.Join(parts, "; ")
-}
-
-// formatCount returns n with the word for one or for many.
-func formatCount(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return formatNumber(n) + " " + many
-}
-
-// formatNumber returns n with a comma between thousands.
-func formatNumber(n int) string {
-	text := strconv.Itoa(n)
-	for at := len(text) - 3; at > 0; at -= 3 {
-		text = text[:at] + "," + text[at:]
-	}
-	return text
 }
 
 // progress shows how far a list is: on a terminal a bar in one line, else a line after each response.
@@ -80,19 +63,19 @@ const (
 
 // counts shows the counts of the rows.
 func (p *progress) counts(c Counts) {
-	text := fmt.Sprintf("%s of %s: %s succeeded, %s refused", formatNumber(c.Total-c.Unsent), formatNumber(c.Total),
-		formatNumber(c.Succeeded), formatNumber(c.Refused))
+	words := fmt.Sprintf("%s of %s: %s succeeded, %s refused", text.Number(c.Total-c.Unsent), text.Number(c.Total),
+		text.Number(c.Succeeded), text.Number(c.Refused))
 	if c.Open > 0 {
-		text += fmt.Sprintf(", %s to retry", formatNumber(c.Open))
+		words += fmt.Sprintf(", %s to retry", text.Number(c.Open))
 	}
 	if !p.terminal {
 		if c.Total > batchDevices {
-			fmt.Fprintln(p.w, text)
+			fmt.Fprintln(p.w, words)
 		}
 		return
 	}
 	full := barWidth * c.Settled() / max(c.Total, 1)
-	p.bar = "[" + strings.Repeat("#", full) + strings.Repeat(".", barWidth-full) + "] " + text
+	p.bar = "[" + strings.Repeat("#", full) + strings.Repeat(".", barWidth-full) + "] " + words
 	fmt.Fprint(p.w, clearLine+p.bar)
 }
 
@@ -110,14 +93,4 @@ func (p *progress) end() {
 	if p.bar != "" {
 		fmt.Fprintln(p.w)
 	}
-}
-
-// isTerminal reports whether a stream is a terminal.
-func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"autopilot-unassign/graph"
+	"autopilot-unassign/internal/text"
 )
 
 // The limits of a file.
@@ -217,11 +218,11 @@ func (t *tableReader) addNotes() {
 	if t.both > 0 {
 		notes = append(notes, fmt.Sprintf("%s both an id and a serial number: the id in column %q counts. "+
 			"If it is not the id of the Autopilot device, use -by serial",
-			formatCount(t.both, "row has", "rows have"), shorten(t.columns.names[t.columns.at["id"]])))
+			text.Count(t.both, "row has", "rows have"), shorten(t.columns.names[t.columns.at["id"]])))
 	}
 	if t.expecting > 0 && t.columns.implied != "" {
 		notes = append(notes, fmt.Sprintf("%s to carry the account in column %q, and any other account is refused. "+
-			"-no-expect ignores the column", formatCount(t.expecting, "device is expected",
+			"-no-expect ignores the column", text.Count(t.expecting, "device is expected",
 			"devices are expected"), shorten(t.columns.implied)))
 	}
 	if len(t.leftOut) > 0 {
@@ -230,7 +231,7 @@ func (t *tableReader) addNotes() {
 			total += n
 		}
 		notes = append(notes, fmt.Sprintf("%s left out, since the dry run did not report would_unassign: %s",
-			formatCount(total, "row is", "rows are"), countReasons(t.leftOut)))
+			text.Count(total, "row is", "rows are"), countReasons(t.leftOut)))
 	}
 	t.Notes = append(notes, t.Notes...)
 }
@@ -241,7 +242,7 @@ func countReasons(counts map[string]int) string {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
 	})
 	for i, reason := range reasons {
-		reasons[i] = fmt.Sprintf("%s %s", formatNumber(counts[reason]), plainText(cmp.Or(reason, "no_code")))
+		reasons[i] = fmt.Sprintf("%s %s", text.Number(counts[reason]), plainText(cmp.Or(reason, "no_code")))
 	}
 	return strings.Join(reasons, ", ")
 }

@@ -226,21 +226,21 @@ func (p *play) send(ctx context.Context, key, body string) (answered, error) {
 		return a, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
+	content, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return a, err
 	}
-	if err := json.Unmarshal(text, &a); err != nil {
+	if err := json.Unmarshal(content, &a); err != nil {
 		return a, err
 	}
-	colour := green
+	colour := text.Green
 	if resp.StatusCode/100 != 2 {
-		colour = red
+		colour = text.Red
 	}
 	a.status = resp.StatusCode
 	if p.verbose {
 		fmt.Fprintf(p.out, "  %s %s\n", p.dim("<"), p.paint(colour, resp.Status))
-		p.printJSON(p.dim("<")+" ", text)
+		p.printJSON(p.dim("<")+" ", content)
 		return a, nil
 	}
 	result := a.Code + a.Error.Code
@@ -310,26 +310,13 @@ func want(ok bool, format string, args ...any) error {
 	return fmt.Errorf(format, args...)
 }
 
-// The colours of a terminal (ECMA-48, select graphic rendition).
-const (
-	bold  = "1"
-	faint = "2"
-	red   = "31"
-	green = "32"
-)
+func (p *play) paint(colour, s string) string { return text.Paint(p.coloured, colour, s) }
 
-func (p *play) paint(colour, text string) string {
-	if !p.coloured {
-		return text
-	}
-	return "\x1b[" + colour + "m" + text + "\x1b[0m"
-}
+func (p *play) dim(s string) string { return p.paint(text.Faint, s) }
 
-func (p *play) dim(text string) string { return p.paint(faint, text) }
-
-func (p *play) title(text string) {
+func (p *play) title(s string) {
 	p.scene++
-	fmt.Fprintf(p.out, "\n%s\n", p.paint(bold, fmt.Sprintf("%d. %s", p.scene, text)))
+	fmt.Fprintf(p.out, "\n%s\n", p.paint(text.Bold, fmt.Sprintf("%d. %s", p.scene, s)))
 	if p.verbose {
 		fmt.Fprintln(p.out)
 	}

@@ -3,7 +3,6 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -24,6 +23,7 @@ import (
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -67,8 +67,10 @@ const graphRole = "DeviceManagementServiceConfig.ReadWrite.All"
 type diagnosis struct {
 	config.Config
 	app.Parts
-	dates *dates
-	log   *slog.Logger
+	dates  *dates
+	log    *slog.Logger
+	show   func(Finding)
+	report Report
 
 	scope string // of the vault's tokens
 	roles []string
@@ -76,184 +78,114 @@ type diagnosis struct {
 	opaque bool
 }
 
-// listProbes returns all checks in the order of the report. faults is the error of config.Load.
-func (d *diagnosis) listProbes(faults error, getenv func(string) string) []*probe {
-	settings := d.settingsProbe(faults, getenv)
-	inVault := &probe{
-		needs: []*probe{settings}, otherwise: "Key Vault was not reached",
+// examine runs all checks. faults is the error of config.Load.
+func (d *diagnosis) examine(ctx context.Context, faults error) {
+	incomplete := d.check(ctx, d.settingsStep(faults))
+	noVault := d.check(ctx, &step{
+		blocked: incomplete, otherwise: "Key Vault was not reached", run: d.askVault,
 		findings: []Finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
-		run:      d.askVault,
-	}
-	assertion := d.assertionProbe(settings)
-	identity := &probe{
-		needs: []*probe{settings}, after: []*probe{inVault}, otherwise: "there is no token for Key Vault",
-		findings: []Finding{{Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" +
-			d.VaultCredential, issuer: d.vaultIssuer()}},
-		run: d.askIdentity,
-	}
-	if d.VaultCredential == config.AWSFederation {
-		identity.needs = append(identity.needs, assertion)
-	}
-	if d.withoutVault() {
-		inVault.findings[0].Tried, inVault.run = "check for a vault", func(_ context.Context, f []Finding) {
-			f[0].ok("not needed: KEY_VAULT_URL is not set")
-		}
-		identity.findings, identity.run = nil, func(context.Context, []Finding) {}
-	}
-	reading := []*probe{inVault, identity}
-	credential := d.appCredential(reading)
+	})
+	noAssertion := d.check(ctx, d.assertionStep(incomplete))
+	noIdentity := d.check(ctx, d.identityStep(incomplete, noAssertion))
+
+	unreadable := cmp.Or(noVault, noIdentity)
+	credential := d.credentialStep(unreadable)
+	signed := d.keySteps(unreadable, checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey)
+	keyed := d.keySteps(unreadable, checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey)
+	signing := d.signingSteps(incomplete)
+	tryTogether(ctx, slices.Concat([]*step{credential}, signed, keyed, signing)...)
+	forgiveOthers(signed)
+	forgiveOthers(keyed)
+	d.add(slices.Concat([]*step{credential}, signed, keyed)...)
+
+	noCredential := credential.blocks()
 	if d.GraphDirect {
-		credential = assertion
+		noCredential = noAssertion
 	}
-	all := []*probe{settings, inVault, assertion, identity}
-	if !d.GraphDirect {
-		all = append(all, credential)
-	}
-	all = append(all,
-		d.keysProbe(checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey, reading),
-		d.keysProbe(checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey, reading))
-	token := &probe{
-		needs: []*probe{credential}, otherwise: "there is no token for Graph", pause: tokenRetryPause,
-		findings: []Finding{d.graphToken()},
-		run:      d.askEntra,
-	}
-	roles := &probe{
-		needs: []*probe{token}, otherwise: "the " + d.graphHolder() + " does not have the permission for it",
-		findings: []Finding{{Check: checkRole, Tried: "check the permission in the token"}, {
-			Check: checkOtherRoles,
-			Tried: "check for other permissions in the token",
-		}},
-		run: d.lookAtRoles,
-	}
-	devices := &probe{
-		needs: []*probe{roles}, findings: []Finding{{Check: checkDevices, Tried: "read the first Autopilot device from " +
-			"Graph", issuer: d.graphToken().issuer}}, run: d.askGraph,
-	}
-	keys := d.signingProbe(settings)
-	clock := &probe{
-		needs: []*probe{settings}, after: []*probe{inVault, assertion, token, devices, keys},
-		findings: []Finding{{Check: checkClock, Tried: "compare the clock with the cloud's"}}, run: d.compareClocks,
-	}
-	words := &probe{
-		needs: []*probe{settings},
+	noToken := d.check(ctx, d.tokenStep(noCredential))
+	holder := d.graphIssuer()
+	noRole := d.check(ctx, &step{
+		blocked: noToken, otherwise: "the " + holder.graphHolder() + " does not have the permission for it",
 		findings: []Finding{
-			{Check: checkCallers, Tried: "list the callers"},
-			{Check: checkPolicy, Tried: "list the limits of callers"},
-			{Check: checkSweep, Tried: "describe the sweep"},
+			{Check: checkRole, Tried: "check the permission in the token", issuer: holder},
+			{Check: checkOtherRoles, Tried: "check for other permissions in the token", issuer: holder},
 		},
-		run: d.readPolicy,
-	}
-	return append(all, token, roles, devices, clock, words, keys)
+		run: d.lookAtRoles,
+	})
+	d.check(ctx, &step{blocked: noRole, run: d.askGraph, findings: []Finding{{
+		Check: checkDevices, Tried: "read the first Autopilot device from Graph", issuer: holder,
+	}}})
+	d.check(ctx, &step{blocked: incomplete, run: d.compareClocks, findings: []Finding{{
+		Check: checkClock, Tried: "compare the clock with the cloud's",
+	}}})
+	d.check(ctx, &step{blocked: incomplete, run: d.readPolicy, findings: []Finding{
+		{Check: checkCallers, Tried: "list the callers"},
+		{Check: checkPolicy, Tried: "list the limits of callers"},
+		{Check: checkSweep, Tried: "describe the sweep"},
+	}})
+	d.add(signing...)
 }
 
-// withoutVault reports whether the deployment needs no vault and has none.
-func (d *diagnosis) withoutVault() bool {
-	return d.VaultURL == "" && d.GraphDirect && len(d.WebhookSecretNames)+len(d.APIKeySecretNames) == 0
+// check tries a step and reports it. It returns the reason not to try the steps that need it, "" for none.
+func (d *diagnosis) check(ctx context.Context, s *step) string {
+	s.try(ctx)
+	d.add(s)
+	return s.blocks()
 }
 
-// vaultIssuer returns the issuer of the tokens for the vault.
-func (d *diagnosis) vaultIssuer() party {
-	switch {
-	case d.VaultCredential == config.AWSFederation:
-		return entraTrusting
-	case d.VaultCredential == config.ManagedIdentity && d.GraphDirect: // which no az login replaces
-		return hostIdentity
-	}
-	return vaultReader
-}
-
-// graphHolder returns the kind of principal that has the permission in Graph.
-func (d *diagnosis) graphHolder() string {
-	if d.graphToken().issuer == hostIdentity {
-		return "managed identity"
-	}
-	return "app"
-}
-
-// graphToken returns the finding about the token for Graph, before the check.
-func (d *diagnosis) graphToken() Finding {
-	f := Finding{Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra " +
-		"ID"}
-	switch {
-	case !d.GraphDirect:
-	case d.VaultCredential == config.AWSFederation:
-		f.Tried, f.issuer = f.Tried+", by the app that trusts the function's role", entraTrusting
-	case d.ClientID != "":
-		f.Tried, f.issuer = f.Tried+", by the app that trusts the managed identity", entraTrusting
-	default:
-		f.Tried, f.issuer = "get a token for Graph by the managed identity itself", hostIdentity
-	}
-	return f
-}
-
-// assertionProbe checks the token that identifies this process to an app with a federated credential. It has no finding
-// without such an app.
-func (d *diagnosis) assertionProbe(settings *probe) *probe {
-	c := &probe{needs: []*probe{settings}, otherwise: "there is no token that identifies this process"}
-	var ask entra.Assertion
-	switch {
-	case d.VaultCredential == config.AWSFederation:
-		c.findings = []Finding{{
-			Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role",
-			issuer: awsSTS,
-		}}
-		ask = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
-	case d.GraphDirect && d.ClientID != "":
-		c.findings = []Finding{{
-			Check: checkAssertion, Tried: "get a token that names the managed identity",
-			issuer: hostIdentity,
-		}}
-		ask = entra.Asserted(d.Identity, d.Cloud.Exchange)
-	}
-	c.run = func(ctx context.Context, f []Finding) {
-		if len(f) == 0 {
-			return
+// add reports steps.
+func (d *diagnosis) add(steps ...*step) {
+	for _, s := range steps {
+		for _, f := range s.findings {
+			d.report.add(f)
+			if d.show != nil {
+				d.show(f)
+			}
 		}
-		ctx, cancel := context.WithTimeout(ctx, assertionStep)
-		defer cancel()
-		if _, err := ask(ctx); err != nil {
-			f[0].failWith(err, nil)
-			return
-		}
-		f[0].ok("received")
 	}
-	return c
 }
 
-// settingsProbe checks the settings: a finding for each fault.
-func (d *diagnosis) settingsProbe(loadError error, getenv func(string) string) *probe {
-	c := &probe{otherwise: "the settings are not complete"}
+// settingsStep checks the settings: a finding for each fault.
+func (d *diagnosis) settingsStep(loadError error) *step {
+	s := &step{otherwise: "the settings are not complete"}
 	tried := "read the settings, for the host " + d.Host
 	faults, _ := errors.AsType[config.Error](loadError)
 	for _, fault := range faults {
-		c.findings = append(c.findings, Finding{Check: checkSettings, Tried: tried, Mark: Failed, Found: fault})
+		s.findings = append(s.findings, Finding{Check: checkSettings, Tried: tried, Mark: Failed, Found: fault})
 	}
 	if len(faults) == 0 {
-		c.findings = []Finding{{Check: checkSettings, Tried: tried}}
+		s.findings = []Finding{{Check: checkSettings, Tried: tried}}
 	}
-	c.run = func(_ context.Context, f []Finding) {
+	s.run = func(_ context.Context, f []Finding) {
 		last := &f[len(f)-1]
 		switch {
 		case len(faults) > 0:
-			last.Fix = []string{
-				"docs/settings.md describes each setting; set it in the deployment:", setSetting,
-				"on AWS: the parameters of template.yaml, by sam deploy --guided",
-			}
+			last.Fix = d.fixOf(last, "settings")
 		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) &&
-			getenv("AZURE_CLIENT_SECRET") != "":
+			d.Getenv("AZURE_CLIENT_SECRET") != "":
 			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set "+
 				"and not used: VAULT_CREDENTIAL is %s", d.VaultCredential)
 		default:
 			last.ok("complete")
 		}
 	}
-	return c
+	return s
+}
+
+// needsNoVault reports whether the deployment needs no vault and has none.
+func (d *diagnosis) needsNoVault() bool {
+	return d.VaultURL == "" && d.GraphDirect && len(d.WebhookSecretNames)+len(d.APIKeySecretNames) == 0
 }
 
 func (d *diagnosis) askVault(ctx context.Context, f []Finding) {
+	if d.needsNoVault() {
+		f[0].Tried = "check for a vault"
+		f[0].ok("not needed: KEY_VAULT_URL is not set")
+		return
+	}
 	scope, err := vault.Scope(ctx, d.VaultURL, app.SDKOptions(d.Config, d.dates, d.log))
 	if err != nil {
-		f[0].failWith(err, nil)
+		d.failWith(&f[0], err)
 		if d.Cloud.VaultSuffix != "" { // so that the identity can be checked all the same
 			d.scope = "https://" + strings.TrimPrefix(d.Cloud.VaultSuffix, ".") + "/.default"
 		}
@@ -263,146 +195,219 @@ func (d *diagnosis) askVault(ctx context.Context, f []Finding) {
 	f[0].ok("it responds as a vault")
 }
 
-func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
-	if d.scope == "" {
-		f[0].skip("Key Vault was not reached, and the scope of its tokens is unknown")
-		return
+// assertionStep checks the token that identifies this process to an app with a federated credential. It has no finding
+// without such an app.
+func (d *diagnosis) assertionStep(blocked string) *step {
+	s := &step{blocked: blocked, otherwise: "there is no token that identifies this process"}
+	var request entra.Assertion
+	switch {
+	case d.VaultCredential == config.AWSFederation:
+		s.findings = []Finding{{
+			Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS,
+		}}
+		request = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
+	case d.GraphDirect && d.ClientID != "":
+		s.findings = []Finding{{
+			Check: checkAssertion, Tried: "get a token that names the managed identity", issuer: hostIdentity,
+		}}
+		request = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
-	if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
-		f[0].failWith(err, trustRole("$AZURE_CLIENT_ID", d.Cloud.Exchange)) // for an app with a federated credential
-		return
-	}
-	f[0].ok("received")
-}
-
-// appCredential checks the client secret or the certificate of the app that may call Graph.
-func (d *diagnosis) appCredential(needs []*probe) *probe {
-	c := &probe{needs: needs, otherwise: "the credential of the app cannot be used"}
-	name := d.SecretName + d.CertificateName // one of them is ""
-	c.findings = []Finding{{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer()}}
-	if d.CertificateName == "" {
-		c.run = func(ctx context.Context, f []Finding) {
-			if s, err := d.Vault.Secret(ctx, name); err != nil {
-				f[0].failWith(err, newAppSecret(name))
+	s.run = func(ctx context.Context, f []Finding) {
+		ctx, cancel := context.WithTimeout(ctx, assertionStep)
+		defer cancel()
+		for i := range f {
+			if _, err := request(ctx); err != nil {
+				d.failWith(&f[i], err)
 			} else {
-				f[0].recordVersion(s, newAppSecret(name))
+				f[i].ok("received")
 			}
 		}
-		return c
 	}
-	c.findings = append(c.findings, Finding{Check: checkCertificate, Subject: name, Tried: "read the certificate in " +
-		name})
-	c.run = func(ctx context.Context, f []Finding) {
-		s, err := d.Vault.Certificate(ctx, name)
-		if err != nil {
-			f[0].failWith(err, newCertificateSteps(name))
-			f[1].skip("the secret could not be read")
-			return
-		}
-		f[0].recordVersion(s, newCertificateSteps(name))
-		cert, err := s.Certificate()
-		if err != nil {
-			f[1].fail(newCertificateSteps(name), "it %v", err)
-			return
-		}
-		f[1].recordCertificate(cert)
-	}
-	return c
+	return s
 }
 
-// recordVersion records the version of a secret and its expiry. Key Vault serves expired secrets too.
-func (f *Finding) recordVersion(s vault.Secret, renew []string) {
-	text := "version " + s.Version[:min(8, len(s.Version))]
+// vaultIssuer returns the issuer of the tokens for the vault.
+func (d *diagnosis) vaultIssuer() issuer {
+	switch {
+	case d.VaultCredential == config.AWSFederation:
+		return trustingApp
+	case d.VaultCredential == config.ManagedIdentity && d.GraphDirect: // which no az login replaces
+		return hostIdentity
+	}
+	return vaultReader
+}
+
+func (d *diagnosis) identityStep(blocked, noAssertion string) *step {
+	s := &step{blocked: blocked, otherwise: "there is no token for Key Vault", run: d.askIdentity}
+	if d.VaultCredential == config.AWSFederation {
+		s.blocked = cmp.Or(blocked, noAssertion)
+	}
+	if !d.needsNoVault() {
+		s.findings = []Finding{{
+			Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential,
+			issuer: d.vaultIssuer(), renew: "trust-role",
+		}}
+	}
+	return s
+}
+
+func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
+	for i := range f {
+		if d.scope == "" {
+			f[i].skip("Key Vault was not reached, and the scope of its tokens is unknown")
+		} else if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
+			d.failWith(&f[i], err)
+		} else {
+			f[i].ok("received")
+		}
+	}
+}
+
+// credentialStep checks the client secret or the certificate of the app that may call Graph, where there is one.
+func (d *diagnosis) credentialStep(blocked string) *step {
+	name := d.SecretName + d.CertificateName // one of them is ""
+	s := &step{blocked: blocked, otherwise: "the credential of the app cannot be used", run: d.readSecret}
+	if d.GraphDirect {
+		return s
+	}
+	s.findings = []Finding{{
+		Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: "app-secret",
+	}}
+	if d.CertificateName != "" {
+		s.findings[0].renew = "certificate"
+		s.findings = append(s.findings, Finding{
+			Check: checkCertificate, Subject: name, Tried: "read the certificate in " + name, renew: "certificate",
+		})
+	}
+	return s
+}
+
+func (d *diagnosis) readSecret(ctx context.Context, f []Finding) {
+	if len(f) == 0 {
+		return
+	}
+	read := d.Vault.Secret
+	if len(f) > 1 {
+		read = d.Vault.Certificate
+	}
+	s, err := read(ctx, f[0].Subject)
+	d.recordSecret(f, s, err)
+	if err != nil || len(f) == 1 {
+		return
+	}
+	cert, err := s.Certificate()
+	if err != nil {
+		f[1].fail(d.fixOf(&f[1], f[1].renew), "it %v", err)
+		return
+	}
+	d.recordExpiry(&f[1], "an RSA key and its certificate", "Entra ID decides whether it is valid", cert.NotAfter)
+}
+
+// recordSecret records the version of a secret, or the error of reading it. f is its finding and those that need it.
+func (d *diagnosis) recordSecret(f []Finding, s vault.Secret, err error) {
+	if err != nil {
+		d.failWith(&f[0], err)
+		for i := range f[1:] {
+			f[1+i].skip("the secret could not be read")
+		}
+		return
+	}
+	version := "version " + s.Version[:min(8, len(s.Version))]
 	if s.Trimmed {
-		text += " (without the invisible characters at its ends)"
+		version += " (without the invisible characters at its ends)"
 	}
-	switch left := time.Until(s.Expires); {
-	case s.Expires.IsZero():
-		f.ok("%s, without an expiry", text)
+	d.recordExpiry(&f[0], version, "Key Vault serves it all the same", s.Expires)
+}
+
+// recordExpiry records the expiry of a secret or a certificate, which is zero if there is none. late says why an
+// expired one is no failure.
+func (d *diagnosis) recordExpiry(f *Finding, what, late string, end time.Time) {
+	day := end.UTC().Format(time.DateOnly)
+	switch left := time.Until(end); {
+	case end.IsZero():
+		f.ok("%s, without an expiry", what)
 	case left < 0:
-		f.warn(renew, "%s, expired on %s; Key Vault serves it all the same", text, s.Expires.UTC().Format(time.DateOnly))
+		f.warn(d.fixOf(f, f.renew), "%s, expired on %s; %s", what, day, late)
 	case left < soon:
-		f.warn(renew, "%s, expires in %s, on %s", text, countDays(left), s.Expires.UTC().Format(time.DateOnly))
+		f.warn(d.fixOf(f, f.renew), "%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
 	default:
-		f.ok("%s, expires in %s, on %s", text, countDays(left), s.Expires.UTC().Format(time.DateOnly))
+		f.ok("%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
 	}
 }
 
-func (f *Finding) recordCertificate(cert *x509.Certificate) {
-	renew, end := newCertificateSteps(f.Subject), cert.NotAfter.UTC().Format(time.DateOnly)
-	switch left := time.Until(cert.NotAfter); {
-	case left < 0:
-		f.warn(renew, "an RSA key and its certificate, expired on %s; Entra ID decides whether it is valid", end)
-	case left < soon:
-		f.warn(renew, "an RSA key and its certificate, expires in %s, on %s", countDays(left), end)
-	default:
-		f.ok("an RSA key and its certificate, expires in %s, on %s", countDays(left), end)
-	}
-}
-
-func countDays(left time.Duration) string {
-	if n := int(left / (24 * time.Hour)); n != 1 {
-		return fmt.Sprintf("%d days", n)
-	}
-	return "1 day"
-}
-
-// keysProbe checks callers' keys of one kind, with two findings for each name. A permanently missing key is a warning if
-// another key is valid: every rotation has such a time.
-func (d *diagnosis) keysProbe(kind, word string, names []string, decode func(string) ([]byte, error),
-	needs []*probe,
-) *probe {
-	c := &probe{needs: needs}
+// keySteps checks callers' keys of one kind, with two findings for each name.
+func (d *diagnosis) keySteps(blocked, kind, word string, names []string,
+	decode func(string) ([]byte, error),
+) (steps []*step) {
 	for _, name := range names {
-		c.findings = append(c.findings,
-			Finding{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer()},
-			Finding{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name})
-	}
-	c.run = func(ctx context.Context, f []Finding) {
-		errs := make([]error, len(names))
-		runTogether(len(names), func(i int) { errs[i] = d.checkKey(ctx, f[2*i:2*i+2], names[i], kind, decode) })
-		if !slices.Contains(errs, nil) {
-			return
-		}
-		for i, err := range errs {
-			failed, _ := errors.AsType[*upstream.Error](err)
-			if err == nil || failed != nil && failed.Reason != upstream.NotFound &&
-				failed.Reason != upstream.SecretDisabled && failed.Reason != upstream.SecretInvalid {
-				continue
+		steps = append(steps, &step{blocked: blocked, findings: []Finding{
+			{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: kind},
+			{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name, renew: kind},
+		}, run: func(ctx context.Context, f []Finding) {
+			s, err := d.Vault.Secret(ctx, name)
+			if d.recordSecret(f, s, err); err != nil {
+				return
 			}
-			for j := range f[2*i : 2*i+2] {
-				if one := &f[2*i+j]; one.Mark == Failed {
-					one.Mark = Warning
-					one.Found += "; not a fault while another key of the kind is valid"
-				}
+			switch key, err := decode(s.Value()); {
+			case err != nil:
+				f[1].fail(d.fixOf(&f[1], kind), "the %v", err)
+			case !s.Expires.IsZero() && time.Now().After(s.Expires):
+				f[1].fail(d.fixOf(&f[1], kind), "the secret has expired, and with it the key")
+			default:
+				f[1].ok("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
 			}
-		}
+		}})
 	}
-	return c
+	return steps
 }
 
-// checkKey checks one key and returns the error that makes it unusable.
-func (d *diagnosis) checkKey(ctx context.Context, f []Finding, name, kind string, decode func(string) ([]byte,
-	error),
-) error {
-	s, err := d.Vault.Secret(ctx, name)
-	if err != nil {
-		f[0].failWith(err, newKey(kind, name))
-		f[1].skip("the secret could not be read")
-		return err
+// forgiveOthers turns permanently missing keys into warnings if a key of the kind is valid: every rotation has such a
+// time.
+func forgiveOthers(steps []*step) {
+	if !slices.ContainsFunc(steps, func(s *step) bool { return s.findings[1].Mark == OK }) {
+		return
 	}
-	f[0].recordVersion(s, newKey(kind, name))
-	key, err := decode(s.Value())
-	if err != nil {
-		f[1].fail(newKey(kind, name), "the %v", err)
-		return err
+	for _, s := range steps {
+		for i := range s.findings {
+			f := &s.findings[i]
+			if f.Mark == Failed && (f.Error == nil || slices.Contains([]upstream.Reason{
+				upstream.NotFound, upstream.SecretDisabled, upstream.SecretInvalid,
+			}, f.Error.Reason)) {
+				f.Mark = Warning
+				f.Found += "; not a fault while another key of the kind is valid"
+			}
+		}
 	}
-	if !s.Expires.IsZero() && time.Now().After(s.Expires) {
-		f[1].fail(newKey(kind, name), "the secret has expired, and with it the key")
-		return errors.New("expired")
+}
+
+// tokenStep checks the token for Graph.
+func (d *diagnosis) tokenStep(blocked string) *step {
+	f := Finding{
+		Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID",
+		issuer: d.graphIssuer(), renew: "trust-identity",
 	}
-	f[1].ok("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
-	return nil
+	switch {
+	case d.GraphDirect && d.VaultCredential == config.AWSFederation:
+		f.Tried, f.renew = f.Tried+", by the app that trusts the function's role", "trust-role"
+	case f.issuer == trustingApp:
+		f.Tried += ", by the app that trusts the managed identity"
+	case f.issuer == hostIdentity:
+		f.Tried = "get a token for Graph by the managed identity itself"
+	}
+	return &step{
+		blocked: blocked, otherwise: "there is no token for Graph", findings: []Finding{f}, run: d.askEntra,
+	}
+}
+
+// graphIssuer returns the issuer of the tokens for Graph.
+func (d *diagnosis) graphIssuer() issuer {
+	switch {
+	case !d.GraphDirect:
+		return entraID
+	case d.VaultCredential == config.AWSFederation, d.ClientID != "":
+		return trustingApp
+	}
+	return hostIdentity
 }
 
 func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
@@ -411,11 +416,10 @@ func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
 		EnableCAE: true,
 	})
 	if err != nil {
-		trust := trustIdentity()
-		if d.VaultCredential == config.AWSFederation {
-			trust = trustRole("$APP_ID", d.Cloud.Exchange)
+		d.failWith(&f[0], err)
+		if f[0].retryAfter > 0 {
+			f[0].retryAfter = max(tokenRetryPause, f[0].retryAfter)
 		}
-		f[0].failWith(err, trust) // for an app with a federated credential
 		return
 	}
 	f[0].ok("received, valid for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
@@ -433,15 +437,23 @@ func rolesIn(token string) ([]string, error) {
 	if len(parts) != 3 {
 		return nil, errOpaque
 	}
-	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
 		return nil, errOpaque
 	}
 	var claims struct{ Roles []string }
-	if json.Unmarshal(text, &claims) != nil {
+	if json.Unmarshal(payload, &claims) != nil {
 		return nil, errOpaque
 	}
 	return claims.Roles, nil
+}
+
+// graphHolder returns the kind of principal that has the permission in Graph.
+func (i issuer) graphHolder() string {
+	if i == hostIdentity {
+		return "managed identity"
+	}
+	return "app"
 }
 
 func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
@@ -451,14 +463,11 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
-	grant, remove, self := grantRole(), removeRoles(), d.graphHolder() != "app"
-	if self {
-		grant, remove = grantIdentity(), removeFromIdentity(d.Cloud.Graph)
-	}
+	grant := d.fixOf(&f[0], "grant")
 	switch {
 	case len(others) < len(d.roles):
 		f[0].ok("%s is there", graphRole)
-	case self:
+	case f[0].issuer == hostIdentity:
 		f[0].fail(grant, "%s is missing: the managed identity was never given it, or got its token before", graphRole)
 	default:
 		f[0].fail(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, "+
@@ -468,15 +477,16 @@ func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 		f[1].ok("there are none")
 		return
 	}
-	f[1].warn(remove, "this %s has permissions that it does not need: %s", d.graphHolder(), quoteTexts(others))
+	f[1].warn(d.fixOf(&f[1], "remove-roles"), "this %s has permissions that it does not need: %s",
+		f[1].issuer.graphHolder(), quoteTexts(others))
 }
 
 // quoteTexts returns a list of upstream texts in a form that is safe on a terminal.
 func quoteTexts(texts []string) string {
 	list := make([]string, len(texts))
-	for i, text := range texts {
-		if list[i] = text; upstream.PlainCode(text) == "" {
-			list[i] = fmt.Sprintf("%q", text)
+	for i, s := range texts {
+		if list[i] = s; upstream.PlainCode(s) == "" {
+			list[i] = fmt.Sprintf("%q", s)
 		}
 	}
 	return strings.Join(list, ", ")
@@ -488,7 +498,7 @@ func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 	seen, more, err := d.Graph.Sample(ctx)
 	switch {
 	case err != nil:
-		f[0].failWith(err, nil)
+		d.failWith(&f[0], err)
 	case seen == 0:
 		f[0].warn([]string{"check that GRAPH_TENANT_ID is the right tenant: Intune, Devices, Enrollment, Windows Autopilot " +
 			"devices"}, "Graph responds, and has no Autopilot device")
@@ -562,10 +572,10 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	case len(asked) == 0:
 		f[0].skip("no service responded")
 	case off > skewFault, off > d.Tolerance && len(d.WebhookSecretNames) > 0:
-		f[0].fail(setClock(), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and "+
+		f[0].fail(d.fixOf(&f[0], "clock"), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and "+
 			"certificates not yet or no longer valid", off, direction, from)
 	case off > skewWarning:
-		f[0].warn(setClock(), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction,
+		f[0].warn(d.fixOf(&f[0], "clock"), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction,
 			from, d.Tolerance)
 	case off <= time.Second:
 		f[0].ok("within a second of %s", from)
@@ -578,17 +588,17 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	callers, policy, sweep := &f[0], &f[1], &f[2]
 	var kinds []string
 	if n := len(d.WebhookSecretNames); n > 0 {
-		kinds = append(kinds, fmt.Sprintf("signed with %s, within %v", countOf(n, "key"), d.Tolerance))
+		kinds = append(kinds, fmt.Sprintf("signed with %s, within %v", text.Count(n, "key", "keys"), d.Tolerance))
 	}
 	if n := len(d.APIKeySecretNames); n > 0 {
-		kinds = append(kinds, "with "+countOf(n, "API key"))
+		kinds = append(kinds, "with "+text.Count(n, "API key", "API keys"))
 	}
 	if n := len(d.EntraAudiences); n > 0 {
 		kinds = append(kinds, fmt.Sprintf("with a token of Entra ID with the role %s, for %s, of %s", d.EntraRole,
-			countOf(n, "audience"), countOf(len(d.EntraTenants), "tenant")))
+			text.Count(n, "audience", "audiences"), text.Count(len(d.EntraTenants), "tenant", "tenants")))
 	}
 	if n := len(d.OperatorCallers); n > 0 {
-		kinds = append(kinds, "operators: "+countOf(n, "caller"))
+		kinds = append(kinds, "operators: "+text.Count(n, "caller", "callers"))
 	}
 	callers.ok("%s", strings.Join(kinds, "; "))
 	if d.PlatformAuth {
@@ -627,15 +637,15 @@ func (d *diagnosis) checkPolicy(f *Finding) {
 	for _, id := range slices.Sorted(maps.Keys(d.CallerPolicies)) {
 		limits = append(limits, d.callerName(id)+": "+describePolicy(d.CallerPolicies[id]))
 	}
-	switch text := strings.Join(limits, "; "); {
+	switch all := strings.Join(limits, "; "); {
 	case d.DryRun:
 		f.warn([]string{"set DRY_RUN=false once the reports are as expected"},
-			"DRY_RUN is true: requests and events change nothing; %s", text)
+			"DRY_RUN is true: requests and events change nothing; %s", all)
 	case len(d.GroupTags) == 0:
-		f.ok("%s", text)
+		f.ok("%s", all)
 		f.Fix = []string{"hint: ALLOWED_GROUP_TAGS=MTR-*,Retired allows these group tags alone"}
 	default:
-		f.ok("%s", text)
+		f.ok("%s", all)
 	}
 }
 
@@ -665,34 +675,23 @@ func describePolicy(p handler.CallerPolicy) string {
 	return strings.Join(limits, ", ")
 }
 
-func countOf(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// signingProbe checks the keys that sign callers' tokens. Each tenant has a list of its own.
-func (d *diagnosis) signingProbe(settings *probe) *probe {
-	c := &probe{needs: []*probe{settings}}
+// signingSteps check the keys that sign callers' tokens. Each tenant has a list of its own.
+func (d *diagnosis) signingSteps(blocked string) (steps []*step) {
 	if len(d.EntraAudiences) == 0 {
-		c.run = func(context.Context, []Finding) {}
-		return c
+		return nil
 	}
-	for i := range d.EntraTenants {
+	source := app.SigningKeys(d.Config, d.dates, d.log)
+	for i, tenant := range d.EntraTenants {
 		which := fmt.Sprintf("tenant %d", i+1) // the report has no id of a tenant
-		c.findings = append(c.findings, Finding{Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " +
-			"" + which + " of ENTRA_TENANT_ID"})
-	}
-	c.run = func(ctx context.Context, f []Finding) {
-		source := app.SigningKeys(d.Config, d.dates, d.log)
-		runTogether(len(d.EntraTenants), func(i int) {
-			if _, err := source.Keys(ctx, d.EntraTenants[i], "any"); err != nil {
-				f[i].failWith(err, nil)
+		steps = append(steps, &step{blocked: blocked, findings: []Finding{{
+			Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID",
+		}}, run: func(ctx context.Context, f []Finding) {
+			if _, err := source.Keys(ctx, tenant, "any"); err != nil {
+				d.failWith(&f[0], err)
 				return
 			}
-			f[i].ok("read")
-		})
+			f[0].ok("read")
+		}})
 	}
-	return c
+	return steps
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 
+	"autopilot-unassign/handler"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
@@ -1171,20 +1173,17 @@ func TestDoctorRouteWithLittleTime(t *testing.T) {
 
 // A fault of this program is a finding, and no end of a process that serves requests.
 func TestDoctorPanics(t *testing.T) {
-	first := &probe{
+	first := &step{
 		otherwise: "it panics", findings: []Finding{{Check: checkVault}, {Check: checkIdentity}},
-		run: func(context.Context, []Finding) {
-			runTogether(3, func(i int) {
-				if i == 1 {
-					panic(errors.New("canary"))
-				}
-			})
-		},
+		run: func(context.Context, []Finding) { panic(errors.New("canary")) },
 	}
-	second := &probe{needs: []*probe{first}, findings: []Finding{{Check: checkToken}}, run: func(context.Context,
-		[]Finding) {
-	}}
-	r := runProbes(t.Context(), []*probe{first, second}, func(Finding) {})
+	tryTogether(t.Context(), first)
+	second := &step{blocked: first.blocks(), findings: []Finding{{Check: checkToken}}}
+	second.try(t.Context())
+	var r Report
+	for _, f := range slices.Concat(first.findings, second.findings) {
+		r.add(f)
+	}
 	if got, want := notWell(r), []string{
 		"failed vault", "failed vault_identity",
 		"not_tried graph_token",
@@ -1325,8 +1324,9 @@ func TestBarriers(t *testing.T) {
 		upstream.Connection: {"Key Vault refuses the connection", "the firewall and the proxy (HTTPS_PROXY)"},
 	} {
 		f := Finding{Check: checkVault}
-		f.failWith(&upstream.Error{Service: upstream.Vault, Reason: upstream.Unreachable, Barrier: barrier, Cause: "407"},
-			nil)
+		new(diagnosis).failWith(&f, &upstream.Error{
+			Service: upstream.Vault, Reason: upstream.Unreachable, Barrier: barrier, Cause: "407",
+		})
 		if f.Found != want[0] || !strings.Contains(strings.Join(f.Fix, "\n"), want[1]) {
 			t.Errorf("%s: %q, %q; want %q", barrier, f.Found, f.Fix, want)
 		}
@@ -1357,6 +1357,74 @@ func TestDoctorPrintsJSONAlways(t *testing.T) {
 		}
 		if !strings.Contains(stdout.String(), test.want) {
 			t.Errorf("%s: %q is not in\n%s", name, test.want, stdout.String())
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the fixes into docs/errors.md")
+
+// fixesBlock is the end of an entry of docs/errors.md.
+var fixesBlock = regexp.MustCompile("(?s)\nThe doctor's findings, each with its fix:\n\n```\n.*?```\n")
+
+// docs/errors.md has the fixes of every code that the doctor explains, from fixes.txt. Every permanent failure of a
+// service is explained, and every entry that a step names is there.
+func TestErrorsPageHasTheFixes(t *testing.T) {
+	t.Parallel()
+	const path = "../../docs/errors.md"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	for _, reason := range []upstream.Reason{
+		upstream.Forbidden, upstream.TenantNotEnabled, upstream.CredentialRejected, upstream.CredentialExpired,
+		upstream.AppNotFound, upstream.TenantNotFound, upstream.ScopeInvalid, upstream.NotFound, upstream.SecretDisabled,
+		upstream.SecretInvalid, upstream.VersionUnsupported, upstream.Untrusted, upstream.Unreachable,
+	} {
+		for _, service := range []upstream.Service{upstream.Graph, upstream.Identity, upstream.Vault} {
+			code := string(handler.CodeOf(&upstream.Error{Service: service, Reason: reason}))
+			if code != "internal_error" && code != "device_not_found" && remedies[code] == nil {
+				t.Errorf("fixes.txt explains no %s", code)
+			}
+		}
+	}
+	x := explainer{fill: strings.NewReplacer("{service}", "SERVICE", "{where}", "the settings with its address",
+		"{subject}", "NAME", "{cause}", "REASON", "{reason}", "REASON", "{audience}", simulated.Exchange,
+		"{renew}", "create it anew, with the commands that the doctor prints")}
+	for entry, list := range remedies {
+		var block strings.Builder
+		for _, r := range list {
+			fmt.Fprintln(&block, x.fill.Replace(r.found))
+			for _, step := range r.steps {
+				steps := []string{x.fill.Replace(step)}
+				if name, ok := strings.CutPrefix(step, "{"); ok && step != "{renew}" {
+					name = strings.TrimSuffix(name, "}")
+					if remedies[name] == nil {
+						t.Errorf("fixes.txt has no entry %s", name)
+					}
+					x.facts = slices.Concat(r.when, []string{"identity"})
+					steps = x.steps(name)
+				}
+				for _, step := range steps {
+					fmt.Fprintln(&block, "> "+step)
+				}
+			}
+		}
+		heading := "\n## " + entry + "\n"
+		before, rest, ok := strings.Cut(page, heading)
+		if !ok {
+			continue
+		}
+		section, after, _ := strings.Cut(rest, "\n## ")
+		want := "\nThe doctor's findings, each with its fix:\n\n```\n" + block.String() + "```\n"
+		if !strings.HasSuffix(section, want) && !*update {
+			t.Errorf("the entry %s of docs/errors.md does not end with%s", entry, want)
+		}
+		page = before + heading + fixesBlock.ReplaceAllString(section, "") + want + "\n## " + after
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(page), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -1,9 +1,8 @@
-// Package text cleans text that people and their tools have stored: settings, secrets, key files.
+// Package text cleans text that people and their tools have stored (settings, secrets, key files), and has the forms
+// in which the commands print.
 package text
 
 import (
-	"io"
-	"os"
 	"strings"
 	"unicode"
 )
@@ -15,14 +14,4 @@ func Trim(s string) string { return strings.TrimFunc(s, Invisible) }
 // Invisible reports whether r prints nothing.
 func Invisible(r rune) bool {
 	return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Z)
-}
-
-// IsTerminal reports whether w is a terminal.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
