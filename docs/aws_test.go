@@ -1,6 +1,7 @@
 package docs_test
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -23,6 +24,14 @@ func TestAWSPage(t *testing.T) {
 			t.Errorf("the page says nothing of %s, which must be given", required[1])
 		}
 	}
+	for _, setting := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|").FindAllStringSubmatch(read(t, "settings.md"), -1) {
+		if !strings.Contains(template, "\n        "+setting[1]+": ") && !strings.Contains(page, "`"+setting[1]) {
+			t.Errorf("neither the template nor the page has %s", setting[1])
+		}
+	}
+	if alarms := fmt.Sprintf("The %d alarms", strings.Count(template, "Type: AWS::CloudWatch::Alarm")); !strings.Contains(page, alarms) {
+		t.Errorf("the page does not say %q", alarms)
+	}
 	config := read(t, "../internal/config/cloud.go")
 	for _, audience := range regexp.MustCompile("`(api://[A-Za-z]+)`").FindAllStringSubmatch(page, -1) {
 		if !strings.Contains(template, "Audience: "+audience[1]+" }") || !strings.Contains(config, `"`+audience[1]+`"`) {
@@ -38,7 +47,7 @@ func TestAWSPage(t *testing.T) {
 }
 
 // elsewhere are words of AWS's own.
-var elsewhere = map[string]bool{"IssuerIdentifier": true, "SignatureDoesNotMatch": true, "ExpiredToken": true, "HomePageUrl": true}
+var elsewhere = map[string]bool{"IssuerIdentifier": true, "SignatureDoesNotMatch": true, "ExpiredToken": true, "HomePageUrl": true, "VpcConfig": true}
 
 func read(t *testing.T, path string) string {
 	t.Helper()

@@ -138,12 +138,21 @@ func checkCommands(t *testing.T, page string, commands [][]string) {
 	if len(flags) < 10 || len(template.Parameters) < 20 || len(template.Outputs) < 5 {
 		t.Fatalf("%d flags, %d parameters, %d outputs", len(flags), len(template.Parameters), len(template.Outputs))
 	}
+	var first []string // the parameters of the first deployment; a later one without them takes them back
 	for _, command := range commands {
 		line := strings.Join(command, " ")
 		switch command[0] {
 		case "az":
 			if strings.Contains(line, " deployment group create ") {
 				at := slices.Index(command, "--parameters")
+				if first == nil {
+					first = command[at+1:]
+				}
+				for _, word := range first {
+					if !slices.Contains(command, word) {
+						t.Errorf("%s: a deployment without %s takes it back", page, word)
+					}
+				}
 				for _, word := range command[at+1:] {
 					if name, _, ok := strings.Cut(word, "="); at < 0 || ok && template.Parameters[name] == nil {
 						t.Errorf("%s: the template has no parameter %s", page, name)
