@@ -194,15 +194,7 @@ func eventsOnAzureWith(t *testing.T, c *azuresim.Cloud, o functions.Options, cha
 		t.Fatal(err)
 	}
 	t.Cleanup(served.Close)
-	o.AppDir = stageAzure(t)
-	if err := os.Remove(filepath.Join(o.AppDir, "host.json")); err != nil {
-		t.Fatal(err)
-	}
-	for _, with := range []string{"sweep", "queue"} {
-		if err := os.CopyFS(o.AppDir, os.DirFS("../infra/azure/"+with)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	o.AppDir = stageAzure(t, "sweep", "queue")
 	path := filepath.Join(o.AppDir, "sweep", "function.json")
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -662,6 +654,40 @@ func TestForgedInvocations(t *testing.T) {
 				forgeInvocations(t, mode, catchAll)
 			})
 		}
+	}
+	t.Run("marks", func(t *testing.T) {
+		t.Parallel()
+		forgeMarks(t)
+	})
+}
+
+// forgeMarks sends the worker invocations with a single mark of a caller's request.
+func forgeMarks(t *testing.T) {
+	t.Helper()
+	c := newCloud()
+	d := eventsOnAzure(t, c, functions.Options{})
+	address := worker(t, d)
+	text := strings.ReplaceAll(fixture(t, "azure-queue.json"), "2026-11-23", time.Now().UTC().Format(time.DateOnly))
+	invocation := invocationText("/queue", address, text)
+	head, _, _ := strings.Cut(invocation, "\r\n\r\n")
+	marked := map[string]string{
+		"another Host":   strings.Replace(invocation, address, "contoso.azurewebsites.net", 1),
+		"a length":       strings.Replace(head, "Transfer-Encoding: chunked", fmt.Sprintf("Content-Length: %d", len(text)), 1) + "\r\n\r\n" + text,
+		"another method": strings.Replace(invocation, "POST", "PUT", 1),
+	}
+	for _, name := range proxyHeaders {
+		marked[name] = strings.Replace(invocation, "Transfer-Encoding", name+": x\r\nTransfer-Encoding", 1)
+	}
+	for name, request := range marked {
+		if status, _, response := said(t, address, request); status != http.StatusNotFound || !strings.Contains(response, `"route_not_found"`) {
+			t.Errorf("%s: %d %s", name, status, response)
+		}
+	}
+	if carrying(c) != 1 {
+		t.Error("an account was removed")
+	}
+	if status, _, response := said(t, address, invocation); status != http.StatusOK || carrying(c) != 0 {
+		t.Errorf("without a mark: %d %s", status, response)
 	}
 }
 

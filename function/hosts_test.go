@@ -151,20 +151,10 @@ var hosts = map[string]func(t *testing.T, env []string) deployment{
 type azureDeployment struct{ *functions.Host }
 
 // stageAzure makes a folder with the content of the package for Azure.
-func stageAzure(t *testing.T) string {
+func stageAzure(t *testing.T, parts ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("../infra/azure/functions")); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile("../host.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "host.json"), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(binary, filepath.Join(dir, "worker")); err != nil {
+	if err := functions.Stage(dir, "..", binary, append(parts, "functions")...); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -208,7 +209,7 @@ func TestBrokenConnectionToTheWorker(t *testing.T) {
 func TestWorkerNeverEndsWithoutAnError(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, newCloud(), config.Azure).(azureDeployment)
-	if code := d.Terminate(); code != 1 {
+	if code := d.End(syscall.SIGTERM); code != 1 {
 		t.Errorf("after SIGTERM the worker's exit code is %d, want 1", code)
 	}
 }

@@ -27,7 +27,7 @@ var statusLine = regexp.MustCompile(`(?m)^(VmRSS|VmHWM|Threads):\s+(\d+)`)
 
 func measure(t *testing.T, p *program) figures {
 	t.Helper()
-	proc := fmt.Sprintf("/proc/%d", p.process.Process.Pid)
+	proc := fmt.Sprintf("/proc/%d", p.pid())
 	text, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
 		t.Fatal(err)
@@ -51,14 +51,25 @@ func measure(t *testing.T, p *program) figures {
 	return f
 }
 
+func (p *program) pid() int {
+	if p.host != nil {
+		return p.host.WorkerPID()
+	}
+	return p.process.Process.Pid
+}
+
 // goroutines ends the process with the signal that prints its goroutines, and returns their number.
 func goroutines(t *testing.T, p *program) int {
 	t.Helper()
-	if err := p.process.Process.Signal(syscall.SIGQUIT); err != nil {
-		t.Fatal(err)
+	if p.host != nil {
+		p.host.End(syscall.SIGQUIT)
+	} else {
+		if err := p.process.Process.Signal(syscall.SIGQUIT); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.process.Wait() // which says that it has ended by the signal
 	}
-	_ = p.process.Wait() // which says that it has ended by the signal
-	return len(regexp.MustCompile(`(?m)^goroutine \d+ .*\[`).FindAllString(p.out.String(), -1))
+	return len(regexp.MustCompile(`(?m)^goroutine \d+ .*\[`).FindAllString(p.log(), -1))
 }
 
 // counts are the numbers of requests to the cloud, by step.

@@ -20,6 +20,7 @@ import (
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/hosttest/functions"
 )
 
 // binary is the program, built once.
@@ -69,11 +70,54 @@ func newCloud(t *testing.T) (*azuresim.Cloud, *azuresim.Served) {
 	return c, served
 }
 
-// program is the binary, running in a terminal.
+// program is the binary, running in a terminal or behind the double of the Functions host.
 type program struct {
 	url     string
-	process *exec.Cmd
+	process *exec.Cmd // in a terminal
 	out     output
+	host    *functions.Host
+}
+
+// log returns the output of the program.
+func (p *program) log() string {
+	if p.host == nil {
+		return p.out.String()
+	}
+	var lines strings.Builder
+	for _, line := range p.host.Lines() {
+		lines.WriteString(line.Text + "\n")
+	}
+	return lines.String()
+}
+
+// startFunc starts the program on a served cloud until the test ends. settings replace the cloud's; certificates are
+// further trusted authorities.
+type startFunc func(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program
+
+// fronts are the ways by which a request reaches the program: directly, and through each kind of Functions host.
+func fronts() map[string]startFunc {
+	all := map[string]startFunc{"direct": start}
+	for name, mode := range functions.Modes() {
+		all[name] = behind(mode)
+	}
+	return all
+}
+
+// behind starts the package for Azure behind the double of a host.
+func behind(mode functions.Mode) startFunc {
+	return func(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
+		t.Helper()
+		dir := t.TempDir()
+		if err := functions.Stage(dir, "..", binary, "functions"); err != nil {
+			t.Fatal(err)
+		}
+		host, err := functions.Start(t.Context(), functions.Options{AppDir: dir, Env: environment(t, c, served, certificates, settings...), Mode: mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(host.Stop)
+		return &program{url: host.URL, host: host}
+	}
 }
 
 // output collects the output of a process.
@@ -112,8 +156,7 @@ func (o *output) String() string {
 
 var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
 
-// start starts the program on a served cloud until the test ends. settings replace the cloud's; certificates are
-// further trusted authorities.
+// start starts the program in a terminal.
 func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
 	t.Helper()
 	p := prepare(t, c, served, certificates, settings...)
@@ -121,22 +164,28 @@ func start(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificate
 	return p
 }
 
-// prepare returns the program without starting it.
+// prepare returns the program in a terminal without starting it.
 func prepare(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
+	t.Helper()
+	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
+	p.process.Env = environment(t, c, served, certificates, settings...)
+	return p
+}
+
+// environment returns the environment of the program on a served cloud.
+func environment(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) []string {
 	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, bytes.Join(append([][]byte{served.CA}, certificates...), nil), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &program{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0")}
-	p.process.Env = append([]string{
+	return append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "SSL_CERT_FILE=" + ca, "SSL_CERT_DIR=" + t.TempDir(),
 		"AZURE_CLOUD=custom", "AZURE_AUTHORITY_HOST=" + served.AuthorityHost, "GRAPH_ENDPOINT=" + served.GraphEndpoint, "KEY_VAULT_URL=" + served.VaultURL,
 		"IDENTITY_ENDPOINT=" + served.IdentityEndpoint, "IDENTITY_HEADER=" + served.IdentityHeader, "AZURE_CLIENT_ID=" + c.IdentityClientID,
 		"GRAPH_TENANT_ID=" + c.TenantID, "GRAPH_CLIENT_ID=" + c.ClientID, "GRAPH_SECRET_NAME=graph-client-secret",
 		"WEBHOOK_SECRET_NAMES=webhook-servicenow", "API_KEY_SECRET_NAMES=api-key-flow", "RATE_LIMIT=0", "REQUEST_TIMEOUT=5s",
 	}, settings...)
-	return p
 }
 
 // listen starts the program and waits until it accepts requests.
@@ -192,7 +241,7 @@ func (p *program) unassign(t *testing.T, h http.Header) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header = h
+	req.Header, req.Close = h, true // a forwarding host closes the connection after a 204 without saying so
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +252,7 @@ func (p *program) unassign(t *testing.T, h http.Header) (int, string) {
 		t.Fatal(err)
 	}
 	for _, secret := range []string{appSecret, apiKey, webhookKey, "eyJ"} {
-		if strings.Contains(string(text)+p.out.String(), secret) {
+		if strings.Contains(string(text)+p.log(), secret) {
 			t.Errorf("%q is in the answer or the log", secret)
 		}
 	}

@@ -15,6 +15,20 @@ import (
 	"time"
 )
 
+// Stage lays out an app in dir as `make package-azure` does, with the worker and the parts of infra/azure below root:
+// "functions", and for events "sweep" and "queue".
+func Stage(dir, root, worker string, parts ...string) error {
+	failures := []error{os.Link(worker, filepath.Join(dir, "worker"))}
+	for _, part := range parts {
+		failures = append(failures, os.CopyFS(dir, os.DirFS(filepath.Join(root, "infra", "azure", part))))
+	}
+	if !slices.Contains(parts, "queue") { // which has its own
+		text, err := os.ReadFile(filepath.Join(root, "host.json"))
+		failures = append(failures, err, os.WriteFile(filepath.Join(dir, "host.json"), text, 0o600))
+	}
+	return errors.Join(failures...)
+}
+
 // app is the content of an app's folder.
 type app struct {
 	dir         string

@@ -56,7 +56,9 @@
 //	    a missing or wrong key gets 401; the function's, the host's and the master key all open [M];
 //	    a body over 104857600 bytes gets 413 [S];
 //	    more than maxConcurrentRequests wait, and more than maxOutstandingRequests get 429 with X-FUNCTION-SCALEOUT
-//	    and no Retry-After [M].
+//	    and no Retry-After [M];
+//	    a body slower than 240 bytes a second, after five seconds, breaks off: 500, unless the worker has responded [D
+//	    MinRequestBodyDataRate of Kestrel, S ExceptionMiddleware.cs].
 //	    None of these responses has a body, but for the homepage.
 //	E8  Proxying: all but the hop-by-hop headers are passed on [Y RequestUtilities.cs:71-90], and the table's are set.
 //	    [M]

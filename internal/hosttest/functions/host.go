@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -74,7 +73,7 @@ type Host struct {
 	worker   *worker
 	crashes  []time.Time
 	restarts int
-	closed   bool // by Stop or Terminate
+	closed   bool // by Stop or End
 	lines    []Line
 	drops    int
 	last     string // id of the last request or invocation
@@ -467,14 +466,21 @@ func (h *Host) DropNext(n int) {
 	h.drops = n
 }
 
-// Terminate sends the worker SIGTERM, which the host never does, and returns the exit code, -1 for an end by the
-// signal. No other worker is started.
-func (h *Host) Terminate() int {
+// WorkerPID returns the process id of the worker.
+func (h *Host) WorkerPID() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.worker.cmd.Process.Pid
+}
+
+// End sends the worker a signal, which the host never does, and returns the exit code, -1 for an end by the signal.
+// No other worker is started.
+func (h *Host) End(signal os.Signal) int {
 	h.mu.Lock()
 	h.closed = true
 	w := h.worker
 	h.mu.Unlock()
-	_ = w.cmd.Process.Signal(syscall.SIGTERM)
+	_ = w.cmd.Process.Signal(signal)
 	<-w.ended
 	return w.cmd.ProcessState.ExitCode()
 }

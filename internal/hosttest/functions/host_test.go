@@ -358,7 +358,7 @@ func TestPingGoesOn(t *testing.T) { // E5
 func TestLinesHaveTheLevelOfTheirStream(t *testing.T) { // E6
 	t.Parallel()
 	h := mustStart(t, "prints", Options{})
-	h.Terminate()
+	h.End(syscall.SIGTERM)
 	h.Stop()
 	got := map[Line]bool{}
 	for _, line := range h.Lines() {
@@ -458,7 +458,7 @@ func TestTerminateReturnsTheExitCode(t *testing.T) { // E21: ours, the host send
 	t.Parallel()
 	for how, want := range map[string]int{"ends by SIGTERM with 7": 7, "listens": -1} {
 		h := mustStart(t, how, Options{})
-		if got := h.Terminate(); got != want || h.Restarts() != 0 {
+		if got := h.End(syscall.SIGTERM); got != want || h.Restarts() != 0 {
 			t.Errorf("a worker that %s: code %d, %d restarts; want %d and none", how, got, h.Restarts(), want)
 		}
 	}

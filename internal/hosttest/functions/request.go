@@ -65,7 +65,8 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // or nothing could be read after the response
-	body := &requestBody{from: http.MaxBytesReader(nil, r.Body, h.options.MaxBody)}
+	body := &requestBody{from: http.MaxBytesReader(nil, r.Body, h.options.MaxBody), control: control, begun: time.Now()}
+	body.extend(0)
 	in := r.WithContext(r.Context())
 	in.Body = body
 	h.admit(w, in)
@@ -78,12 +79,27 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.CopyN(io.Discard, r.Body, h.options.MaxBody)
 }
 
+// The least rate of a body, and the time before it counts (E7).
+const (
+	bodyRate  = 240 // bytes a second
+	bodyGrace = 5 * time.Second
+)
+
 // requestBody is the body of a request for the worker. After Close the rest can be read from its source.
 type requestBody struct {
-	from   io.Reader
-	active func() // called after each read; may be nil
-	read   atomic.Bool
-	closed atomic.Bool
+	from    io.Reader
+	control *http.ResponseController
+	begun   time.Time
+	size    int    // read so far
+	active  func() // called after each read; may be nil
+	read    atomic.Bool
+	closed  atomic.Bool
+}
+
+// extend sets the deadline for the bytes that follow.
+func (b *requestBody) extend(n int) {
+	b.size += n
+	_ = b.control.SetReadDeadline(b.begun.Add(bodyGrace + time.Duration(b.size)*time.Second/bodyRate))
 }
 
 // Read implements io.Reader.
@@ -93,6 +109,10 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := b.from.Read(p)
+	b.extend(n)
+	if errors.Is(err, io.EOF) {
+		_ = b.control.SetReadDeadline(time.Time{}) // or it would end the request's context
+	}
 	if b.active != nil {
 		b.active()
 	}

@@ -347,6 +347,28 @@ func TestProxyGivesUpWithoutAByte(t *testing.T) { // E10
 	}
 }
 
+func TestSlowBodyBreaksOff(t *testing.T) { // E7
+	t.Parallel()
+	for name, mode := range Modes() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := mustStart(t, "listens", Options{Mode: mode})
+			conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(h.URL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			begin := time.Now()
+			_ = conn.SetDeadline(begin.Add(20 * time.Second))
+			_, _ = io.WriteString(conn, "POST /api/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if took := time.Since(begin); err != nil || resp.StatusCode != http.StatusInternalServerError || took < bodyGrace {
+				t.Errorf("%v, %v after %v", resp, err, took)
+			}
+		})
+	}
+}
+
 func TestProxyCancelsWhenTheCallerGoesAway(t *testing.T) { // E11, and E12 does not
 	t.Parallel()
 	for name, mode := range Modes() {
