@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"autopilot-unassign/graph"
 	"autopilot-unassign/internal/azuresim"
 )
 
@@ -186,6 +188,10 @@ func TestPage(t *testing.T) {
 			}
 		}
 		slices.Sort(ids)
+		long := base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("i", 16) + "$skip=" + strings.Repeat("1", 4<<10)))
+		if _, _, err := w.client.Page(w.t.Context(), long); !errors.Is(err, graph.ErrPageToken) {
+			w.t.Errorf("a token of %d bytes: %v", len(long), err)
+		}
 		if all := len(slices.Compact(slices.Clone(ids))); all != 2500 || len(ids) != 2500 || len(sizes) != 3 {
 			w.t.Errorf("%d rows of %d devices on pages of %v", len(ids), all, sizes)
 		}

@@ -283,6 +283,11 @@ func TestDeviceList(t *testing.T) {
 					Err:        &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous},
 					Candidates: []graph.Device{pages[""][0], pages[""][2]},
 				}
+			case "many":
+				return graph.Found{
+					Err:        &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous},
+					Candidates: slices.Repeat(pages[""][:1], 30),
+				}
 			case "":
 				for _, d := range pages[""] {
 					if d.ID == s.ID {
@@ -310,9 +315,10 @@ func TestDeviceList(t *testing.T) {
 		"group tags":            {"?groupTag=MTR-B*", "*/*", nil, 200, `{"devices":[` + bergen + `],"nextPageToken":"t1"}`, ""},
 		"a serial number":       {"?serialNumber=S1", "", nil, 200, `{"devices":[` + oslo + `]}`, ""},
 		"a shared serial":       {"?serialNumber=twice", "", nil, 200, `{"devices":[` + oslo + `,` + bergen + `]}`, ""},
+		"a serial of thirty":    {"?serialNumber=many", "", nil, 200, `{"devices":[` + strings.Repeat(oslo+",", maxDevices-1) + oslo + `]}`, ""},
 		"an unknown serial":     {"?serialNumber=none", "", nil, 200, `{"devices":[]}`, ""},
 		"Graph is down":         {"?serialNumber=down", "", nil, 503, `"graph_unavailable"`, ""},
-		"CSV":                   {"", "text/csv", nil, 200, header + "\"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01\",\"S1\",\"MTR-Oslo\",\"room.fjord@contoso.com\",\"\"\r\n\"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03\",\"S3\",\"MTR-Bergen\",\"\",\"'=cmd|'/C calc'!A0\"\r\n", "t1"},
+		"CSV":                   {"", "text/csv", nil, 200, header + "\"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01\",\"S1\",\"MTR-Oslo\",\"room.fjord@contoso.com\",\"\"\r\n\"6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a03\",\"S3\",\"MTR-Bergen\",\"\",\"'=cmd|''/C calc'!A0\"\r\n", "t1"},
 		"CSV at the end":        {"?pageToken=t1", "text/csv", nil, 200, header, ""},
 		"CSV is worse":          {"?pageToken=t1", "text/csv;q=0.5, application/json", nil, 200, `{"devices":[]}`, ""},
 		"no operator":           {"", "", []string{"other"}, 403, `"operator_denied"`, ""},
@@ -354,6 +360,19 @@ func TestDeviceList(t *testing.T) {
 		}
 		if w.Code != http.StatusTooManyRequests {
 			t.Errorf("%s: %d over the limit", name, w.Code)
+		}
+	}
+}
+
+// No cell of the device list is a formula, whichever separator a spreadsheet expects.
+func TestNoCellIsAFormula(t *testing.T) {
+	for _, text := range []string{"=1", "X;=1+cmd|'/C calc'!A0;", "X,@A,y", "a\t+1", "'=1", "a;'=1", "a|-1", "a\r\n=1"} {
+		for _, separator := range ",;|\t\n" {
+			for cell := range strings.FieldsFuncSeq("x,"+csvCell(text), func(c rune) bool { return c == separator || c == '\r' }) {
+				if cell != "" && strings.ContainsRune("=+-@", rune(cell[0])) {
+					t.Errorf("%q is a formula where %q separates cells", cell, separator)
+				}
+			}
 		}
 	}
 }

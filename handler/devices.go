@@ -157,11 +157,17 @@ func (p DevicePage) csv() string {
 	return b.String()
 }
 
-// csvCell returns a quoted cell that no spreadsheet reads as a formula: one that begins like a formula, or with an
-// apostrophe, gets an apostrophe in front.
+// csvCell returns a quoted cell that no spreadsheet reads as a formula, with any separator: an apostrophe stands before
+// each character that could start one, and before each apostrophe in such a place. `unassign call -csv` removes them.
 func csvCell(s string) string {
-	if s != "" && strings.IndexByte("=+-@\t\r\n'", s[0]) >= 0 {
-		s = "'" + s
+	var b strings.Builder
+	start := true
+	for _, c := range s {
+		if start && strings.ContainsRune("=+-@\t\r\n'", c) {
+			b.WriteByte('\'')
+		}
+		b.WriteRune(c)
+		start = strings.ContainsRune(",;|\t\r\n", c)
 	}
-	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
+	return `"` + strings.ReplaceAll(b.String(), `"`, `""`) + `"`
 }

@@ -15,6 +15,7 @@ import (
 
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/upstream"
 )
 
 // devicesFunc is a Devices that unassigns with a function.
@@ -115,8 +116,21 @@ func TestRoutes(t *testing.T) {
 		if w.Code != test.status || !strings.Contains(w.Body.String(), test.body) || w.Header().Get("Allow") != test.allow {
 			t.Errorf("%s %s: %d %q %s", test.method, test.target, w.Code, w.Header().Get("Allow"), w.Body)
 		}
-		if w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("X-Request-Id") == "" {
+		if w.Header().Get("Cache-Control") != "no-store" || w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Header().Get("X-Request-Id") == "" {
 			t.Errorf("%s %s: the headers are %v", test.method, test.target, w.Header())
+		}
+	}
+}
+
+// A response says nothing of the text of a service, which is for the log.
+func TestResponseHasNoCause(t *testing.T) {
+	for _, reason := range []upstream.Reason{upstream.Rejected, upstream.NotFound, upstream.Forbidden, upstream.Unavailable} {
+		failing := devicesFunc(func(ids []graph.DeviceID) []graph.Result {
+			return []graph.Result{{ID: ids[0], Err: &upstream.Error{Service: upstream.Graph, Reason: reason, Status: 400, Cause: "canary"}}}
+		})
+		w, _ := ask(t, Options{Devices: failing}, http.MethodPost, RouteUnassign, someBody)
+		if w.Code < 400 || strings.Contains(w.Body.String(), "canary") {
+			t.Errorf("%s: %d %s", reason, w.Code, w.Body)
 		}
 	}
 }

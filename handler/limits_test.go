@@ -70,16 +70,12 @@ func TestLargeEvents(t *testing.T) {
 
 // TestLedgerIsBoundedInBytes stores as many results as the ledger takes, of serial numbers that many devices share.
 func TestLedgerIsBoundedInBytes(t *testing.T) {
-	found := graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Sharing: 5000}
+	found := graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Sharing: 5000, Candidates: make([]graph.Device, 1000)}
 	h := New(Options{
 		Verifier: verifierFunc(func(*http.Request, []byte) (caller.Caller, error) {
 			return caller.Caller{Kind: caller.KindAPIKey, ID: "key"}, nil
 		}),
-		Devices: &fakeGraph{find: func(graph.Selector) graph.Found {
-			found := found
-			found.Candidates = make([]graph.Device, 100)
-			return found
-		}},
+		Devices: &fakeGraph{find: func(graph.Selector) graph.Found { return found }},
 	})
 	heap := func() uint64 {
 		var m runtime.MemStats

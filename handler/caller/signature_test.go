@@ -260,6 +260,16 @@ func TestAPIKey(t *testing.T) {
 	}
 }
 
+// The time of a comparison does not tell which key matched: all are compared, and the last one counts.
+func TestAllAPIKeysAreCompared(t *testing.T) {
+	v := &caller.APIKey{Keys: fixed{named("first", oldKey), named("last", oldKey)}}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", nil)
+	r.Header.Set("X-Api-Key", oldKey)
+	if who, err := v.Verify(r, nil); err != nil || who.ID != "last" {
+		t.Errorf("Verify = %v, %v", who, err)
+	}
+}
+
 func TestAny(t *testing.T) {
 	down := errors.New("vault is down")
 	accepts := verdict{who: caller.Caller{Kind: "test", ID: "me"}}

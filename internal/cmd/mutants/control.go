@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -87,25 +86,25 @@ func (c control) runMutant(ctx context.Context) ([]byte, error) {
 	if err := os.WriteFile(overlay, mapping, 0o600); err != nil {
 		return nil, err
 	}
-	output, err := runTest(ctx, c.Test, overlay)
+	folder, name, _ := strings.Cut(c.Test, " ")
+	output, err := runTests(ctx, folder, []string{name}, overlay)
 	switch {
 	case err == nil:
 		return output, errSurvived
+	case bytes.Contains(output, []byte("panic: test timed out")):
+		return output, errors.New("the test hangs without the control, which is no verdict")
 	case !bytes.Contains(output, []byte("--- FAIL: ")) && !bytes.Contains(output, []byte("panic: ")):
 		return output, fmt.Errorf("the mutant does not build or its test does not run:\n%s", output)
 	}
 	return output, nil
 }
 
-// runTest runs one test, given as package and name, with an overlay if there is one. GOFLAGS carries the overlay, so
-// that a test which builds the program builds the mutant.
-func runTest(ctx context.Context, test, overlay string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	folder, name, _ := strings.Cut(test, " ")
-	pattern := "^" + strings.ReplaceAll(name, "/", "$/^") + "$"
+// runTests runs tests of the package in folder, with an overlay if there is one. GOFLAGS carries the overlay, so that a
+// test which builds the program builds the mutant.
+func runTests(ctx context.Context, folder string, names []string, overlay string) ([]byte, error) {
+	pattern := "^(" + strings.Join(names, "|") + ")$"
 	//nolint:gosec // from our own list
-	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-vet=off", "-run", pattern, folder)
+	command := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=5m", "-vet=off", "-v", "-run", pattern, folder)
 	command.Env = os.Environ()
 	if overlay != "" {
 		command.Env = append(command.Env, "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -overlay="+overlay))

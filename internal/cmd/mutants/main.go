@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -22,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 func main() {
@@ -75,19 +77,20 @@ func changedFolders(ctx context.Context, revision string) (map[string]bool, erro
 
 // runAll runs the controls, several at a time, prints a line for each, and returns an error that counts the failures.
 func runAll(ctx context.Context, out io.Writer, controls []control, verbose bool) error {
-	baseline := &baselines{results: map[string]func() error{}}
 	var (
 		failures int
 		printing sync.Mutex
 		running  sync.WaitGroup
 	)
+	check := baselines(controls)
 	slots := make(chan struct{}, runtime.NumCPU())
 	for _, c := range controls {
 		running.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
+			begun := time.Now()
 			verdict, output := "killed", []byte(nil)
-			err := baseline.checkTest(ctx, c.Test)
+			err := check(ctx, c.Test)
 			if err == nil {
 				output, err = c.runMutant(ctx)
 			}
@@ -97,7 +100,7 @@ func runAll(ctx context.Context, out io.Writer, controls []control, verbose bool
 				failures++
 				verdict = err.Error()
 			}
-			fmt.Fprintf(out, "%-4s %-60s %-10s %s\n", c.Threat, c.Name, verdict, c.Test)
+			fmt.Fprintf(out, "%-4s %-60s %-8s %3.0fs %s\n", c.Threat, c.Name, verdict, time.Since(begun).Seconds(), c.Test)
 			if verbose {
 				fmt.Fprintf(out, "%s\n", output)
 			}
@@ -116,28 +119,37 @@ func runAll(ctx context.Context, out io.Writer, controls []control, verbose bool
 	return nil
 }
 
-// baselines runs each test once without a mutation: a test that fails or does not exist notices nothing.
-type baselines struct {
-	mu      sync.Mutex
-	results map[string]func() error
-}
-
-func (b *baselines) checkTest(ctx context.Context, test string) error {
-	b.mu.Lock()
-	result, ok := b.results[test]
-	if !ok {
-		result = sync.OnceValue(func() error {
-			output, err := runTest(ctx, test, "")
-			switch {
-			case err != nil:
-				return fmt.Errorf("the test fails without a mutation: %w\n%s", err, output)
-			case strings.Contains(string(output), "no tests to run"):
-				return errors.New("there is no such test")
-			}
-			return nil
-		})
-		b.results[test] = result
+// baselines returns a function that reports whether a test of the controls passes without a mutation: a test that
+// fails, or does not exist, notices nothing. It runs the tests of a package together, once.
+func baselines(controls []control) func(ctx context.Context, test string) error {
+	names := map[string][]string{}
+	for _, c := range controls {
+		folder, name, _ := strings.Cut(c.Test, " ")
+		if !slices.Contains(names[folder], name) {
+			names[folder] = append(names[folder], name)
+		}
 	}
-	b.mu.Unlock()
-	return result()
+	var mu sync.Mutex
+	outputs := map[string]func() []byte{}
+	return func(ctx context.Context, test string) error {
+		folder, name, _ := strings.Cut(test, " ")
+		mu.Lock()
+		output := outputs[folder]
+		if output == nil {
+			output = sync.OnceValue(func() []byte {
+				text, _ := runTests(ctx, folder, names[folder], "")
+				return text
+			})
+			outputs[folder] = output
+		}
+		mu.Unlock()
+		text := output()
+		switch {
+		case bytes.Contains(text, []byte("--- PASS: "+name+" ")):
+			return nil
+		case !bytes.Contains(text, []byte("=== RUN   "+name+"\n")) && bytes.Contains(text, []byte("\nok ")):
+			return errors.New("there is no such test")
+		}
+		return fmt.Errorf("the test fails without a mutation:\n%s", text)
+	}
 }

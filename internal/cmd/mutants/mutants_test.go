@@ -36,7 +36,7 @@ const killed = `
   file: door.go
   old: 'if key == "" {'
   new: 'if false {'
-  test: . TestEmptyKey/empty
+  test: . TestEmptyKey
 `
 
 func TestKilled(t *testing.T) {
@@ -56,8 +56,8 @@ func TestFailures(t *testing.T) {
 		"a survivor":               {strings.NewReplacer(`key == "" {`, "len(key) > 9 {").Replace(killed), "SURVIVED"},
 		"a text that is not there": {strings.Replace(killed, `key == ""`, `key == nil`, 1), "occurs 0 times"},
 		"a mutant without a build": {strings.Replace(killed, "if false {", "if nonsense {", 1), "does not build"},
-		"no such test":             {strings.Replace(killed, "TestEmptyKey/empty", "TestNothing", 1), "no such test"},
-		"a test that always fails": {strings.Replace(killed, "TestEmptyKey/empty", "TestBroken", 1), "fails without a mutation"},
+		"no such test":             {strings.Replace(killed, "TestEmptyKey", "TestNothing", 1), "no such test"},
+		"a test that always fails": {strings.Replace(killed, "TestEmptyKey", "TestBroken", 1), "fails without a mutation"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			writeModule(t, test.entry)
