@@ -38,6 +38,10 @@ func TestAWSPage(t *testing.T) {
 			t.Errorf("%s is not in the template or in cloud.go", audience[1])
 		}
 	}
+	policies := regexp.MustCompile(`policy (\w+) of template\.yaml`).FindAllStringSubmatch(read(t, "../internal/doctor/fixes.txt"), -1)
+	if len(policies) != 1 || !strings.Contains(template, "Sid: "+policies[0][1]+" ") || !strings.Contains(page, "`"+policies[0][1]+"`") {
+		t.Errorf("the template or the page has no policy of %v", policies)
+	}
 	log := read(t, "../internal/app/sts.go")
 	for _, cause := range []string{"outbound web identity federation is not enabled in the account", "the role may not ask for this token"} {
 		if !strings.Contains(page, "`"+cause+"`") || !strings.Contains(log, cause) {

@@ -120,7 +120,7 @@ func sicknesses() map[string]sickness {
 				"not_tried vault*",
 			},
 			[]string{"GRAPH_CLIENT_ID is not set", "because the settings are not complete"},
-			"appsettings set",
+			"deploy the template again",
 		},
 		"three settings are wrong": {
 			nil,
@@ -997,7 +997,7 @@ func TestDoctorWithoutASecret(t *testing.T) {
 				`<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary</Message></Error></ErrorResponse>`))
 		}, sickness{
 			settings: keepingNothing, want: append([]string{"failed assertion"}, noToken...),
-			says: []string{"the role may not ask AWS STS for this token (403 AccessDenied"}, fix: "SayWhoItIs",
+			says: []string{"the role may not ask AWS STS for this token (403 AccessDenied"}, fix: "RequestIdentityToken",
 		}},
 		"credentials that are not the role's": {true, nil, sickness{
 			settings: append(slices.Clone(keepingNothing),
