@@ -61,27 +61,26 @@ lint: ## format, vet and lint the code, and hold the prose to its budgets
 fmt: ## format the code
 	$(TOOL) golangci-lint fmt ./...
 
-# Programs of PyPI get a virtual environment for each lock file. The lock files are complete, so pip resolves nothing.
+# Programs of PyPI get a virtual environment for each lock file. The lock files are complete, so pip resolves nothing. The file that shows
+# that an environment is complete is pyvenv.cfg: bin/python is a link to a program of the system.
 define venv
 	@command -v python3 >/dev/null || { echo "make $(MAKECMDGOALS) needs python3 (3.11 or later) with venv: install it" >&2; exit 1; }
-	python3 -m venv --clear $(@D)/..
-	$(@D)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps --requirement $<
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps --requirement $<
 	@touch $@
 endef
 
-ZIZMOR := .tools/zizmor/bin/zizmor
-$(ZIZMOR): internal/tools/requirements.txt
+.tools/zizmor/pyvenv.cfg: internal/tools/requirements.txt
 	$(venv)
 
 .PHONY: workflows
-workflows: $(ZIZMOR) ## look for weaknesses in the workflows (needs python3 with venv)
+workflows: .tools/zizmor/pyvenv.cfg ## look for weaknesses in the workflows (needs python3 with venv)
 	$(ACTIONLINT)
-	$(ZIZMOR) --offline --quiet --persona pedantic --min-severity low .github
+	.tools/zizmor/bin/zizmor --offline --quiet --persona pedantic --min-severity low .github
 
 # Programs of the integration tests, pinned with their dependencies: integration/requirements.txt and
 # integration/node/package-lock.json.
-SCHEMATHESIS := .tools/integration/bin/schemathesis
-$(SCHEMATHESIS): integration/requirements.txt
+.tools/integration/pyvenv.cfg: integration/requirements.txt
 	$(venv)
 
 NODE := .tools/node/package-lock.json
@@ -92,7 +91,7 @@ $(NODE): $(wildcard integration/node/*)
 	@touch $@
 
 .PHONY: integration
-integration: $(SCHEMATHESIS) $(NODE) ## test the program against others' programs (needs python3 with venv, node and npm)
+integration: .tools/integration/pyvenv.cfg $(NODE) ## test the program against others' programs (needs python3 with venv, node and npm)
 	$(GO) test -count=1 -timeout 15m -tags integration ./integration
 
 .PHONY: hostile
@@ -140,12 +139,12 @@ soak: ## serve 500 requests a second for SOAKTIME (30m) under faults, rotations 
 
 # cfn-lint, the SAM CLI, the AWS CLI and moto.
 AWS := .tools/aws/bin/python
-$(AWS): infra/aws/requirements.txt
+.tools/aws/pyvenv.cfg: infra/aws/requirements.txt
 	$(venv)
 
 # checkov needs other versions of boto3 and pydantic than these.
 CHECKOV := .tools/checkov/bin/python
-$(CHECKOV): infra/azure/requirements.txt
+.tools/checkov/pyvenv.cfg: infra/azure/requirements.txt
 	$(venv)
 
 # Microsoft's parser of KQL, pinned in infra/azure/kql.
@@ -158,25 +157,26 @@ $(KQL): infra/azure/kql/package-lock.json
 BICEP := $(firstword $(wildcard ../shared/tools/bicep/bicep) $(shell command -v bicep) $(wildcard $(HOME)/.azure/bin/bicep))
 
 .PHONY: templates
-templates: $(AWS) $(CHECKOV) $(KQL) ## compile and lint the templates of both clouds and the scripts (needs python3 with venv, npm; Bicep if it is there)
+templates: .tools/aws/pyvenv.cfg .tools/checkov/pyvenv.cfg $(KQL) ## compile and lint the templates of both clouds and the scripts (needs python3 with venv, npm; Bicep if it is there)
 	@$(if $(BICEP),,echo "no Bicep compiler: the Bicep files are not compiled (az bicep install --version v0.49.2)")
 	$(GO) test -count=1 -timeout 30m -tags templates -run 'Bicep|AzureDeploy|KQL|Grant' ./infra
 	$(AWS) infra/aws/lint.py template.yaml
 	$(CHECKOV) infra/azure/lint.py infra/azure/azuredeploy.json template.yaml
 	.tools/checkov/bin/shellcheck infra/azure/grant.sh infra/azure/rehearse.sh infra/release/try.sh .ci/run
 
+PWSH := $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
+
 .PHONY: docs-commands
-docs-commands: $(AWS) ## run the pages' commands, and have the real aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
-	$(AWS) infra/aws/commands.py docs/aws.md $(firstword $(wildcard $(CURDIR)/../shared/tools/pwsh) $(shell command -v pwsh))
+docs-commands: .tools/aws/pyvenv.cfg ## run the pages' commands, and have the real aws and sam check them (needs python3 with venv, bash; PowerShell if it is there)
+	$(AWS) infra/aws/commands.py --pwsh '$(PWSH)' docs/aws.md docs/operations.md docs/schedules.md
 	$(GO) test -count=1 -timeout 30m -tags templates -run PagesRun ./docs
 
 # The real az parses the commands of docs/ and runs none. It is 730 MB, so that check does without it and the weekly workflow has it.
-AZ := .tools/az/bin/python
-$(AZ): docs/check/requirements.txt
+.tools/az/pyvenv.cfg: docs/check/requirements.txt
 	$(venv)
 
 .PHONY: docs-az
-docs-az: $(AZ) ## have the real az check the pages' commands (needs python3 with venv, bash)
+docs-az: .tools/az/pyvenv.cfg ## have the real az check the pages' commands (needs python3 with venv, bash)
 	$(GO) test -count=1 -timeout 30m -tags templates -run AzTakes ./docs
 
 # After a change of a Bicep file or of infra/azure/release.json: look at the difference before you commit it.
@@ -316,12 +316,12 @@ release-imports: power-automate servicenow
 	@$(PACK) $(OUT)/power-automate.zip dist/power-automate LICENSE && $(PACK) $(OUT)/servicenow.zip dist/servicenow LICENSE
 
 .PHONY: release-try
-release-try: $(AWS) ## try dist/release without Go, make and Node: the demo in an empty root, the templates with the real tools (Linux)
-	@infra/release/try.sh $(OUT) $(CURDIR)/$(AWS)
+release-try: .tools/aws/pyvenv.cfg ## try dist/release without Go, make and Node: the demo in an empty root, the templates with the real tools (Linux)
+	@infra/release/try.sh $(OUT) $(CURDIR)/$(AWS) $(PWSH)
 
 # Every prompt but the names gets Enter.
 .PHONY: sam-try
-sam-try: $(AWS) ## build and deploy a copy of HEAD with the SAM CLI, as far as that goes without an account (needs git)
+sam-try: .tools/aws/pyvenv.cfg ## build and deploy a copy of HEAD with the SAM CLI, as far as that goes without an account (needs git)
 	@rm -rf dist/sam-try && mkdir -p dist/sam-try && git archive HEAD | tar -x -C dist/sam-try && printf '%s\n' '$(VERSION)' > dist/sam-try/VERSION
 	@$(AWS) infra/aws/deploy.py dist/sam-try
 
