@@ -28,6 +28,7 @@ function Stop-Grant([string]$text, [int]$status = 1) {
 
 # Returns the output of az. $fault is the message of a failure; without it a failure returns nothing.
 function Invoke-Az([string[]]$words, [string]$fault) {
+    $ErrorActionPreference = 'Continue' # or Windows PowerShell 5.1 stops at the first warning of az
     $output = & az @words 2>&1
     if ($LASTEXITCODE -eq 0) { return ($output | Where-Object { $_ -isnot [Management.Automation.ErrorRecord] }) -join "`n" }
     [Console]::Error.WriteLine(($output -join "`n"))
@@ -45,6 +46,7 @@ function Invoke-Step([string]$name, [string[]]$words, [string]$option, $json) {
         [IO.File]::WriteAllText($file, ($json | ConvertTo-Json -Compress))
         $words += @($option, "@$file")
     }
+    $ErrorActionPreference = 'Continue' # as in Invoke-Az
     try {
         foreach ($attempt in 1..6) {
             $output = (& az @words 2>&1) -join "`n"
