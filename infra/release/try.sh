@@ -1,11 +1,12 @@
 #!/bin/sh
 # Tries the release in $1 as a person would who has neither Go nor make nor Node: the demo runs in a root file system that holds
 # nothing but the unpacked archive, and the real tools take the templates as far as they go without an account.
-# $2 is a Python with infra/aws/requirements.txt. Where bicep is absent, that step says so.
+# $2 is a Python with infra/aws/requirements.txt, $3 a PowerShell or nothing. Where bicep is absent, that step says so.
 set -eu
 
 release=$(cd "$1" && pwd)
 python=$2
+pwsh=${3:-}
 source=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -17,6 +18,10 @@ step() {
 step 'the checksums'
 (cd "$release" && sha256sum --check --quiet --strict SHA256SUMS && wc -l <SHA256SUMS)
 
+step "the pages' download commands, from this release"
+"$python" "$source/infra/release/downloads.py" "$release" ${pwsh:+"$pwsh"}
+test -n "$pwsh" || echo 'pwsh is not installed: the commands for PowerShell were not run'
+
 step 'unassign demo, in an empty root file system'
 case $(uname -m) in
 x86_64) arch=amd64 ;;
@@ -27,8 +32,10 @@ mkdir "$work/root" && tar -xzf "$release/unassign-linux-$arch.tar.gz" -C "$work/
 ls "$work/root"
 if [ "$(id -u)" = 0 ]; then
 	env -i "$(command -v chroot)" "$work/root" /unassign demo >"$work/demo.txt"
-else
+elif unshare --map-root-user true 2>/dev/null; then
 	env -i "$(command -v unshare)" --map-root-user --root="$work/root" /unassign demo >"$work/demo.txt"
+else # as on Ubuntu 24.04, which refuses user namespaces
+	sudo -n env -i "$(command -v chroot)" --userspec="$(id -u):$(id -g)" "$work/root" /unassign demo >"$work/demo.txt"
 fi
 tail -n 3 "$work/demo.txt"
 
