@@ -17,33 +17,42 @@ import (
 const stubs = `Set-StrictMode -Version 3
 $ErrorActionPreference = 'Stop'
 function Invoke-WebRequest {}
-function Get-FileHash {}
+function Get-FileHash { [pscustomobject]@{ Hash = ''; Path = '' } }
+function Select-String { $true }
 function Expand-Archive {}
 function Start-Sleep {}
 function Unblock-File {}
 `
 
+// moduleStubs take the place of the PowerShell module. TestLoop runs the page's loop with the module itself.
+const moduleStubs = `function Import-Module {}
+function Read-Host {}
+function Get-AutopilotResourceAccount { [pscustomobject]@{ DeviceId = 1; Code = 'would_unassign' } }
+function Remove-AutopilotResourceAccount { $input }
+function Get-Help {}
+`
+
 // The PowerShell blocks of a page run from top to bottom as the bash blocks do, with strict variables.
 func TestPagesRunInPowerShell(t *testing.T) {
 	pwsh := powershell(t)
-	for name := range pagesThatRun {
-		if len(blocks(read(t, name), "powershell")) == 0 {
-			continue
-		}
+	for _, name := range pagesWithCommands(t) {
 		script := filepath.Join(t.TempDir(), "page.ps1")
-		text := stubs + strings.Join(blocks(read(t, name), "powershell"), "\n")
+		text := stubs + moduleStubs
+		for _, variable := range givenVariables(read(t, name)) {
+			text += "$" + variable + " = 'given'\n"
+		}
+		text += strings.Join(blocks(read(t, name), "powershell"), "\n")
 		text = strings.ReplaceAll(text, "./grant.ps1", "sh grant.ps1") // recorded; TestGrantPowerShell runs it
 		if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		commands := runPage(t, name, "none", pwsh, "-NoProfile", "-NonInteractive", "-File", script)
+		commands := runPage(t, name, "", pwsh, "-NoProfile", "-NonInteractive", "-File", script)
 		checkCommands(t, name, commands)
 		bash, err := exec.LookPath("bash")
 		if err != nil {
 			continue
 		}
-		want := runPage(t, name, "sh", bash, "--noprofile", "--norc", "-euo", "pipefail")
-		if got, want := shape(commands), shape(want); !slices.Equal(got, want) {
+		if got, want := shape(commands), shape(runInBash(t, name, bash)); !slices.Equal(got, want) {
 			t.Errorf("%s: in PowerShell\n%s\nin bash\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	}
@@ -94,8 +103,8 @@ func TestAzTakesEveryCommand(t *testing.T) {
 		t.Skip("no bash")
 	}
 	commands := [][]string{{"group", "create", "--nam", "planted"}}
-	for name := range pagesThatRun {
-		for _, command := range runPage(t, name, "sh", bash, "--noprofile", "--norc", "-euo", "pipefail") {
+	for _, name := range pagesWithCommands(t) {
+		for _, command := range runInBash(t, name, bash) {
 			if command[0] == "az" {
 				commands = append(commands, command[1:])
 			}

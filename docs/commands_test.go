@@ -11,18 +11,37 @@ import (
 	"testing"
 )
 
-// pagesThatRun are pages whose blocks run from top to bottom: each variable is set on the page before it is used. The value names
-// variables and files that the page's prose introduces.
-var pagesThatRun = map[string]struct{ env, files []string }{
-	"aws.md":   {files: []string{"aws-sam/", "unassign", "unassign.exe"}}, // make docs-commands has the real aws and sam parse its commands
-	"azure.md": {files: []string{"grant.sh", "grant.ps1", "unassign", "unassign.exe", "azure-linux-amd64.zip"}},
+// pageFiles are the files and folders/ that a page has the reader download or bring along.
+var pageFiles = map[string][]string{
+	"../README.md":  {"unassign", "unassign.exe"},
+	"aws.md":        {"aws-sam/", "unassign", "unassign.exe"}, // make docs-commands has the real aws and sam check the commands of pages
+	"azure.md":      {"grant.sh", "grant.ps1", "unassign", "unassign.exe", "azure-linux-amd64.zip"},
+	"callers.md":    {"undo.csv"},
+	"operations.md": {"policy.json"},
+}
+
+// pagesWithCommands returns the pages whose blocks run from top to bottom: each variable is set before it is used.
+func pagesWithCommands(t *testing.T) []string {
+	t.Helper()
+	names, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names = append(names, "../README.md", "../SECURITY.md", "../CONTRIBUTING.md")
+	names = slices.DeleteFunc(names, func(name string) bool { return len(blocks(read(t, name), "sh")) == 0 })
+	if len(names) < 9 {
+		t.Fatalf("commands are on %v alone", names)
+	}
+	return names
 }
 
 // recordedPrograms are programs of which a double records the arguments.
-var recordedPrograms = []string{"az", "azd", "aws", "sam", "unassign", "make", "git", "gh", "curl", "openssl", "sh", "node", "npm", "sha256sum", "sleep", "tar", "unzip"}
+var recordedPrograms = []string{
+	"az", "azd", "aws", "sam", "unassign", "make", "git", "gh", "curl", "openssl", "sh", "node", "npm", "npx", "pac", "paconn", "pip", "sha256sum", "sleep", "tar", "unzip",
+}
 
 // realPrograms are those that POSIX has everywhere.
-var realPrograms = []string{"cat", "cp", "date", "mkdir", "mv", "printf", "rm", "sed", "tr", "chmod"}
+var realPrograms = []string{"cat", "cp", "cut", "date", "mkdir", "mv", "printf", "rm", "sed", "tr", "chmod"}
 
 // recordArgs writes its own name and its arguments, and prints something that can be a GUID, a name or a file.
 const recordArgs = `#!/bin/sh
@@ -32,22 +51,35 @@ for arg; do
 	[ "$previous" != --file ] || [ -e "$arg" ] || echo stub > "$arg"
 	previous=$arg
 done
-echo 11111111-1111-4111-8111-111111111111
+trap '' PIPE # the double on the other end of a pipe reads nothing
+echo 11111111-1111-4111-8111-111111111111 2> /dev/null || :
 `
 
-// blocks returns the code blocks of a page in a language.
+// blocks returns the code blocks of a page in a shell's language. A block of sh that no block of powershell follows is for both.
 func blocks(page, language string) []string {
 	var found []string
-	for _, m := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(page, -1) {
-		found = append(found, m[1])
+	all := regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(page, -1)
+	for i, m := range all {
+		both := language == "powershell" && m[1] == "sh" && (i+1 == len(all) || all[i+1][1] != "powershell")
+		if m[1] == language || both {
+			found = append(found, m[2])
+		}
 	}
 	return found
 }
 
-// runPage runs all blocks of a page in one shell, with doubles of every program that reaches a cloud, and returns the commands.
-func runPage(t *testing.T, name, language string, shell ...string) [][]string {
+// givenVariables returns the variables that the prose of a page introduces, as in `$OLD_KEY_ID`.
+func givenVariables(page string) []string {
+	var names []string
+	for _, m := range regexp.MustCompile("`\\$([A-Z_]+)`").FindAllStringSubmatch(page, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
+
+// runPage runs a script of a page in a shell, with doubles of every program that reaches a cloud, and returns the commands.
+func runPage(t *testing.T, name, script string, shell ...string) [][]string {
 	t.Helper()
-	setup := pagesThatRun[name]
 	dir := t.TempDir()
 	bin, work := filepath.Join(dir, "bin"), filepath.Join(dir, "work")
 	for _, folder := range []string{bin, work} {
@@ -69,7 +101,7 @@ func runPage(t *testing.T, name, language string, shell ...string) [][]string {
 			t.Fatal(err)
 		}
 	}
-	for _, file := range setup.files {
+	for _, file := range pageFiles[name] {
 		if folder, ok := strings.CutSuffix(file, "/"); ok {
 			if err := os.Mkdir(filepath.Join(work, folder), 0o700); err != nil {
 				t.Fatal(err)
@@ -83,8 +115,11 @@ func runPage(t *testing.T, name, language string, shell ...string) [][]string {
 	record := filepath.Join(dir, "record")
 	command := exec.CommandContext(t.Context(), shell[0], shell[1:]...)
 	command.Dir = work
-	command.Env = append([]string{"PATH=" + bin, "HOME=" + os.Getenv("HOME"), "RECORD=" + record}, setup.env...)
-	command.Stdin = strings.NewReader(strings.Join(blocks(read(t, name), language), "\n"))
+	command.Env = []string{"PATH=" + bin, "HOME=" + os.Getenv("HOME"), "RECORD=" + record}
+	for _, variable := range givenVariables(read(t, name)) {
+		command.Env = append(command.Env, variable+"=given")
+	}
+	command.Stdin = strings.NewReader(script)
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", name, err, output)
 	}
@@ -106,14 +141,19 @@ func TestPagesRun(t *testing.T) {
 	if err != nil {
 		t.Skip("no bash")
 	}
-	for name := range pagesThatRun {
-		for _, block := range blocks(read(t, name), "sh") {
-			if m := regexp.MustCompile(`\bdate [^|)]*-d|\bsed -i|\bgrep -P|\bbase64 -w|\breadlink -f`).FindString(block); m != "" {
-				t.Errorf("%s: %q is GNU's alone", name, m)
-			}
-		}
-		checkCommands(t, name, runPage(t, name, "sh", bash, "--noprofile", "--norc", "-euo", "pipefail"))
+	for _, name := range pagesWithCommands(t) {
+		checkCommands(t, name, runInBash(t, name, bash))
 	}
+}
+
+// runInBash runs the blocks of a page with strict variables, and returns the commands.
+func runInBash(t *testing.T, name, bash string) [][]string {
+	t.Helper()
+	script := strings.Join(blocks(read(t, name), "sh"), "\n")
+	if m := regexp.MustCompile(`\bdate [^|)]*-d|\bsed -i|\bgrep -P|\bbase64 -w|\breadlink -f|/dev/stdout`).FindString(script); m != "" {
+		t.Errorf("%s: some systems do not have %q", name, m)
+	}
+	return runPage(t, name, script, bash, "--noprofile", "--norc", "-euo", "pipefail")
 }
 
 // checkCommands holds commands to the repository: flags, parameters and variables exist.
@@ -171,7 +211,7 @@ func checkCommands(t *testing.T, page string, commands [][]string) {
 			}
 		case "unassign":
 			for _, word := range command[2:] {
-				if strings.HasPrefix(word, "-") && !flags[word] {
+				if len(word) > 1 && word[0] == '-' && !flags[word] {
 					t.Errorf("%s: unassign has no flag %s", page, word)
 				}
 			}

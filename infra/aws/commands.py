@@ -1,12 +1,13 @@
-"""Run the command blocks of a page, with the real AWS CLI and SAM CLI as their own judges:
+"""Run the command blocks of pages, with the real AWS CLI and SAM CLI as their own judges:
 
-    commands.py PAGE [PWSH]
+    commands.py [--pwsh PWSH] PAGE...
 
 All bash blocks run as one script under set -eu, all PowerShell blocks as one under strict mode, in an empty folder: a variable that the
-page does not set before it is used, a wrong option and a wrong value are failures. The AWS CLI checks each command against its
+page does not set before it is used, a wrong option and a wrong value are failures. A block of sh that no block of powershell follows is for both. The AWS CLI checks each command against its
 model, as far as its first connection; the SAM CLI parses its options. Other programs are stand-ins.
 """
 
+import argparse
 import os
 import pathlib
 import re
@@ -31,12 +32,25 @@ case $said in *'Could not connect to the endpoint URL'*) echo sample ;; *) echo 
     "unzip": ":",
 }
 # PowerShell finds the programs above in PATH; these are its own commands.
-CMDLETS = ("Invoke-WebRequest", "Get-FileHash", "Expand-Archive", "Start-Sleep")
+CMDLETS = """
+function Invoke-WebRequest {}
+function Get-FileHash { [pscustomobject]@{ Hash = ''; Path = '' } }
+function Select-String { $true }
+function Expand-Archive {}
+function Unblock-File {}
+function Start-Sleep {}
+"""
 
 
-def blocks(page, language):
-    """Return the blocks of a language as one script."""
-    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+def script(page, language):
+    """Return the blocks of a language as one script, after the variables that the page's prose introduces."""
+    given = re.findall(r"`\$([A-Z_]+)`", page)
+    lines = [f"{name}=given" if language == "sh" else f"${name} = 'given'" for name in given]
+    fences = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    for (kind, text), (following, _) in zip(fences, [*fences[1:], ("", "")]):
+        if kind == language or language == "powershell" and kind == "sh" and following != "powershell":
+            lines.append(text)
+    return "\n".join(lines)
 
 
 def run(command, folder):
@@ -66,22 +80,25 @@ def run(command, folder):
 
 
 def main():
-    path, pwsh = pathlib.Path(sys.argv[1]), sys.argv[2:]
-    page, good = path.read_text(encoding="utf-8"), True
-    scripts = {"sh": (["bash", "-eu"], "page.sh", "")}
-    if pwsh:
-        stand_ins = "".join(f"function {name} {{}}\n" for name in CMDLETS)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pwsh", default="")
+    parser.add_argument("pages", nargs="+", type=pathlib.Path)
+    options, good = parser.parse_args(), True
+    shells = {"sh": (["bash", "-eu"], "page.sh", "")}
+    if options.pwsh:
         strict = "$ErrorActionPreference = 'Stop'; $PSNativeCommandUseErrorActionPreference = $true; Set-StrictMode -Version 3\n"
-        scripts["powershell"] = ([*pwsh, "-NoProfile", "-File"], "page.ps1", strict + stand_ins)
-    for language, (command, name, header) in scripts.items():
-        with tempfile.TemporaryDirectory() as folder:
-            script = pathlib.Path(folder, name)
-            script.write_text(header + blocks(page, language), encoding="utf-8")
-            ran = run([*command, script], script.parent)
-        print(f"{path}: the {language} blocks {'run' if ran else 'FAIL'}", flush=True)
-        good &= ran
-    if not pwsh:
-        print(f"{path}: PowerShell is not installed; its blocks were not run")
+        shells["powershell"] = ([options.pwsh, "-NoProfile", "-File"], "page.ps1", strict + CMDLETS)
+    else:
+        print("PowerShell is not installed; its blocks were not run")
+    for path in options.pages:
+        page = path.read_text(encoding="utf-8")
+        for language, (command, name, header) in shells.items():
+            with tempfile.TemporaryDirectory() as folder:
+                file = pathlib.Path(folder, name)
+                file.write_text(header + script(page, language), encoding="utf-8")
+                ran = run([*command, file], file.parent)
+            print(f"{path}: the {language} blocks {'run' if ran else 'FAIL'}", flush=True)
+            good &= ran
     return 0 if good else 1
 
 
