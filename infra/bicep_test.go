@@ -710,11 +710,31 @@ func buttonURL(r release) string {
 		"/createUIDefinitionUri/" + url.QueryEscape(raw+"createUiDefinition.json")
 }
 
-// The page deploys the release that release.json names, by the button and by the commands.
-func TestAzureDeployButton(t *testing.T) {
+// releasePages returns the pages that name a release. A fork's owner sets it once, in release.json.
+func releasePages(t *testing.T) []string {
+	t.Helper()
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(pages) < 10 {
+		t.Fatal(pages, err)
+	}
+	return append(pages, "../README.md", "../SECURITY.md", "release/README.txt")
+}
+
+// Every page names the release of release.json: by the button, by the commands, by the repository of an attestation.
+func TestPagesNameTheRelease(t *testing.T) {
 	t.Parallel()
-	if page := read(t, "../docs/azure.md"); page != withRelease(page, releaseOf(t)) {
-		t.Error("docs/azure.md deploys another release than release.json: make azuredeploy")
+	named := 0
+	for _, name := range releasePages(t) {
+		page := read(t, name)
+		if page != withRelease(page, releaseOf(t)) {
+			t.Errorf("%s names another release than release.json: make azuredeploy", name)
+		}
+		if page != withRelease(page, release{"https://github.com/contoso/other", "v9.9.9"}) {
+			named++
+		}
+	}
+	if named != 5 {
+		t.Errorf("%d pages name the release", named)
 	}
 }
 
@@ -723,6 +743,8 @@ func withRelease(page string, r release) string {
 	page = regexp.MustCompile(`https://portal\.azure\.com/#create/Microsoft\.Template/uri/[^)\s]+`).ReplaceAllLiteralString(page, buttonURL(r))
 	raw := strings.Replace(r.Repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + r.Version + "/infra/azure"
 	page = regexp.MustCompile(`https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/v[\w.-]+/infra/azure`).ReplaceAllLiteralString(page, raw)
+	repository := "--repo " + strings.TrimPrefix(r.Repository, "https://github.com/")
+	page = regexp.MustCompile(`--repo [\w.-]+/[\w.-]+`).ReplaceAllLiteralString(page, repository)
 	download := r.Repository + "/releases/download/" + r.Version
 	return regexp.MustCompile(`https://github\.com/[\w.-]+/[\w.-]+/releases/download/v[\w.-]+`).ReplaceAllLiteralString(page, download)
 }

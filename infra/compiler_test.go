@@ -188,9 +188,11 @@ func TestAzureDeployIsCompiled(t *testing.T) {
 	}
 }
 
-// With -update the page gets the addresses of the release.
-func TestAzureDeployPage(t *testing.T) {
-	compare(t, "../docs/azure.md", withRelease(read(t, "../docs/azure.md"), releaseOf(t)))
+// With -update the pages get the addresses of the release.
+func TestAzureDeployPages(t *testing.T) {
+	for _, name := range releasePages(t) {
+		compare(t, name, withRelease(read(t, name), releaseOf(t)))
+	}
 }
 
 // withoutGenerator decodes a template and drops the compiler's version and hash.

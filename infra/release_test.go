@@ -48,6 +48,22 @@ func TestDependabotIsComplete(t *testing.T) {
 	}
 }
 
+// One version is in the tree, wherever it stands.
+func TestOneVersion(t *testing.T) {
+	t.Parallel()
+	version := strings.TrimSpace(read(t, "../VERSION"))
+	for name, pattern := range map[string]string{
+		"azure/release.json": `"version": "v([^"]+)"`,
+		"../CHANGELOG.md":    `(?m)^## (\S+)$`,
+		"powershell/AutopilotUnassign/AutopilotUnassign.psd1": `ModuleVersion +=\s'([^']+)'`,
+		"powershell/AutopilotUnassign/AutopilotUnassign.psm1": `\$script:Version = '([^']+)'`,
+	} {
+		if m := regexp.MustCompile(pattern).FindStringSubmatch(read(t, name)); len(m) != 2 || m[1] != version {
+			t.Errorf("VERSION is %s, %s has %q", version, name, m)
+		}
+	}
+}
+
 // The owners of code are named for folders and files that exist.
 func TestCodeOwners(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,6 @@
 @{
     RootModule           = 'AutopilotUnassign.psm1'
-    ModuleVersion        = '1.0.0'
+    ModuleVersion        = '0.1.0'
     GUID                 = '5d0f8a52-8c1c-4a0e-9a53-2f4a1c6f9b77'
     Author               = 'The authors of Autopilot Unassign'
     Copyright            = 'See the file LICENSE'

@@ -6,7 +6,7 @@ Add-Type -AssemblyName System.Net.Http
 $script:BatchSize = 20
 $script:LongestRetry = 900 # seconds of a Retry-After that is waited for
 $script:RetryStatus = @(0, 408, 429, 500, 502, 503, 504)
-$script:Version = '1.0.0'
+$script:Version = '0.1.0'
 
 Update-TypeData -Force -TypeName AutopilotUnassign.Device -DefaultDisplayPropertySet SerialNumber, GroupTag, UserPrincipalName, ResourceName
 Update-TypeData -Force -TypeName AutopilotUnassign.Result -DefaultDisplayPropertySet SerialNumber, Code, UserPrincipalName, Message
