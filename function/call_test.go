@@ -3,23 +3,22 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
-	"testing/synctest"
+	"time"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/demo"
 	"autopilot-unassign/internal/text"
@@ -27,105 +26,31 @@ import (
 
 func noEnv(string) string { return "" }
 
-// runCommand runs the program with arguments and standard input, and returns its output.
-func runCommand(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
+// runCommand runs the program with arguments, and returns its output.
+func runCommand(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	err = run(t.Context(), append([]string{"unassign"}, args...), noEnv, strings.NewReader(stdin), &out, &errs)
+	err = run(t.Context(), append([]string{"unassign"}, args...), noEnv, strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), err
+}
+
+// newSimulation returns a simulated deployment.
+func newSimulation(t *testing.T) *demo.Simulation {
+	t.Helper()
+	s, err := demo.New(noEnv, io.Discard, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // serveSimulation serves a simulated cloud until the test ends, and returns it with its address.
 func serveSimulation(t *testing.T) (*demo.Simulation, string) {
 	t.Helper()
-	s, err := demo.New(noEnv, &text.Buffer{}, version)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSimulation(t)
 	server := httptest.NewServer(s.App)
 	t.Cleanup(server.Close)
 	return s, server.URL
-}
-
-func TestCall(t *testing.T) {
-	t.Parallel()
-	s, url := serveSimulation(t)
-	device := s.Cloud.Devices()[0].ID
-	keyFile := writeFile(t, "key", s.WebhookKey)
-	for _, test := range []struct {
-		name, stdin string
-		args        []string
-		out         []string // of standard output
-		err         string   // "" for success
-	}{
-		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device +
-			" (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
-		{
-			"with an API key", s.APIKey,
-			[]string{"-api-key-file", "-", "-device", device},
-			[]string{": 200 already_unassigned."},
-			"",
-		},
-		{"a dry run by serial number", s.WebhookKey, []string{
-			"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
-			"kiosk.lobby@contoso.com", "-dry-run",
-		}, []string{"PF3-0123-4567: 200 would_unassign. Account: " +
-			"kiosk.lobby@contoso.com. "}, ""},
-		{"another account", s.WebhookKey, []string{
-			"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
-			"kiosk.cellar",
-		}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 " +
-			"refused: 1 state_changed"},
-		{"two devices", s.WebhookKey, []string{
-			"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device,
-			"-serial", "PF3-0123-4567", "-verify",
-		}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
-		{
-			"an unknown device", s.WebhookKey,
-			[]string{"-secret-file", "-", "-device", unknownDevice},
-			[]string{unknownDevice + ": 404 device_not_found. "},
-			"call: 1 device: 0 succeeded; 1 refused: 1 device_not_found",
-		},
-		{
-			"a device that is none", s.WebhookKey,
-			[]string{
-				"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x",
-				"-dry-run",
-			},
-			[]string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."},
-			"call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid",
-		},
-		{
-			"as JSON", s.WebhookKey,
-			[]string{
-				"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice,
-				"-dry-run", "-json",
-			},
-			[]string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`},
-			"call: 2 devices: ",
-		},
-	} {
-		stdout, stderr, err := runCommand(t, test.stdin, slices.Concat([]string{"call", "-url", url}, test.args)...)
-		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) ||
-			!containsAll(stdout, test.out...) {
-			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
-		}
-	}
-	if d, _ := s.Cloud.Device(device); d.UserPrincipalName != "" {
-		t.Errorf("the device still has %s", d.UserPrincipalName)
-	}
-	stdout, stderr, err := runCommand(t, "", "call", "-url", url+"/", "-api-key-file", writeFile(t, "key", s.APIKey),
-		"-json", "-serial", "R90D4E5F")
-	var document struct {
-		Version string
-		OK      bool
-		Summary struct{ Total, Succeeded int }
-		Results []struct{ SerialNumber, AccountBefore, Code string }
-	}
-	if json.Unmarshal([]byte(stdout), &document) != nil || err != nil || stderr != "" || !document.OK ||
-		document.Summary.Succeeded != 1 || document.Results[0].AccountBefore != "room.dal@contoso.com" {
-		t.Errorf("%v\n%s%s", err, stderr, stdout)
-	}
 }
 
 // containsAll reports whether a text has all of parts.
@@ -133,423 +58,25 @@ func containsAll(text string, parts ...string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(text, part) })
 }
 
-// The environment has the settings that the scripts of the documentation use. Flags come first.
-func TestCallSettings(t *testing.T) {
-	t.Parallel()
-	s, url := serveSimulation(t)
-	key, secret, wrong := writeFile(t, "key", s.APIKey), writeFile(t, "secret", s.WebhookKey), writeFile(t, "wrong",
-		strings.Repeat("k", 24))
-	for name, test := range map[string]struct {
-		env  map[string]string
-		args []string
-		err  string
-	}{
-		"files": {
-			map[string]string{"UNASSIGN_URL": url + "/api/unassign/", "UNASSIGN_SECRET_FILE": secret},
-			nil, "",
-		},
-		"a value": {
-			map[string]string{"UNASSIGN_URL": " " + url + "\r\n", "UNASSIGN_API_KEY": s.APIKey + "\r\n"},
-			nil, "",
-		},
-		"a signing key": {map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": s.WebhookKey}, nil, ""},
-		"the flag counts": {
-			map[string]string{"UNASSIGN_URL": "https://127.0.0.1:1", "UNASSIGN_API_KEY_FILE": wrong},
-			[]string{"-url", url, "-api-key-file", key},
-			"",
-		},
-		"the flag's kind": {
-			map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": wrong},
-			[]string{"-secret-file", secret},
-			"",
-		},
-		"two settings": {
-			map[string]string{"UNASSIGN_URL": url, "UNASSIGN_API_KEY_FILE": key, "UNASSIGN_SECRET": "x"},
-			nil, "use one of UNASSIGN_SECRET, UNASSIGN_API_KEY_FILE",
-		},
-		"no setting": {map[string]string{"UNASSIGN_URL": url}, nil, "the key or token is missing"},
-		"a key that is not": {
-			map[string]string{"UNASSIGN_URL": url, "UNASSIGN_SECRET": "canary!"},
-			nil,
-			"call: UNASSIGN_SECRET: UNASSIGN_SECRET: ",
-		},
-	} {
-		var out, errs bytes.Buffer
-		getenv := func(name string) string { return test.env[name] }
-		err := run(t.Context(), slices.Concat([]string{"unassign", "call", "-device", demo.Fjord, "-dry-run"}, test.args),
-			getenv, strings.NewReader(""), &out, &errs)
-		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) ||
-			strings.Contains(err.Error(), "canary")) {
-			t.Errorf("%s: %v\n%s", name, err, errs.String())
-		}
-	}
-}
-
-// A host in front may ask for a key of its own.
-func TestCallFunctionKey(t *testing.T) {
-	t.Parallel()
-	s, err := demo.New(noEnv, io.Discard, version)
-	if err != nil {
+// writeFile writes a file for a test.
+func writeFile(t *testing.T, name string, lines ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := &loopback{handler: s.App}
-	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key",
-		"a-function-key")}} {
-		p := client.Program{HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: io.Discard}
-		if err := p.Call(t.Context(), slices.Concat([]string{
-			"-url", "https://contoso.example", "-api-key-file", "-",
-			"-device", demo.Fjord,
-		}, args)); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, h := range w.headers {
-		if h.Get("X-Functions-Key") != "a-function-key" {
-			t.Errorf("it sent %v", h)
-		}
-	}
-}
-
-// A deployment examines itself for operators. The exit status is the doctor's.
-func TestCallDoctor(t *testing.T) {
-	t.Parallel()
-	s, err := demo.New(func(name string) string {
-		return map[string]string{"OPERATOR_CALLERS": demo.APIKeyName, "RATE_LIMIT": "0"}[name]
-	}, &text.Buffer{}, version)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var asked []*http.Request
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r)
-		s.App.ServeHTTP(w, r)
-	}))
-	defer server.Close()
-	strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("X-Request-Id", "x")
-		_, _ = io.WriteString(w, "<h1>hello</h1>")
-	}))
-	defer strange.Close()
-	byKey := []string{"-api-key-file", "-"}
-	for _, test := range []struct {
-		name, key, url string
-		prepare        func()
-		args           []string
-		out            string
-		err            string // a part of the error, "" for none
-	}{
-		{"well", s.APIKey, server.URL, nil, byKey, "ok         ", ""},
-		{"as JSON", s.APIKey, server.URL, nil, append([]string{"-json"}, byKey...), `"ok": true`, ""},
-		{"the route", s.APIKey, server.URL + "/api/doctor", nil, byKey, "ok         ", ""},
-		{"the other route", s.APIKey, server.URL + "/api/unassign", nil, byKey, "ok         ", ""},
-		{"signed", s.WebhookKey, server.URL, nil, []string{"-secret-file", "-"}, "", "call: 403 Forbidden operator_denied: "},
-		{"nobody", strings.Repeat("k", 24), server.URL, nil, byKey, "", "call: 401 Unauthorized unauthenticated: "},
-		{
-			"not well", s.APIKey, server.URL, func() { s.Cloud.SetGraphRoles("Mail.Read") }, byKey, "failed     ",
-			" checks failed",
-		},
-		{"somebody else", s.APIKey, strange.URL, nil, byKey, "", "call: the response is not a report of the doctor"},
-	} {
-		if test.prepare != nil {
-			test.prepare()
-		}
-		stdout, stderr, err := runCommand(t, test.key, slices.Concat([]string{"call", "-doctor", "-url", test.url},
-			test.args)...)
-		if stderr != "" || !strings.Contains(stdout, test.out) || (err == nil) != (test.err == "") || err != nil &&
-			!strings.Contains(err.Error(), test.err) {
-			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
-		}
-	}
-	for _, r := range asked {
-		if r.Method != http.MethodGet || r.ContentLength != 0 || r.Header.Get("Content-Type") != "" {
-			t.Errorf("it sent %s, %d bytes, %v", r.Method, r.ContentLength, r.Header)
-		}
-	}
-}
-
-func TestCallRefusesToBeMisused(t *testing.T) {
-	t.Parallel()
-	at := []string{"-url", "https://contoso.example"}
-	for name, test := range map[string]struct {
-		args []string
-		want string
-	}{
-		"no address": {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
-		"a key in the clear": {
-			[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"},
-			"-url must begin with https://",
-		},
-		"no scheme": {
-			[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"},
-			`-url "contoso.example" lacks https://; use https://contoso.example`,
-		},
-		"no address at all": {
-			[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"},
-			"-url is not an https:// address",
-		},
-		"no key": {slices.Concat(at, []string{"-device", "x"}), "use one of -secret-file, -api-key-file and " +
-			"-token-file"},
-		"two keys": {
-			slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}),
-			"use one of -secret-file, -api-key-file",
-		},
-		"no device": {slices.Concat(at, []string{"-secret-file", "-"}), "the device is missing: use -device, " +
-			"-serial or -csv"},
-		"expected of two": {slices.Concat(at, []string{
-			"-secret-file", "-", "-device", "x", "-serial", "y", "-expect",
-			"z",
-		}), "-expect is for one device"},
-		"a dry run verified": {
-			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}),
-			"nothing to -verify",
-		},
-		"a file and a device": {
-			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}),
-			"the file names the devices",
-		},
-		"a file and expected": {
-			slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}),
-			"the file names the devices",
-		},
-		"both from stdin": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "-"}), "standard input holds the " +
-			"list"},
-		"no file and -again": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-again"}), "are for -csv"},
-		"by something else": {
-			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}),
-			"-by is id or serial",
-		},
-		"a column of what": {
-			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}),
-			`"tag" is not id, serial, expected or reference`,
-		},
-		"a column without": {
-			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}),
-			"must be purpose=NAME",
-		},
-		"a doctor's device": {
-			slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}),
-			"-doctor changes nothing",
-		},
-		"a doctor's list": {
-			slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}),
-			"-doctor changes nothing",
-		},
-		"fewer than none": {
-			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}),
-			"must not be negative",
-		},
-		"something more":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "y"}), `"y" is not a flag`},
-		"an unknown flag": {[]string{"-force"}, "flag provided but not defined: -force"},
-	} {
-		stdout, stderr, err := runCommand(t, "", append([]string{"call"}, test.args...)...)
-		_, usage := errors.AsType[text.UsageError](err)
-		if !usage || !strings.Contains(err.Error(), test.want) || stdout+stderr != "" || strings.Count(err.Error(),
-			"\n") != 1 || !strings.HasSuffix(err.Error(), "\nsee unassign call -h") {
-			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout+stderr, test.want)
-		}
-	}
-}
-
-// A file with a key is read as any system writes it. A key that no header can carry is refused before a request.
-func TestCallKeyFiles(t *testing.T) {
-	t.Parallel()
-	s, url := serveSimulation(t)
-	utf16 := func(text string, bom ...byte) string {
-		for _, c := range []byte(text) {
-			bom = append(bom, c, 0)
-		}
-		return string(bom)
-	}
-	for name, test := range map[string]struct{ flag, text, err string }{
-		"PowerShell 5.1 >":                {"-api-key-file", utf16(s.APIKey+"\r\n", 0xff, 0xfe), ""},
-		"UTF-16 without a mark":           {"-api-key-file", utf16(s.APIKey + "\r\n"), ""},
-		"PowerShell 5.1 -Encoding utf8":   {"-api-key-file", "\ufeff" + s.APIKey + "\r\n", ""},
-		"a signing key of PowerShell 5.1": {"-secret-file", utf16(s.WebhookKey+"\r\n", 0xff, 0xfe), ""},
-		"line ends":                       {"-secret-file", s.WebhookKey + "\r\n\r\n", ""},
-		"two lines":                       {"-api-key-file", s.APIKey + "\n" + s.APIKey, "has more than one line"},
-		"two lines of a signing key":      {"-secret-file", s.WebhookKey + "\n" + s.WebhookKey, "has more than one line"},
-		"two lines of a token":            {"-token-file", "canary.a.b\ncanary.a.b", "has more than one line"},
-		"two words of a token":            {"-token-file", "canary.a.b canary.a.b", "not an access token"},
-		"a NUL": {
-			"-api-key-file", "canary-canary\x00canary-canary",
-			"characters that no HTTP header can carry",
-		},
-		"not ASCII": {
-			"-api-key-file", "canary-canary-canary-canary-\u00f8",
-			"characters that no HTTP header can carry",
-		},
-		"empty":     {"-api-key-file", "\ufeff\r\n", "is empty"},
-		"very long": {"-token-file", strings.Repeat("canary", 1<<15), "is larger than"},
-		"weak":      {"-secret-file", "canary", "key"},
-	} {
-		path := filepath.Join(t.TempDir(), "key")
-		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		before := s.Cloud.Count(azuresim.StepGraph)
-		_, stderr, err := runCommand(t, "", "call", "-url", url, test.flag, path, "-device", demo.Fjord, "-dry-run")
-		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) ||
-			strings.Contains(err.Error(), "\n") || s.Cloud.Count(azuresim.StepGraph) != before) {
-			t.Errorf("%s: %v\n%s", name, err, stderr)
-		}
-		if strings.Contains(fmt.Sprint(stderr, err), "canary") {
-			t.Errorf("%s: the key is told: %v", name, err)
-		}
-	}
-}
-
-// A request that no connection took is not done, at once and in one line. Without a response the outcome is unknown.
-func TestCallReportsNoResponse(t *testing.T) {
-	t.Parallel()
-	lost := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
-	defer lost.Close()
-	lost.Config.ErrorLog = log.New(io.Discard, "", 0)
-	gone := httptest.NewServer(http.NotFoundHandler())
-	gone.Close()
-	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
-	defer untrusted.Close()
-	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
-	reset, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = reset.Close() }()
-	go func() {
-		for {
-			conn, err := reset.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.Close()
-		}
-	}()
-	file := writeFile(t, "devices.csv", "id", someDevice)
-	for name, test := range map[string]struct{ address, want, result string }{
-		"a lost connection": {lost.URL, "the outcome is unknown", "no_response,There was no response, so the outcome is " +
-			"unknown. A retry is safe.,unknown"},
-		"connection refused":    {gone.URL, "(connection refused): nothing was sent", "not_sent"},
-		"an unknown host":       {"https://no-such-host.invalid", "nothing was sent", "not_sent"},
-		"an untrusted host":     {untrusted.URL, "(certificate not trusted): nothing was sent", "not_sent"},
-		"a handshake that ends": {"https://" + reset.Addr().String(), "nothing was sent", "not_sent"},
-	} {
-		retries := "3"
-		if name == "a lost connection" {
-			retries = "0"
-		}
-		out := filepath.Join(t.TempDir(), "out.csv")
-		_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", test.address+"?code=c2VjcmV0",
-			"-api-key-file", "-", "-retries", retries, "-csv", file, "-out", out)
-		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") ||
-			strings.Contains(stderr, "retrying") || stderr != "" && test.result == "not_sent" {
-			t.Errorf("%s: %v\n%s", name, err, stderr)
-		}
-		if told := fmt.Sprint(stderr, err); strings.Contains(told, "code=") || strings.Contains(told, "c2VjcmV0") {
-			t.Errorf("%s: the key in the address is told: %s", name, told)
-		}
-		text, err := os.ReadFile(out)
-		outcome := map[bool]string{true: ",not_done,", false: ",unknown,"}[test.result == "not_sent"]
-		if err != nil || !containsAll(string(text), strings.Split(test.result, ",")[0], outcome) {
-			t.Errorf("%s: the results are\n%s", name, text)
-		}
-	}
-}
-
-// The platform in front of a function has responses of its own, most of them without a body.
-func TestCallKnowsThePlatform(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		status   int
-		id, body string
-		want     string
-		requests int
-	}{
-		"the homepage": {200, "", "<h1>Your Azure Function App is up and running.</h1>", "200 OK, but not from the " +
-			"function", 1},
-		"no homepage": {204, "", "", "204 No Content, but not from the function", 1},
-		"results": {200, "", `{"results":[{"status":200,"code":"unassigned"}]}`, "200 OK, but not from the " +
-			"function", 1},
-		"too many":        {429, "", "", "429 Too Many Requests without a body of the function", 2},
-		"a broken worker": {500, "", "", "500 Internal Server Error without a body of the function", 2},
-		"a long line": {414, "", "", "414 Request URI Too Long without a body of the function, so the platform in front " +
-			"of it refused the request; check -url", 1},
-		"many headers":    {431, "", "", "431 Request Header Fields Too Large without a body", 1},
-		"an odd header":   {400, "", "", "400 Bad Request without a body", 1},
-		"another address": {404, "", "", "404 Not Found without a body", 1},
-		"by the function": {400, "x", `{"error":{"code":"invalid_json","message":"Bad."}}`, "400 Bad Request invalid_json: " +
-			"Bad.", 1},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			w := &loopback{before: func(int) *http.Response {
-				resp := says(test.status, "")
-				resp.Header.Set("X-Request-Id", test.id)
-				resp.Body = io.NopCloser(strings.NewReader(test.body))
-				return resp
-			}}
-			var stdout, stderr bytes.Buffer
-			p := client.Program{HTTP: w, Stdin: strings.NewReader(strings.Repeat("k", 24)), Stdout: &stdout, Stderr: &stderr}
-			err := p.Call(t.Context(), []string{
-				"-url", "https://contoso.example", "-api-key-file", "-", "-device",
-				someDevice, "-retries", "1",
-			})
-			if err == nil || !strings.Contains(err.Error(), test.want) || len(w.bodies) != test.requests ||
-				strings.Contains(stdout.String(), "unassigned") {
-				t.Errorf("%s: %v after %d requests\n%s%s", name, err, len(w.bodies), stdout.String(), stderr.String())
-			}
-		})
-	}
-}
-
-// A response does no more to a terminal than to print on it.
-func TestCallPrintsAnyResponse(t *testing.T) {
-	t.Parallel()
-	for body, want := range map[string]string{
-		`{"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007B\u00e4d\u202e\u009b"}}`: "call: 403 Forbidden [2J: " +
-			"]0;xB\u00e4d",
-		"<h1>\x1b]0;x\a\x1b[2JB\u00e4d\u202e</h1>\r\n\there\xff\x9b\x00": "call: 403 Forbidden without a " +
-			"body of the function, so the platform in front of it refused the request; check -url",
-	} {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(http.StatusForbidden)
-			_, _ = io.WriteString(w, body)
-		}))
-		stdout, _, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", server.URL, "-api-key-file", "-",
-			"-device", "x")
-		server.Close()
-		if err == nil || err.Error() != want || stdout != "" {
-			t.Errorf("%q\n%q, want\n%q", err, stdout, want)
-		}
-	}
-}
-
-// A token is sent as it is in the file, without the line's end.
-func TestCallWithAToken(t *testing.T) {
-	t.Parallel()
-	var got http.Header
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		got = r.Header
-		w.Header().Set("X-Request-Id", "x")
-		_, _ = io.WriteString(w, `{"results":[{"status":200,"code":"unassigned","deviceId":"`+someDevice+`"}]}`)
-	}))
-	token := strings.Repeat("eyJ.", 3000) // longer than a key ever is
-	stdout, stderr, err := runCommand(t, token+"\r\n", "call", "-url", server.URL, "-token-file", "-", "-device",
-		someDevice)
-	server.Close()
-	if err != nil || stderr != "" || stdout != someDevice+": 200 unassigned.\n" ||
-		got.Get("Authorization") != "Bearer "+token || got.Get("Idempotency-Key") == "" ||
-		got.Get("X-Api-Key")+got.Get("Webhook-Id") != "" {
-		t.Errorf("%v\n%s%s%.300v", err, stdout, stderr, got)
-	}
+	return path
 }
 
 func TestRun(t *testing.T) {
-	if stdout, _, err := runCommand(t, "", "version"); err != nil || stdout != version+"\n" {
+	if stdout, _, err := runCommand(t, "version"); err != nil || stdout != version+"\n" {
 		t.Errorf("version: %q, %v", stdout, err)
 	}
-	if stdout, _, err := runCommand(t, "", "help"); err != nil || stdout != usage {
+	if stdout, _, err := runCommand(t, "help"); err != nil || stdout != usage {
 		t.Errorf("help: %q, %v", stdout, err)
 	}
 	for _, args := range [][]string{{"--version"}, {"-v"}} {
-		if stdout, _, err := runCommand(t, "", args...); err != nil || stdout != version+"\n" {
+		if stdout, _, err := runCommand(t, args...); err != nil || stdout != version+"\n" {
 			t.Errorf("%v: %q, %v", args, stdout, err)
 		}
 	}
@@ -557,40 +84,16 @@ func TestRun(t *testing.T) {
 		"help",
 		"list",
 	}} {
-		stdout, stderr, err := runCommand(t, "", args...)
+		stdout, stderr, err := runCommand(t, args...)
 		if err != nil || stderr != "" || !containsAll(stdout, "usage: unassign ", "  unassign call -csv devices.csv",
 			"UNASSIGN_SECRET_FILE", "-url") {
 			t.Errorf("%v: %v\n%s%s", args, err, stderr, stdout)
 		}
 	}
 	for _, args := range [][]string{{"sing"}, {"demo", "-fast"}, {"serve", "-port", "1"}} {
-		if _, _, err := runCommand(t, "", args...); err == nil {
+		if _, _, err := runCommand(t, args...); err == nil {
 			t.Errorf("%v is accepted", args)
 		}
-	}
-}
-
-func TestDemo(t *testing.T) {
-	short, _, err := runCommand(t, "", "demo")
-	if lines := strings.Count(short, "\n"); err != nil || lines > 48 || !containsAll(short, "200 OK unassigned",
-		"401 Unauthorized unauthenticated", "409 Conflict serial_number_ambiguous", "1 succeeded, 1 failed", "demo -v") {
-		t.Errorf("%d lines, %v:\n%s", lines, err, short)
-	}
-	stdout, stderr, err := runCommand(t, "", "demo", "-v")
-	if err != nil || stderr != "" {
-		t.Fatalf("demo: %v\n%s", err, stderr)
-	}
-	for _, want := range []string{
-		"nothing leaves this process", "webhook-signature: v1,", "200 OK",
-		`"code": "unassigned"`, `"message": "unassign"`, "401 Unauthorized", `"code": "serial_number_ambiguous"`,
-		"207 Multi-Status", `"dry_run": true`, `"code": "swept"`, "The devices now",
-	} {
-		if !strings.Contains(stdout, want) {
-			t.Errorf("the demo does not show %q", want)
-		}
-	}
-	if strings.Contains(stdout, "\x1b") {
-		t.Error("the demo is coloured although it is not on a terminal")
 	}
 }
 
@@ -628,5 +131,158 @@ func TestOnlyTheLocalHostSimulates(t *testing.T) {
 			out.Len() > 0 {
 			t.Errorf("%s with no settings: %v, %q", variable, err, out.String())
 		}
+	}
+}
+
+// The program itself, stopped by a signal while a request is under way, gets that one's answer and keeps it.
+func TestCallCSVStoppedBySignal(t *testing.T) {
+	t.Parallel()
+	s := newSimulation(t)
+	lines := []string{"serialNumber"}
+	for i := range 45 {
+		serial := fmt.Sprintf("SN-%d", i)
+		lines = append(lines, serial)
+		s.Cloud.PutDevice(azuresim.Device{
+			ID: fmt.Sprintf("0aa00000-0000-4000-8000-%012d", i), SerialNumber: serial, UserPrincipalName: "room@contoso.com",
+		})
+	}
+	var (
+		mu      sync.Mutex
+		served  int
+		process *exec.Cmd
+		stderr  *text.Buffer
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		served++
+		n, p, printed := served, process, stderr
+		mu.Unlock()
+		if n == 2 {
+			_ = p.Process.Signal(os.Interrupt)
+			for !strings.Contains(printed.String(), "stopping after the request under way") {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		s.App.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	file := writeFile(t, "devices.csv", lines...)
+	key := writeFile(t, "key", s.WebhookKey)
+	start := func() int {
+		mu.Lock()
+		stderr = &text.Buffer{}
+		process = exec.Command(binary, "call", "-url", server.URL, "-secret-file", key, "-csv", file)
+		process.Stderr = stderr
+		err := process.Start()
+		mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = process.Wait()
+		return process.ProcessState.ExitCode()
+	}
+	if code := start(); code != 130 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded; 5 not sent. "+
+		"Results: ") {
+		t.Errorf("stopped: exit code %d\n%s", code, stderr.String())
+	}
+	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in an earlier "+
+		"run). Results: ") {
+		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if served != 3 {
+		t.Errorf("%d requests", served)
+	}
+}
+
+// A second interrupt stops the program without waiting for the response.
+func TestCallStoppedTwice(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice the disconnect
+		close(asked)
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	key := writeFile(t, "key", encodeKey(canaryKey))
+	stderr := &text.Buffer{}
+	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device",
+		someDevice, "-retries", "0", "-timeout", "20s")
+	process.Stderr = stderr
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	start := time.Now()
+	_ = process.Process.Signal(os.Interrupt)
+	for !strings.Contains(stderr.String(), "stop again to end at once") && time.Since(start) < 10*time.Second {
+		time.Sleep(time.Millisecond)
+	}
+	_ = process.Process.Signal(os.Interrupt)
+	if err := process.Wait(); err == nil || time.Since(start) > 10*time.Second {
+		t.Errorf("it ended after %s with %v\n%s", time.Since(start), err, stderr.String())
+	}
+}
+
+// The loop of docs/callers.md leads from the list to the undo list, in bash and in PowerShell.
+func TestLoop(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/callers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## From the list to the undo list\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	module, err := filepath.Abs("../infra/powershell/AutopilotUnassign")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for language, test := range map[string]struct {
+		program []string
+		before  string
+	}{
+		"sh": {[]string{"bash", "-euc"}, "unassign() { " + binary + " \"$@\"; }\n"},
+		"powershell": {[]string{"pwsh", "-NonInteractive", "-Command"}, "$ErrorActionPreference = 'Stop'; Import-Module " +
+			module + "\n"},
+	} {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			m := regexp.MustCompile("(?s)\n```" + language + "\n(.*?)\n```\n").FindStringSubmatch(section)
+			if len(m) == 0 || strings.Count(m[1], "\n") > 9 {
+				t.Fatalf("the loop is not there, or has more than ten lines: %q", m)
+			}
+			program := test.program[0]
+			if shared := "../../shared/tools/pwsh"; language == "powershell" {
+				if _, err := os.Stat(shared); err == nil {
+					program = shared
+				}
+			}
+			path, err := exec.LookPath(program)
+			if err != nil {
+				t.Skipf("%s is not installed", program)
+			}
+			if path, err = filepath.Abs(path); err != nil {
+				t.Fatal(err)
+			}
+			s, url := serveSimulation(t)
+			command := exec.CommandContext(t.Context(), path, append(slices.Clone(test.program[1:]), test.before+m[1])...)
+			command.Dir = t.TempDir()
+			command.Env = append(os.Environ(), "UNASSIGN_URL="+url, "UNASSIGN_SECRET_FILE="+writeFile(t, "key", s.WebhookKey))
+			out, err := command.CombinedOutput()
+			if err != nil || !containsAll(string(out), "room.elv@contoso.com", "room.dal@contoso.com") {
+				t.Errorf("%v\n%s", err, out)
+			}
+			for _, d := range s.Cloud.Devices() {
+				if retired := d.GroupTag == "Retired"; retired != (d.UserPrincipalName == "") {
+					t.Errorf("%s carries %q", d.SerialNumber, d.UserPrincipalName)
+				}
+			}
+			undo, err := os.ReadFile(filepath.Join(command.Dir, "undo.csv"))
+			if err != nil || !containsAll(string(undo), "room.elv@contoso.com", "room.dal@contoso.com") {
+				t.Errorf("%v\n%s", err, undo)
+			}
+		})
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/simulated"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -1331,6 +1332,37 @@ func TestBarriers(t *testing.T) {
 			t.Errorf("%s: %q, %q; want %q", barrier, f.Found, f.Fix, want)
 		}
 	}
+}
+
+// An app that reads the vault with a client secret needs the role for it.
+func TestDoctorWithAClientSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := simulated.NewCloud()
+		r, printed := diagnosed(t, c, healthy(c, "VAULT_CREDENTIAL", "client-secret", "AZURE_TENANT_ID", c.TenantID,
+			"AZURE_CLIENT_ID", c.ClientID, "AZURE_CLIENT_SECRET", simulated.AppSecret))
+		sickness{
+			want: refused(), says: []string{"may not read the secrets of the vault (403 ForbiddenByRbac"},
+			fix: "Key Vault Secrets User",
+		}.isFound(t, r, printed)
+	})
+}
+
+// The doctor examines the settings for the host that the environment shows, and refuses other arguments.
+func TestCommand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := simulated.NewCloud()
+		var out bytes.Buffer
+		err := Command(t.Context(), nil, healthy(c, "FUNCTIONS_CUSTOMHANDLER_PORT", "1"), c, simulated.Version, &out, &out)
+		if err != nil || !strings.Contains(out.String(), "for the host azure: complete") {
+			t.Errorf("%v\n%s", err, out.String())
+		}
+		for _, argument := range []string{"now", "-x"} {
+			err := Command(t.Context(), []string{argument}, healthy(c), c, simulated.Version, &out, &out)
+			if _, ok := errors.AsType[text.UsageError](err); !ok {
+				t.Errorf("%s: %v", argument, err)
+			}
+		}
+	})
 }
 
 // With -json the output is JSON whatever fails before the examination.

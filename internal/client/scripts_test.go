@@ -1,8 +1,7 @@
-package main
+package client
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,7 +21,7 @@ import (
 // snippets are the scripts in docs/callers.md, by their language.
 func snippets(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../docs/callers.md")
+	text, err := os.ReadFile("../../docs/callers.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,10 +81,7 @@ func TestSnippets(t *testing.T) {
 func runSnippet(t *testing.T, program, path, setting string) {
 	t.Helper()
 	const token = "eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJl"
-	s, err := demo.New(noEnv, io.Discard, version)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSimulation(t)
 	var (
 		mu      sync.Mutex
 		headers []http.Header
@@ -244,66 +240,5 @@ func TestSnippetsKnowTheRule(t *testing.T) {
 				t.Errorf("%s has no %s", language, name)
 			}
 		}
-	}
-}
-
-// The loop of docs/callers.md leads from the list to the undo list, in bash and in PowerShell.
-func TestLoop(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("../docs/callers.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(text), "\n## From the list to the undo list\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	module, err := filepath.Abs("../infra/powershell/AutopilotUnassign")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for language, test := range map[string]struct {
-		program []string
-		before  string
-	}{
-		"sh": {[]string{"bash", "-euc"}, "unassign() { " + binary + " \"$@\"; }\n"},
-		"powershell": {[]string{"pwsh", "-NonInteractive", "-Command"}, "$ErrorActionPreference = 'Stop'; Import-Module " +
-			module + "\n"},
-	} {
-		t.Run(language, func(t *testing.T) {
-			t.Parallel()
-			m := regexp.MustCompile("(?s)\n```" + language + "\n(.*?)\n```\n").FindStringSubmatch(section)
-			if len(m) == 0 || strings.Count(m[1], "\n") > 9 {
-				t.Fatalf("the loop is not there, or has more than ten lines: %q", m)
-			}
-			program := test.program[0]
-			if shared := "../../shared/tools/pwsh"; language == "powershell" {
-				if _, err := os.Stat(shared); err == nil {
-					program = shared
-				}
-			}
-			path, err := exec.LookPath(program)
-			if err != nil {
-				t.Skipf("%s is not installed", program)
-			}
-			if path, err = filepath.Abs(path); err != nil {
-				t.Fatal(err)
-			}
-			s, url := serveSimulation(t)
-			command := exec.CommandContext(t.Context(), path, append(slices.Clone(test.program[1:]), test.before+m[1])...)
-			command.Dir = t.TempDir()
-			command.Env = append(os.Environ(), "UNASSIGN_URL="+url, "UNASSIGN_SECRET_FILE="+writeFile(t, "key", s.WebhookKey))
-			out, err := command.CombinedOutput()
-			if err != nil || !containsAll(string(out), "room.elv@contoso.com", "room.dal@contoso.com") {
-				t.Errorf("%v\n%s", err, out)
-			}
-			for _, d := range s.Cloud.Devices() {
-				if retired := d.GroupTag == "Retired"; retired != (d.UserPrincipalName == "") {
-					t.Errorf("%s carries %q", d.SerialNumber, d.UserPrincipalName)
-				}
-			}
-			undo, err := os.ReadFile(filepath.Join(command.Dir, "undo.csv"))
-			if err != nil || !containsAll(string(undo), "room.elv@contoso.com", "room.dal@contoso.com") {
-				t.Errorf("%v\n%s", err, undo)
-			}
-		})
 	}
 }

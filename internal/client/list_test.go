@@ -1,158 +1,31 @@
-package main
+package client
 
 import (
 	"bytes"
 	"context"
-	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/demo"
-	"autopilot-unassign/internal/text"
 )
-
-// loopback passes requests to a handler without a network, so that they run in a synctest bubble. It keeps the
-// requests.
-type loopback struct {
-	handler http.Handler
-	before  func(n int) *http.Response // responds to the nth request instead of handler, unless it returns nil
-	headers []http.Header
-	bodies  []string
-	at      []time.Time
-}
-
-func (w *loopback) Do(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, err
-	}
-	w.headers, w.bodies, w.at = append(w.headers, r.Header), append(w.bodies, string(body)), append(w.at, time.Now())
-	if w.before != nil {
-		if resp := w.before(len(w.bodies)); resp != nil && resp.StatusCode == 0 {
-			return nil, io.ErrUnexpectedEOF
-		} else if resp != nil {
-			return resp, nil
-		}
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	recorder := httptest.NewRecorder()
-	w.handler.ServeHTTP(recorder, r)
-	resp := recorder.Result()
-	resp.Status = fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
-	return resp, nil
-}
-
-// says is an answer in the place of the function's. Status 0 is none.
-func says(status int, retryAfter string) *http.Response {
-	resp := &http.Response{
-		StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)),
-		Header: http.Header{}, Body: http.NoBody,
-	}
-	if retryAfter != "" {
-		resp.Header.Set("Retry-After", retryAfter)
-	}
-	return resp
-}
-
-// fleet puts n devices into a simulation, and returns their ids. The serial number of the ith is SN-i.
-func fleet(s *demo.Simulation, n int) []string {
-	ids := make([]string, n)
-	for i := range ids {
-		ids[i] = fmt.Sprintf("0aa00000-0000-4000-8000-%012d", i+1)
-		s.Cloud.PutDevice(azuresim.Device{
-			ID: ids[i], SerialNumber: fmt.Sprintf("SN-%d", i+1),
-			UserPrincipalName: fmt.Sprintf("room.%d@contoso.com", i+1),
-		})
-	}
-	return ids
-}
-
-// acted counts how often Graph was asked to act on each device.
-func acted(c *azuresim.Cloud) map[string]int {
-	counts := map[string]int{}
-	path := regexp.MustCompile(`/([0-9a-f-]{36})/unassign`)
-	for _, r := range slices.Concat(c.Requests(azuresim.StepGraph), c.Requests(azuresim.StepItem)) {
-		if m := path.FindStringSubmatch(r.Path); m != nil && r.Method == http.MethodPost {
-			counts[m[1]]++
-		}
-	}
-	return counts
-}
-
-// callList sends the devices of a file by way of w, and returns the printed text.
-func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback, file string,
-	args ...string,
-) (string, error) {
-	t.Helper()
-	var stderr text.Buffer
-	w.handler = s.App
-	program := client.Program{
-		Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,
-		Stderr: &stderr,
-	}
-	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"},
-		args...))
-	return stderr.String(), err
-}
-
-// writeFile writes a file for a test.
-func writeFile(t *testing.T, name string, lines ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// readResults reads a file of results: for each device, as it is named, its status and code.
-func readResults(t *testing.T, path string) map[string]string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, text)
-	}
-	found := map[string]string{}
-	for _, row := range rows[1:] {
-		name := row[1]
-		if row[12] == "serial" {
-			name = row[2]
-		}
-		if before, twice := found[name]; twice {
-			t.Errorf("%s has two results, %s and %s", name, before, row[5])
-		}
-		found[name] = row[4] + " " + row[5]
-	}
-	return found
-}
 
 // A typical list of 45 rows is interrupted, and finished by the same command: each device is sent once, and again only
 // after a transient failure.
 func TestCallCSV(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s, err := demo.New(noEnv, io.Discard, version)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSimulation(t)
 		ids := fleet(s, 41)
 		lines := []string{"Serial number,Device ID,Model"}
 		for i := range 18 {
@@ -182,7 +55,7 @@ func TestCallCSV(t *testing.T) {
 			return nil
 		}
 		out, err := callList(ctx, t, s, w, file, "-placeholders")
-		if exitCode(err) != 130 || !strings.Contains(out, "43 devices: 38 succeeded; 2 refused: 1 device_not_found, 1 "+
+		if !errors.Is(err, stoppedError{}) || !strings.Contains(out, "43 devices: 38 succeeded; 2 refused: 1 device_not_found, 1 "+
 			"serial_number_ambiguous; 3 not sent. Results: "+results+". The same command goes on from there") {
 			t.Errorf("interrupted: %v", err)
 		}
@@ -286,10 +159,7 @@ func TestCallCSVStops(t *testing.T) { //nolint:tparallel // the subtests share t
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, err := demo.New(noEnv, io.Discard, version)
-				if err != nil {
-					t.Fatal(err)
-				}
+				s := newSimulation(t)
 				lines := slices.Concat([]string{"id"}, fleet(s, 45))
 				file := writeFile(t, "devices.csv", lines...)
 				start := time.Now()
@@ -320,7 +190,7 @@ func TestCallCSVStops(t *testing.T) { //nolint:tparallel // the subtests share t
 // The rule for callers stands in docs/api.md.
 func TestCallKnowsTheRule(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../docs/api.md")
+	text, err := os.ReadFile("../../docs/api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +200,7 @@ func TestCallKnowsTheRule(t *testing.T) {
 	}
 	rule := strings.Fields(strings.NewReplacer(",", " ", "and", " ").Replace(string(m[1])))
 	for status := 100; status < 600; status++ {
-		if got, want := client.Retryable(status), slices.Contains(rule, fmt.Sprint(status)); got != want {
+		if got, want := Retryable(status), slices.Contains(rule, fmt.Sprint(status)); got != want {
 			t.Errorf("%d is to be retried: %t, docs/api.md says %t", status, got, want)
 		}
 	}
@@ -342,7 +212,7 @@ func TestCallCSVDryRun(t *testing.T) {
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber;expected;reference", "5CG1234ABC;room.fjord@contoso.com;RITM1",
 		"5CG5678DEF;room.skog;RITM2")
-	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
+	args := []string{"-url", url, "-api-key-file", "-", "-csv", file}
 	if _, stderr, err := runCommand(t, s.APIKey, append(args, "-dry-run")...); err != nil || !strings.Contains(stderr,
 		"2 devices: 2 succeeded: 2 would_unassign. Results: ") || len(acted(s.Cloud)) > 0 {
 		t.Errorf("dry: %v\n%s", err, stderr)
@@ -380,7 +250,7 @@ func TestCallCSVOfSomethingElse(t *testing.T) {
 	file := writeFile(t, "devices.csv", "serialNumber,expected", "5CG1234ABC,room.cellar@contoso.com", "PF3-0123-4567,")
 	call := func(url string) (string, error) {
 		t.Helper()
-		_, stderr, err := runCommand(t, s.APIKey, "call", "-url", url, "-api-key-file", "-", "-csv", file)
+		_, stderr, err := runCommand(t, s.APIKey, "-url", url, "-api-key-file", "-", "-csv", file)
 		return stderr, err
 	}
 	if _, err := call(url); err == nil || len(acted(s.Cloud)) != 1 {
@@ -414,14 +284,14 @@ func TestCallCSVInvalidRows(t *testing.T) {
 	t.Parallel()
 	s, url := serveSimulation(t)
 	file := writeFile(t, "devices.csv", "serialNumber,id", "5CG1234ABC,", ",5CG5678DEF", "1.2E+11,")
-	args := []string{"call", "-url", url, "-api-key-file", "-", "-csv", file}
+	args := []string{"-url", url, "-api-key-file", "-", "-csv", file}
 	_, stderr, err := runCommand(t, s.APIKey, args...)
 	if err == nil || !strings.Contains(err.Error(), "2 rows are not valid") || !strings.Contains(stderr, "line 3: ") ||
 		!strings.Contains(stderr, "line 4: ") || len(acted(s.Cloud)) > 0 {
 		t.Errorf("%v\n%s", err, stderr)
 	}
 	one := writeFile(t, "devices.csv", "serialNumber", "5CG1234ABC", "1.2E+11")
-	if _, _, err := runCommand(t, s.APIKey, append(slices.Clone(args[:6]), one)...); err == nil ||
+	if _, _, err := runCommand(t, s.APIKey, append(slices.Clone(args[:5]), one)...); err == nil ||
 		!strings.Contains(err.Error(), "call: 1 row is not valid, so nothing was sent; correct ") {
 		t.Errorf("one row: %v", err)
 	}
@@ -436,8 +306,8 @@ func TestCallCSVInvalidRows(t *testing.T) {
 func TestCallCSVRefused(t *testing.T) {
 	t.Parallel()
 	_, url := serveSimulation(t)
-	file := writeFile(t, "devices.csv", "id", someDevice)
-	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "call", "-url", url, "-api-key-file", "-", "-csv", file)
+	file := writeFile(t, "devices.csv", "id", oneID)
+	_, stderr, err := runCommand(t, strings.Repeat("k", 24), "-url", url, "-api-key-file", "-", "-csv", file)
 	if err == nil || !strings.HasPrefix(err.Error(), "call: 401 Unauthorized unauthenticated: ") ||
 		!strings.Contains(stderr, "1 device: 0 succeeded; 1 not sent. Results: ") {
 		t.Error(err)
@@ -452,12 +322,12 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 		"5CG1234ABC", "PF3 0123", "-1", "#", "---", "a\u00e9", "a\tb", "a\x7f", "~a!", strings.Repeat("x", 128),
 		strings.Repeat("x", 129), "\u0661", "a,b;c", `a"b`,
 	} {
-		table, err := client.ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"),
-			client.ReadOptions{Placeholders: true})
+		table, err := ReadRows(strings.NewReader("serial,model\n\""+strings.ReplaceAll(serial, `"`, `""`)+"\",x\n"),
+			ReadOptions{Placeholders: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		stdout, _, err := runCommand(t, s.APIKey, "call", "-url", url, "-api-key-file", "-", "-serial", serial, "-dry-run")
+		stdout, _, err := runCommand(t, s.APIKey, "-url", url, "-api-key-file", "-", "-serial", serial, "-dry-run")
 		refused := strings.Contains(stdout, "serial_number_invalid")
 		if refused != (len(table.Invalid) == 1) || refused != (len(table.Rows) == 0) {
 			t.Errorf("%q: the file has %+v, the function says %v %s", serial, table, err, stdout)
@@ -468,11 +338,8 @@ func TestCallCSVKnowsSerialNumbers(t *testing.T) {
 // A hostile server reaches neither the terminal nor a spreadsheet with more than text.
 func TestCallCSVHostileAnswer(t *testing.T) {
 	t.Parallel()
-	s, err := demo.New(noEnv, io.Discard, version)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := writeFile(t, "devices.csv", "id", someDevice)
+	s := newSimulation(t)
+	file := writeFile(t, "devices.csv", "id", oneID)
 	for status, body := range map[int]string{
 		400: `{"error":{"code":"\u001b[2J","message":"\u001b]0;x\u0007"}}`,
 		207: `{"results":[{"status":404,"error":{"code":"=cmd|'/c calc'!A1","message":"@x\u001b"}}]}`,
@@ -493,99 +360,5 @@ func TestCallCSVHostileAnswer(t *testing.T) {
 			strings.Contains(string(text), "\x1b") {
 			t.Errorf("%d: %v\n%s", status, err, text)
 		}
-	}
-}
-
-// The program itself, stopped by a signal while a request is under way, gets that one's answer and keeps it.
-func TestCallCSVStoppedBySignal(t *testing.T) {
-	t.Parallel()
-	s, err := demo.New(noEnv, io.Discard, version)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ids := fleet(s, 45)
-	var (
-		mu      sync.Mutex
-		served  int
-		process *exec.Cmd
-		stderr  *text.Buffer
-	)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		served++
-		n, p, printed := served, process, stderr
-		mu.Unlock()
-		if n == 2 {
-			_ = p.Process.Signal(os.Interrupt)
-			for !strings.Contains(printed.String(), "stopping after the request under way") {
-				time.Sleep(time.Millisecond)
-			}
-		}
-		s.App.ServeHTTP(w, r)
-	}))
-	defer server.Close()
-	file := writeFile(t, "devices.csv", slices.Concat([]string{"deviceId"}, ids)...)
-	key := writeFile(t, "key", s.WebhookKey)
-	start := func() int {
-		mu.Lock()
-		stderr = &text.Buffer{}
-		process = exec.Command(binary, "call", "-url", server.URL, "-secret-file", key, "-csv", file)
-		process.Stderr = stderr
-		err := process.Start()
-		mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = process.Wait()
-		return process.ProcessState.ExitCode()
-	}
-	if code := start(); code != 130 || !strings.Contains(stderr.String(), "45 devices: 40 succeeded; 5 not sent. "+
-		"Results: ") {
-		t.Errorf("stopped: exit code %d\n%s", code, stderr.String())
-	}
-	if code := start(); code != 0 || !strings.Contains(stderr.String(), "45 devices: 45 succeeded (40 in an earlier "+
-		"run). Results: ") {
-		t.Errorf("the second run: exit code %d\n%s", code, stderr.String())
-	}
-	counts := acted(s.Cloud)
-	for _, id := range ids {
-		if counts[id] != 1 {
-			t.Errorf("%s was acted on %d times", id, counts[id])
-		}
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if served != 3 {
-		t.Errorf("%d requests", served)
-	}
-}
-
-// A second interrupt stops the program without waiting for the response.
-func TestCallStoppedTwice(t *testing.T) {
-	t.Parallel()
-	asked := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // or the server does not notice the disconnect
-		close(asked)
-		<-r.Context().Done()
-	}))
-	defer server.Close()
-	key := writeFile(t, "key", encodeKey(canaryKey))
-	stderr := &text.Buffer{}
-	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device",
-		someDevice, "-retries", "0", "-timeout", "20s")
-	process.Stderr = stderr
-	if err := process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	<-asked
-	start := time.Now()
-	_ = process.Process.Signal(os.Interrupt)
-	for !strings.Contains(stderr.String(), "stop again to end at once") && time.Since(start) < 10*time.Second {
-		time.Sleep(time.Millisecond)
-	}
-	_ = process.Process.Signal(os.Interrupt)
-	if err := process.Wait(); err == nil || time.Since(start) > 10*time.Second {
-		t.Errorf("it ended after %s with %v\n%s", time.Since(start), err, stderr.String())
 	}
 }
