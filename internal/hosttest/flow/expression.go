@@ -3,12 +3,15 @@ package flow
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+
+	"autopilot-unassign/internal/guid"
 )
 
 // Call is a function call in an expression. Literals holds its literal strings, and "" for other arguments.
@@ -17,98 +20,36 @@ type Call struct {
 	Literals []string
 }
 
-// node is a part of an expression.
-type node interface {
-	valueIn(e *environment) (any, error)
-	addCalls(found []Call) []Call
-}
+// fault is an error in an expression. Reading and evaluating one panics with it.
+type fault struct{ error }
 
-type (
-	literal struct{ of any }
-	call    struct {
-		function string
-		args     []node
-	}
-	member struct {
-		of, key node
-		absent  bool // ?[…]: null where the member is missing
-	}
-	text []node // "a @{b} c"
-)
+func failf(format string, args ...any) { panic(fault{fmt.Errorf(format, args...)}) }
 
-func (l literal) valueIn(*environment) (any, error) { return l.of, nil }
-func (literal) addCalls(found []Call) []Call        { return found }
-
-func (c call) addCalls(found []Call) []Call {
-	this := Call{Function: c.function}
-	for _, arg := range c.args {
-		word, _ := arg.(literal)
-		s, _ := word.of.(string)
-		this.Literals = append(this.Literals, s)
-		found = arg.addCalls(found)
-	}
-	return append(found, this)
-}
-
-func (c call) valueIn(e *environment) (any, error) {
-	args := make([]any, len(c.args))
-	for i, arg := range c.args {
-		var err error
-		if args[i], err = arg.valueIn(e); err != nil {
-			return nil, err
+// catchFault calls f and returns its fault.
+func catchFault(f func()) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case fault:
+			err = p.error
+		default:
+			panic(p)
 		}
-	}
-	v, err := e.callFunction(c.function, args)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.function, err)
-	}
-	return v, nil
+	}()
+	f()
+	return nil
 }
 
-func (m member) addCalls(found []Call) []Call { return m.key.addCalls(m.of.addCalls(found)) }
-
-func (m member) valueIn(e *environment) (any, error) {
-	of, err := m.of.valueIn(e)
-	if err != nil {
-		return nil, err
-	}
-	key, err := m.key.valueIn(e)
-	if err != nil {
-		return nil, err
-	}
-	switch of := of.(type) {
-	case map[string]any:
-		if v, ok := of[fmt.Sprint(key)]; ok || m.absent {
-			return v, nil
-		}
-	case []any:
-		if i, ok := key.(float64); ok && i >= 0 && int(i) < len(of) {
-			return of[int(i)], nil
-		}
-	}
-	if of == nil && m.absent {
-		return nil, nil //nolint:nilnil // null is the value
-	}
-	return nil, fmt.Errorf("there is no %v in a %T", key, of)
+// expression is a part of a definition that was read.
+type expression struct {
+	value   func(e *environment) any
+	literal string // of a literal string
+	calls   []Call
 }
 
-func (t text) addCalls(found []Call) []Call {
-	for _, part := range t {
-		found = part.addCalls(found)
-	}
-	return found
-}
-
-func (t text) valueIn(e *environment) (any, error) {
-	var b strings.Builder
-	for _, part := range t {
-		v, err := part.valueIn(e)
-		if err != nil {
-			return nil, err
-		}
-		b.WriteString(asText(v))
-	}
-	return b.String(), nil
+func newLiteral(v any) expression {
+	s, _ := v.(string)
+	return expression{value: func(*environment) any { return v }, literal: s}
 }
 
 // asText returns v as a string: empty for null, JSON for other values.
@@ -124,329 +65,326 @@ func asText(v any) string {
 }
 
 // parseText reads a string of a definition: an expression, a text with expressions in it, or plain text.
-func parseText(s string) (node, error) {
+func parseText(s string) expression {
 	if known, ok := parsed.Load(s); ok {
-		return known.(node), nil
+		return known.(expression)
 	}
-	n, err := parseWhole(s)
-	if err == nil {
-		parsed.Store(s, n)
+	var x expression
+	if err := catchFault(func() { x = parseWhole(s) }); err != nil {
+		failf("%s: %w", s, err)
 	}
-	return n, err
+	parsed.Store(s, x)
+	return x
 }
 
 var parsed sync.Map //nolint:gochecknoglobals // a cache
 
-func parseWhole(s string) (node, error) {
+func parseWhole(s string) expression {
 	if strings.HasPrefix(s, "@@") {
-		return literal{s[1:]}, nil
+		return newLiteral(s[1:])
 	}
 	if strings.HasPrefix(s, "@") && !strings.HasPrefix(s, "@{") {
 		p := &parser{rest: s[1:]}
-		n, err := p.parseExpression()
-		if err == nil && p.rest != "" {
-			err = fmt.Errorf("%q is left over", p.rest)
+		x := p.parseExpression()
+		if p.rest != "" {
+			failf("%q is left over", p.rest)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s, err)
-		}
-		return n, nil
+		x.calls = p.calls
+		return x
 	}
-	var t text
-	for rest := s; ; {
-		before, after, found := strings.Cut(rest, "@{")
-		t = append(t, literal{before})
-		if !found {
-			break
-		}
-		p := &parser{rest: after}
-		n, err := p.parseExpression()
-		if err == nil {
-			err = p.takeText("}")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s, err)
-		}
-		t, rest = append(t, n), p.rest
+	p := &parser{}
+	before, rest, found := strings.Cut(s, "@{")
+	if !found {
+		return newLiteral(s)
 	}
-	if len(t) == 1 {
-		return t[0], nil
+	parts := []expression{newLiteral(before)}
+	for found {
+		p.rest = rest
+		parts = append(parts, p.parseExpression())
+		p.takeText("}")
+		before, rest, found = strings.Cut(p.rest, "@{")
+		parts = append(parts, newLiteral(before))
 	}
-	return t, nil
+	return expression{calls: p.calls, value: func(e *environment) any {
+		var b strings.Builder
+		for _, part := range parts {
+			b.WriteString(asText(part.value(e)))
+		}
+		return b.String()
+	}}
 }
 
-type parser struct{ rest string }
-
-func (p *parser) takeText(s string) error {
-	p.rest = strings.TrimLeft(p.rest, " ")
-	if !strings.HasPrefix(p.rest, s) {
-		return fmt.Errorf("want %q at %q", s, p.rest)
-	}
-	p.rest = p.rest[len(s):]
-	return nil
+// parser reads expressions, and collects their calls: the arguments' before their function's.
+type parser struct {
+	rest  string
+	calls []Call
 }
 
-func (p *parser) tryText(s string) bool { return p.takeText(s) == nil }
-
-func (p *parser) takeWord() string {
-	end := strings.IndexFunc(p.rest, func(c rune) bool {
-		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-", c)
-	})
-	if end < 0 {
-		end = len(p.rest)
-	}
-	word := p.rest[:end]
-	p.rest = p.rest[end:]
-	return word
+func (p *parser) tryText(s string) (found bool) {
+	p.rest, found = strings.CutPrefix(strings.TrimLeft(p.rest, " "), s)
+	return found
 }
 
-func (p *parser) parseExpression() (node, error) {
-	n, err := p.parseOperand()
-	for err == nil {
+func (p *parser) takeText(s string) {
+	if !p.tryText(s) {
+		failf("want %q at %q", s, p.rest)
+	}
+}
+
+func (p *parser) parseExpression() expression {
+	x := p.parseOperand()
+	for {
 		absent := p.tryText("?")
 		if !p.tryText("[") {
 			if absent {
-				err = fmt.Errorf("want [ at %q", p.rest)
+				failf("want [ at %q", p.rest)
 			}
-			return n, err
+			return x
 		}
-		var key node
-		if key, err = p.parseExpression(); err == nil {
-			n, err = member{n, key, absent}, p.takeText("]")
-		}
+		of, key := x.value, p.parseExpression().value
+		p.takeText("]")
+		x = expression{value: func(e *environment) any { return memberOf(of(e), key(e), absent) }}
 	}
-	return nil, err
 }
 
-func (p *parser) parseOperand() (node, error) {
+// memberOf returns a member of an object or a list. Where it is missing, it is null if it may be absent.
+func memberOf(of, key any, absent bool) any {
+	switch of := of.(type) {
+	case map[string]any:
+		if v, ok := of[fmt.Sprint(key)]; ok || absent {
+			return v
+		}
+	case []any:
+		if i, ok := key.(float64); ok && i >= 0 && int(i) < len(of) {
+			return of[int(i)]
+		}
+	case nil:
+		if absent {
+			return nil
+		}
+	}
+	failf("there is no %v in a %T", key, of)
+	return nil
+}
+
+func (p *parser) parseOperand() expression {
 	if p.tryText("'") {
 		var b strings.Builder
 		for {
 			before, after, found := strings.Cut(p.rest, "'")
 			if !found {
-				return nil, fmt.Errorf("no end of '%s", p.rest)
+				failf("no end of '%s", p.rest)
 			}
 			b.WriteString(before)
 			p.rest = after
 			if !strings.HasPrefix(after, "'") {
-				return literal{b.String()}, nil
+				return newLiteral(b.String())
 			}
 			b.WriteString("'")
 			p.rest = after[1:]
 		}
 	}
-	word := p.takeWord()
-	if !p.tryText("(") {
-		switch word {
-		case "true", "false":
-			return literal{word == "true"}, nil
-		case "null":
-			return literal{nil}, nil
-		}
-		number, err := strconv.ParseFloat(word, 64)
-		return literal{number}, err
+	after := strings.TrimLeft(p.rest, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+	word := p.rest[:len(p.rest)-len(after)]
+	p.rest = after
+	if p.tryText("(") {
+		return p.parseCall(word)
 	}
-	c := call{function: word}
-	for !p.tryText(")") {
-		if len(c.args) > 0 {
-			if err := p.takeText(","); err != nil {
-				return nil, err
-			}
-		}
-		arg, err := p.parseExpression()
-		if err != nil {
-			return nil, err
-		}
-		c.args = append(c.args, arg)
+	switch word {
+	case "true", "false":
+		return newLiteral(word == "true")
+	case "null":
+		return newLiteral(nil)
 	}
-	if functions[word] == nil && contextual[word] == 0 {
-		return nil, fmt.Errorf("there is no function %s here", word)
+	number, err := strconv.ParseFloat(word, 64)
+	if err != nil {
+		failf("%q is no value", word)
 	}
-	return c, nil
+	return newLiteral(number)
 }
 
-// contextual holds the functions that look at the run, with the number of their arguments plus one.
-var contextual = map[string]int{ //nolint:gochecknoglobals // a table
-	"body": 2, "outputs": 2, "items": 2, "variables": 2, "parameters": 2, "item": 1, "triggerBody": 1,
-	"workflow": 1, "guid": 1,
+// parseCall reads the arguments of a call.
+func (p *parser) parseCall(function string) expression {
+	found := Call{Function: function}
+	var args []expression
+	for !p.tryText(")") {
+		if len(args) > 0 {
+			p.takeText(",")
+		}
+		arg := p.parseExpression()
+		args, found.Literals = append(args, arg), append(found.Literals, arg.literal)
+	}
+	named := !slices.Contains([]string{"item", "triggerBody", "workflow", "guid"}, function)
+	switch look := contextual[function]; {
+	case look != nil && named != (len(args) == 1), look != nil && len(args) > 1:
+		failf("%s has %d arguments", function, len(args))
+	case look == nil && functions[function] == nil:
+		failf("there is no function %s here", function)
+	}
+	p.calls = append(p.calls, found)
+	return expression{value: func(e *environment) any {
+		values := make([]any, len(args))
+		for i, arg := range args {
+			values[i] = arg.value(e)
+		}
+		if look := contextual[function]; look != nil {
+			return look(e, asText(append(values, nil)[0]))
+		}
+		return functions[function](values)
+	}}
+}
+
+// contextual holds the functions that look at the run. Some have the name of an action or a variable.
+var contextual = map[string]func(e *environment, name string) any{ //nolint:gochecknoglobals // a table
+	"outputs": func(e *environment, name string) any {
+		if composed, ok := e.outputs[name][""]; ok {
+			return composed
+		}
+		if e.outputs[name] == nil {
+			return nil
+		}
+		return e.outputs[name]
+	},
+	"body":        func(e *environment, name string) any { return e.outputs[name]["body"] },
+	"items":       func(e *environment, name string) any { return e.items[name] },
+	"item":        func(e *environment, _ string) any { return e.item },
+	"variables":   func(e *environment, name string) any { return e.variables[name] },
+	"parameters":  func(*environment, string) any { return nil }, // the connections, which nothing looks at
+	"triggerBody": func(e *environment, _ string) any { return e.trigger },
+	"workflow": func(e *environment, _ string) any {
+		return map[string]any{"run": map[string]any{"name": e.run.ID}}
+	},
+	"guid": func(*environment, string) any { return guid.New().String() },
 }
 
 // functions holds the other functions that the flows use.
-var functions = map[string]func(args []any) (any, error){ //nolint:gochecknoglobals // a table
-	"string": func(a []any) (any, error) { return asText(a[0]), nil },
-	"empty":  func(a []any) (any, error) { n, err := sizeOf(a[0]); return n == 0, err },
-	"length": func(a []any) (any, error) { n, err := sizeOf(a[0]); return float64(n), err },
-	"equals": func(a []any) (any, error) { return reflect.DeepEqual(a[0], a[1]), nil },
-	"not":    func(a []any) (any, error) { return a[0] != true, nil },
-	"or":     func(a []any) (any, error) { return slices.Contains(a, any(true)), nil },
-	"and": func(a []any) (any, error) {
-		return !slices.ContainsFunc(a, func(v any) bool { return v != true }), nil
-	},
-	"createArray": func(a []any) (any, error) { return a, nil },
-	"concat": func(a []any) (any, error) {
+var functions = map[string]func(args []any) any{ //nolint:gochecknoglobals // a table
+	"string": func(a []any) any { return asText(a[0]) },
+	"empty":  func(a []any) any { return sizeOf(a[0]) == 0 },
+	"length": func(a []any) any { return float64(sizeOf(a[0])) },
+	"equals": func(a []any) any { return reflect.DeepEqual(a[0], a[1]) },
+	"not":    func(a []any) any { return a[0] != true },
+	"or":     func(a []any) any { return slices.Contains(a, any(true)) },
+	"and":    func(a []any) any { return !slices.ContainsFunc(a, func(v any) bool { return v != true }) },
+
+	"createArray": func(a []any) any { return a },
+	"concat": func(a []any) any {
 		var b strings.Builder
 		for _, v := range a {
 			b.WriteString(asText(v))
 		}
-		return b.String(), nil
+		return b.String()
 	},
-	"trim":    onText(func(a []string) any { return strings.TrimSpace(a[0]) }),
-	"toLower": onText(func(a []string) any { return strings.ToLower(a[0]) }),
-	"startsWith": onText(func(a []string) any {
-		return strings.HasPrefix(strings.ToLower(a[0]), strings.ToLower(a[1]))
-	}),
-	"replace": onText(func(a []string) any { return strings.ReplaceAll(a[0], a[1], a[2]) }),
-	"uriComponent": onText(func(a []string) any {
-		return strings.ReplaceAll(url.QueryEscape(a[0]), "+", "%20")
-	}),
-	"decodeUriComponent": func(a []any) (any, error) { return url.PathUnescape(asText(a[0])) },
-	"contains": func(a []any) (any, error) {
-		switch of := a[0].(type) {
-		case string:
-			return strings.Contains(of, asText(a[1])), nil
-		case []any:
-			return slices.Contains(of, a[1]), nil
-		}
-		return nil, fmt.Errorf("%T contains nothing", a[0])
+	"trim":    func(a []any) any { return strings.TrimSpace(arg[string](a, 0)) },
+	"toLower": func(a []any) any { return strings.ToLower(arg[string](a, 0)) },
+	"startsWith": func(a []any) any {
+		return strings.HasPrefix(strings.ToLower(arg[string](a, 0)), strings.ToLower(arg[string](a, 1)))
 	},
-	"take": func(a []any) (any, error) {
-		n, _ := a[1].(float64)
-		switch of := a[0].(type) {
-		case string:
-			return string([]rune(of)[:min(int(n), len([]rune(of)))]), nil
-		case []any:
-			return of[:min(int(n), len(of))], nil
-		}
-		return nil, fmt.Errorf("%T has no first elements", a[0])
+	"replace": func(a []any) any {
+		return strings.ReplaceAll(arg[string](a, 0), arg[string](a, 1), arg[string](a, 2))
 	},
-	"last": func(a []any) (any, error) {
-		list, ok := a[0].([]any)
-		if !ok {
-			return nil, fmt.Errorf("%T has no last element", a[0])
-		}
-		if len(list) == 0 {
-			return nil, nil //nolint:nilnil // null is the value
-		}
-		return list[len(list)-1], nil
+	"uriComponent": func(a []any) any {
+		return strings.ReplaceAll(url.QueryEscape(arg[string](a, 0)), "+", "%20")
 	},
-	"range": func(a []any) (any, error) {
-		from, isFrom := a[0].(float64)
-		n, isNumber := a[1].(float64)
-		if !isFrom || !isNumber || n < 1 {
-			return nil, fmt.Errorf("no range of %v from %v", a[1], a[0])
+	"decodeUriComponent": func(a []any) any {
+		s, err := url.PathUnescape(asText(a[0]))
+		if err != nil {
+			panic(fault{err})
+		}
+		return s
+	},
+	"contains": func(a []any) any {
+		if s, ok := a[0].(string); ok {
+			return strings.Contains(s, asText(a[1]))
+		}
+		return slices.Contains(arg[[]any](a, 0), a[1])
+	},
+	"take": func(a []any) any {
+		n := int(arg[float64](a, 1))
+		if s, ok := a[0].(string); ok {
+			return string([]rune(s)[:min(n, len([]rune(s)))])
+		}
+		list := arg[[]any](a, 0)
+		return list[:min(n, len(list))]
+	},
+	"last": func(a []any) any {
+		list := append([]any{nil}, arg[[]any](a, 0)...)
+		return list[len(list)-1]
+	},
+	"range": func(a []any) any {
+		from, n := arg[float64](a, 0), arg[float64](a, 1)
+		if n < 1 {
+			failf("no range of %v from %v", n, from)
 		}
 		list := make([]any, int(n))
 		for i := range list {
 			list[i] = from + float64(i)
 		}
-		return list, nil
+		return list
 	},
-	"lessOrEquals": func(a []any) (any, error) {
-		x, isX := a[0].(float64)
-		y, isY := a[1].(float64)
-		if !isX || !isY {
-			return nil, fmt.Errorf("%T and %T are no numbers", a[0], a[1])
-		}
-		return x <= y, nil
-	},
-	"coalesce": func(a []any) (any, error) {
+	"lessOrEquals": func(a []any) any { return arg[float64](a, 0) <= arg[float64](a, 1) },
+	"sub":          func(a []any) any { return arg[float64](a, 0) - arg[float64](a, 1) },
+	"coalesce": func(a []any) any {
 		for _, v := range a {
 			if v != nil {
-				return v, nil
+				return v
 			}
 		}
-		return nil, nil //nolint:nilnil // null is the value
+		return nil
 	},
-	"if": func(a []any) (any, error) {
+	"if": func(a []any) any {
 		if a[0] == true {
-			return a[1], nil
+			return a[1]
 		}
-		return a[2], nil
+		return a[2]
 	},
-	"json": func(a []any) (v any, err error) {
-		err = json.Unmarshal([]byte(asText(a[0])), &v)
-		return v, err
+	"json": func(a []any) (v any) {
+		if err := json.Unmarshal([]byte(asText(a[0])), &v); err != nil {
+			panic(fault{err})
+		}
+		return v
 	},
-	"setProperty": func(a []any) (any, error) {
-		object, ok := a[0].(map[string]any)
-		if !ok {
-			return nil, fmt.Errorf("%T is no object", a[0])
-		}
-		changed := map[string]any{asText(a[1]): a[2]}
-		for k, v := range object {
-			if k != a[1] {
-				changed[k] = v
-			}
-		}
-		return changed, nil
+	"setProperty": func(a []any) any {
+		changed := maps.Clone(arg[map[string]any](a, 0))
+		changed[asText(a[1])] = a[2]
+		return changed
 	},
-	"sub": func(a []any) (any, error) {
-		x, isX := a[0].(float64)
-		y, isY := a[1].(float64)
-		if !isX || !isY {
-			return nil, fmt.Errorf("%T and %T are no numbers", a[0], a[1])
-		}
-		return x - y, nil
-	},
-	"chunk": func(a []any) (any, error) {
-		list, isList := a[0].([]any)
-		n, isNumber := a[1].(float64)
-		if !isList || !isNumber {
-			return nil, fmt.Errorf("%T and %T are no list and no number", a[0], a[1])
-		}
+	"chunk": func(a []any) any {
 		chunks := []any{}
-		for len(list) > 0 {
-			first := list[:min(int(n), len(list))]
-			chunks, list = append(chunks, first), list[len(first):]
+		for chunk := range slices.Chunk(arg[[]any](a, 0), int(arg[float64](a, 1))) {
+			chunks = append(chunks, chunk)
 		}
-		return chunks, nil
+		return chunks
 	},
-	"union": func(a []any) (any, error) {
+	"union": func(a []any) any {
 		united, known := []any{}, map[string]bool{}
-		for _, arg := range a {
-			list, ok := arg.([]any)
-			if !ok {
-				return nil, fmt.Errorf("%T is no list", arg)
-			}
-			for _, v := range list {
-				encoded, err := json.Marshal(v)
-				if err != nil {
-					return nil, err
-				}
-				if !known[string(encoded)] {
-					known[string(encoded)], united = true, append(united, v)
+		for i := range a {
+			for _, v := range arg[[]any](a, i) {
+				if key := asText([]any{v}); !known[key] {
+					known[key], united = true, append(united, v)
 				}
 			}
 		}
-		return united, nil
+		return united
 	},
 }
 
-// onText returns a function of strings. Null is an error, as it is there.
-func onText(f func(args []string) any) func([]any) (any, error) {
-	return func(args []any) (any, error) {
-		texts := make([]string, len(args))
-		for i, arg := range args {
-			text, ok := arg.(string)
-			if !ok {
-				return nil, fmt.Errorf("%T is no string", arg)
-			}
-			texts[i] = text
-		}
-		return f(texts), nil
+// arg returns an argument of a type. Null is another type, as it is there.
+func arg[T any](args []any, i int) T {
+	v, ok := args[i].(T)
+	if !ok {
+		failf("%T is no %T", args[i], v)
 	}
+	return v
 }
 
-func sizeOf(v any) (int, error) {
-	switch v := v.(type) {
-	case nil:
-		return 0, nil
-	case string:
-		return len(v), nil
-	case []any:
-		return len(v), nil
-	case map[string]any:
-		return len(v), nil
+func sizeOf(v any) int {
+	switch of := reflect.ValueOf(v); of.Kind() {
+	case reflect.Invalid:
+		return 0
+	case reflect.String, reflect.Slice, reflect.Map:
+		return of.Len()
 	}
-	return 0, fmt.Errorf("%T has no length", v)
+	failf("%T has no length", v)
+	return 0
 }

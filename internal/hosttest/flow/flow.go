@@ -88,29 +88,23 @@ func visitAll(actions map[string]Action, visit func(string, Action, []string), a
 
 // Calls returns the function calls in the expressions of v, a part of a definition. An expression that does not parse
 // is an error.
-func Calls(v any) ([]Call, error) {
-	var found []Call
-	var parts []any
+func Calls(v any) (found []Call, err error) {
+	err = catchFault(func() { found = callsIn(v) })
+	return found, err
+}
+
+func callsIn(v any) (found []Call) {
 	switch v := v.(type) {
 	case string:
-		n, err := parseText(v)
-		if err != nil {
-			return nil, err
-		}
-		return n.addCalls(nil), nil
+		return parseText(v).calls
 	case []any:
-		parts = v
+		for _, part := range v {
+			found = append(found, callsIn(part)...)
+		}
 	case map[string]any:
 		for _, part := range v {
-			parts = append(parts, part)
+			found = append(found, callsIn(part)...)
 		}
 	}
-	for _, part := range parts {
-		calls, err := Calls(part)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, calls...)
-	}
-	return found, nil
+	return found
 }

@@ -142,8 +142,17 @@ func (e *environment) runAll(ctx context.Context, actions map[string]Action) (st
 	return Succeeded, nil
 }
 
-// runOne runs an action and returns how it ended.
-func (e *environment) runOne(ctx context.Context, name string, a Action) (string, error) {
+// runOne runs an action and returns how it ended. A fault in an expression fails it, and the run goes on.
+func (e *environment) runOne(ctx context.Context, name string, a Action) (end string, err error) {
+	if faulty := catchFault(func() { end, err = e.runAction(ctx, name, a) }); faulty != nil {
+		e.run.Faults = append(e.run.Faults, fmt.Sprintf("%s: %v", name, faulty))
+		e.outputs[name] = nil
+		return Failed, nil
+	}
+	return end, err
+}
+
+func (e *environment) runAction(ctx context.Context, name string, a Action) (string, error) {
 	switch a.Type {
 	case "Scope":
 		return e.runAll(ctx, a.Actions)
@@ -151,19 +160,13 @@ func (e *environment) runOne(ctx context.Context, name string, a Action) (string
 		return e.runIf(ctx, name, a)
 	case "Foreach":
 		return e.runForeach(ctx, name, a)
-	case "Select", "Query", "Table":
-		inputs, _ := a.Inputs.(map[string]any)
-		body, err := e.runData(a.Type, inputs)
-		e.outputs[name] = map[string]any{"body": body}
-		return e.endOf(name, err)
 	case "Until":
-		return e.runUntil(ctx, name, a)
+		return e.runUntil(ctx, a)
+	case "Select", "Query", "Table":
+		e.outputs[name] = map[string]any{"body": e.runData(a.Type, a.Inputs.(map[string]any))}
+		return Succeeded, nil
 	}
-	value, err := e.evaluate(a.Inputs)
-	if err != nil {
-		e.outputs[name] = nil
-		return e.endOf(name, err)
-	}
+	value := e.valueOf(a.Inputs)
 	inputs, _ := value.(map[string]any)
 	switch a.Type {
 	case "Compose":
@@ -193,30 +196,18 @@ func (e *environment) runOne(ctx context.Context, name string, a Action) (string
 	return Succeeded, nil
 }
 
-// endOf returns how an action ended whose expressions gave err. The run goes on.
-func (e *environment) endOf(name string, err error) (string, error) {
-	if err == nil {
-		return Succeeded, nil
-	}
-	e.run.Faults = append(e.run.Faults, fmt.Sprintf("%s: %v", name, err))
-	return Failed, nil
-}
-
 func (e *environment) runIf(ctx context.Context, name string, a Action) (string, error) {
 	condition, _ := a.Expression.(map[string]any)
 	sides, ok := condition["equals"].([]any)
 	if !ok || len(sides) != 2 {
 		return Failed, fmt.Errorf("%s: there is no condition %v here", name, a.Expression)
 	}
-	value, err := e.evaluate(sides)
-	if err != nil {
-		return e.endOf(name, err)
-	}
+	pair := e.valueOf(sides).([]any)
 	branch, other := a.Actions, map[string]Action{}
 	if a.Else != nil {
 		other = a.Else.Actions
 	}
-	if pair := value.([]any); pair[0] != pair[1] {
+	if pair[0] != pair[1] {
 		branch, other = other, branch
 	}
 	for name := range other {
@@ -225,35 +216,20 @@ func (e *environment) runIf(ctx context.Context, name string, a Action) (string,
 	return e.runAll(ctx, branch)
 }
 
-func (e *environment) runUntil(ctx context.Context, name string, a Action) (string, error) {
+func (e *environment) runUntil(ctx context.Context, a Action) (string, error) {
 	count, _ := a.Limit["count"].(float64)
 	for range int(count) {
 		end, err := e.runAll(ctx, a.Actions)
-		if err != nil {
-			return Failed, err
-		}
-		over, err := e.evaluate(a.Expression)
-		if err != nil {
-			return e.endOf(name, err)
-		}
-		if over == true {
-			return end, nil
+		if err != nil || e.valueOf(a.Expression) == true {
+			return end, err
 		}
 	}
 	return Succeeded, nil
 }
 
 func (e *environment) runForeach(ctx context.Context, name string, a Action) (string, error) {
-	value, err := e.evaluate(a.Foreach)
-	list, ok := value.([]any)
-	if err == nil && !ok {
-		err = fmt.Errorf("%T is no list", value)
-	}
-	if err != nil {
-		return e.endOf(name, err)
-	}
 	status := Succeeded
-	for _, item := range list {
+	for _, item := range arg[[]any]([]any{e.valueOf(a.Foreach)}, 0) {
 		e.items[name] = item
 		end, err := e.runAll(ctx, a.Actions)
 		if err != nil {
@@ -268,49 +244,31 @@ func (e *environment) runForeach(ctx context.Context, name string, a Action) (st
 }
 
 // runData carries out a data operation on a list.
-func (e *environment) runData(kind string, inputs map[string]any) (any, error) {
-	value, err := e.evaluate(inputs["from"])
-	if err != nil {
-		return nil, err
-	}
-	from, ok := value.([]any)
-	if !ok {
-		return nil, fmt.Errorf("%T is no list", value)
-	}
+func (e *environment) runData(kind string, inputs map[string]any) any {
+	from := arg[[]any]([]any{e.valueOf(inputs["from"])}, 0)
 	defer func() { e.item = nil }()
 	result, table := []any{}, "<table>"
 	for _, e.item = range from {
 		switch kind {
 		case "Select":
-			made, err := e.evaluate(inputs["select"])
-			if err != nil {
-				return nil, err
-			}
-			result = append(result, made)
+			result = append(result, e.valueOf(inputs["select"]))
 		case "Query":
-			keep, err := e.evaluate(inputs["where"])
-			if err != nil {
-				return nil, err
-			}
-			if keep == true {
+			if e.valueOf(inputs["where"]) == true {
 				result = append(result, e.item)
 			}
 		case "Table":
 			table += "<tr>"
 			for _, column := range inputs["columns"].([]any) {
-				cell, err := e.evaluate(column.(map[string]any)["value"])
-				if err != nil {
-					return nil, err
-				}
+				cell := e.valueOf(column.(map[string]any)["value"])
 				table += "<td>" + html.EscapeString(asText(cell)) + "</td>"
 			}
 			table += "</tr>"
 		}
 	}
 	if kind == "Table" {
-		return table + "</table>", nil
+		return table + "</table>"
 	}
-	return result, nil
+	return result
 }
 
 // runHTTP sends the request of an HTTP action, retries it by its policy, and returns how the action ended.
@@ -477,73 +435,23 @@ func retryDelays(policy map[string]any) ([]time.Duration, error) {
 	return waits, nil
 }
 
-// evaluate evaluates the expressions in a part of a definition.
-func (e *environment) evaluate(v any) (any, error) {
+// valueOf evaluates the expressions in a part of a definition.
+func (e *environment) valueOf(v any) any {
 	switch v := v.(type) {
 	case string:
-		n, err := parseText(v)
-		if err != nil {
-			return nil, err
-		}
-		return n.valueIn(e)
+		return parseText(v).value(e)
 	case []any:
 		list := make([]any, len(v))
 		for i, part := range v {
-			var err error
-			if list[i], err = e.evaluate(part); err != nil {
-				return nil, err
-			}
+			list[i] = e.valueOf(part)
 		}
-		return list, nil
+		return list
 	case map[string]any:
 		object := map[string]any{}
 		for key, part := range v {
-			made, err := e.evaluate(part)
-			if err != nil {
-				return nil, err
-			}
-			object[key] = made
+			object[key] = e.valueOf(part)
 		}
-		return object, nil
+		return object
 	}
-	return v, nil
-}
-
-// callFunction evaluates a function.
-func (e *environment) callFunction(function string, args []any) (any, error) {
-	if f := functions[function]; f != nil {
-		return f(args)
-	}
-	if contextual[function]-1 != len(args) {
-		return nil, fmt.Errorf("it takes %d arguments", contextual[function]-1)
-	}
-	name := ""
-	if len(args) == 1 {
-		name = asText(args[0])
-	}
-	switch function {
-	case "outputs":
-		if composed, ok := e.outputs[name][""]; ok {
-			return composed, nil
-		}
-		if e.outputs[name] == nil {
-			return nil, nil //nolint:nilnil // null is the value
-		}
-		return e.outputs[name], nil
-	case "body":
-		return e.outputs[name]["body"], nil
-	case "items":
-		return e.items[name], nil
-	case "item":
-		return e.item, nil
-	case "variables":
-		return e.variables[name], nil
-	case "triggerBody":
-		return e.trigger, nil
-	case "workflow":
-		return map[string]any{"run": map[string]any{"name": e.run.ID}}, nil
-	case "guid":
-		return guid.New().String(), nil
-	}
-	return nil, nil //nolint:nilnil // the connections, which nothing looks at
+	return v
 }
