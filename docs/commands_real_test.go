@@ -29,6 +29,7 @@ const moduleStubs = `function Import-Module {}
 function Read-Host {}
 function Get-AutopilotResourceAccount { [pscustomobject]@{ DeviceId = 1; Code = 'would_unassign' } }
 function Remove-AutopilotResourceAccount { $input }
+function Get-ChildItem {}
 function Get-Help {}
 `
 
