@@ -117,6 +117,13 @@ func New() *Cloud {
 	}
 }
 
+// locked changes the cloud.
+func (c *Cloud) locked(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+}
+
 // service is a service of the cloud.
 type service struct {
 	name   string

@@ -42,11 +42,7 @@ var entraService = service{ //nolint:gochecknoglobals // a table that nothing wr
 const tokenLife = time.Hour
 
 // SetTokenLife sets the lifetime of new tokens of Entra, of the managed identity and of callers.
-func (c *Cloud) SetTokenLife(life time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.life = life
-}
+func (c *Cloud) SetTokenLife(life time.Duration) { c.locked(func() { c.life = life }) }
 
 // SetAppSecrets replaces the client secrets of the app.
 func (c *Cloud) SetAppSecrets(values ...string) {
@@ -59,40 +55,20 @@ func (c *Cloud) SetAppSecrets(values ...string) {
 }
 
 // ExpireAppSecret adds value as an expired client secret of the app.
-func (c *Cloud) ExpireAppSecret(value string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.accepted[value] = false
-}
+func (c *Cloud) ExpireAppSecret(value string) { c.locked(func() { c.accepted[value] = false }) }
 
 // SetAppCertificates replaces the certificates of the app.
-func (c *Cloud) SetAppCertificates(certs ...*x509.Certificate) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.certs = certs
-}
+func (c *Cloud) SetAppCertificates(certs ...*x509.Certificate) { c.locked(func() { c.certs = certs }) }
 
 // SetGraphRoles sets the application permissions in new tokens of the app.
-func (c *Cloud) SetGraphRoles(roles ...string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.roles = roles
-}
+func (c *Cloud) SetGraphRoles(roles ...string) { c.locked(func() { c.roles = roles }) }
 
 // RevokeTokens makes Graph refuse every token issued so far.
-func (c *Cloud) RevokeTokens() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.revoked = c.Now().Add(time.Nanosecond)
-}
+func (c *Cloud) RevokeTokens() { c.locked(func() { c.revoked = c.Now().Add(time.Nanosecond) }) }
 
 // RequireClaims makes Graph refuse tokens that were requested without claims (a JSON object), by the challenge of
 // continuous access evaluation.
-func (c *Cloud) RequireClaims(claims string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.claims = claims
-}
+func (c *Cloud) RequireClaims(claims string) { c.locked(func() { c.claims = claims }) }
 
 // entraError returns an error response of Entra.
 func (c *Cloud) entraError(status int, code string, number int, message string) answer {
@@ -211,36 +187,22 @@ func (c *Cloud) serveToken(form url.Values, endpoint string) answer {
 
 // checkAssertion verifies the signature of a client assertion by the app's certificates, its endpoint and its times.
 func (c *Cloud) checkAssertion(assertion, endpoint string) error {
-	header, claims, signed, signature, err := splitToken(assertion)
-	if err != nil {
-		return err
-	}
-	now := float64(c.Now().Unix())
-	exp, _ := claims["exp"].(float64)
-	nbf, _ := claims["nbf"].(float64)
+	t, ok := splitToken(assertion)
+	now, claims := float64(c.Now().Unix()), t.claims
 	own := claims["sub"] == c.ClientID && claims["iss"] == c.ClientID
-	if claims["aud"] != endpoint || !own || exp < now || nbf > now+60 {
+	if !ok || claims["aud"] != endpoint || !own || t.time("exp") < now || t.time("nbf") > now+60 {
 		return errors.New("the claims of the assertion do not match the app")
 	}
-	digest := sha256.Sum256(signed)
 	for _, cert := range c.certs {
 		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
 		// MSAL for Go pads the long one, against RFC 7515.
 		padded := base64.StdEncoding.EncodeToString(long[:])
-		named := header["x5t#S256"] == encode(long[:]) || header["x5t#S256"] == padded ||
-			header["x5t"] == encode(short[:])
-		if !named {
-			continue
-		}
-		key, ok := cert.PublicKey.(*rsa.PublicKey)
-		if !ok {
-			continue
-		}
-		switch header["alg"] {
-		case "RS256":
-			return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature)
-		case "PS256":
-			return rsa.VerifyPSS(key, crypto.SHA256, digest[:], signature, nil)
+		named := t.header["x5t#S256"] == encode(long[:]) || t.header["x5t#S256"] == padded ||
+			t.header["x5t"] == encode(short[:])
+		key, isRSA := cert.PublicKey.(*rsa.PublicKey)
+		if named && isRSA && (t.header["alg"] == "RS256" && t.signedBy(key) || t.header["alg"] == "PS256" &&
+			rsa.VerifyPSS(key, crypto.SHA256, t.digest[:], t.signature, nil) == nil) {
+			return nil
 		}
 	}
 	return errors.New("no certificate fits")
@@ -249,34 +211,36 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 // checkFederated verifies an assertion by the issuers that an app trusts. It returns the number and the message of
 // Entra's error, 0 for success.
 func (c *Cloud) checkFederated(trusted []Trust, assertion string) (int, string) {
-	header, claims, signed, signature, err := splitToken(assertion)
-	if err != nil {
+	t, ok := splitToken(assertion)
+	if !ok {
 		return 50027, "JWT token is invalid or malformed."
 	}
-	if header["alg"] != "RS256" {
-		return 5002738, "Invalid JWT token. '" + asString(header["alg"]) + "' is not a supported signature algorithm."
+	if t.header["alg"] != "RS256" {
+		return 5002738, "Invalid JWT token. '" + asString(t.header["alg"]) + "' is not a supported signature algorithm."
 	}
-	named := func(of func(Trust) string, claim string) bool {
-		return slices.ContainsFunc(trusted, func(t Trust) bool { return of(t) == claims[claim] })
+	issuer, audience, subject := false, false, false
+	for _, app := range trusted {
+		issuer = issuer || app.Issuer == t.claims["iss"]
+		audience = audience || app.Audience == t.claims["aud"]
+		subject = subject || app.Subject == t.claims["sub"]
 	}
 	const none = "No matching federated identity record found for presented assertion "
 	switch {
-	case !named(func(t Trust) string { return t.Issuer }, "iss"):
+	case !issuer:
 		return 700211, none + "issuer."
-	case !named(func(t Trust) string { return t.Audience }, "aud"):
+	case !audience:
 		return 700212, none + "audience."
-	case !named(func(t Trust) string { return t.Subject }, "sub"):
+	case !subject:
 		return 700213, none + "subject."
 	}
 	key := signingKey(c.newest)
-	if claims["iss"] == c.role.Issuer {
+	if t.claims["iss"] == c.role.Issuer {
 		key = awsKey()
 	}
-	digest := sha256.Sum256(signed)
-	if rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature) != nil {
+	if !t.signedBy(&key.PublicKey) {
 		return 50013, "Assertion failed signature validation."
 	}
-	if exp, _ := claims["exp"].(float64); exp < float64(c.Now().Unix()) {
+	if t.time("exp") < float64(c.Now().Unix()) {
 		return 700024, "Client assertion is not within its valid time range."
 	}
 	return 0, ""
@@ -309,18 +273,10 @@ func keyID(key *rsa.PrivateKey) string {
 }
 
 // RotateSigningKey makes Entra sign with a new key, and still list the earlier ones.
-func (c *Cloud) RotateSigningKey() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.newest++
-}
+func (c *Cloud) RotateSigningKey() { c.locked(func() { c.newest++ }) }
 
 // RevokeSigningKeys makes Entra list the newest signing key alone.
-func (c *Cloud) RevokeSigningKeys() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.oldest = c.newest
-}
+func (c *Cloud) RevokeSigningKeys() { c.locked(func() { c.oldest = c.newest }) }
 
 // Claims are claims of a token, by their names.
 type Claims map[string]any
@@ -408,45 +364,52 @@ func signWith(key *rsa.PrivateKey, claims Claims, header map[string]any) string 
 
 // claimsOf returns the claims of a request's bearer token if the Cloud has issued it and it has not expired.
 func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		return nil, false
-	}
-	header, claims, signed, signature, err := splitToken(token)
-	if err != nil {
-		return nil, false
-	}
-	digest := sha256.Sum256(signed)
+	text, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	t, ok := splitToken(text)
 	genuine := false
 	for i := c.oldest; i <= c.newest; i++ {
 		key := signingKey(i)
-		genuine = genuine || header["kid"] == keyID(key) &&
-			rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature) == nil
+		genuine = genuine || t.header["kid"] == keyID(key) && t.signedBy(&key.PublicKey)
 	}
-	if !genuine {
+	if !ok || !genuine {
 		return nil, false
 	}
-	exp, _ := claims["exp"].(float64)
-	return claims, claims["tid"] == c.TenantID && exp > float64(c.Now().Unix())
+	return t.claims, t.claims["tid"] == c.TenantID && t.time("exp") > float64(c.Now().Unix())
+}
+
+// token is a JWT that was split.
+type token struct {
+	header, claims map[string]any
+	digest         [sha256.Size]byte // of the signed part
+	signature      []byte
 }
 
 // splitToken splits a JWT, and verifies nothing.
-func splitToken(token string) (header, claims map[string]any, signed, signature []byte, err error) {
-	parts := strings.Split(token, ".")
+func splitToken(text string) (t token, ok bool) {
+	parts := strings.Split(text, ".")
 	if len(parts) != 3 {
-		return nil, nil, nil, nil, errors.New("not a token of three parts")
+		return t, false
 	}
-	for i, into := range []*map[string]any{&header, &claims} {
+	for i, into := range []*map[string]any{&t.header, &t.claims} {
 		raw, err := base64.RawURLEncoding.DecodeString(parts[i])
-		if err != nil {
-			return nil, nil, nil, nil, err
-		}
-		if err := json.NewDecoder(bytes.NewReader(raw)).Decode(into); err != nil {
-			return nil, nil, nil, nil, err
+		if err != nil || json.NewDecoder(bytes.NewReader(raw)).Decode(into) != nil {
+			return t, false
 		}
 	}
-	signature, err = base64.RawURLEncoding.DecodeString(parts[2])
-	return header, claims, []byte(parts[0] + "." + parts[1]), signature, err
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	t.digest, t.signature = sha256.Sum256([]byte(parts[0]+"."+parts[1])), signature
+	return t, err == nil
+}
+
+// signedBy reports whether the token is signed with key by RS256.
+func (t token) signedBy(key *rsa.PublicKey) bool {
+	return rsa.VerifyPKCS1v15(key, crypto.SHA256, t.digest[:], t.signature) == nil
+}
+
+// time returns a claim that is a time, in seconds.
+func (t token) time(claim string) float64 {
+	seconds, _ := t.claims[claim].(float64)
+	return seconds
 }
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

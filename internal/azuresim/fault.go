@@ -34,17 +34,11 @@ type planned struct {
 // Fail applies f to the next requests of step: so many times, or until Heal if times is negative. The faults of a
 // step take turns in the order of their Fail.
 func (c *Cloud) Fail(step Step, times int, f Fault) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.faults[step] = append(c.faults[step], &planned{times, f})
+	c.locked(func() { c.faults[step] = append(c.faults[step], &planned{times, f}) })
 }
 
 // Heal removes all faults.
-func (c *Cloud) Heal() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.faults)
-}
+func (c *Cloud) Heal() { c.locked(func() { clear(c.faults) }) }
 
 func (c *Cloud) nextFault(step Step) Fault {
 	for _, p := range c.faults[step] {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"autopilot-unassign/internal/guid"
@@ -55,34 +54,21 @@ const (
 
 // MarshalJSON writes d as Graph does.
 func (d Device) MarshalJSON() ([]byte, error) {
-	text := func(s string) *string {
-		if s == "" && d.Form == AsNull {
-			return nil
+	properties := map[string]any{
+		"serialNumber": d.SerialNumber, "groupTag": d.GroupTag, "manufacturer": d.Manufacturer, "model": d.Model,
+		"enrollmentState": d.EnrollmentState, "deviceAccountPassword": d.DeviceAccountPassword,
+	}
+	if d.Form != LeftOut {
+		properties["userPrincipalName"], properties["resourceName"] = d.UserPrincipalName, d.ResourceName
+		properties["addressableUserName"] = d.AddressableUserName
+	}
+	for name, value := range properties {
+		if value == "" && d.Form == AsNull {
+			properties[name] = nil
 		}
-		return &s
 	}
-	type device struct {
-		ID                    string  `json:"id"`
-		SerialNumber          *string `json:"serialNumber"`
-		GroupTag              *string `json:"groupTag"`
-		Manufacturer          *string `json:"manufacturer"`
-		Model                 *string `json:"model"`
-		EnrollmentState       *string `json:"enrollmentState"`
-		DeviceAccountPassword *string `json:"deviceAccountPassword"`
-	}
-	written := device{
-		d.ID, text(d.SerialNumber), text(d.GroupTag),
-		text(d.Manufacturer), text(d.Model), text(d.EnrollmentState), text(d.DeviceAccountPassword),
-	}
-	if d.Form == LeftOut {
-		return json.Marshal(written)
-	}
-	return json.Marshal(struct {
-		device
-		UserPrincipalName   *string `json:"userPrincipalName"`
-		AddressableUserName *string `json:"addressableUserName"`
-		ResourceName        *string `json:"resourceName"`
-	}{written, text(d.UserPrincipalName), text(d.AddressableUserName), text(d.ResourceName)})
+	properties["id"] = d.ID
+	return json.Marshal(properties)
 }
 
 // PutDevice stores d, and replaces the device with its ID.
@@ -141,19 +127,11 @@ const (
 )
 
 // Throttle sets the limit on writes, and forgets earlier writes.
-func (c *Cloud) Throttle(limit WriteLimit) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.limit, c.writes = limit, nil
-}
+func (c *Cloud) Throttle(limit WriteLimit) { c.locked(func() { c.limit, c.writes = limit, nil }) }
 
 // RequireApproval makes the action subject to Multi Admin Approval: Graph refuses it with that status. Microsoft
 // documents 400; 403 has been announced (https://github.com/Microsoft365DSC/Microsoft365DSC/issues/7236).
-func (c *Cloud) RequireApproval(status int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.approval = status
-}
+func (c *Cloud) RequireApproval(status int) { c.locked(func() { c.approval = status }) }
 
 // PutOddRows adds values to the first page of each list that are not devices, or not as documented.
 func (c *Cloud) PutOddRows(rows ...string) {
@@ -166,11 +144,7 @@ func (c *Cloud) PutOddRows(rows ...string) {
 
 // RefuseItemTokens makes Graph accept the next n batches and refuse the token of each item in them
 // (https://github.com/microsoftgraph/msgraph-sdk-dotnet/issues/2660).
-func (c *Cloud) RefuseItemTokens(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.refuseItems = n
-}
+func (c *Cloud) RefuseItemTokens(n int) { c.locked(func() { c.refuseItems = n }) }
 
 const (
 	deviceCollection = "/beta/deviceManagement/windowsAutopilotDeviceIdentities"
@@ -203,60 +177,44 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 	if r.URL.Path == batchPath && r.Method == http.MethodPost {
 		return c.serveBatch(r, body)
 	}
-	if path, ok := strings.CutPrefix(r.URL.Path, stableCollection+"/"); ok {
-		return c.serveStable(r, path)
+	path, beta := strings.CutPrefix(r.URL.Path, deviceCollection)
+	stable := false
+	if !beta {
+		path, stable = strings.CutPrefix(r.URL.Path, stableCollection+"/")
 	}
-	path, ok := strings.CutPrefix(r.URL.Path, deviceCollection)
-	if !ok {
-		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
-	}
-	if path == "" {
-		if r.Method != http.MethodGet {
-			return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
-		}
+	if beta && path == "" && r.Method == http.MethodGet {
 		return c.listDevices(r)
+	}
+	if !beta && !stable || path == "" {
+		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
 	}
 	id, action, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	device, known := c.devices[strings.ToLower(id)]
 	action = strings.TrimPrefix(action, "microsoft.graph.")
+	read := action == "" && r.Method == http.MethodGet
+	// Graph 1.0 lacks our action and has its sibling, which removes the user; some libraries lack beta.
+	acts := r.Method == http.MethodPost && (beta && action == unassignAction || stable && action == siblingAction)
 	switch {
-	case action == "" && r.Method == http.MethodGet && r.URL.Query().Has("$select"):
+	case read && beta && r.URL.Query().Has("$select"):
 		return graphError(http.StatusInternalServerError, Nested, "InternalServerError", "An error has occurred", 0)
-	case action == "" && r.Method == http.MethodGet && known:
+	case read && known:
 		return jsonAnswer(http.StatusOK, device)
-	case action == "" && r.Method == http.MethodGet:
+	case read:
 		return graphError(http.StatusNotFound, Nested, "ResourceNotFound", "An error has occurred", 0)
-	case action != unassignAction || r.Method != http.MethodPost:
+	case !acts:
 		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
 	case c.overLimit():
 		return c.refuseWrite()
-	case c.approval != 0:
+	case c.approval != 0 && beta:
 		message := "Header 'x-msft-approval-justification' is required to request approval"
 		return graphError(c.approval, Nested, "BadRequest", message, 0)
 	case !known:
 		return graphError(http.StatusBadRequest, Nested, "ResourceNotFound", "An error has occurred", 0)
 	}
-	device.UserPrincipalName, device.AddressableUserName, device.ResourceName = "", "", ""
-	c.devices[device.ID] = device
-	return answer{status: http.StatusNoContent}
-}
-
-// serveStable serves a device in Graph 1.0, and the action that removes its user: 1.0 lacks our action, and some libraries
-// lack beta.
-func (c *Cloud) serveStable(r *http.Request, path string) answer {
-	id, action, _ := strings.Cut(path, "/")
-	device, known := c.devices[strings.ToLower(id)]
-	switch {
-	case action == "" && r.Method == http.MethodGet && known:
-		return jsonAnswer(http.StatusOK, device)
-	case strings.TrimPrefix(action, "microsoft.graph.") != siblingAction || r.Method != http.MethodPost:
-		return graphError(http.StatusBadRequest, NoRoute, "", "", 0)
-	case c.overLimit():
-		return c.refuseWrite()
-	case !known:
-		return graphError(http.StatusBadRequest, Nested, "ResourceNotFound", "An error has occurred", 0)
-	}
 	device.UserPrincipalName, device.AddressableUserName = "", ""
+	if beta {
+		device.ResourceName = ""
+	}
 	c.devices[device.ID] = device
 	return answer{status: http.StatusNoContent}
 }
@@ -318,17 +276,10 @@ func (c *Cloud) refuseWrite() answer {
 	return a
 }
 
-// The patterns are compiled on first use: a deployment has no simulated cloud.
 var (
-	containsFilter = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // never written
-		return regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
-	})
-	hyphenated = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // likewise
-		return regexp.MustCompile(`^[0-9A-Fa-f]{4,}(-[0-9A-Fa-f]{2,})+$`)
-	})
-	skipToken = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // likewise
-		return regexp.MustCompile(`^LastSerialNumber='(.*)'$`)
-	})
+	containsFilter = regexp.MustCompile(`^contains\(serialNumber,\s*'((?:[^']|'')*)'\)$`)
+	hyphenated     = regexp.MustCompile(`^[0-9A-Fa-f]{4,}(-[0-9A-Fa-f]{2,})+$`)
+	skipToken      = regexp.MustCompile(`^LastSerialNumber='(.*)'$`)
 )
 
 // listDevices serves the collection, with Graph's defects there:
@@ -345,8 +296,8 @@ func (c *Cloud) listDevices(r *http.Request) answer {
 	}
 	devices := c.sortedDevices()
 	if filter := query.Get("$filter"); filter != "" {
-		m := containsFilter().FindStringSubmatch(filter)
-		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated().MatchString(m[1]) {
+		m := containsFilter.FindStringSubmatch(filter)
+		if len(m) == 0 || strings.Contains(m[1], " ") || hyphenated.MatchString(m[1]) {
 			return graphError(http.StatusBadRequest, Nested, "BadRequest", "An error has occurred", 0)
 		}
 		part := strings.ToLower(strings.ReplaceAll(m[1], "''", "'"))
@@ -358,7 +309,7 @@ func (c *Cloud) listDevices(r *http.Request) answer {
 	if top, err := strconv.Atoi(query.Get("$top")); err == nil && top > 0 && top < pageSize {
 		size = top
 	}
-	if m := skipToken().FindStringSubmatch(query.Get("$skiptoken")); m != nil {
+	if m := skipToken.FindStringSubmatch(query.Get("$skiptoken")); m != nil {
 		from := slices.IndexFunc(devices, func(d Device) bool { return d.SerialNumber >= m[1] })
 		if from < 0 {
 			from = len(devices)

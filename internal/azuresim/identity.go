@@ -16,11 +16,7 @@ var identityService = service{ //nolint:gochecknoglobals // a table that nothing
 const identityHeader = "simulated-identity-header"
 
 // SetIdentityRoles sets the application permissions of the managed identity in Graph.
-func (c *Cloud) SetIdentityRoles(roles ...string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.identityRoles = roles
-}
+func (c *Cloud) SetIdentityRoles(roles ...string) { c.locked(func() { c.identityRoles = roles }) }
 
 // Issuer returns the issuer of the tenant's version 2 tokens. An app that trusts a managed identity names it.
 func (c *Cloud) Issuer() string {

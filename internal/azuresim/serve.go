@@ -31,10 +31,8 @@ type Served struct {
 
 	servers []*http.Server
 	running sync.WaitGroup
-	stop    chan struct{}
-
-	mu   sync.Mutex
-	idle map[net.Conn]bool // open connections without a request
+	stop    context.CancelFunc // ends all requests
+	idle    sync.Map           // open connections without a request
 }
 
 // Serve serves the Cloud on loopback until the Served is closed, each service at an address of its own. Faults happen
@@ -49,7 +47,8 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 	if err != nil {
 		return nil, fmt.Errorf("azuresim: %w", err)
 	}
-	s := &Served{CA: ca, IdentityHeader: identityHeader, stop: make(chan struct{}), idle: map[net.Conn]bool{}}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Served{CA: ca, IdentityHeader: identityHeader, stop: stop}
 	for _, part := range []struct {
 		service service
 		address *string
@@ -62,7 +61,7 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 		{stsService, &s.STSEndpoint, "https", ""},
 		{identityService, &s.IdentityEndpoint, "http", "/msi/token"},
 	} {
-		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("azuresim: %w", err)
@@ -75,10 +74,15 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 		}
 		server := &http.Server{
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				s.respond(c, part.service, w, r)
+				respond(c, part.service, w, r)
 			}),
 			ReadHeaderTimeout: 10 * time.Second,
-			ConnState:         s.trackIdle,
+			ConnState: func(conn net.Conn, state http.ConnState) {
+				if s.idle.Delete(conn); state == http.StateIdle {
+					s.idle.Store(conn, true)
+				}
+			},
+			BaseContext: func(net.Listener) context.Context { return ctx },
 			ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 				return context.WithValue(ctx, connKey{}, conn)
 			},
@@ -95,50 +99,28 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 
 // Close stops serving. Requests in flight lose their connection.
 func (s *Served) Close() {
-	close(s.stop)
+	s.stop()
 	for _, server := range s.servers {
 		_ = server.Close()
 	}
 	s.running.Wait()
 }
 
-// trackIdle tracks the idle connections.
-func (s *Served) trackIdle(conn net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if state == http.StateIdle {
-		s.idle[conn] = true
-	} else {
-		delete(s.idle, conn)
-	}
+// CloseIdle closes the idle connections, as services do at any time.
+func (s *Served) CloseIdle() {
+	s.idle.Range(func(conn, _ any) bool {
+		_ = conn.(net.Conn).Close()
+		return true
+	})
 }
 
-// CloseIdle closes the idle connections, as services do at any time, and returns their number.
-func (s *Served) CloseIdle() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for conn := range s.idle {
-		_ = conn.Close()
-	}
-	return len(s.idle)
-}
-
-func (s *Served) respond(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
+func respond(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
 	a, fault := c.serveRequest(service, r, body)
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	go func() {
-		select {
-		case <-s.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	if fault.sleep(ctx) != nil {
+	if fault.sleep(r.Context()) != nil {
 		return
 	}
 	if fault.err != nil || fault.cut {

@@ -46,20 +46,14 @@ func (c *Cloud) PutRole(arn string) Role {
 }
 
 // DisableFederation switches outbound web identity federation of the account off.
-func (c *Cloud) DisableFederation() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.federationOff = true
-}
+func (c *Cloud) DisableFederation() { c.locked(func() { c.federationOff = true }) }
 
 // Trust is a federated identity credential of an app. All three must match exactly.
 type Trust struct{ Issuer, Subject, Audience string }
 
 // SetTrust makes the app or managed identity with that client id trust these and no others.
 func (c *Cloud) SetTrust(clientID string, trusted ...Trust) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.trust[clientID] = trusted
+	c.locked(func() { c.trust[clientID] = trusted })
 }
 
 // awsKey is the key that the simulated STS signs with.

@@ -27,7 +27,7 @@ func snippets(t *testing.T) map[string]string {
 	}
 	found := map[string]string{}
 	for _, m := range regexp.MustCompile("(?s)\n```([a-z]+)\n(.*?\n)```\n").FindAllStringSubmatch(string(text), -1) {
-		if m[1] != "sh" && m[1] != "powershell" {
+		if !slices.Contains([]string{"sh", "powershell", "http"}, m[1]) {
 			found[m[1]] = m[2]
 		}
 	}
