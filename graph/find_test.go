@@ -62,6 +62,7 @@ func TestFind(t *testing.T) {
 		{"an unknown one", nil, serials("5CG9999XYZ"), "not_found", "filter"},
 		{"a placeholder of three devices", nil, serials("Default string"), "ambiguous 3 4 5", "filter"},
 		{"two that differ in letters alone", nil, serials("Abc"), "ambiguous 12 13", "walk"},
+		{"with a letter that folds to an s", nil, serials("Default \u017ftring"), "not_found", "filter"},
 		{"with spaces", nil, serials("VMware-56 4d 2b 3c-4d 5e"), "6", "filter"},
 		{"with hyphens, like a GUID", nil, serials("1234-5678-9012-3456"), "7", "filter"},
 		{"with hyphens", nil, serials("PF3-0123-4567"), "9", "filter"},

@@ -1,4 +1,4 @@
-//go:build integration || hostile || soak
+//go:build integration || hostile || soak || proofs
 
 package integration
 
@@ -23,12 +23,12 @@ import (
 	"autopilot-unassign/internal/hosttest/functions"
 )
 
-// binary is the program, built once.
-var binary string
+// binary is the program: the one that UNASSIGN_PROGRAM names by its absolute path, else built once.
+var binary = os.Getenv("UNASSIGN_PROGRAM")
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "unassign")
-	if err == nil {
+	if err == nil && binary == "" {
 		binary = filepath.Join(dir, "unassign")
 		err = exec.Command("go", "build", "-o", binary, "../function").Run()
 	}
@@ -98,17 +98,17 @@ type startFunc func(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, ce
 func fronts() map[string]startFunc {
 	all := map[string]startFunc{"direct": start}
 	for name, mode := range functions.Modes() {
-		all[name] = behind(mode)
+		all[name] = behind(mode, "functions")
 	}
 	return all
 }
 
-// behind starts the package for Azure behind the double of a host.
-func behind(mode functions.Mode) startFunc {
+// behind starts a package of parts of infra/azure behind the double of a host.
+func behind(mode functions.Mode, parts ...string) startFunc {
 	return func(t *testing.T, c *azuresim.Cloud, served *azuresim.Served, certificates [][]byte, settings ...string) *program {
 		t.Helper()
 		dir := t.TempDir()
-		if err := functions.Stage(dir, "..", binary, "functions"); err != nil {
+		if err := functions.Stage(dir, "..", binary, parts...); err != nil {
 			t.Fatal(err)
 		}
 		host, err := functions.Start(t.Context(), functions.Options{AppDir: dir, Env: environment(t, c, served, certificates, settings...), Mode: mode})
