@@ -147,6 +147,42 @@ func TestEarlyResponseAndLateBody(t *testing.T) {
 	}
 }
 
+// TestLateBodyIsNoRequest has a stranger send the body of a request after its response: it must not pass for the next
+// request of the connection, which a host shares between its callers and uses for its own invocations.
+func TestLateBodyIsNoRequest(t *testing.T) {
+	t.Parallel()
+	for name, read := range map[string]func(io.Reader){
+		"unread":   func(io.Reader) {},
+		"a byte":   func(body io.Reader) { _, _ = body.Read(make([]byte, 1)) },
+		"given up": func(body io.Reader) { _, _ = io.ReadAll(body) },
+	} {
+		build := func(chan<- error) http.Handler {
+			return withInvocation(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/first" {
+					t.Errorf("%s: %s was served", name, r.URL.Path)
+				}
+				read(r.Body)
+				w.WriteHeader(http.StatusUnauthorized)
+			}), config.Azure, azureInvocationID)
+		}
+		onServer(t, build, time.Minute, func(t *testing.T, conn net.Conn, _ <-chan error) {
+			t.Helper()
+			const late = "POST /queue HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+			fmt.Fprintf(conn, "POST /first HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\nx", len(late)+1)
+			responses := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(responses, nil)
+			if err != nil || resp.StatusCode != http.StatusUnauthorized || !resp.Close {
+				t.Errorf("%s: %v, %v", name, resp, err)
+				return
+			}
+			_, _ = io.WriteString(conn, late)
+			if _, err := responses.ReadByte(); err == nil {
+				t.Errorf("%s: the late body has a response", name)
+			}
+		})
+	}
+}
+
 // TestMessageIDReachesTheLedger has the id of a message on both hosts be that of its delivery.
 func TestMessageIDReachesTheLedger(t *testing.T) {
 	if m := sqsMessage(events.SQSMessage{MessageId: "m-1", Body: "{}"}); m.ID != "m-1" {

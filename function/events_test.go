@@ -661,6 +661,25 @@ func TestForgedInvocations(t *testing.T) {
 	})
 }
 
+// smuggleInvocation sends an invocation as the body of a request that the worker has already responded to: it must not
+// pass for the host's next request on that connection.
+func smuggleInvocation(t *testing.T, door, invocation string) {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", door)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(conn, "POST /api/health HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(invocation))
+	time.Sleep(2 * drainTimeout)
+	_, _ = io.WriteString(conn, invocation)
+	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode/100 == 2 {
+		t.Errorf("%v, %v", resp, err)
+	}
+	time.Sleep(drainTimeout) // for the event, if it is one
+}
+
 // forgeMarks sends the worker invocations with a single mark of a caller's request.
 func forgeMarks(t *testing.T) {
 	t.Helper()
@@ -738,6 +757,7 @@ func forgeInvocations(t *testing.T, mode functions.Mode, catchAll bool) {
 			}
 		}
 	}
+	smuggleInvocation(t, door, invocationText("/queue", address, string(text)))
 	for _, message := range []string{"sweep", "unassign", "event", "event refused"} {
 		records(t, d, message, 0)
 	}

@@ -69,21 +69,30 @@ const (
 // drainBody returns a body and a writer for r: the first write of a response reads the rest of the body and discards
 // it, up to maxDrain and drainTimeout. Without it net/http holds a response for as long as the body takes; and a
 // host that is still sending when the connection closes reports 500 instead of the response.
+//
+// The connection closes after a response whose body has not ended: its late bytes would be the next request, which a
+// stranger could write. net/http does not close it in full duplex.
 func drainBody(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, io.ReadCloser) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // or net/http reads the rest itself, until its own deadline
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body := &requestBody{ReadCloser: r.Body, control: control, awaited: r.Header.Get("Expect") != ""}
-	return &drainingWriter{ResponseWriter: w, drain: sync.OnceFunc(body.drain)}, body
+	drain := sync.OnceFunc(func() {
+		if body.drain(); !body.complete {
+			w.Header().Set("Connection", "close")
+		}
+	})
+	return &drainingWriter{ResponseWriter: w, drain: drain}, body
 }
 
 // requestBody is a body that knows whether it has ended.
 type requestBody struct {
 	io.ReadCloser
 
-	control *http.ResponseController
-	awaited bool // the caller sends nothing until the first Read
-	ended   bool
+	control  *http.ResponseController
+	awaited  bool // the caller sends nothing until the first Read
+	ended    bool // no more can be read
+	complete bool // it was read to its end
 }
 
 // Read reads the body. At its end the deadline is lifted: it would end the request's context.
@@ -94,6 +103,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.ended = true
 	}
 	if errors.Is(err, io.EOF) {
+		b.complete = true
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err

@@ -126,7 +126,8 @@ func TestWarm(t *testing.T) {
 	}
 }
 
-// A body that comes too slowly is given up. Lambda has the body before it invokes.
+// A body that comes too slowly is given up. The Functions host reads no response before it has sent the body, and gives
+// up itself after five seconds. Lambda has the body before it invokes.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
 	for _, host := range []string{config.Azure, config.Local} {
@@ -151,6 +152,9 @@ func TestSlowBody(t *testing.T) {
 		}
 		body, _ := io.ReadAll(resp.Body)
 		_ = conn.Close()
+		if host == config.Azure && resp.StatusCode == http.StatusInternalServerError && len(body) == 0 {
+			continue
+		}
 		if resp.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(body), `"code":"body_timeout"`) {
 			t.Errorf("%s: %s %s", host, resp.Status, body)
 		}

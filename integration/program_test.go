@@ -111,7 +111,7 @@ func behind(mode functions.Mode, parts ...string) startFunc {
 		if err := functions.Stage(dir, "..", binary, parts...); err != nil {
 			t.Fatal(err)
 		}
-		host, err := functions.Start(t.Context(), functions.Options{AppDir: dir, Env: environment(t, c, served, certificates, settings...), Mode: mode})
+		host, err := functions.Start(t.Context(), functions.Options{AppDir: dir, Env: environment(t, c, served, certificates, settings...), Mode: mode, IdleTimeout: 5 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,8 @@
 // [M] measured in November 2026 on the host 4.1037, built from its published source, as it is (it forwards) and with
 // the published proxying code of 2025. [S] read in the source of that host, at commit 89dc438d of
 // Azure/azure-functions-host; [S25] in its files of 2025 (DefaultHttpWorkerService.cs, DefaultHttpProxyService.cs,
-// RetryProxyHandler.cs); [Y] in microsoft/reverse-proxy 202cca96; [K] in azure-webjobs-sdk f79ea0bf and its
+// RetryProxyHandler.cs); [Y] in microsoft/reverse-proxy 202cca96; [N]
+// in HttpConnection.cs of dotnet/runtime 000f1046; [K] in azure-webjobs-sdk f79ea0bf and its
 // extensions. [D] from Microsoft's documentation.
 //
 // # Modes
@@ -63,8 +64,8 @@
 //	E8  Proxying: all but the hop-by-hop headers are passed on [Y RequestUtilities.cs:71-90], and the table's are set.
 //	    [M]
 //	E9  Status, headers except hop-by-hop ones, and body are passed back. Content-Length is dropped from 204 and 205.
-//	    [Y] A worker that responds and closes the connection while the host is still sending the body breaks the
-//	    write: the caller gets 500 (bodies from 8 MiB always, from 4 MiB at times). [M]
+//	    [Y] The host reads a response only after it has sent the body [N SendAsync]. A worker that closes the connection
+//	    before breaks the write: the caller gets 500 (bodies from 8 MiB always, from 4 MiB at times [M]).
 //	E10 Proxying: a request whose connection breaks is sent again, up to 10 times within 1.9 s, unless its body has
 //	    been read; then the caller gets 500. Without a byte for 240 s the caller gets 500. [S25, M]
 //	E11 Proxying: a caller that goes away cancels the request to the worker. [Y] Forwarding does not.

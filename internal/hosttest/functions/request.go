@@ -76,7 +76,9 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = control.Flush()
 	_ = control.SetReadDeadline(time.Now().Add(drainTimeout))
-	_, _ = io.CopyN(io.Discard, r.Body, h.options.MaxBody)
+	if _, err := io.CopyN(io.Discard, r.Body, h.options.MaxBody); err != nil && !errors.Is(err, io.EOF) {
+		panic(http.ErrAbortHandler) // closes the connection
+	}
 }
 
 // The least rate of a body, and the time before it counts (E7).
@@ -396,8 +398,8 @@ func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	}
 }
 
-// sendOnce sends a request. It loses the response if DropNext wants it, or if the worker closes the connection while
-// the body is still being written (E9).
+// sendOnce sends a request, and reads the response when the body is sent (E9). It loses the response if DropNext wants
+// it, or if the worker closes the connection before.
 func (h *Host) sendOnce(req *http.Request) (*http.Response, error) {
 	wrote := make(chan error, 1)
 	trace := &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
@@ -419,15 +421,13 @@ func (h *Host) sendOnce(req *http.Request) (*http.Response, error) {
 	if drop {
 		return nil, errors.Join(io.ErrUnexpectedEOF, resp.Body.Close())
 	}
-	if resp.Close {
-		select {
-		case err = <-wrote:
-		case <-req.Context().Done():
-			err = context.Cause(req.Context())
-		}
-		if err != nil {
-			return nil, errors.Join(err, resp.Body.Close())
-		}
+	select {
+	case err = <-wrote:
+	case <-req.Context().Done():
+		err = context.Cause(req.Context())
+	}
+	if err != nil {
+		return nil, errors.Join(err, resp.Body.Close())
 	}
 	return resp, nil
 }
