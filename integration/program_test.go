@@ -1,4 +1,4 @@
-//go:build integration || hostile || soak || proofs
+//go:build integration || hostile || soak
 
 package integration
 
