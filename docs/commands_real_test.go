@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -109,6 +110,9 @@ func TestAzTakesEveryCommand(t *testing.T) {
 			if command[0] == "az" {
 				commands = append(commands, command[1:])
 			}
+		}
+		for _, m := range regexp.MustCompile("`az ([^`]* --[^`]*)`").FindAllStringSubmatch(read(t, name), -1) { // in a sentence
+			commands = append(commands, strings.Fields(strings.ReplaceAll(m[1], `"`, "")))
 		}
 	}
 	input, err := json.Marshal(commands)
