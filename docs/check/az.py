@@ -31,6 +31,8 @@ def refused(cli, words):
         except SystemExit:
             return said.getvalue().strip() or "refused"
         except Exception as fault:  # az reports a wrong option by an exception of its own
+            if "No such file" in str(fault):  # a file of the page's reader
+                return None
             return f"{type(fault).__name__}: {fault}"
     return None
 
