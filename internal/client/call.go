@@ -363,46 +363,22 @@ func (r Result) String() string {
 	return text
 }
 
-// resultJSON is a result in a JSON document.
-type resultJSON struct {
-	Line           int    `json:"line,omitempty"`
-	DeviceID       string `json:"deviceId,omitempty"`
-	SerialNumber   string `json:"serialNumber,omitempty"`
-	AccountBefore  string `json:"accountBefore,omitempty"`
-	Status         int    `json:"status,omitempty"`
-	Code           string `json:"code"`
-	Message        string `json:"message,omitempty"`
-	Outcome        string `json:"outcome"`
-	Verification   string `json:"verification,omitempty"`
-	RequestID      string `json:"requestId,omitempty"`
-	GraphRequestID string `json:"graphRequestId,omitempty"`
-}
-
 // printResults prints the results of the rows as a JSON document.
 func (p Program) printResults(table *Table, results *Results, counts Counts, end error) error {
-	type summary struct {
-		Total     int            `json:"total"`
-		Succeeded int            `json:"succeeded"`
-		Refused   int            `json:"refused"`
-		Open      int            `json:"open"`
-		Unsent    int            `json:"unsent"`
-		Reasons   map[string]int `json:"refusedReasons,omitempty"`
-	}
 	document := struct {
 		jsonHead
-		Summary summary      `json:"summary"`
-		File    string       `json:"resultsFile,omitempty"`
-		Results []resultJSON `json:"results"`
-	}{p.head(end), summary{
-		counts.Total, counts.Succeeded, counts.Refused, counts.Open, counts.Unsent,
-		counts.Reasons[refused],
-	}, results.path, []resultJSON{}}
+		Summary struct {
+			Counts
+			Reasons map[string]int `json:"refusedReasons,omitempty"`
+		} `json:"summary"`
+		File    string   `json:"resultsFile,omitempty"`
+		Results []Result `json:"results"`
+	}{jsonHead: p.head(end), File: results.path, Results: []Result{}}
+	document.Summary.Counts, document.Summary.Reasons = counts, counts.Reasons[refused]
 	for _, row := range table.Rows {
 		if r, ok := results.Of(row); ok {
-			document.Results = append(document.Results, resultJSON{
-				row.Line, r.DeviceID, r.SerialNumber, r.AccountBefore, r.Status, r.Code, r.Message, r.Outcome,
-				r.Verification, r.RequestID, r.GraphRequestID,
-			})
+			r.Line = row.Line
+			document.Results = append(document.Results, r)
 		}
 	}
 	return text.WriteJSON(p.Stdout, document)

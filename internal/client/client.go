@@ -39,17 +39,15 @@ func Signature(key []byte) Evidence {
 }
 
 // APIKey returns the Evidence of an API key.
-func APIKey(key string) Evidence {
-	return func(h http.Header, id string, _ []byte) {
-		h.Set("X-Api-Key", key)
-		h.Set("Idempotency-Key", id)
-	}
-}
+func APIKey(key string) Evidence { return headerEvidence("X-Api-Key", key) }
 
 // Token returns the Evidence of an access token of Entra ID.
-func Token(token string) Evidence {
+func Token(token string) Evidence { return headerEvidence("Authorization", "Bearer "+token) }
+
+// headerEvidence returns the Evidence of a header, beside which the delivery has its id.
+func headerEvidence(name, value string) Evidence {
 	return func(h http.Header, id string, _ []byte) {
-		h.Set("Authorization", "Bearer "+token)
+		h.Set(name, value)
 		h.Set("Idempotency-Key", id)
 	}
 }
@@ -86,9 +84,9 @@ type Order struct {
 
 // Target is a device in an Order.
 type Target struct {
-	DeviceID     string    `json:"deviceId,omitempty"`
-	SerialNumber string    `json:"serialNumber,omitempty"`
-	Expected     *Expected `json:"expected,omitempty"`
+	DeviceID     string   `json:"deviceId,omitempty"`
+	SerialNumber string   `json:"serialNumber,omitempty"`
+	Expected     Expected `json:"expected,omitzero"`
 }
 
 // Expected is the account that a device must still carry, by one of its names.
@@ -100,20 +98,12 @@ type Expected struct {
 // String returns the name of the account.
 func (e Expected) String() string { return cmp.Or(e.UserPrincipalName, e.ResourceName) }
 
-// expect returns the account called name: a user principal name if it has an @, else a resource name.
+// parseAccount returns the account called name: a user principal name if it has an @, else a resource name.
 func parseAccount(name string) Expected {
 	if strings.Contains(name, "@") {
 		return Expected{UserPrincipalName: name}
 	}
 	return Expected{ResourceName: name}
-}
-
-// orNil returns the account as a member of a request, nil if there is none.
-func (e Expected) orNil() *Expected {
-	if e == (Expected{}) {
-		return nil
-	}
-	return &e
 }
 
 // Response is a response to a request.

@@ -256,21 +256,18 @@ func endpointOf(address, route string) (string, error) {
 
 // jsonHead begins each JSON document of the commands.
 type jsonHead struct {
-	Version string     `json:"version"`
-	OK      bool       `json:"ok"`
-	Error   *jsonError `json:"error,omitempty"`
-}
-
-// jsonError is the reason why a command failed.
-type jsonError struct {
-	Message string `json:"message"`
+	Version string `json:"version"`
+	OK      bool   `json:"ok"`
+	Error   struct {
+		Message string `json:"message"`
+	} `json:"error,omitzero"` // the reason why the command failed
 }
 
 // head returns the head of a document, given the end of the command.
 func (p Program) head(err error) jsonHead {
 	h := jsonHead{Version: p.Version, OK: err == nil}
 	if err != nil {
-		h.Error = &jsonError{err.Error()}
+		h.Error.Message = err.Error()
 	}
 	return h
 }

@@ -35,14 +35,14 @@ type List struct {
 
 // Counts counts the rows of a list by their standing.
 type Counts struct {
-	Total            int
-	Succeeded        int
-	SucceededEarlier int // of those: in an earlier run
-	Refused          int // permanently
-	RefusedEarlier   int // of those: in an earlier run
-	Open             int // to be sent again
-	Unsent           int // in this run and earlier ones
-	Reasons          map[standing]map[string]int
+	Total            int                         `json:"total"`
+	Succeeded        int                         `json:"succeeded"`
+	SucceededEarlier int                         `json:"-"`       // of those: in an earlier run
+	Refused          int                         `json:"refused"` // permanently
+	RefusedEarlier   int                         `json:"-"`       // of those: in an earlier run
+	Open             int                         `json:"open"`    // to be sent again
+	Unsent           int                         `json:"unsent"`  // in this run and earlier ones
+	Reasons          map[standing]map[string]int `json:"-"`
 }
 
 // Settled returns the number of rows that need no further request.
@@ -124,7 +124,7 @@ func (l *List) batchSize(rows []Row) int {
 }
 
 func targetOf(row Row) Target {
-	return Target{DeviceID: row.ID, SerialNumber: row.Serial, Expected: row.Expected.orNil()}
+	return Target{DeviceID: row.ID, SerialNumber: row.Serial, Expected: row.Expected}
 }
 
 // sendBatch sends one request for rows, and others for the rows that a retry may help. Its error is nil if it
@@ -191,21 +191,18 @@ func (l *List) storeResults(results ...Result) error {
 
 // item is the part of a response about one device, or about all of them.
 type item struct {
-	Code           string `json:"code"`
-	Message        string `json:"message"`
-	Status         int    `json:"status"`
-	Outcome        string `json:"outcome"`
-	DeviceID       string `json:"deviceId"`
-	SerialNumber   string `json:"serialNumber"`
-	Field          string `json:"field"`
-	Verification   string `json:"verification"`
-	RequestID      string `json:"requestId"`
-	GraphRequestID string `json:"graphRequestId"`
-	Account        struct {
-		UserPrincipalName string `json:"userPrincipalName"`
-		ResourceName      string `json:"resourceName"`
-	} `json:"account"`
-	Error struct {
+	Code           string   `json:"code"`
+	Message        string   `json:"message"`
+	Status         int      `json:"status"`
+	Outcome        string   `json:"outcome"`
+	DeviceID       string   `json:"deviceId"`
+	SerialNumber   string   `json:"serialNumber"`
+	Field          string   `json:"field"`
+	Verification   string   `json:"verification"`
+	RequestID      string   `json:"requestId"`
+	GraphRequestID string   `json:"graphRequestId"`
+	Account        Expected `json:"account"`
+	Error          struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	} `json:"error"`
@@ -298,7 +295,7 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 	result := Result{
 		Line: row.Line, DeviceID: cmp.Or(row.ID, plainText(one.DeviceID)),
 		SerialNumber: cmp.Or(row.Serial, plainText(one.SerialNumber)), Status: one.Status,
-		AccountBefore: plainText(cmp.Or(one.Account.UserPrincipalName, one.Account.ResourceName)),
+		AccountBefore: plainText(one.Account.String()),
 		Code:          plainText(cmp.Or(one.Code, one.Error.Code)),
 		Message:       plainText(cmp.Or(one.Message, one.Error.Message)),
 		Outcome:       plainText(cmp.Or(one.Outcome, outcomeDone)), RequestID: plainText(one.RequestID),

@@ -19,21 +19,21 @@ import (
 // Result is the result of a row. The row's selector and expected account find it again, wherever the row stands by
 // then.
 type Result struct {
-	Line           int
-	DeviceID       string
-	SerialNumber   string
-	ByID           bool   // the row names its device by the id, although there is a serial number
-	AccountBefore  string // the account that the device carried: its user principal name, else its resource name
-	Status         int    // 0 if there was no response
-	Code           string
-	Message        string
-	Outcome        string // done, not_done, unknown, or dry_run
-	RequestID      string
-	GraphRequestID string
-	Time           string
-	Deployment     string // as DeploymentOf names it; "" in a file of an older version
-	Expected       string // of the row
-	Verification   string // cleared, pending or unknown after -verify; not in the file
+	Line           int    `json:"line,omitempty"`
+	DeviceID       string `json:"deviceId,omitempty"`
+	SerialNumber   string `json:"serialNumber,omitempty"`
+	AccountBefore  string `json:"accountBefore,omitempty"` // its user principal name, else its resource name
+	Status         int    `json:"status,omitempty"`        // 0 if there was no response
+	Code           string `json:"code"`
+	Message        string `json:"message,omitempty"`
+	Outcome        string `json:"outcome"`                // done, not_done, unknown, or dry_run
+	Verification   string `json:"verification,omitempty"` // cleared, pending or unknown after -verify; not in the file
+	RequestID      string `json:"requestId,omitempty"`
+	GraphRequestID string `json:"graphRequestId,omitempty"`
+	ByID           bool   `json:"-"` // the row names its device by the id, although there is a serial number
+	Time           string `json:"-"`
+	Deployment     string `json:"-"` // as DeploymentOf names it; "" in a file of an older version
+	Expected       string `json:"-"` // of the row
 }
 
 // The outcomes.
@@ -74,11 +74,36 @@ func (r Result) standing() standing {
 	return refused
 }
 
-// resultColumns are the columns of a results file, in order. The last one may be cut off where a process was
-// killed: the row is then sent again if it expects an account.
-var resultColumns = []string{ //nolint:gochecknoglobals // a table that nothing writes to
-	"line", "deviceId", "serialNumber", "account_before", "status", "code", "message", "outcome", "requestId",
-	"graphRequestId", "time", "deployment", "named_by", "expected",
+// resultColumns are the columns of a results file, in order, with their fields. The last one may be cut off where a
+// process was killed: the row is then sent again if it expects an account.
+//
+//nolint:gochecknoglobals // a table that nothing writes to
+var resultColumns = []struct {
+	name  string
+	field func(*Result) *string // nil for those that are not texts
+}{
+	{"line", nil},
+	{"deviceId", func(r *Result) *string { return &r.DeviceID }},
+	{"serialNumber", func(r *Result) *string { return &r.SerialNumber }},
+	{"account_before", func(r *Result) *string { return &r.AccountBefore }},
+	{"status", nil},
+	{"code", func(r *Result) *string { return &r.Code }},
+	{"message", func(r *Result) *string { return &r.Message }},
+	{"outcome", func(r *Result) *string { return &r.Outcome }},
+	{"requestId", func(r *Result) *string { return &r.RequestID }},
+	{"graphRequestId", func(r *Result) *string { return &r.GraphRequestID }},
+	{"time", func(r *Result) *string { return &r.Time }},
+	{"deployment", func(r *Result) *string { return &r.Deployment }},
+	{"named_by", nil},
+	{"expected", func(r *Result) *string { return &r.Expected }},
+}
+
+// resultHeader returns the header of a results file.
+func resultHeader() (names []string) {
+	for _, column := range resultColumns {
+		names = append(names, column.name)
+	}
+	return names
 }
 
 // DeploymentOf returns the name of the deployment at an address: the address without any part that may be a key.
@@ -91,40 +116,40 @@ func DeploymentOf(address string) string {
 }
 
 func (r Result) cells() []string {
-	status := ""
-	if r.Status != 0 {
-		status = strconv.Itoa(r.Status)
+	others := map[string]string{
+		"line":     strconv.Itoa(r.Line),
+		"status":   strings.TrimLeft(strconv.Itoa(r.Status), "0"), // empty without a response
+		"named_by": map[bool]string{true: "id", false: "serial"}[r.ByID || r.SerialNumber == ""],
 	}
-	namedBy := map[bool]string{true: "id", false: "serial"}[r.ByID || r.SerialNumber == ""]
-	cells := []string{
-		strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, r.AccountBefore, status, r.Code, r.Message, r.Outcome,
-		r.RequestID, r.GraphRequestID,
-		r.Time, r.Deployment, namedBy, r.Expected,
-	}
-	for i, cell := range cells {
-		cells[i] = guardCell(strings.ToValidUTF8(cell, "\ufffd"))
+	var cells []string
+	for _, column := range resultColumns {
+		cell := others[column.name]
+		if column.field != nil {
+			cell = *column.field(&r)
+		}
+		cells = append(cells, guardCell(strings.ToValidUTF8(cell, "\ufffd")))
 	}
 	return cells
 }
 
 // resultOf reads the cells of a results file whose columns are called names.
-func resultOf(names, cells []string) (Result, error) {
+func resultOf(names, cells []string) (r Result, err error) {
 	of := make(map[string]string, len(names))
 	for i, name := range names {
 		of[name] = unguardCell(cells[i])
 	}
-	line, errLine := strconv.Atoi(of["line"])
-	status, errStatus := strconv.Atoi(cmp.Or(of["status"], "0"))
-	r := Result{
-		Line: line, DeviceID: of["deviceId"], SerialNumber: of["serialNumber"], AccountBefore: of["account_before"],
-		Status: status, Code: of["code"], Message: of["message"], Outcome: of["outcome"], RequestID: of["requestId"],
-		GraphRequestID: of["graphRequestId"],
-		ByID:           of["named_by"] == "id" && of["serialNumber"] != "",
-		Time:           of["time"], Deployment: of["deployment"], Expected: of["expected"],
+	for _, column := range resultColumns {
+		if column.field != nil {
+			*column.field(&r) = of[column.name]
+		}
 	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")
 	}
+	var errLine, errStatus error
+	r.Line, errLine = strconv.Atoi(of["line"])
+	r.Status, errStatus = strconv.Atoi(cmp.Or(of["status"], "0"))
+	r.ByID = of["named_by"] == "id" && r.SerialNumber != ""
 	return r, errors.Join(errLine, errStatus)
 }
 
@@ -186,7 +211,7 @@ func (r *Results) read(f io.Reader) error {
 		return err
 	}
 	if !slices.Contains(l.header, "line") || !slices.Contains(l.header, "deployment") && len(l.header) != 10 ||
-		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultColumns, name) }) {
+		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultHeader(), name) }) {
 		return errors.New("it exists and is not a results file; move it away or use another -out file")
 	}
 	for {
@@ -292,7 +317,7 @@ func (r *Results) writeAll(w io.Writer) error {
 	rows := slices.SortedFunc(maps.Values(r.rows), func(a, b Result) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.key(), b.key()))
 	})
-	cells := [][]string{resultColumns}
+	cells := [][]string{resultHeader()}
 	for _, row := range rows {
 		cells = append(cells, row.cells())
 	}

@@ -255,20 +255,15 @@ func isSerialNumber(s string) bool {
 }
 
 // placeholders are serial numbers, reduced by plainName, that firmware and inventories give to devices without one.
-var placeholders = map[string]bool{ //nolint:gochecknoglobals // a table that nothing writes to
-	"tobefilledbyoem": true, "tobefilled": true, "filledbyoem": true, "oem": true, "defaultstring": true, "default": true,
-	"systemserialnumber": true, "chassisserialnumber": true, "baseboardserialnumber": true, "serialnumber": true,
-	"serial":        true,
-	"notapplicable": true, "notavailable": true, "notspecified": true, "notdefined": true, "unspecified": true,
-	"na": true, "null": true, "none": true, "nil": true, "nan": true, "unknown": true, "undefined": true, "empty": true,
-	"invalid": true, "tbd": true, "ref": true, "name": true, "value": true,
-	"123456789": true, "0123456789": true, "1234567890": true, "12345678": true,
-}
+const placeholders = " tobefilledbyoem tobefilled filledbyoem oem defaultstring default systemserialnumber " +
+	"chassisserialnumber baseboardserialnumber serialnumber serial notapplicable notavailable notspecified notdefined " +
+	"unspecified na null none nil nan unknown undefined empty invalid tbd ref name value 123456789 0123456789 " +
+	"1234567890 12345678 "
 
 // isPlaceholder reports whether a serial number is one that devices without a serial number share.
 func isPlaceholder(serial string) bool {
 	plain := plainName(serial)
-	return placeholders[plain] || strings.Trim(plain, "0") == "" ||
+	return strings.Contains(placeholders, " "+plain+" ") || strings.Trim(plain, "0") == "" ||
 		len(plain) > 2 && strings.Trim(plain, plain[:1]) == ""
 }
 
