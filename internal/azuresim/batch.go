@@ -50,7 +50,7 @@ func (c *Cloud) serveBatch(r *http.Request, body []byte) answer {
 		alone := r.Clone(r.Context())
 		alone.Method = item.Method
 		alone.URL.Path, alone.URL.RawQuery = "/beta"+target.Path, target.RawQuery
-		c.record(StepItem, alone, nil, item.Body)
+		c.recordRequest(StepItem, alone, nil, item.Body)
 		a := refusedToken("Access token is empty or not valid.")
 		if !refused {
 			a = c.itemAnswer(alone)

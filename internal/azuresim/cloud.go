@@ -117,8 +117,8 @@ func New() *Cloud {
 	}
 }
 
-// locked changes the cloud.
-func (c *Cloud) locked(change func()) {
+// changeLocked changes the cloud.
+func (c *Cloud) changeLocked(change func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	change()
@@ -180,7 +180,7 @@ func (c *Cloud) Do(req *http.Request) (*http.Response, error) {
 	r := req.Clone(req.Context())
 	r.Host = req.URL.Host
 	a, fault := c.serveRequest(service, r, body)
-	if err := fault.sleep(req.Context()); err != nil {
+	if err := fault.waitDelay(req.Context()); err != nil {
 		return nil, &url.Error{Op: req.Method, URL: req.URL.String(), Err: err}
 	}
 	if fault.err != nil {
@@ -214,7 +214,7 @@ func (c *Cloud) serveRequest(s service, r *http.Request, body []byte) (answer, F
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	step := s.step(r)
-	c.record(step, r, r.Header.Clone(), body)
+	c.recordRequest(step, r, r.Header.Clone(), body)
 	fault := c.nextFault(step)
 	if fault.err != nil || fault.hang {
 		return answer{}, fault
@@ -240,8 +240,8 @@ func (c *Cloud) serveRequest(s service, r *http.Request, body []byte) (answer, F
 	return a, fault
 }
 
-// record adds a request to the requests of its step.
-func (c *Cloud) record(step Step, r *http.Request, header http.Header, body []byte) {
+// recordRequest adds a request to the requests of its step.
+func (c *Cloud) recordRequest(step Step, r *http.Request, header http.Header, body []byte) {
 	c.requests[step] = append(c.requests[step], Request{
 		r.Method, r.Host, r.URL.Path, r.URL.RawQuery, header, body, c.Now(),
 	})

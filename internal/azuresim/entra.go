@@ -42,7 +42,7 @@ var entraService = service{ //nolint:gochecknoglobals // a table that nothing wr
 const tokenLife = time.Hour
 
 // SetTokenLife sets the lifetime of new tokens of Entra, of the managed identity and of callers.
-func (c *Cloud) SetTokenLife(life time.Duration) { c.locked(func() { c.life = life }) }
+func (c *Cloud) SetTokenLife(life time.Duration) { c.changeLocked(func() { c.life = life }) }
 
 // SetAppSecrets replaces the client secrets of the app.
 func (c *Cloud) SetAppSecrets(values ...string) {
@@ -55,20 +55,22 @@ func (c *Cloud) SetAppSecrets(values ...string) {
 }
 
 // ExpireAppSecret adds value as an expired client secret of the app.
-func (c *Cloud) ExpireAppSecret(value string) { c.locked(func() { c.accepted[value] = false }) }
+func (c *Cloud) ExpireAppSecret(value string) { c.changeLocked(func() { c.accepted[value] = false }) }
 
 // SetAppCertificates replaces the certificates of the app.
-func (c *Cloud) SetAppCertificates(certs ...*x509.Certificate) { c.locked(func() { c.certs = certs }) }
+func (c *Cloud) SetAppCertificates(certs ...*x509.Certificate) {
+	c.changeLocked(func() { c.certs = certs })
+}
 
 // SetGraphRoles sets the application permissions in new tokens of the app.
-func (c *Cloud) SetGraphRoles(roles ...string) { c.locked(func() { c.roles = roles }) }
+func (c *Cloud) SetGraphRoles(roles ...string) { c.changeLocked(func() { c.roles = roles }) }
 
 // RevokeTokens makes Graph refuse every token issued so far.
-func (c *Cloud) RevokeTokens() { c.locked(func() { c.revoked = c.Now().Add(time.Nanosecond) }) }
+func (c *Cloud) RevokeTokens() { c.changeLocked(func() { c.revoked = c.Now().Add(time.Nanosecond) }) }
 
 // RequireClaims makes Graph refuse tokens that were requested without claims (a JSON object), by the challenge of
 // continuous access evaluation.
-func (c *Cloud) RequireClaims(claims string) { c.locked(func() { c.claims = claims }) }
+func (c *Cloud) RequireClaims(claims string) { c.changeLocked(func() { c.claims = claims }) }
 
 // entraError returns an error response of Entra.
 func (c *Cloud) entraError(status int, code string, number int, message string) answer {
@@ -117,7 +119,7 @@ func (c *Cloud) serveEntra(r *http.Request, body []byte) answer {
 			key := signingKey(i)
 			keys = append(keys, map[string]any{
 				"kty": "RSA", "use": "sig", "kid": keyID(key), "issuer": issuer + "/{tenantid}/v2.0",
-				"n": encode(key.N.Bytes()), "e": encode(big.NewInt(int64(key.E)).Bytes()),
+				"n": encodeBase64(key.N.Bytes()), "e": encodeBase64(big.NewInt(int64(key.E)).Bytes()),
 			})
 		}
 		return jsonAnswer(http.StatusOK, map[string]any{"keys": keys})
@@ -190,15 +192,15 @@ func (c *Cloud) checkAssertion(assertion, endpoint string) error {
 	t, ok := splitToken(assertion)
 	now, claims := float64(c.Now().Unix()), t.claims
 	own := claims["sub"] == c.ClientID && claims["iss"] == c.ClientID
-	if !ok || claims["aud"] != endpoint || !own || t.time("exp") < now || t.time("nbf") > now+60 {
+	if !ok || claims["aud"] != endpoint || !own || t.timeOf("exp") < now || t.timeOf("nbf") > now+60 {
 		return errors.New("the claims of the assertion do not match the app")
 	}
 	for _, cert := range c.certs {
 		long, short := sha256.Sum256(cert.Raw), sha1.Sum(cert.Raw) //nolint:gosec // see the import
 		// MSAL for Go pads the long one, against RFC 7515.
 		padded := base64.StdEncoding.EncodeToString(long[:])
-		named := t.header["x5t#S256"] == encode(long[:]) || t.header["x5t#S256"] == padded ||
-			t.header["x5t"] == encode(short[:])
+		named := t.header["x5t#S256"] == encodeBase64(long[:]) || t.header["x5t#S256"] == padded ||
+			t.header["x5t"] == encodeBase64(short[:])
 		key, isRSA := cert.PublicKey.(*rsa.PublicKey)
 		if named && isRSA && (t.header["alg"] == "RS256" && t.signedBy(key) || t.header["alg"] == "PS256" &&
 			rsa.VerifyPSS(key, crypto.SHA256, t.digest[:], t.signature, nil) == nil) {
@@ -240,7 +242,7 @@ func (c *Cloud) checkFederated(trusted []Trust, assertion string) (int, string) 
 	if !t.signedBy(&key.PublicKey) {
 		return 50013, "Assertion failed signature validation."
 	}
-	if t.time("exp") < float64(c.Now().Unix()) {
+	if t.timeOf("exp") < float64(c.Now().Unix()) {
 		return 700024, "Client assertion is not within its valid time range."
 	}
 	return 0, ""
@@ -269,14 +271,14 @@ func signingKey(number int) *rsa.PrivateKey {
 
 func keyID(key *rsa.PrivateKey) string {
 	sum := sha256.Sum256(key.N.Bytes())
-	return encode(sum[:8])
+	return encodeBase64(sum[:8])
 }
 
 // RotateSigningKey makes Entra sign with a new key, and still list the earlier ones.
-func (c *Cloud) RotateSigningKey() { c.locked(func() { c.newest++ }) }
+func (c *Cloud) RotateSigningKey() { c.changeLocked(func() { c.newest++ }) }
 
 // RevokeSigningKeys makes Entra list the newest signing key alone.
-func (c *Cloud) RevokeSigningKeys() { c.locked(func() { c.oldest = c.newest }) }
+func (c *Cloud) RevokeSigningKeys() { c.changeLocked(func() { c.oldest = c.newest }) }
 
 // Claims are claims of a token, by their names.
 type Claims map[string]any
@@ -302,7 +304,7 @@ func (c *Cloud) AppClaims(version, audience, app string, roles ...string) Claims
 // Automate do.
 func (c *Cloud) UserClaims(version, audience, app, user, scope string, roles ...string) Claims {
 	claims := c.callerClaims(version, audience, app, roles)
-	claims["oid"], claims["sub"], claims["scp"], claims["name"] = user, encode([]byte(user)), scope, "Kari Nordmann"
+	claims["oid"], claims["sub"], claims["scp"], claims["name"] = user, encodeBase64([]byte(user)), scope, "Kari Nordmann"
 	return claims
 }
 
@@ -326,7 +328,7 @@ func (c *Cloud) callerClaims(version, audience, app string, roles []string) Clai
 func (c *Cloud) Token(claims Claims, header map[string]any) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sign(claims, header)
+	return c.signToken(claims, header)
 }
 
 // commonClaims returns the claims of every token, in version 1.
@@ -342,10 +344,10 @@ func (c *Cloud) commonClaims() Claims {
 
 // issueToken returns a token with claims and the claims of every token.
 func (c *Cloud) issueToken(claims Claims) string {
-	return c.sign(c.commonClaims().With(claims).With(Claims{"issued_ns": fmt.Sprint(c.Now().UnixNano())}), nil)
+	return c.signToken(c.commonClaims().With(claims).With(Claims{"issued_ns": fmt.Sprint(c.Now().UnixNano())}), nil)
 }
 
-func (c *Cloud) sign(claims Claims, header map[string]any) string {
+func (c *Cloud) signToken(claims Claims, header map[string]any) string {
 	return signWith(signingKey(c.newest), claims, header)
 }
 
@@ -353,13 +355,13 @@ func (c *Cloud) sign(claims Claims, header map[string]any) string {
 func signWith(key *rsa.PrivateKey, claims Claims, header map[string]any) string {
 	head := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID(key)}
 	maps.Copy(head, header)
-	signed := encode([]byte(jsonText(head))) + "." + encode([]byte(jsonText(claims)))
+	signed := encodeBase64([]byte(jsonText(head))) + "." + encodeBase64([]byte(jsonText(claims)))
 	digest := sha256.Sum256([]byte(signed))
 	signature, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, digest[:])
 	if err != nil {
 		panic(fmt.Sprintf("azuresim: %v", err)) // only for too short a key
 	}
-	return signed + "." + encode(signature)
+	return signed + "." + encodeBase64(signature)
 }
 
 // claimsOf returns the claims of a request's bearer token if the Cloud has issued it and it has not expired.
@@ -374,7 +376,7 @@ func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
 	if !ok || !genuine {
 		return nil, false
 	}
-	return t.claims, t.claims["tid"] == c.TenantID && t.time("exp") > float64(c.Now().Unix())
+	return t.claims, t.claims["tid"] == c.TenantID && t.timeOf("exp") > float64(c.Now().Unix())
 }
 
 // token is a JWT that was split.
@@ -406,10 +408,10 @@ func (t token) signedBy(key *rsa.PublicKey) bool {
 	return rsa.VerifyPKCS1v15(key, crypto.SHA256, t.digest[:], t.signature) == nil
 }
 
-// time returns a claim that is a time, in seconds.
-func (t token) time(claim string) float64 {
+// timeOf returns a claim that is a time, in seconds.
+func (t token) timeOf(claim string) float64 {
 	seconds, _ := t.claims[claim].(float64)
 	return seconds
 }
 
-func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+func encodeBase64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

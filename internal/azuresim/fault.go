@@ -34,11 +34,11 @@ type planned struct {
 // Fail applies f to the next requests of step: so many times, or until Heal if times is negative. The faults of a
 // step take turns in the order of their Fail.
 func (c *Cloud) Fail(step Step, times int, f Fault) {
-	c.locked(func() { c.faults[step] = append(c.faults[step], &planned{times, f}) })
+	c.changeLocked(func() { c.faults[step] = append(c.faults[step], &planned{times, f}) })
 }
 
 // Heal removes all faults.
-func (c *Cloud) Heal() { c.locked(func() { clear(c.faults) }) }
+func (c *Cloud) Heal() { c.changeLocked(func() { clear(c.faults) }) }
 
 func (c *Cloud) nextFault(step Step) Fault {
 	for _, p := range c.faults[step] {
@@ -50,8 +50,8 @@ func (c *Cloud) nextFault(step Step) Fault {
 	return Fault{}
 }
 
-// sleep waits for the time of the fault, or returns the error of ctx if ctx ends first.
-func (f Fault) sleep(ctx context.Context) error {
+// waitDelay waits for the time of the fault, or returns the error of ctx if ctx ends first.
+func (f Fault) waitDelay(ctx context.Context) error {
 	if f.hang {
 		<-ctx.Done()
 		return ctx.Err()

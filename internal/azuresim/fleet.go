@@ -33,7 +33,7 @@ func Fleet(n int) []Device {
 	for i := range devices {
 		d := Device{
 			ID: fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x",
-				scatter(i, 1<<32), i>>16, i%4096, i/4096%4096, i),
+				scatterNumber(i, 1<<32), i>>16, i%4096, i/4096%4096, i),
 			SerialNumber:    serialNumber(i),
 			Manufacturer:    makers[i/20%5],
 			Model:           models[i/20%5],
@@ -102,19 +102,19 @@ func serialNumber(i int) string {
 	hex := fmt.Sprintf("%016x", hash)
 	switch i / 20 % 5 {
 	case 0:
-		return "5CG" + base36(scatter(i, 78_364_164_096), 7)
+		return "5CG" + base36(scatterNumber(i, 78_364_164_096), 7)
 	case 1:
-		return "PF" + base36(scatter(i, 2_176_782_336), 6)
+		return "PF" + base36(scatterNumber(i, 2_176_782_336), 6)
 	case 2:
 		if i%200 == 57 {
 			return "O'Brien-" + strconv.Itoa(i)
 		}
-		return base36(scatter(i, 78_364_164_096), 7)
+		return base36(scatterNumber(i, 78_364_164_096), 7)
 	case 3: // Hyper-V, which numbers its machines like this and some like a GUID
 		if i%2 == 0 {
 			return fmt.Sprintf("%s-%s-4%s-8%s-%012d", hex[:8], hex[8:12], hex[12:15], hex[13:16], i)
 		}
-		digits := fmt.Sprintf("%026d", scatter(i, 1<<40))
+		digits := fmt.Sprintf("%026d", scatterNumber(i, 1<<40))
 		var groups []string
 		for group := range slices.Chunk([]byte(digits), 4) {
 			groups = append(groups, string(group))
@@ -128,8 +128,8 @@ func serialNumber(i int) string {
 	return "VMware-56 4d " + strings.Join(pairs[:4], " ") + "-" + strings.Join(pairs[4:], " ")
 }
 
-// scatter maps each i below limit to another number below limit. The factor is a prime that divides no limit.
-func scatter(i, limit int) int { return i * 2_654_435_761 % limit }
+// scatterNumber maps each i below limit to another number below limit. The factor is a prime that divides no limit.
+func scatterNumber(i, limit int) int { return i * 2_654_435_761 % limit }
 
 // base36 returns n in capital letters and digits, padded to width.
 func base36(n, width int) string {

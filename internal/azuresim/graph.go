@@ -127,11 +127,11 @@ const (
 )
 
 // Throttle sets the limit on writes, and forgets earlier writes.
-func (c *Cloud) Throttle(limit WriteLimit) { c.locked(func() { c.limit, c.writes = limit, nil }) }
+func (c *Cloud) Throttle(limit WriteLimit) { c.changeLocked(func() { c.limit, c.writes = limit, nil }) }
 
 // RequireApproval makes the action subject to Multi Admin Approval: Graph refuses it with that status. Microsoft
 // documents 400; 403 has been announced (https://github.com/Microsoft365DSC/Microsoft365DSC/issues/7236).
-func (c *Cloud) RequireApproval(status int) { c.locked(func() { c.approval = status }) }
+func (c *Cloud) RequireApproval(status int) { c.changeLocked(func() { c.approval = status }) }
 
 // PutOddRows adds values to the first page of each list that are not devices, or not as documented.
 func (c *Cloud) PutOddRows(rows ...string) {
@@ -144,7 +144,7 @@ func (c *Cloud) PutOddRows(rows ...string) {
 
 // RefuseItemTokens makes Graph accept the next n batches and refuse the token of each item in them
 // (https://github.com/microsoftgraph/msgraph-sdk-dotnet/issues/2660).
-func (c *Cloud) RefuseItemTokens(n int) { c.locked(func() { c.refuseItems = n }) }
+func (c *Cloud) RefuseItemTokens(n int) { c.changeLocked(func() { c.refuseItems = n }) }
 
 const (
 	deviceCollection = "/beta/deviceManagement/windowsAutopilotDeviceIdentities"

@@ -16,7 +16,7 @@ var identityService = service{ //nolint:gochecknoglobals // a table that nothing
 const identityHeader = "simulated-identity-header"
 
 // SetIdentityRoles sets the application permissions of the managed identity in Graph.
-func (c *Cloud) SetIdentityRoles(roles ...string) { c.locked(func() { c.identityRoles = roles }) }
+func (c *Cloud) SetIdentityRoles(roles ...string) { c.changeLocked(func() { c.identityRoles = roles }) }
 
 // Issuer returns the issuer of the tenant's version 2 tokens. An app that trusts a managed identity names it.
 func (c *Cloud) Issuer() string {
@@ -42,7 +42,7 @@ func (c *Cloud) serveIdentity(r *http.Request, _ []byte) answer {
 	})
 	if strings.HasPrefix(resource, "api://AzureADTokenExchange") { // for a federated credential
 		issuer := c.authority + "/" + c.TenantID + "/v2.0"
-		token = c.sign(c.commonClaims().With(Claims{
+		token = c.signToken(c.commonClaims().With(Claims{
 			"aud": resource, "iss": issuer, "sub": c.IdentityObjectID, "ver": "2.0",
 		}), nil)
 	}

@@ -74,7 +74,7 @@ func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
 		}
 		server := &http.Server{
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				respond(c, part.service, w, r)
+				writeAnswer(c, part.service, w, r)
 			}),
 			ReadHeaderTimeout: 10 * time.Second,
 			ConnState: func(conn net.Conn, state http.ConnState) {
@@ -114,13 +114,13 @@ func (s *Served) CloseIdle() {
 	})
 }
 
-func respond(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
+func writeAnswer(c *Cloud, service service, w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
 	a, fault := c.serveRequest(service, r, body)
-	if fault.sleep(r.Context()) != nil {
+	if fault.waitDelay(r.Context()) != nil {
 		return
 	}
 	if fault.err != nil || fault.cut {

@@ -46,14 +46,14 @@ func (c *Cloud) PutRole(arn string) Role {
 }
 
 // DisableFederation switches outbound web identity federation of the account off.
-func (c *Cloud) DisableFederation() { c.locked(func() { c.federationOff = true }) }
+func (c *Cloud) DisableFederation() { c.changeLocked(func() { c.federationOff = true }) }
 
 // Trust is a federated identity credential of an app. All three must match exactly.
 type Trust struct{ Issuer, Subject, Audience string }
 
 // SetTrust makes the app or managed identity with that client id trust these and no others.
 func (c *Cloud) SetTrust(clientID string, trusted ...Trust) {
-	c.locked(func() { c.trust[clientID] = trusted })
+	c.changeLocked(func() { c.trust[clientID] = trusted })
 }
 
 // awsKey is the key that the simulated STS signs with.

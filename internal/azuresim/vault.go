@@ -48,7 +48,7 @@ func (c *Cloud) PutSecret(name string, s Secret) string {
 }
 
 // DeleteSecret removes all versions of a secret.
-func (c *Cloud) DeleteSecret(name string) { c.locked(func() { delete(c.secrets, name) }) }
+func (c *Cloud) DeleteSecret(name string) { c.changeLocked(func() { delete(c.secrets, name) }) }
 
 // vaultError returns an error response of Key Vault. The inner code may be empty.
 func vaultError(status int, code, inner, message string) answer {

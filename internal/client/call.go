@@ -95,8 +95,8 @@ func (f *callFlags) setColumn(text string) error {
 	return nil
 }
 
-// validate returns a text.UsageError if the flags do not fit together.
-func (f *callFlags) validate() error {
+// checkFlags returns a text.UsageError if the flags do not fit together.
+func (f *callFlags) checkFlags() error {
 	forList := len(f.columns) > 0 || f.by != "" || f.noExpect || f.placeholders || f.skipInvalid
 	switch {
 	case f.dryRun && f.verify:
@@ -132,8 +132,8 @@ func (f *callFlags) validate() error {
 // an error unless all of them succeeded.
 func (p Program) Call(ctx context.Context, args []string) error {
 	f := newCallFlags()
-	return p.run(ctx, f.connection, args, func() error {
-		if err := f.validate(); err != nil {
+	return p.runParsed(ctx, f.connection, args, func() error {
+		if err := f.checkFlags(); err != nil {
 			return err
 		}
 		route := routeUnassign
@@ -172,14 +172,14 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 		return err
 	}
 	show := &progress{w: p.Stderr, terminal: text.IsTerminal(p.Stderr) && !f.json && len(table.Rows) > batchDevices}
-	c.Note = show.note
+	c.Note = show.showNote
 	list := List{
 		Client: c, Results: results, Reference: f.reference, DryRun: f.dryRun, Verify: f.verify, Again: f.again,
-		Progress: show.counts,
+		Progress: show.showCounts,
 		Confirm:  func(rows []Row) error { return p.confirmRun(f, c, rows) },
 	}
 	counts, stopped := list.Work(ctx, table.Rows)
-	show.end()
+	show.endBar()
 	stopped = errors.Join(stopped, results.Close())
 	if _, refused := errors.AsType[unconfirmedError](stopped); refused {
 		return stopped
@@ -205,8 +205,8 @@ func (f *callFlags) readDevices(p Program) (*Table, error) {
 		table := &Table{}
 		known := map[string]bool{}
 		for i, row := range f.rows {
-			if row.Line = i + 1; !known[row.key()] {
-				known[row.key()] = true
+			if row.Line = i + 1; !known[row.deviceKey()] {
+				known[row.deviceKey()] = true
 				row.Expected = parseAccount(f.expect)
 				table.Rows = append(table.Rows, row)
 			}
@@ -310,7 +310,7 @@ func (p Program) confirmRun(f *callFlags, c *Client, rows []Row) error {
 
 // printSummary prints the summary of a run unless it is the error, and returns the error of the run.
 func (p Program) printSummary(f *callFlags, counts Counts, path string, invalid int, stopped error) error {
-	summary := counts.summary()
+	summary := counts.formatSummary()
 	if invalid > 0 {
 		summary += "; " + text.Count(invalid, "row is", "rows are") + " not valid"
 	}
@@ -357,7 +357,7 @@ func (r Result) String() string {
 	if r.Verification != "" {
 		text += " Verification: " + r.Verification + "."
 	}
-	if r.standing() != succeeded && r.RequestID != "" {
+	if r.findStanding() != succeeded && r.RequestID != "" {
 		text += " Request: " + r.RequestID + "."
 	}
 	return text
@@ -373,7 +373,7 @@ func (p Program) printResults(table *Table, results *Results, counts Counts, end
 		} `json:"summary"`
 		File    string   `json:"resultsFile,omitempty"`
 		Results []Result `json:"results"`
-	}{jsonHead: p.head(end), File: results.path, Results: []Result{}}
+	}{jsonHead: p.newHead(end), File: results.path, Results: []Result{}}
 	document.Summary.Counts, document.Summary.Reasons = counts, counts.Reasons[refused]
 	for _, row := range table.Rows {
 		if r, ok := results.Of(row); ok {

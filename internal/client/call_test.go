@@ -16,11 +16,11 @@ func TestProgress(t *testing.T) {
 	show := func(terminal bool) string {
 		var b bytes.Buffer
 		p := &progress{w: &b, terminal: terminal}
-		p.note("first")
-		p.counts(Counts{Total: 40, Succeeded: 20, Unsent: 20})
-		p.note("waiting")
-		p.counts(Counts{Total: 40, Succeeded: 38, Refused: 1, Open: 1})
-		p.end()
+		p.showNote("first")
+		p.showCounts(Counts{Total: 40, Succeeded: 20, Unsent: 20})
+		p.showNote("waiting")
+		p.showCounts(Counts{Total: 40, Succeeded: 38, Refused: 1, Open: 1})
+		p.endBar()
 		return b.String()
 	}
 	half := "[###############...............] 20 of 40: 20 succeeded, 0 refused"

@@ -102,7 +102,7 @@ func (l *layout) findColumns(o ReadOptions) (columns, error) {
 		case twice && (known.purpose == "code" || known.purpose == "outcome"):
 		case twice && ranks[known.purpose] == known.rank:
 			return c, fmt.Errorf("its columns %q and %q mean the same; choose with -column %s=NAME",
-				shorten(l.header[other]), shorten(name), known.purpose)
+				shortenText(l.header[other]), shortenText(name), known.purpose)
 		case !twice || known.rank < ranks[known.purpose]:
 			c.at[known.purpose], ranks[known.purpose] = i, known.rank
 		}
@@ -158,14 +158,14 @@ func (l *layout) findColumn(name string) (int, error) {
 			}
 		}
 	}
-	return 0, fmt.Errorf("it has no column %q. Its columns are %s", shorten(name), l.listColumns())
+	return 0, fmt.Errorf("it has no column %q. Its columns are %s", shortenText(name), l.listColumns())
 }
 
 // listColumns returns the names of the columns for a person.
 func (l *layout) listColumns() string {
 	var names []string
 	for _, name := range l.header[:min(maxShown, len(l.header))] {
-		names = append(names, fmt.Sprintf("%q", shorten(name)))
+		names = append(names, fmt.Sprintf("%q", shortenText(name)))
 	}
 	text := strings.Join(names, ", ")
 	if more := len(l.header) - maxShown; more > 0 {

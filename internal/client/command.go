@@ -86,8 +86,8 @@ UNASSIGN_TOKEN (the values); UNASSIGN_FUNCTION_KEY_FILE or UNASSIGN_FUNCTION_KEY
 `)
 }
 
-// run parses the arguments of a command and runs it, until ctx ends. It prints the help where that is asked for.
-func (p Program) run(ctx context.Context, c *connection, args []string, command func() error) error {
+// runParsed parses the arguments of a command and runs it, until ctx ends. It prints the help where that is asked for.
+func (p Program) runParsed(ctx context.Context, c *connection, args []string, command func() error) error {
 	err := c.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		c.printHelp(p.Stdout)
@@ -238,8 +238,8 @@ func endpointOf(address, route string) (string, error) {
 	}
 	u, err := url.Parse(address)
 	if err == nil && !strings.Contains(address, "://") {
-		return "", text.UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shorten(plainText(address)),
-			shorten(plainText(address))))
+		return "", text.UsageError(fmt.Sprintf("-url %q lacks https://; use https://%s", shortenText(plainText(address)),
+			shortenText(plainText(address))))
 	}
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
@@ -263,8 +263,8 @@ type jsonHead struct {
 	} `json:"error,omitzero"` // the reason why the command failed
 }
 
-// head returns the head of a document, given the end of the command.
-func (p Program) head(err error) jsonHead {
+// newHead returns the head of a document, given the end of the command.
+func (p Program) newHead(err error) jsonHead {
 	h := jsonHead{Version: p.Version, OK: err == nil}
 	if err != nil {
 		h.Error.Message = err.Error()

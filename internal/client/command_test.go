@@ -114,7 +114,7 @@ func TestSummaryCountsReasons(t *testing.T) {
 		Total: 4000, Succeeded: 2, Refused: 3998,
 		Reasons: map[standing]map[string]int{succeeded: {"unassigned": 2}, refused: {"policy_denied": 8, "device_not_found": 3990}},
 	}
-	if got, want := c.summary(), "4,000 devices: 2 succeeded; 3,998 refused: 3,990 device_not_found, 8 policy_denied"; got != want {
+	if got, want := c.formatSummary(), "4,000 devices: 2 succeeded; 3,998 refused: 3,990 device_not_found, 8 policy_denied"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

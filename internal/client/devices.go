@@ -56,7 +56,7 @@ func newListFlags() *listFlags {
 // List prints the devices that carry a resource account, or writes them into a file for call.
 func (p Program) List(ctx context.Context, args []string) error {
 	f := newListFlags()
-	return p.run(ctx, f.connection, args, func() error {
+	return p.runParsed(ctx, f.connection, args, func() error {
 		if f.json && f.csv != "" {
 			return text.UsageError("use one of -csv and -json")
 		}
@@ -88,14 +88,14 @@ func (p Program) List(ctx context.Context, args []string) error {
 			return nil
 		case f.json:
 			devices := []Device{}
-			err := c.devices(ctx, query, func(d Device) error {
+			err := c.fetchDevices(ctx, query, func(d Device) error {
 				devices = append(devices, d)
 				return nil
 			})
 			return errors.Join(text.WriteJSON(p.Stdout, struct {
 				jsonHead
 				Devices []Device `json:"devices"`
-			}{p.head(err), devices}), err)
+			}{p.newHead(err), devices}), err)
 		}
 		return p.printDevices(ctx, c, query)
 	})
@@ -105,7 +105,7 @@ func (p Program) List(ctx context.Context, args []string) error {
 func (p Program) printDevices(ctx context.Context, c *Client, query url.Values) error {
 	const format = "%-20s  %-16s  %-36s  %s\n"
 	count := 0
-	err := c.devices(ctx, query, func(d Device) error {
+	err := c.fetchDevices(ctx, query, func(d Device) error {
 		if count == 0 {
 			fmt.Fprintf(p.Stdout, format, "SERIAL NUMBER", "GROUP TAG", "DEVICE ID", "RESOURCE ACCOUNT")
 		}
@@ -129,7 +129,7 @@ func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer
 	}); err != nil {
 		return 0, err
 	}
-	err = c.devices(ctx, query, func(d Device) error {
+	err = c.fetchDevices(ctx, query, func(d Device) error {
 		count++
 		cells := []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, d.Account.ResourceName}
 		for i, cell := range cells {
@@ -141,8 +141,8 @@ func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer
 	return count, errors.Join(err, records.Error())
 }
 
-// devices fetches the devices page by page and passes on each.
-func (c *Client) devices(ctx context.Context, query url.Values, add func(Device) error) error {
+// fetchDevices fetches the devices page by page and passes on each.
+func (c *Client) fetchDevices(ctx context.Context, query url.Values, add func(Device) error) error {
 	seen := map[string]bool{}
 	for range maxPages {
 		response, err := c.sendGet(ctx, query)

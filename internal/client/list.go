@@ -59,7 +59,7 @@ func (l *List) Work(ctx context.Context, rows []Row) (Counts, error) {
 	c := Counts{Total: len(rows), Reasons: map[standing]map[string]int{succeeded: {}, refused: {}, open: {}}}
 	for _, row := range rows {
 		earlier, ok := l.Results.Of(row)
-		switch s := earlier.standing(); {
+		switch s := earlier.findStanding(); {
 		case ok && s == succeeded:
 			c.SucceededEarlier++
 		case ok && s == refused && !l.Again:
@@ -99,7 +99,7 @@ func (l *List) addCounts(c *Counts, rows []Row, n int) {
 			c.Unsent += n
 			continue
 		}
-		s := result.standing()
+		s := result.findStanding()
 		*map[standing]*int{succeeded: &c.Succeeded, refused: &c.Refused, open: &c.Open}[s] += n
 		if c.Reasons[s][result.Code] += n; c.Reasons[s][result.Code] == 0 {
 			maps.DeleteFunc(c.Reasons[s], func(_ string, n int) bool { return n == 0 })
@@ -107,8 +107,8 @@ func (l *List) addCounts(c *Counts, rows []Row, n int) {
 	}
 }
 
-// reference returns the reference of a row.
-func (l *List) reference(row Row) string { return cmp.Or(row.Reference, l.Reference) }
+// referenceOf returns the reference of a row.
+func (l *List) referenceOf(row Row) string { return cmp.Or(row.Reference, l.Reference) }
 
 // batchSize returns the number of rows that go into the next request. A request has one reference.
 func (l *List) batchSize(rows []Row) int {
@@ -116,7 +116,7 @@ func (l *List) batchSize(rows []Row) int {
 	for n, row := range rows {
 		text, _ := json.Marshal(targetOf(row)) // is longer than encode writes it, at worst
 		size += len(text) + 1
-		if n == batchDevices || n > 0 && (size > batchBytes || l.reference(row) != l.reference(rows[0])) {
+		if n == batchDevices || n > 0 && (size > batchBytes || l.referenceOf(row) != l.referenceOf(rows[0])) {
 			return n
 		}
 	}
@@ -132,7 +132,7 @@ func targetOf(row Row) Target {
 func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 	all := len(rows)
 	for tried := 0; ; tried++ {
-		order := Order{DryRun: l.DryRun, Verify: l.Verify, Reference: l.reference(rows[0])}
+		order := Order{DryRun: l.DryRun, Verify: l.Verify, Reference: l.referenceOf(rows[0])}
 		for _, row := range rows {
 			order.Devices = append(order.Devices, targetOf(row))
 		}
@@ -159,7 +159,7 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 			switch {
 			case Retryable(result.Status):
 				again = append(again, rows[i])
-			case result.standing() == open:
+			case result.findStanding() == open:
 				lasting = append(lasting, result)
 			}
 		}

@@ -22,8 +22,8 @@ func printLines(w io.Writer, lines []string) {
 	}
 }
 
-// summary returns the counts of a list for a person, each with its reasons.
-func (c Counts) summary() string {
+// formatSummary returns the counts of a list for a person, each with its reasons.
+func (c Counts) formatSummary() string {
 	part := func(n, earlier int, word string, s standing) string {
 		words := fmt.Sprintf("%s %s", text.Number(n), word)
 		if earlier > 0 {
@@ -61,8 +61,8 @@ const (
 	clearLine = "\r\x1b[K"
 )
 
-// counts shows the counts of the rows.
-func (p *progress) counts(c Counts) {
+// showCounts shows the counts of the rows.
+func (p *progress) showCounts(c Counts) {
 	words := fmt.Sprintf("%s of %s: %s succeeded, %s refused", text.Number(c.Total-c.Unsent), text.Number(c.Total),
 		text.Number(c.Succeeded), text.Number(c.Refused))
 	if c.Open > 0 {
@@ -79,8 +79,8 @@ func (p *progress) counts(c Counts) {
 	fmt.Fprint(p.w, clearLine+p.bar)
 }
 
-// note prints a line, above the bar where there is one.
-func (p *progress) note(text string) {
+// showNote prints a line, above the bar where there is one.
+func (p *progress) showNote(text string) {
 	if p.bar == "" {
 		fmt.Fprintln(p.w, text)
 		return
@@ -88,8 +88,8 @@ func (p *progress) note(text string) {
 	fmt.Fprint(p.w, clearLine+text+"\n"+p.bar)
 }
 
-// end ends the line of the bar.
-func (p *progress) end() {
+// endBar ends the line of the bar.
+func (p *progress) endBar() {
 	if p.bar != "" {
 		fmt.Fprintln(p.w)
 	}

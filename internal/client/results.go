@@ -44,11 +44,11 @@ const (
 	outcomeDryRun  = "dry_run" // not a word of the function
 )
 
-func (r Result) key() string {
+func (r Result) deviceKey() string {
 	if r.ByID {
-		return key(r.DeviceID, "")
+		return deviceKey(r.DeviceID, "")
 	}
-	return key(r.DeviceID, r.SerialNumber)
+	return deviceKey(r.DeviceID, r.SerialNumber)
 }
 
 // standing tells whether a row needs another request.
@@ -61,9 +61,9 @@ const (
 	refused                   // refused permanently: it needs a person
 )
 
-// standing returns the standing of the row of r. 401 and 424 do not refuse the device: the row goes on once their
+// findStanding returns the standing of the row of r. 401 and 424 do not refuse the device: the row goes on once their
 // cause is fixed.
-func (r Result) standing() standing {
+func (r Result) findStanding() standing {
 	switch {
 	case r.Status/100 == 2 && r.Outcome != outcomeUnknown:
 		return succeeded
@@ -115,7 +115,7 @@ func DeploymentOf(address string) string {
 	return strings.ToLower(u.Scheme+"://"+u.Host) + strings.TrimRight(u.EscapedPath(), "/")
 }
 
-func (r Result) cells() []string {
+func (r Result) formatCells() []string {
 	others := map[string]string{
 		"line":     strconv.Itoa(r.Line),
 		"status":   strings.TrimLeft(strconv.Itoa(r.Status), "0"), // empty without a response
@@ -176,7 +176,7 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	r.path, r.format = path, format
 	f, err := os.Open(path)
 	if err == nil {
-		err = r.read(f)
+		err = r.readFile(f)
 		_ = f.Close()
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -185,7 +185,7 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	for _, row := range r.rows {
 		if row.Deployment != "" && row.Deployment != deployment {
 			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path,
-				shorten(plainText(row.Deployment)))
+				shortenText(plainText(row.Deployment)))
 		}
 		if dry := row.Outcome == outcomeDryRun; dry != dryRun {
 			kind := map[bool]string{true: "a dry run", false: "a real run"}[dry]
@@ -195,14 +195,14 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 	if dryRun {
 		clear(r.rows)
 	}
-	if err := r.rewrite(); err != nil {
+	if err := r.rewriteFile(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return r, nil
 }
 
-// read reads the file. A last row that was not written to its end does not count.
-func (r *Results) read(f io.Reader) error {
+// readFile reads the file. A last row that was not written to its end does not count.
+func (r *Results) readFile(f io.Reader) error {
 	l, err := openLayout(f)
 	if errors.Is(err, errEmpty) {
 		return nil
@@ -215,13 +215,13 @@ func (r *Results) read(f io.Reader) error {
 		return errors.New("it exists and is not a results file; move it away or use another -out file")
 	}
 	for {
-		cells, line, err := l.next()
+		cells, line, err := l.nextRow()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		var row Result
 		if _, torn := errors.AsType[rowError](err); torn || err == nil && len(cells) != len(l.header) {
-			if _, _, err := l.next(); errors.Is(err, io.EOF) {
+			if _, _, err := l.nextRow(); errors.Is(err, io.EOF) {
 				return nil
 			}
 			err = errors.New("it has too few or too many cells")
@@ -232,14 +232,14 @@ func (r *Results) read(f io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("line %d is not a result: %w", line, err)
 		}
-		r.rows[row.key()] = row
+		r.rows[row.deviceKey()] = row
 	}
 }
 
 // Of returns the result of a row, if there is one. A result counts for the account that was expected then: a row
 // that expects another one has none.
 func (r *Results) Of(row Row) (Result, bool) {
-	result, ok := r.rows[row.key()]
+	result, ok := r.rows[row.deviceKey()]
 	if !ok || !strings.EqualFold(result.Expected, row.Expected.String()) {
 		return Result{}, false
 	}
@@ -251,14 +251,14 @@ func (r *Results) Add(results ...Result) error {
 	var rows [][]string
 	for _, result := range results {
 		result.Deployment = r.deployment
-		result.AccountBefore = cmp.Or(result.AccountBefore, r.rows[result.key()].AccountBefore)
-		r.rows[result.key()] = result
-		rows = append(rows, result.cells())
+		result.AccountBefore = cmp.Or(result.AccountBefore, r.rows[result.deviceKey()].AccountBefore)
+		r.rows[result.deviceKey()] = result
+		rows = append(rows, result.formatCells())
 	}
 	if r.path == "" {
 		return nil
 	}
-	if err := r.write(r.file, rows); err != nil {
+	if err := r.writeRows(r.file, rows); err != nil {
 		return err
 	}
 	return r.file.Sync()
@@ -269,14 +269,14 @@ func (r *Results) Close() error {
 	if r.path == "" {
 		return nil
 	}
-	if err := r.rewrite(); err != nil {
+	if err := r.rewriteFile(); err != nil {
 		return err
 	}
 	return r.file.Close()
 }
 
-// rewrite replaces the file by one with one row for each device, and opens it at its end.
-func (r *Results) rewrite() error {
+// rewriteFile replaces the file by one with one row for each device, and opens it at its end.
+func (r *Results) rewriteFile() error {
 	if r.file != nil {
 		_ = r.file.Close() // it was synced, and Windows does not replace an open file
 	}
@@ -315,16 +315,16 @@ func (r *Results) writeAll(w io.Writer) error {
 		}
 	}
 	rows := slices.SortedFunc(maps.Values(r.rows), func(a, b Result) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.key(), b.key()))
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.deviceKey(), b.deviceKey()))
 	})
 	cells := [][]string{resultHeader()}
 	for _, row := range rows {
-		cells = append(cells, row.cells())
+		cells = append(cells, row.formatCells())
 	}
-	return r.write(w, cells)
+	return r.writeRows(w, cells)
 }
 
-func (r *Results) write(w io.Writer, rows [][]string) error {
+func (r *Results) writeRows(w io.Writer, rows [][]string) error {
 	records := csv.NewWriter(w)
 	records.Comma = r.format.Comma
 	return records.WriteAll(rows)

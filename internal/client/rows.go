@@ -35,10 +35,10 @@ type Row struct {
 	Reference string   // may be empty
 }
 
-// key is the same for two rows that name a device in the same way, wherever they stand.
-func (r Row) key() string { return key(r.ID, r.Serial) }
+// deviceKey is the same for two rows that name a device in the same way, wherever they stand.
+func (r Row) deviceKey() string { return deviceKey(r.ID, r.Serial) }
 
-func key(id, serial string) string {
+func deviceKey(id, serial string) string {
 	if serial != "" {
 		return "serial " + strings.ToUpper(serial)
 	}
@@ -99,7 +99,7 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 		if len(t.Invalid) > maxRows {
 			return nil, fmt.Errorf("more than %d of its rows are not valid; the first: %s", maxRows, t.Invalid[0])
 		}
-		cells, number, err := l.next()
+		cells, number, err := l.nextRow()
 		switch _, invalid := errors.AsType[rowError](err); {
 		case errors.Is(err, io.EOF):
 			t.addNotes()
@@ -110,7 +110,7 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 		case err != nil:
 			return nil, err
 		}
-		if err := t.add(cells, number); err != nil {
+		if err := t.addRow(cells, number); err != nil {
 			return nil, err
 		}
 	}
@@ -131,8 +131,8 @@ func (t *tableReader) addInvalid(number int, problem string) {
 	t.Invalid = append(t.Invalid, fmt.Sprintf("line %d: %s", number, problem))
 }
 
-// add adds a row, or the reason why it is not valid.
-func (t *tableReader) add(cells []string, number int) error {
+// addRow adds a row, or the reason why it is not valid.
+func (t *tableReader) addRow(cells []string, number int) error {
 	if !slices.ContainsFunc(cells, func(cell string) bool { return strings.TrimSpace(cell) != "" }) {
 		return nil
 	}
@@ -153,7 +153,7 @@ func (t *tableReader) add(cells []string, number int) error {
 		t.addInvalid(number, problem)
 		return nil
 	}
-	if index, again := t.first[row.key()]; again {
+	if index, again := t.first[row.deviceKey()]; again {
 		t.addRepeat(&t.Rows[index], row)
 		return nil
 	}
@@ -163,7 +163,7 @@ func (t *tableReader) add(cells []string, number int) error {
 	if row.Expected != (Expected{}) {
 		t.expecting++
 	}
-	t.first[row.key()] = len(t.Rows)
+	t.first[row.deviceKey()] = len(t.Rows)
 	t.Rows = append(t.Rows, row)
 	return nil
 }
@@ -193,21 +193,21 @@ func (t *tableReader) findProblem(row Row, cells []string) string {
 	case row.ID == "" && row.Serial == "":
 		return "it names no device"
 	case row.ID != "" && err != nil:
-		return fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shorten(row.ID))
+		return fmt.Sprintf("%q is not the id of an Autopilot device, which is a GUID", shortenText(row.ID))
 	case rewritten.MatchString(row.Serial):
 		return fmt.Sprintf("%q is a long number that a spreadsheet or a script has rounded; export the column as text",
-			shorten(row.Serial))
+			shortenText(row.Serial))
 	case strings.HasSuffix(row.Serial, "…") || strings.HasSuffix(row.Serial, "..."):
-		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shorten(row.Serial))
+		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shortenText(row.Serial))
 	case row.Serial != "" && !isSerialNumber(row.Serial):
-		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shorten(row.Serial))
+		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shortenText(row.Serial))
 	case row.Serial != "" && !t.options.Placeholders && isPlaceholder(row.Serial):
 		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it",
-			shorten(row.Serial))
+			shortenText(row.Serial))
 	case !isPrintable(row.Expected.String(), 256):
-		return fmt.Sprintf("%q is not an account: at most 256 printable characters", shorten(row.Expected.String()))
+		return fmt.Sprintf("%q is not an account: at most 256 printable characters", shortenText(row.Expected.String()))
 	case !isPrintable(row.Reference, 128):
-		return fmt.Sprintf("%q is not a reference: at most 128 printable characters", shorten(row.Reference))
+		return fmt.Sprintf("%q is not a reference: at most 128 printable characters", shortenText(row.Reference))
 	}
 	return ""
 }
@@ -218,12 +218,12 @@ func (t *tableReader) addNotes() {
 	if t.both > 0 {
 		notes = append(notes, fmt.Sprintf("%s both an id and a serial number: the id in column %q counts. "+
 			"If it is not the id of the Autopilot device, use -by serial",
-			text.Count(t.both, "row has", "rows have"), shorten(t.columns.names[t.columns.at["id"]])))
+			text.Count(t.both, "row has", "rows have"), shortenText(t.columns.names[t.columns.at["id"]])))
 	}
 	if t.expecting > 0 && t.columns.implied != "" {
 		notes = append(notes, fmt.Sprintf("%s to carry the account in column %q, and any other account is refused. "+
 			"-no-expect ignores the column", text.Count(t.expecting, "device is expected",
-			"devices are expected"), shorten(t.columns.implied)))
+			"devices are expected"), shortenText(t.columns.implied)))
 	}
 	if len(t.leftOut) > 0 {
 		total := 0
@@ -273,8 +273,8 @@ func isPrintable(s string, limit int) bool {
 		!strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
-// shorten returns a text of a file for a terminal, cut.
-func shorten(s string) string {
+// shortenText returns a text of a file for a terminal, cut.
+func shortenText(s string) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if utf8.RuneCountInString(s) > 64 {
 		s = string([]rune(s)[:64]) + "…"
@@ -359,7 +359,7 @@ func openLayout(r io.Reader) (*layout, error) {
 	}
 	declared := false
 	for {
-		first, err := l.lines.next()
+		first, err := l.lines.nextLine()
 		if errors.Is(err, io.EOF) {
 			return nil, errEmpty
 		}
@@ -395,7 +395,7 @@ func openLayout(r io.Reader) (*layout, error) {
 
 // readHeader reads the header and the line of dashes below it, if there is one.
 func (l *layout) readHeader(first line) error {
-	second, err := l.lines.next()
+	second, err := l.lines.nextLine()
 	ruled := err == nil && tableRule.MatchString(second.text)
 	if err == nil && !ruled {
 		l.lines.pushBack(second)
@@ -427,18 +427,18 @@ func (l *layout) readHeader(first line) error {
 		return nil
 	}
 	l.lines.pushBack(first)
-	if l.header, _, err = l.next(); err != nil {
+	if l.header, _, err = l.nextRow(); err != nil {
 		return fmt.Errorf("its first row is not a header: %w", err)
 	}
 	l.header = slices.Clone(l.header)
 	return nil
 }
 
-// next returns the cells of the next row, and the line on which it begins. Its error is io.EOF after the last row,
+// nextRow returns the cells of the next row, and the line on which it begins. Its error is io.EOF after the last row,
 // and a rowError for a row that cannot be read, behind which others may follow.
-func (l *layout) next() ([]string, int, error) {
+func (l *layout) nextRow() ([]string, int, error) {
 	for {
-		first, err := l.lines.next()
+		first, err := l.lines.nextLine()
 		if err != nil {
 			return nil, 0, err
 		}
@@ -484,7 +484,7 @@ func (l *layout) readRecord(first line) ([]string, error) {
 	}
 	var more []line
 	for open := bytes.Count(text, []byte(`"`))%2 == 1; open && errors.Is(err, csv.ErrQuote); {
-		next, failed := l.lines.next()
+		next, failed := l.lines.nextLine()
 		if failed != nil {
 			break
 		}

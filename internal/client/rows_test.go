@@ -323,7 +323,7 @@ func FuzzReadRows(f *testing.F) {
 			result := Result{Line: row.Line, DeviceID: row.ID, SerialNumber: row.Serial, Status: 200, Code: "unassigned", Message: row.Reference, Expected: row.Expected.String()}
 			for _, comma := range ",;\t" {
 				var b bytes.Buffer
-				if err := (&Results{format: Format{Comma: comma}}).write(&b, [][]string{result.cells()}); err != nil {
+				if err := (&Results{format: Format{Comma: comma}}).writeRows(&b, [][]string{result.formatCells()}); err != nil {
 					t.Fatal(err)
 				}
 				for _, other := range ",;\t" {
@@ -478,7 +478,7 @@ func TestStanding(t *testing.T) {
 		open:      {{}, {Status: 408}, {Status: 429}, {Status: 500}, {Status: 502}, {Status: 503}, {Status: 504}, {Status: 401}, {Status: 424}, {Status: 409, Outcome: "unknown"}, {Status: 302}},
 	} {
 		for _, result := range results {
-			if got := result.standing(); got != want {
+			if got := result.findStanding(); got != want {
 				t.Errorf("%+v stands at %d, want %d", result, got, want)
 			}
 		}

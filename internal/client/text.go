@@ -133,8 +133,8 @@ type line struct {
 	number int
 }
 
-// next returns the next line. Its error is io.EOF after the last one.
-func (l *lineReader) next() (line, error) {
+// nextLine returns the next line. Its error is io.EOF after the last one.
+func (l *lineReader) nextLine() (line, error) {
 	if len(l.unread) > 0 {
 		first := l.unread[0]
 		l.unread = l.unread[1:]

@@ -16,7 +16,7 @@ type Cloud struct {
 	Custom      bool
 }
 
-func clouds() map[string]Cloud {
+func listClouds() map[string]Cloud {
 	const sts, stsChina = "https://sts.windows.net/", "https://sts.chinacloudapi.cn/"
 	const gov = "api://AzureADTokenExchangeUSGov"
 	public, government := cloud.AzurePublic.ActiveDirectoryAuthorityHost,
@@ -45,14 +45,14 @@ func clouds() map[string]Cloud {
 // setCloud sets the cloud that AZURE_CLOUD names. Only a custom cloud has addresses of its own.
 func (s *settings) setCloud(c *Config) {
 	if s.cloudName != customCloud {
-		c.Cloud = clouds()[s.cloudName]
-		s.only(s.authority, "AZURE_AUTHORITY_HOST", "AZURE_CLOUD=custom")
-		s.only(s.graphEndpoint, "GRAPH_ENDPOINT", "AZURE_CLOUD=custom")
+		c.Cloud = listClouds()[s.cloudName]
+		s.refuseValue(s.authority, "AZURE_AUTHORITY_HOST", "AZURE_CLOUD=custom")
+		s.refuseValue(s.graphEndpoint, "GRAPH_ENDPOINT", "AZURE_CLOUD=custom")
 		return
 	}
-	s.require(s.authority, "AZURE_AUTHORITY_HOST", "AZURE_CLOUD=custom")
-	s.require(s.graphEndpoint, "GRAPH_ENDPOINT", "AZURE_CLOUD=custom")
-	public := clouds()["public"]
+	s.requireValue(s.authority, "AZURE_AUTHORITY_HOST", "AZURE_CLOUD=custom")
+	s.requireValue(s.graphEndpoint, "GRAPH_ENDPOINT", "AZURE_CLOUD=custom")
+	public := listClouds()["public"]
 	c.Cloud = Cloud{
 		Authority: s.authority, IssuerV1: public.IssuerV1, IssuerV2: s.authority + "/", Graph: s.graphEndpoint,
 		Exchange: public.Exchange, Custom: true,

@@ -110,8 +110,8 @@ func (e Error) Error() string {
 func Load(getenv func(string) string, host string) (Config, error) {
 	c := Config{Host: host, Getenv: getenv}
 	s := &settings{set: map[string]bool{}}
-	for _, one := range table(&c, s) {
-		s.read(one, getenv(one.Name))
+	for _, one := range listSettings(&c, s) {
+		s.readSetting(one, getenv(one.Name))
 	}
 	_ = c.LogLevel.UnmarshalText([]byte(s.level)) // one of its own words
 	s.setCloud(&c)
@@ -123,7 +123,7 @@ func Load(getenv func(string) string, host string) (Config, error) {
 	s.checkOperators(&c)
 	s.checkPolicies(&c)
 	s.checkSweep(c)
-	return c, s.err()
+	return c, s.listFaults()
 }
 
 // checkVault checks the identity of this process and the address of the vault.
@@ -131,30 +131,30 @@ func (s *settings) checkVault(c *Config) {
 	c.GraphDirect = s.graphCredential == "identity"
 	keys := s.set["WEBHOOK_SECRET_NAMES"] || s.set["API_KEY_SECRET_NAMES"]
 	if !c.GraphDirect || keys {
-		s.require(c.VaultURL, "KEY_VAULT_URL", "")
+		s.requireValue(c.VaultURL, "KEY_VAULT_URL", "")
 	}
 	if c.VaultURL != "" && !strings.HasSuffix(c.VaultURL, c.Cloud.VaultSuffix) {
 		s.addf("KEY_VAULT_URL must end in %s in AZURE_CLOUD=%s", c.Cloud.VaultSuffix, s.cloudName)
 	}
 	switch c.VaultCredential {
 	case ManagedIdentity:
-		c.AzureClientID = s.guid("AZURE_CLIENT_ID", s.azureClientID)
+		c.AzureClientID = s.parseGUID("AZURE_CLIENT_ID", s.azureClientID)
 	case AWSFederation:
 		s.checkRole(c)
 	case ClientSecret:
 		s.checkVaultApp(c)
 		c.AzureSecret = s.azureSecret
-		s.require(c.AzureSecret, "AZURE_CLIENT_SECRET", "VAULT_CREDENTIAL=client-secret")
+		s.requireValue(c.AzureSecret, "AZURE_CLIENT_SECRET", "VAULT_CREDENTIAL=client-secret")
 	}
 }
 
 // checkVaultApp checks the ids of the app that reads the vault.
 func (s *settings) checkVaultApp(c *Config) {
 	needs := "VAULT_CREDENTIAL=" + c.VaultCredential
-	s.require(s.azureTenantID, "AZURE_TENANT_ID", needs)
-	s.require(s.azureClientID, "AZURE_CLIENT_ID", needs)
-	c.AzureTenantID = s.guid("AZURE_TENANT_ID", s.azureTenantID)
-	c.AzureClientID = s.guid("AZURE_CLIENT_ID", s.azureClientID)
+	s.requireValue(s.azureTenantID, "AZURE_TENANT_ID", needs)
+	s.requireValue(s.azureClientID, "AZURE_CLIENT_ID", needs)
+	c.AzureTenantID = s.parseGUID("AZURE_TENANT_ID", s.azureTenantID)
+	c.AzureClientID = s.parseGUID("AZURE_CLIENT_ID", s.azureClientID)
 }
 
 // checkRole checks the settings of aws-federation.
@@ -167,7 +167,7 @@ func (s *settings) checkRole(c *Config) {
 			"which VAULT_CREDENTIAL=aws-federation needs and Lambda sets")
 	}
 	if !c.Cloud.Custom {
-		s.only(c.Role.Endpoint, "AWS_ENDPOINT_URL_STS", "AZURE_CLOUD=custom")
+		s.refuseValue(c.Role.Endpoint, "AWS_ENDPOINT_URL_STS", "AZURE_CLOUD=custom")
 	}
 	if c.VaultURL != "" {
 		s.checkVaultApp(c)
@@ -176,9 +176,9 @@ func (s *settings) checkRole(c *Config) {
 
 // checkGraphApp checks the app that may call Graph, and its credential.
 func (s *settings) checkGraphApp(c *Config) {
-	s.require(c.TenantID, "GRAPH_TENANT_ID", "")
+	s.requireValue(c.TenantID, "GRAPH_TENANT_ID", "")
 	if !c.GraphDirect || c.VaultCredential == AWSFederation {
-		s.require(c.ClientID, "GRAPH_CLIENT_ID", "")
+		s.requireValue(c.ClientID, "GRAPH_CLIENT_ID", "")
 	}
 	switch secret, certificate := s.set["GRAPH_SECRET_NAME"], s.set["GRAPH_CERTIFICATE_NAME"]; {
 	case c.GraphDirect && c.VaultCredential != ManagedIdentity && c.VaultCredential != AWSFederation:
@@ -339,7 +339,7 @@ func (s *settings) addf(format string, args ...any) {
 	s.faults = append(s.faults, fmt.Sprintf(format, args...))
 }
 
-func (s *settings) err() error {
+func (s *settings) listFaults() error {
 	if len(s.faults) == 0 {
 		return nil
 	}
@@ -347,8 +347,8 @@ func (s *settings) err() error {
 	return slices.Compact(s.faults)
 }
 
-// require reports a setting without a value. because names the setting that needs it, "" if it is always needed.
-func (s *settings) require(value, name, because string) {
+// requireValue reports a setting without a value. because names the setting that needs it, "" if it is always needed.
+func (s *settings) requireValue(value, name, because string) {
 	switch {
 	case value != "" || s.set[name]:
 	case because == "":
@@ -358,15 +358,15 @@ func (s *settings) require(value, name, because string) {
 	}
 }
 
-// only reports a setting that has a meaning only beside another.
-func (s *settings) only(value, name, beside string) {
+// refuseValue reports a setting that has a meaning only beside another.
+func (s *settings) refuseValue(value, name, beside string) {
 	if value != "" {
 		s.addf("%s is only for %s", name, beside)
 	}
 }
 
-// guid returns the GUID in value, or reports a fault. "" is no fault.
-func (s *settings) guid(name, value string) string {
+// parseGUID returns the GUID in value, or reports a fault. "" is no fault.
+func (s *settings) parseGUID(name, value string) string {
 	if value == "" {
 		return ""
 	}

@@ -93,7 +93,7 @@ func TestLoad(t *testing.T) {
 		c.EntraScope != "Room.Clear.User" {
 		t.Errorf("Load = %+v, %v", c, err)
 	}
-	for name, cloud := range clouds() {
+	for name, cloud := range listClouds() {
 		c, err := Load(complete("AZURE_CLOUD", name, "KEY_VAULT_URL", "https://contoso"+cloud.VaultSuffix), Azure)
 		if err != nil || c.Cloud != cloud {
 			t.Errorf("AZURE_CLOUD=%s: %+v, %v", name, c.Cloud, err)

@@ -33,10 +33,10 @@ type Setting struct {
 }
 
 // Settings returns the description of every setting.
-func Settings() []Setting { return table(&Config{}, &settings{}) }
+func Settings() []Setting { return listSettings(&Config{}, &settings{}) }
 
-// table returns all settings. Their parse functions write to c and s.
-func table(c *Config, s *settings) []Setting {
+// listSettings returns all settings. Their parse functions write to c and s.
+func listSettings(c *Config, s *settings) []Setting {
 	credential := ManagedIdentity
 	if c.Host == Lambda { // which has no managed identity
 		credential = AWSFederation
@@ -45,143 +45,143 @@ func table(c *Config, s *settings) []Setting {
 		"one of the two, with `GRAPH_CREDENTIAL=vault`"
 	return []Setting{
 		{
-			Name: "KEY_VAULT_URL", Needed: "if a secret is kept in a vault", Deployment: true, parse: address(&c.VaultURL),
+			Name: "KEY_VAULT_URL", Needed: "if a secret is kept in a vault", Deployment: true, parse: parseAddress(&c.VaultURL),
 			Help: "the vault: `https://contoso.vault.azure.net`",
 		},
 		{
 			Name: "VAULT_CREDENTIAL", Default: credential, Deployment: true,
-			parse: word(&c.VaultCredential, ManagedIdentity, AWSFederation, ClientSecret, AzureCLI),
+			parse: parseWord(&c.VaultCredential, ManagedIdentity, AWSFederation, ClientSecret, AzureCLI),
 			Help: "how this process reads the vault: `managed-identity`, `aws-federation` (the default on Lambda: the " +
 				"function's role, which an app trusts), `client-secret` or `azure-cli`",
 		},
 		{
-			Name: "AZURE_CLIENT_ID", Needed: vaultApp, parse: plain(&s.azureClientID),
+			Name: "AZURE_CLIENT_ID", Needed: vaultApp, parse: storeText(&s.azureClientID),
 			Help: "the client id of the user-assigned identity or, with `aws-federation` and `client-secret`, of the app that " +
 				"reads the vault",
 		},
-		{Name: "AZURE_TENANT_ID", Needed: vaultApp, parse: plain(&s.azureTenantID), Help: "the tenant of that app"},
+		{Name: "AZURE_TENANT_ID", Needed: vaultApp, parse: storeText(&s.azureTenantID), Help: "the tenant of that app"},
 		{
-			Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: plain(&s.azureSecret),
+			Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: storeText(&s.azureSecret),
 			Help: "the secret of that app",
 		},
 		{
-			Name: "GRAPH_CREDENTIAL", Default: "vault", Deployment: true, parse: word(&s.graphCredential, "vault", "identity"),
+			Name: "GRAPH_CREDENTIAL", Default: "vault", Deployment: true, parse: parseWord(&s.graphCredential, "vault", "identity"),
 			Help: "`vault`: the app's secret or certificate; `identity`: no secret at all. Then the app `GRAPH_CLIENT_ID` " +
 				"trusts the managed identity or the function's role; without `GRAPH_CLIENT_ID` the managed identity itself has " +
 				"the permission in Graph",
 		},
 		{
-			Name: "GRAPH_TENANT_ID", Needed: "yes", Deployment: true, parse: id(&c.TenantID),
+			Name: "GRAPH_TENANT_ID", Needed: "yes", Deployment: true, parse: parseID(&c.TenantID),
 			Help: "the tenant of the devices",
 		},
 		{
 			Name: "GRAPH_CLIENT_ID", Needed: "yes, except for a managed identity with `GRAPH_CREDENTIAL=identity`",
-			Deployment: true, parse: id(&c.ClientID),
+			Deployment: true, parse: parseID(&c.ClientID),
 			Help: "the app that may call Graph",
 		},
 		{
-			Name: "GRAPH_SECRET_NAME", Needed: oneOfTwo, Deployment: true, parse: secretName(&c.SecretName),
+			Name: "GRAPH_SECRET_NAME", Needed: oneOfTwo, Deployment: true, parse: parseSecretName(&c.SecretName),
 			Help: "the secret in the vault that holds the client secret of that app",
 		},
 		{
-			Name: "GRAPH_CERTIFICATE_NAME", Needed: oneOfTwo, Deployment: true, parse: secretName(&c.CertificateName),
+			Name: "GRAPH_CERTIFICATE_NAME", Needed: oneOfTwo, Deployment: true, parse: parseSecretName(&c.CertificateName),
 			Help: "the certificate in the vault with which that app signs in",
 		},
 		{
-			Name: "WEBHOOK_SECRET_NAMES", Needed: oneKind, Deployment: true, parse: secretNames(&c.WebhookSecretNames),
+			Name: "WEBHOOK_SECRET_NAMES", Needed: oneKind, Deployment: true, parse: parseSecretNames(&c.WebhookSecretNames),
 			Help: "secrets that hold signing keys, separated by commas",
 		},
 		{
-			Name: "API_KEY_SECRET_NAMES", Needed: oneKind, Deployment: true, parse: secretNames(&c.APIKeySecretNames),
+			Name: "API_KEY_SECRET_NAMES", Needed: oneKind, Deployment: true, parse: parseSecretNames(&c.APIKeySecretNames),
 			Help: "secrets that hold API keys, separated by commas",
 		},
 		{
-			Name: "ENTRA_AUDIENCE", Needed: oneKind, Deployment: true, parse: list(&c.EntraAudiences, parseAudience),
+			Name: "ENTRA_AUDIENCE", Needed: oneKind, Deployment: true, parse: parseList(&c.EntraAudiences, parseAudience),
 			Help: "the audiences of accepted Entra tokens, exactly as in `aud`: App ID URI, client id or both, separated by " +
 				"commas",
 		},
 		{
-			Name: "ENTRA_TENANT_ID", parse: list(&s.entraTenants, parseTenant),
+			Name: "ENTRA_TENANT_ID", parse: parseList(&s.entraTenants, parseTenant),
 			Help: "the tenants whose tokens are accepted, separated by commas; default: `GRAPH_TENANT_ID`",
 		},
-		{Name: "ENTRA_ROLE", Default: "Device.Unassign", parse: role(&c.EntraRole), Help: "the app role that every caller " +
+		{Name: "ENTRA_ROLE", Default: "Device.Unassign", parse: parseRole(&c.EntraRole), Help: "the app role that every caller " +
 			"with a token must have"},
 		{
-			Name: "ENTRA_SCOPE", Default: "user_impersonation", parse: role(&c.EntraScope),
+			Name: "ENTRA_SCOPE", Default: "user_impersonation", parse: parseRole(&c.EntraScope),
 			Help: "the scope that a token on behalf of a user must have beside the role",
 		},
 		{
-			Name: "AUTH", Default: authVerify, Needed: oneKind, Deployment: true, parse: word(&s.auth, authVerify,
+			Name: "AUTH", Default: authVerify, Needed: oneKind, Deployment: true, parse: parseWord(&s.auth, authVerify,
 				authPlatform, authPlatformAnonymous),
 			Help: "`verify`: authenticate callers here; `platform`: the host has authenticated them, in place of the three " +
 				"kinds above; `platform-anonymous`: likewise, although the host authenticates no caller (private networks only)",
 		},
 		{
-			Name: "ALLOWED_GROUP_TAGS", parse: list(&c.GroupTags, parseGroupTag),
+			Name: "ALLOWED_GROUP_TAGS", parse: parseList(&c.GroupTags, parseGroupTag),
 			Help: "the group tags of devices that may be changed, separated by commas, exact or with a `*` at the end: " +
 				"`MTR-*,Retired`; default: all devices",
 		},
 		{
-			Name: "CALLER_POLICY", parse: plain(&s.policies),
+			Name: "CALLER_POLICY", parse: storeText(&s.policies),
 			Help: "limits for single callers, as JSON: " +
 				"`{\"webhook-servicenow\":{\"groupTags\":[\"MTR-*\"],\"requireExpected\":true,\"devicesPerHour\":50}}`",
 		},
 		{
-			Name: "RATE_LIMIT", Default: "60", parse: number(&c.RateLimit, 0, 10000),
+			Name: "RATE_LIMIT", Default: "60", parse: parseNumber(&c.RateLimit, 0, 10000),
 			Help: "devices per caller and minute, on each instance; at least 20 at once, so that a whole list fits; `0` for no limit",
 		},
-		{Name: "DRY_RUN", Default: "false", parse: boolean(&c.DryRun), Help: "`true`: requests and events report and change " +
+		{Name: "DRY_RUN", Default: "false", parse: parseBool(&c.DryRun), Help: "`true`: requests and events report and change " +
 			"nothing"},
 		{
-			Name: "OPERATOR_CALLERS", parse: plain(&s.operators),
+			Name: "OPERATOR_CALLERS", parse: storeText(&s.operators),
 			Help: "the callers of `GET /api/doctor` and `GET /api/devices`, separated by commas: names from " +
 				"`WEBHOOK_SECRET_NAMES` and `API_KEY_SECRET_NAMES`, and ids of apps and users as in `caller_id` of the audit " +
 				"record; default: no caller",
 		},
-		{Name: "SWEEP_GROUP_TAG", Needed: "for a sweep", parse: plain(&c.SweepGroupTag), Help: "the group tag of the " +
+		{Name: "SWEEP_GROUP_TAG", Needed: "for a sweep", parse: storeText(&c.SweepGroupTag), Help: "the group tag of the " +
 			"devices that a sweep cleans"},
 		{
-			Name: "SWEEP_MAX_DEVICES", Default: "10", parse: number(&c.SweepMaxDevices, 1, 10000),
+			Name: "SWEEP_MAX_DEVICES", Default: "10", parse: parseNumber(&c.SweepMaxDevices, 1, 10000),
 			Help: "a sweep that finds more devices to clean does nothing; up to 10000",
 		},
 		{
-			Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: number(&c.SweepMinInventory, 1, 1000000),
+			Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: parseNumber(&c.SweepMinInventory, 1, 1000000),
 			Help: "a sweep that finds fewer devices in Intune does nothing",
 		},
-		{Name: "SWEEP_APPLY", Default: "false", parse: boolean(&c.SweepApply), Help: "`true`: sweeps act; `false`: sweeps " +
+		{Name: "SWEEP_APPLY", Default: "false", parse: parseBool(&c.SweepApply), Help: "`true`: sweeps act; `false`: sweeps " +
 			"are dry runs"},
 		{
-			Name: "QUEUE_MAX_AGE", Default: "24h", parse: duration(&c.QueueMaxAge, time.Minute, 14*24*time.Hour),
+			Name: "QUEUE_MAX_AGE", Default: "24h", parse: parseDuration(&c.QueueMaxAge, time.Minute, 14*24*time.Hour),
 			Help: "older messages of a queue are refused, unless they name the expected account; from 1m to 336h",
 		},
 		{
-			Name: "SIGNATURE_TOLERANCE", Default: "300s", parse: duration(&c.Tolerance, 60*time.Second, 900*time.Second),
+			Name: "SIGNATURE_TOLERANCE", Default: "300s", parse: parseDuration(&c.Tolerance, 60*time.Second, 900*time.Second),
 			Help: "the largest difference between the time of a signature and the clock; from 60s to 15m",
 		},
 		{
-			Name: "REQUEST_TIMEOUT", Default: "25s", parse: duration(&c.Timeout, time.Second, 200*time.Second),
+			Name: "REQUEST_TIMEOUT", Default: "25s", parse: parseDuration(&c.Timeout, time.Second, 200*time.Second),
 			Help: "the time for one request; from 1s to 200s, below the host's own limit",
 		},
 		{
-			Name: "AZURE_CLOUD", Default: "public", parse: word(&s.cloudName, "public", "usgov", "usgov-dod", "china",
+			Name: "AZURE_CLOUD", Default: "public", parse: parseWord(&s.cloudName, "public", "usgov", "usgov-dod", "china",
 				customCloud),
 			Help: "`public`, `usgov`, `usgov-dod`, `china` or `custom`",
 		},
 		{
-			Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: address(&s.authority),
+			Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: parseAddress(&s.authority),
 			Help: "the address that issues tokens",
 		},
-		{Name: "GRAPH_ENDPOINT", Needed: "with `custom`", parse: address(&s.graphEndpoint), Help: "the root of Graph"},
-		{Name: "AWS_ENDPOINT_URL_STS", parse: address(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the " +
+		{Name: "GRAPH_ENDPOINT", Needed: "with `custom`", parse: parseAddress(&s.graphEndpoint), Help: "the root of Graph"},
+		{Name: "AWS_ENDPOINT_URL_STS", parse: parseAddress(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the " +
 			"address of AWS STS; default: the region's"},
 		{
-			Name: "LOG_LEVEL", Default: "info", parse: word(&s.level, "info", "warn", "error"),
+			Name: "LOG_LEVEL", Default: "info", parse: parseWord(&s.level, "info", "warn", "error"),
 			Help: "`info`, `warn` or `error`; audit records are written at every level",
 		},
-		{Name: "AWS_REGION", Platform: true, parse: plain(&c.Role.Region)},
-		{Name: "AWS_ACCESS_KEY_ID", Platform: true, parse: plain(&c.Role.KeyID)},
-		{Name: "AWS_SECRET_ACCESS_KEY", Platform: true, parse: plain(&c.Role.Secret)},
-		{Name: "AWS_SESSION_TOKEN", Platform: true, parse: plain(&c.Role.Session)},
+		{Name: "AWS_REGION", Platform: true, parse: storeText(&c.Role.Region)},
+		{Name: "AWS_ACCESS_KEY_ID", Platform: true, parse: storeText(&c.Role.KeyID)},
+		{Name: "AWS_SECRET_ACCESS_KEY", Platform: true, parse: storeText(&c.Role.Secret)},
+		{Name: "AWS_SESSION_TOKEN", Platform: true, parse: storeText(&c.Role.Session)},
 	}
 }
 
@@ -203,8 +203,8 @@ func WriteHelp(w io.Writer) error {
 	return t.Flush()
 }
 
-// read trims and stores the value of a setting, or its default, and collects the fault if it has one.
-func (s *settings) read(one Setting, value string) {
+// readSetting trims and stores the value of a setting, or its default, and collects the fault if it has one.
+func (s *settings) readSetting(one Setting, value string) {
 	value = text.Trim(value)
 	s.set[one.Name] = value != ""
 	switch {
@@ -224,12 +224,12 @@ func (s *settings) read(one Setting, value string) {
 // The kinds of values. Each returns a function that checks a value and stores it in dst. Its error continues the name of the
 // setting, and never has the value in it.
 
-func plain(dst *string) func(string) error {
+func storeText(dst *string) func(string) error {
 	return func(value string) error { *dst = value; return nil }
 }
 
-// word takes one of words, in any case.
-func word(dst *string, words ...string) func(string) error {
+// parseWord takes one of words, in any case.
+func parseWord(dst *string, words ...string) func(string) error {
 	return func(value string) error {
 		if *dst = strings.ToLower(value); !slices.Contains(words, *dst) {
 			return errors.New("must be one of " + strings.Join(words, ", "))
@@ -238,8 +238,8 @@ func word(dst *string, words ...string) func(string) error {
 	}
 }
 
-// boolean takes true and false, in any case: Azure turns true into True.
-func boolean(dst *bool) func(string) error {
+// parseBool takes true and false, in any case: Azure turns true into True.
+func parseBool(dst *bool) func(string) error {
 	return func(value string) error {
 		*dst = strings.EqualFold(value, "true")
 		if !*dst && !strings.EqualFold(value, "false") {
@@ -249,7 +249,7 @@ func boolean(dst *bool) func(string) error {
 	}
 }
 
-func id(dst *string) func(string) error {
+func parseID(dst *string) func(string) error {
 	return func(value string) error {
 		parsed, err := guid.Parse(value)
 		if err != nil {
@@ -260,8 +260,8 @@ func id(dst *string) func(string) error {
 	}
 }
 
-// address takes https:// and a host, and nothing more.
-func address(dst *string) func(string) error {
+// parseAddress takes https:// and a host, and nothing more.
+func parseAddress(dst *string) func(string) error {
 	return func(value string) error {
 		u, err := url.Parse(value)
 		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
@@ -272,7 +272,7 @@ func address(dst *string) func(string) error {
 	}
 }
 
-func number(dst *int, least, most int) func(string) error {
+func parseNumber(dst *int, least, most int) func(string) error {
 	return func(value string) error {
 		n, err := strconv.Atoi(value)
 		if err != nil || n < least || n > most {
@@ -283,7 +283,7 @@ func number(dst *int, least, most int) func(string) error {
 	}
 }
 
-func duration(dst *time.Duration, least, most time.Duration) func(string) error {
+func parseDuration(dst *time.Duration, least, most time.Duration) func(string) error {
 	return func(value string) error {
 		d, err := time.ParseDuration(value)
 		if err != nil || d < least || d > most {
@@ -296,7 +296,7 @@ func duration(dst *time.Duration, least, most time.Duration) func(string) error 
 
 const secretNameForm = "1 to 127 letters, digits and hyphens"
 
-func secretName(dst *string) func(string) error {
+func parseSecretName(dst *string) func(string) error {
 	return func(value string) error {
 		if !vault.ValidName(value) {
 			return errors.New("must be the name of a secret in Key Vault: " + secretNameForm)
@@ -306,10 +306,10 @@ func secretName(dst *string) func(string) error {
 	}
 }
 
-// secretNames takes names of secrets. Key Vault ignores the case of names, so two that differ in case alone are one secret.
-func secretNames(dst *[]string) func(string) error {
+// parseSecretNames takes names of secrets. Key Vault ignores the case of names, so two that differ in case alone are one secret.
+func parseSecretNames(dst *[]string) func(string) error {
 	seen := map[string]bool{}
-	return list(dst, func(name string) (string, error) {
+	return parseList(dst, func(name string) (string, error) {
 		switch lower := strings.ToLower(name); {
 		case !vault.ValidName(name):
 			return "", errors.New("must be names of secrets in Key Vault, separated by commas: " + secretNameForm + " each")
@@ -322,8 +322,8 @@ func secretNames(dst *[]string) func(string) error {
 	})
 }
 
-// list takes members separated by commas, each checked by parse.
-func list(dst *[]string, parse func(string) (string, error)) func(string) error {
+// parseList takes members separated by commas, each checked by parse.
+func parseList(dst *[]string, parse func(string) (string, error)) func(string) error {
 	return func(value string) error {
 		members := splitList(value)
 		if len(members) == 0 {
@@ -387,8 +387,8 @@ func parseAudience(audience string) (string, error) {
 	return audience, nil
 }
 
-// role takes the value of an app role or a scope.
-func role(dst *string) func(string) error {
+// parseRole takes the value of an app role or a scope.
+func parseRole(dst *string) func(string) error {
 	return func(value string) error {
 		// The defaults are valid.
 		if value != "Device.Unassign" && value != "user_impersonation" && (len(value) > maxRole || !regexp.MustCompile(rolePattern).MatchString(value)) {

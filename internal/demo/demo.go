@@ -49,7 +49,7 @@ func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, ver
 		verbose:    verbose,
 		coloured:   text.IsTerminal(stdout) && getenv("NO_COLOR") == "",
 	}
-	if err := p.run(ctx); err != nil {
+	if err := p.playScenes(ctx); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	return nil
@@ -66,83 +66,83 @@ type play struct {
 	scene    int
 }
 
-func (p *play) run(ctx context.Context) error {
+func (p *play) playScenes(ctx context.Context) error {
 	fmt.Fprintf(p.out, "Autopilot Unassign %s on a simulated cloud: nothing leaves this process.\n", p.version)
 
 	if p.verbose {
-		p.title("Seven devices, each with a resource account")
+		p.printTitle("Seven devices, each with a resource account")
 		p.printDevices(p.out)
 	}
 
-	p.title("ServiceNow sends a signed webhook for the first")
-	a, err := p.send(ctx, p.WebhookKey, `{"deviceId":"`+Fjord+`","reference":"RITM0012345"}`)
+	p.printTitle("ServiceNow sends a signed webhook for the first")
+	a, err := p.sendSigned(ctx, p.WebhookKey, `{"deviceId":"`+Fjord+`","reference":"RITM0012345"}`)
 	if err != nil {
 		return err
 	}
 	after, _ := p.Cloud.Device(Fjord)
-	if err := want(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "",
+	if err := checkResult(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "",
 		"the answer to the signed webhook is %d %s", a.status, a.Code); err != nil {
 		return err
 	}
 
-	p.title("The audit record of it")
+	p.printTitle("The audit record of it")
 	if err := p.printAudit(a.RequestID); err != nil {
 		return err
 	}
 
-	p.title("A stranger signs with another key")
+	p.printTitle("A stranger signs with another key")
 	stranger := "whsec_" + base64.StdEncoding.EncodeToString(randomKey())
 	before := p.Cloud.Count(azuresim.StepGraph)
-	a, err = p.send(ctx, stranger, `{"deviceId":"`+Skog+`"}`)
+	a, err = p.sendSigned(ctx, stranger, `{"deviceId":"`+Skog+`"}`)
 	if err != nil {
 		return err
 	}
 	untouched := p.Cloud.Count(azuresim.StepGraph) == before
-	if err := want(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched,
+	if err := checkResult(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched,
 		"the answer to the wrong signature is %d %s", a.status, a.Error.Code); err != nil {
 		return err
 	}
 
-	p.title("A device by its serial number, while the app's secret is rotated")
-	p.rotate()
-	a, err = p.send(ctx, p.WebhookKey,
+	p.printTitle("A device by its serial number, while the app's secret is rotated")
+	p.rotateSecret()
+	a, err = p.sendSigned(ctx, p.WebhookKey,
 		`{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
 	if err != nil {
 		return err
 	}
-	if err := want(a.status == http.StatusOK && a.Code == "unassigned", "the answer after the rotation is %d %s",
+	if err := checkResult(a.status == http.StatusOK && a.Code == "unassigned", "the answer after the rotation is %d %s",
 		a.status, a.Code); err != nil {
 		return err
 	}
-	p.note("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was " +
+	p.printNote("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was " +
 		"restarted.")
 
-	p.title("A serial number that two devices share is refused")
-	a, err = p.send(ctx, p.WebhookKey, `{"serialNumber":"Default string"}`)
+	p.printTitle("A serial number that two devices share is refused")
+	a, err = p.sendSigned(ctx, p.WebhookKey, `{"serialNumber":"Default string"}`)
 	if err != nil {
 		return err
 	}
-	if err := want(a.status == http.StatusConflict && a.Error.Code == "serial_number_ambiguous",
+	if err := checkResult(a.status == http.StatusConflict && a.Error.Code == "serial_number_ambiguous",
 		"the answer to the shared serial number is %d %s", a.status, a.Error.Code); err != nil {
 		return err
 	}
 
-	p.title("A list with an unknown device")
-	a, err = p.send(ctx, p.WebhookKey,
+	p.printTitle("A list with an unknown device")
+	a, err = p.sendSigned(ctx, p.WebhookKey,
 		`{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
 	if err != nil {
 		return err
 	}
-	if err := want(a.status == http.StatusMultiStatus && a.Summary.Succeeded == 1 && a.Summary.Failed == 1,
+	if err := checkResult(a.status == http.StatusMultiStatus && a.Summary.Succeeded == 1 && a.Summary.Failed == 1,
 		"the answer to the list is %d %+v", a.status, a.Summary); err != nil {
 		return err
 	}
 
-	if err := p.sweeps(ctx); err != nil {
+	if err := p.playSweeps(ctx); err != nil {
 		return err
 	}
 
-	p.title("The devices now")
+	p.printTitle("The devices now")
 	p.printDevices(p.out)
 	if !p.verbose {
 		fmt.Fprint(p.out, "\nunassign demo -v shows every request, response and record.\n")
@@ -150,9 +150,9 @@ func (p *play) run(ctx context.Context) error {
 	return nil
 }
 
-// sweeps cleans the devices with the group tag of retired rooms: first as a dry run, the default of SWEEP_APPLY, then
+// playSweeps cleans the devices with the group tag of retired rooms: first as a dry run, the default of SWEEP_APPLY, then
 // for real.
-func (p *play) sweeps(ctx context.Context) error {
+func (p *play) playSweeps(ctx context.Context) error {
 	for _, night := range []struct {
 		title string
 		apply bool
@@ -160,7 +160,7 @@ func (p *play) sweeps(ctx context.Context) error {
 		{"At night: a sweep of the group tag Retired, which is a dry run until SWEEP_APPLY is true", false},
 		{"The next night, with SWEEP_APPLY=true", true},
 	} {
-		p.title(night.title)
+		p.printTitle(night.title)
 		p.Config.SweepApply = night.apply
 		h, err := p.newApp()
 		if err != nil {
@@ -175,7 +175,7 @@ func (p *play) sweeps(ctx context.Context) error {
 			return err
 		}
 		for _, d := range p.Cloud.Devices() {
-			if err := want(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device "+
+			if err := checkResult(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device "+
 				"%s has the account %q", d.SerialNumber, d.UserPrincipalName); err != nil {
 				return err
 			}
@@ -184,8 +184,8 @@ func (p *play) sweeps(ctx context.Context) error {
 	return nil
 }
 
-// rotate puts a new secret for the app into the vault, and makes Entra refuse the old one and Graph its tokens.
-func (p *play) rotate() {
+// rotateSecret puts a new secret for the app into the vault, and makes Entra refuse the old one and Graph its tokens.
+func (p *play) rotateSecret() {
 	secret := base64.RawURLEncoding.EncodeToString(randomKey())
 	p.Cloud.SetAppSecrets(secret)
 	p.Cloud.PutSecret(AppSecretName, azuresim.Secret{Value: secret, Expires: time.Now().AddDate(0, 6, 0)})
@@ -201,8 +201,8 @@ type answered struct {
 	Summary   struct{ Succeeded, Failed int }
 }
 
-// send signs body with key (whsec_…), sends it, and prints it with its answer.
-func (p *play) send(ctx context.Context, key, body string) (answered, error) {
+// sendSigned signs body with key (whsec_…), sends it, and prints it with its answer.
+func (p *play) sendSigned(ctx context.Context, key, body string) (answered, error) {
 	var a answered
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, strings.NewReader(body))
 	if err != nil {
@@ -218,7 +218,7 @@ func (p *play) send(ctx context.Context, key, body string) (answered, error) {
 	if p.verbose {
 		p.printRequest(req, body)
 	} else {
-		fmt.Fprintf(p.out, "  %s %s\n", p.dim(">"), body)
+		fmt.Fprintf(p.out, "  %s %s\n", p.dimText(">"), body)
 	}
 
 	resp, err := http.DefaultClient.Do(req)
@@ -239,25 +239,25 @@ func (p *play) send(ctx context.Context, key, body string) (answered, error) {
 	}
 	a.status = resp.StatusCode
 	if p.verbose {
-		fmt.Fprintf(p.out, "  %s %s\n", p.dim("<"), p.paint(colour, resp.Status))
-		p.printJSON(p.dim("<")+" ", content)
+		fmt.Fprintf(p.out, "  %s %s\n", p.dimText("<"), p.paintText(colour, resp.Status))
+		p.printJSON(p.dimText("<")+" ", content)
 		return a, nil
 	}
 	result := a.Code + a.Error.Code
 	if a.Summary.Succeeded+a.Summary.Failed > 0 {
 		result = fmt.Sprintf("%d succeeded, %d failed", a.Summary.Succeeded, a.Summary.Failed)
 	}
-	fmt.Fprintf(p.out, "  %s %s %s\n", p.dim("<"), p.paint(colour, resp.Status), result)
+	fmt.Fprintf(p.out, "  %s %s %s\n", p.dimText("<"), p.paintText(colour, resp.Status), result)
 	return a, nil
 }
 
 // printRequest prints a request with the headers that sign it.
 func (p *play) printRequest(req *http.Request, body string) {
-	fmt.Fprintf(p.out, "  %s POST %s\n", p.dim(">"), req.URL.Path)
+	fmt.Fprintf(p.out, "  %s POST %s\n", p.dimText(">"), req.URL.Path)
 	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Prefer"} {
-		fmt.Fprintf(p.out, "  %s %s: %s\n", p.dim(">"), strings.ToLower(name), req.Header.Get(name))
+		fmt.Fprintf(p.out, "  %s %s: %s\n", p.dimText(">"), strings.ToLower(name), req.Header.Get(name))
 	}
-	fmt.Fprintf(p.out, "  %s %s\n\n", p.dim(">"), body)
+	fmt.Fprintf(p.out, "  %s %s\n\n", p.dimText(">"), body)
 }
 
 // printAudit prints the first line of the log that has all of parts in it.
@@ -269,14 +269,14 @@ func (p *play) printAudit(parts ...string) error {
 				p.printJSON("", []byte(line))
 				return nil
 			}
-			return p.summarise(line)
+			return p.printRecord(line)
 		}
 	}
 	return fmt.Errorf("no line of the log has %q", parts)
 }
 
-// summarise prints the main members of a record.
-func (p *play) summarise(line string) error {
+// printRecord prints the main members of a record.
+func (p *play) printRecord(line string) error {
 	var record map[string]any
 	if err := json.Unmarshal([]byte(line), &record); err != nil {
 		return err
@@ -302,24 +302,24 @@ func (p *play) printJSON(prefix string, text []byte) {
 	fmt.Fprintf(p.out, "  %s%s\n", prefix, text)
 }
 
-// want returns an error with the given text unless the condition is true.
-func want(ok bool, format string, args ...any) error {
+// checkResult returns an error with the given text unless the condition is true.
+func checkResult(ok bool, format string, args ...any) error {
 	if ok {
 		return nil
 	}
 	return fmt.Errorf(format, args...)
 }
 
-func (p *play) paint(colour, s string) string { return text.Paint(p.coloured, colour, s) }
+func (p *play) paintText(colour, s string) string { return text.Paint(p.coloured, colour, s) }
 
-func (p *play) dim(s string) string { return p.paint(text.Faint, s) }
+func (p *play) dimText(s string) string { return p.paintText(text.Faint, s) }
 
-func (p *play) title(s string) {
+func (p *play) printTitle(s string) {
 	p.scene++
-	fmt.Fprintf(p.out, "\n%s\n", p.paint(text.Bold, fmt.Sprintf("%d. %s", p.scene, s)))
+	fmt.Fprintf(p.out, "\n%s\n", p.paintText(text.Bold, fmt.Sprintf("%d. %s", p.scene, s)))
 	if p.verbose {
 		fmt.Fprintln(p.out)
 	}
 }
 
-func (p *play) note(text string) { fmt.Fprintf(p.out, "  %s\n", text) }
+func (p *play) printNote(text string) { fmt.Fprintf(p.out, "  %s\n", text) }

@@ -86,7 +86,7 @@ func New(getenv func(string) string, logs io.Writer, version string) (*Simulatio
 	} {
 		s.Cloud.PutDevice(d)
 	}
-	c, err := config.Load(s.settings(getenv), config.Local)
+	c, err := config.Load(s.newSettings(getenv), config.Local)
 	if err != nil {
 		return nil, err
 	}
@@ -101,8 +101,8 @@ func (s *Simulation) newApp() (*app.App, error) {
 	return app.New(s.Config, s.Cloud, doctor.ForApp(s.Config, s.Cloud, s.version), s.Log, s.version)
 }
 
-// settings are the settings of a deployment to the simulated cloud.
-func (s *Simulation) settings(getenv func(string) string) func(string) string {
+// newSettings are the settings of a deployment to the simulated cloud.
+func (s *Simulation) newSettings(getenv func(string) string) func(string) string {
 	values := map[string]string{
 		"KEY_VAULT_URL":        s.Cloud.VaultURL,
 		"AZURE_CLIENT_ID":      s.Cloud.IdentityClientID,

@@ -78,15 +78,15 @@ type diagnosis struct {
 	opaque bool
 }
 
-// examine runs all checks. faults is the error of config.Load.
-func (d *diagnosis) examine(ctx context.Context, faults error) {
-	incomplete := d.check(ctx, d.settingsStep(faults))
-	noVault := d.check(ctx, &step{
+// runChecks runs all checks. faults is the error of config.Load.
+func (d *diagnosis) runChecks(ctx context.Context, faults error) {
+	incomplete := d.runStep(ctx, d.settingsStep(faults))
+	noVault := d.runStep(ctx, &step{
 		blocked: incomplete, otherwise: "Key Vault was not reached", run: d.askVault,
 		findings: []Finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
 	})
-	noAssertion := d.check(ctx, d.assertionStep(incomplete))
-	noIdentity := d.check(ctx, d.identityStep(incomplete, noAssertion))
+	noAssertion := d.runStep(ctx, d.assertionStep(incomplete))
+	noIdentity := d.runStep(ctx, d.identityStep(incomplete, noAssertion))
 
 	unreadable := cmp.Or(noVault, noIdentity)
 	credential := d.credentialStep(unreadable)
@@ -96,15 +96,15 @@ func (d *diagnosis) examine(ctx context.Context, faults error) {
 	tryTogether(ctx, slices.Concat([]*step{credential}, signed, keyed, signing)...)
 	forgiveOthers(signed)
 	forgiveOthers(keyed)
-	d.add(slices.Concat([]*step{credential}, signed, keyed)...)
+	d.addSteps(slices.Concat([]*step{credential}, signed, keyed)...)
 
-	noCredential := credential.blocks()
+	noCredential := credential.blockReason()
 	if d.GraphDirect {
 		noCredential = noAssertion
 	}
-	noToken := d.check(ctx, d.tokenStep(noCredential))
+	noToken := d.runStep(ctx, d.tokenStep(noCredential))
 	holder := d.graphIssuer()
-	noRole := d.check(ctx, &step{
+	noRole := d.runStep(ctx, &step{
 		blocked: noToken, otherwise: "the " + holder.graphHolder() + " does not have the permission for it",
 		findings: []Finding{
 			{Check: checkRole, Tried: "check the permission in the token", issuer: holder},
@@ -112,32 +112,32 @@ func (d *diagnosis) examine(ctx context.Context, faults error) {
 		},
 		run: d.lookAtRoles,
 	})
-	d.check(ctx, &step{blocked: noRole, run: d.askGraph, findings: []Finding{{
+	d.runStep(ctx, &step{blocked: noRole, run: d.askGraph, findings: []Finding{{
 		Check: checkDevices, Tried: "read the first Autopilot device from Graph", issuer: holder,
 	}}})
-	d.check(ctx, &step{blocked: incomplete, run: d.compareClocks, findings: []Finding{{
+	d.runStep(ctx, &step{blocked: incomplete, run: d.compareClocks, findings: []Finding{{
 		Check: checkClock, Tried: "compare the clock with the cloud's",
 	}}})
-	d.check(ctx, &step{blocked: incomplete, run: d.readPolicy, findings: []Finding{
+	d.runStep(ctx, &step{blocked: incomplete, run: d.readPolicy, findings: []Finding{
 		{Check: checkCallers, Tried: "list the callers"},
 		{Check: checkPolicy, Tried: "list the limits of callers"},
 		{Check: checkSweep, Tried: "describe the sweep"},
 	}})
-	d.add(signing...)
+	d.addSteps(signing...)
 }
 
-// check tries a step and reports it. It returns the reason not to try the steps that need it, "" for none.
-func (d *diagnosis) check(ctx context.Context, s *step) string {
-	s.try(ctx)
-	d.add(s)
-	return s.blocks()
+// runStep tries a step and reports it. It returns the reason not to try the steps that need it, "" for none.
+func (d *diagnosis) runStep(ctx context.Context, s *step) string {
+	s.tryStep(ctx)
+	d.addSteps(s)
+	return s.blockReason()
 }
 
-// add reports steps.
-func (d *diagnosis) add(steps ...*step) {
+// addSteps reports steps.
+func (d *diagnosis) addSteps(steps ...*step) {
 	for _, s := range steps {
 		for _, f := range s.findings {
-			d.report.add(f)
+			d.report.addFinding(f)
 			if d.show != nil {
 				d.show(f)
 			}
@@ -163,10 +163,10 @@ func (d *diagnosis) settingsStep(loadError error) *step {
 			last.Fix = d.fixOf(last, "settings")
 		case (d.VaultCredential == config.ManagedIdentity || d.VaultCredential == config.AWSFederation) &&
 			d.Getenv("AZURE_CLIENT_SECRET") != "":
-			last.warn([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set "+
+			last.markWarning([]string{"remove AZURE_CLIENT_SECRET from the environment"}, "complete, but AZURE_CLIENT_SECRET is set "+
 				"and not used: VAULT_CREDENTIAL is %s", d.VaultCredential)
 		default:
-			last.ok("complete")
+			last.markOK("complete")
 		}
 	}
 	return s
@@ -180,7 +180,7 @@ func (d *diagnosis) needsNoVault() bool {
 func (d *diagnosis) askVault(ctx context.Context, f []Finding) {
 	if d.needsNoVault() {
 		f[0].Tried = "check for a vault"
-		f[0].ok("not needed: KEY_VAULT_URL is not set")
+		f[0].markOK("not needed: KEY_VAULT_URL is not set")
 		return
 	}
 	scope, err := vault.Scope(ctx, d.VaultURL, app.SDKOptions(d.Config, d.dates, d.log))
@@ -192,7 +192,7 @@ func (d *diagnosis) askVault(ctx context.Context, f []Finding) {
 		return
 	}
 	d.scope = scope
-	f[0].ok("it responds as a vault")
+	f[0].markOK("it responds as a vault")
 }
 
 // assertionStep checks the token that identifies this process to an app with a federated credential. It has no finding
@@ -219,7 +219,7 @@ func (d *diagnosis) assertionStep(blocked string) *step {
 			if _, err := request(ctx); err != nil {
 				d.failWith(&f[i], err)
 			} else {
-				f[i].ok("received")
+				f[i].markOK("received")
 			}
 		}
 	}
@@ -254,11 +254,11 @@ func (d *diagnosis) identityStep(blocked, noAssertion string) *step {
 func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
 	for i := range f {
 		if d.scope == "" {
-			f[i].skip("Key Vault was not reached, and the scope of its tokens is unknown")
+			f[i].markSkipped("Key Vault was not reached, and the scope of its tokens is unknown")
 		} else if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
 			d.failWith(&f[i], err)
 		} else {
-			f[i].ok("received")
+			f[i].markOK("received")
 		}
 	}
 }
@@ -297,7 +297,7 @@ func (d *diagnosis) readSecret(ctx context.Context, f []Finding) {
 	}
 	cert, err := s.Certificate()
 	if err != nil {
-		f[1].fail(d.fixOf(&f[1], f[1].renew), "it %v", err)
+		f[1].markFailed(d.fixOf(&f[1], f[1].renew), "it %v", err)
 		return
 	}
 	d.recordExpiry(&f[1], "an RSA key and its certificate", "Entra ID decides whether it is valid", cert.NotAfter)
@@ -308,7 +308,7 @@ func (d *diagnosis) recordSecret(f []Finding, s vault.Secret, err error) {
 	if err != nil {
 		d.failWith(&f[0], err)
 		for i := range f[1:] {
-			f[1+i].skip("the secret could not be read")
+			f[1+i].markSkipped("the secret could not be read")
 		}
 		return
 	}
@@ -325,13 +325,13 @@ func (d *diagnosis) recordExpiry(f *Finding, what, late string, end time.Time) {
 	day := end.UTC().Format(time.DateOnly)
 	switch left := time.Until(end); {
 	case end.IsZero():
-		f.ok("%s, without an expiry", what)
+		f.markOK("%s, without an expiry", what)
 	case left < 0:
-		f.warn(d.fixOf(f, f.renew), "%s, expired on %s; %s", what, day, late)
+		f.markWarning(d.fixOf(f, f.renew), "%s, expired on %s; %s", what, day, late)
 	case left < soon:
-		f.warn(d.fixOf(f, f.renew), "%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
+		f.markWarning(d.fixOf(f, f.renew), "%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
 	default:
-		f.ok("%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
+		f.markOK("%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
 	}
 }
 
@@ -350,11 +350,11 @@ func (d *diagnosis) keySteps(blocked, kind, word string, names []string,
 			}
 			switch key, err := decode(s.Value()); {
 			case err != nil:
-				f[1].fail(d.fixOf(&f[1], kind), "the %v", err)
+				f[1].markFailed(d.fixOf(&f[1], kind), "the %v", err)
 			case !s.Expires.IsZero() && time.Now().After(s.Expires):
-				f[1].fail(d.fixOf(&f[1], kind), "the secret has expired, and with it the key")
+				f[1].markFailed(d.fixOf(&f[1], kind), "the secret has expired, and with it the key")
 			default:
-				f[1].ok("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
+				f[1].markOK("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
 			}
 		}})
 	}
@@ -422,7 +422,7 @@ func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
 		}
 		return
 	}
-	f[0].ok("received, valid for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
+	f[0].markOK("received, valid for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
 	d.roles, err = rolesIn(token.Token)
 	d.opaque = err != nil
 }
@@ -458,26 +458,26 @@ func (i issuer) graphHolder() string {
 
 func (d *diagnosis) lookAtRoles(_ context.Context, f []Finding) {
 	if d.opaque {
-		f[0].warn(nil, "the token cannot be parsed; the response of Graph decides")
-		f[1].skip("the token cannot be parsed")
+		f[0].markWarning(nil, "the token cannot be parsed; the response of Graph decides")
+		f[1].markSkipped("the token cannot be parsed")
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(d.roles), func(role string) bool { return role == graphRole })
 	grant := d.fixOf(&f[0], "grant")
 	switch {
 	case len(others) < len(d.roles):
-		f[0].ok("%s is there", graphRole)
+		f[0].markOK("%s is there", graphRole)
 	case f[0].issuer == hostIdentity:
-		f[0].fail(grant, "%s is missing: the managed identity was never given it, or got its token before", graphRole)
+		f[0].markFailed(grant, "%s is missing: the managed identity was never given it, or got its token before", graphRole)
 	default:
-		f[0].fail(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, "+
+		f[0].markFailed(grant, "%s is missing: it was never added to the app as an application permission, has no admin consent, "+
 			"or was granted some minutes ago", graphRole)
 	}
 	if len(others) == 0 {
-		f[1].ok("there are none")
+		f[1].markOK("there are none")
 		return
 	}
-	f[1].warn(d.fixOf(&f[1], "remove-roles"), "this %s has permissions that it does not need: %s",
+	f[1].markWarning(d.fixOf(&f[1], "remove-roles"), "this %s has permissions that it does not need: %s",
 		f[1].issuer.graphHolder(), quoteTexts(others))
 }
 
@@ -500,12 +500,12 @@ func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 	case err != nil:
 		d.failWith(&f[0], err)
 	case seen == 0:
-		f[0].warn([]string{"check that GRAPH_TENANT_ID is the right tenant: Intune, Devices, Enrollment, Windows Autopilot " +
+		f[0].markWarning([]string{"check that GRAPH_TENANT_ID is the right tenant: Intune, Devices, Enrollment, Windows Autopilot " +
 			"devices"}, "Graph responds, and has no Autopilot device")
 	case more:
-		f[0].ok("at least %d, and there are more", seen)
+		f[0].markOK("at least %d, and there are more", seen)
 	default:
-		f[0].ok("%d, and no more", seen)
+		f[0].markOK("%d, and no more", seen)
 	}
 }
 
@@ -533,8 +533,8 @@ func (d *dates) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// ahead returns the time by which the clock at an address is ahead of this clock.
-func (d *dates) ahead(address string) (time.Duration, bool) {
+// clockAhead returns the time by which the clock at an address is ahead of this clock.
+func (d *dates) clockAhead(address string) (time.Duration, bool) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return 0, false
@@ -555,7 +555,7 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 		{"Entra ID", d.Cloud.Authority},
 		{"AWS STS", sts},
 	} {
-		if by, ok := d.dates.ahead(service.address); ok {
+		if by, ok := d.dates.clockAhead(service.address); ok {
 			asked = append(asked, service.name)
 			if by.Abs() > worst.Abs() {
 				worst = by
@@ -570,17 +570,17 @@ func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {
 	from := strings.Join(asked, ", ")
 	switch {
 	case len(asked) == 0:
-		f[0].skip("no service responded")
+		f[0].markSkipped("no service responded")
 	case off > skewFault, off > d.Tolerance && len(d.WebhookSecretNames) > 0:
-		f[0].fail(d.fixOf(&f[0], "clock"), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and "+
+		f[0].markFailed(d.fixOf(&f[0], "clock"), "the clock of this machine is %v %s %s: signatures look too old or too early, tokens and "+
 			"certificates not yet or no longer valid", off, direction, from)
 	case off > skewWarning:
-		f[0].warn(d.fixOf(&f[0], "clock"), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction,
+		f[0].markWarning(d.fixOf(&f[0], "clock"), "the clock of this machine is %v %s %s; from %v on signatures are refused", off, direction,
 			from, d.Tolerance)
 	case off <= time.Second:
-		f[0].ok("within a second of %s", from)
+		f[0].markOK("within a second of %s", from)
 	default:
-		f[0].ok("%v %s %s", off, direction, from)
+		f[0].markOK("%v %s %s", off, direction, from)
 	}
 }
 
@@ -600,9 +600,9 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	if n := len(d.OperatorCallers); n > 0 {
 		kinds = append(kinds, "operators: "+text.Count(n, "caller", "callers"))
 	}
-	callers.ok("%s", strings.Join(kinds, "; "))
+	callers.markOK("%s", strings.Join(kinds, "; "))
 	if d.PlatformAuth {
-		callers.warn([]string{"check that the host asks for a function key or IAM at every way in, or set " +
+		callers.markWarning([]string{"check that the host asks for a function key or IAM at every way in, or set " +
 			"WEBHOOK_SECRET_NAMES, API_KEY_SECRET_NAMES or ENTRA_AUDIENCE in the place of AUTH"},
 			"%s", strings.Join(append([]string{"every caller that the host authorises: AUTH=platform, this function checks " +
 				"nothing"}, kinds...), "; "))
@@ -614,14 +614,14 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 		"in Intune", quoteTexts([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
 	switch {
 	case d.SweepGroupTag == "":
-		sweep.ok("none: SWEEP_GROUP_TAG is not set")
+		sweep.markOK("none: SWEEP_GROUP_TAG is not set")
 	case !d.SweepApply || d.DryRun:
-		sweep.ok("a dry run on %s", limits)
+		sweep.markOK("a dry run on %s", limits)
 	case d.SweepMaxDevices > manyDevices:
-		sweep.warn([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to the number of a usual night, at most %d", manyDevices)},
+		sweep.markWarning([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to the number of a usual night, at most %d", manyDevices)},
 			"it ACTS on %s: a wrong group tag removes as many accounts", limits)
 	default:
-		sweep.ok("it ACTS on %s", limits)
+		sweep.markOK("it ACTS on %s", limits)
 	}
 }
 
@@ -639,13 +639,13 @@ func (d *diagnosis) checkPolicy(f *Finding) {
 	}
 	switch all := strings.Join(limits, "; "); {
 	case d.DryRun:
-		f.warn([]string{"set DRY_RUN=false once the reports are as expected"},
+		f.markWarning([]string{"set DRY_RUN=false once the reports are as expected"},
 			"DRY_RUN is true: requests and events change nothing; %s", all)
 	case len(d.GroupTags) == 0:
-		f.ok("%s", all)
+		f.markOK("%s", all)
 		f.Fix = []string{"hint: ALLOWED_GROUP_TAGS=MTR-*,Retired allows these group tags alone"}
 	default:
-		f.ok("%s", all)
+		f.markOK("%s", all)
 	}
 }
 
@@ -690,7 +690,7 @@ func (d *diagnosis) signingSteps(blocked string) (steps []*step) {
 				d.failWith(&f[0], err)
 				return
 			}
-			f[0].ok("read")
+			f[0].markOK("read")
 		}})
 	}
 	return steps

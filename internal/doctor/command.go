@@ -36,7 +36,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 	if *asJSON {
 		if err != nil { // the report has it too: programs read JSON after every failure
 			f := Finding{Check: checkSettings, Tried: "prepare the examination"}
-			f.fail(nil, "%s", err)
+			f.markFailed(nil, "%s", err)
 			r = Report{Version: version, Failed: 1, Findings: []Finding{f}}
 		}
 		if err := text.WriteJSON(stdout, r); err != nil {

@@ -52,19 +52,19 @@ type Fault struct {
 	RequestID string           `json:"requestId,omitempty"`
 }
 
-func (f *Finding) ok(format string, args ...any) {
+func (f *Finding) markOK(format string, args ...any) {
 	f.Mark, f.Found = OK, fmt.Sprintf(format, args...)
 }
 
-func (f *Finding) warn(fix []string, format string, args ...any) {
+func (f *Finding) markWarning(fix []string, format string, args ...any) {
 	f.Mark, f.Fix, f.Found = Warning, fix, fmt.Sprintf(format, args...)
 }
 
-func (f *Finding) fail(fix []string, format string, args ...any) {
+func (f *Finding) markFailed(fix []string, format string, args ...any) {
 	f.Mark, f.Fix, f.Found = Failed, fix, fmt.Sprintf(format, args...)
 }
 
-func (f *Finding) skip(because string) {
+func (f *Finding) markSkipped(because string) {
 	f.Mark, f.Found = NotTried, "because "+because
 }
 
@@ -82,12 +82,12 @@ const (
 	tokenRetryPause = 5*time.Second + 100*time.Millisecond
 )
 
-// try runs the step unless it is blocked. A transient failure is retried once, if that fits into half of the remaining
+// tryStep runs the step unless it is blocked. A transient failure is retried once, if that fits into half of the remaining
 // time.
-func (s *step) try(ctx context.Context) {
+func (s *step) tryStep(ctx context.Context) {
 	if s.blocked != "" {
 		for i := range s.findings {
-			s.findings[i].skip(s.blocked)
+			s.findings[i].markSkipped(s.blocked)
 		}
 		return
 	}
@@ -112,15 +112,15 @@ func (s *step) runOnce(ctx context.Context) {
 	defer func() {
 		if p := recover(); p != nil {
 			for i := range s.findings {
-				s.findings[i].fail(nil, "a bug in this program, of type %T: report it", p)
+				s.findings[i].markFailed(nil, "a bug in this program, of type %T: report it", p)
 			}
 		}
 	}()
 	s.run(ctx, s.findings)
 }
 
-// blocks returns the reason not to try the steps that need this one, "" for none.
-func (s *step) blocks() string {
+// blockReason returns the reason not to try the steps that need this one, "" for none.
+func (s *step) blockReason() string {
 	if s.blocked == "" && slices.ContainsFunc(s.findings, func(f Finding) bool { return f.Mark == Failed }) {
 		return s.otherwise
 	}
@@ -131,7 +131,7 @@ func (s *step) blocks() string {
 func tryTogether(ctx context.Context, steps ...*step) {
 	var all sync.WaitGroup
 	for _, s := range steps {
-		all.Go(func() { s.try(ctx) })
+		all.Go(func() { s.tryStep(ctx) })
 	}
 	all.Wait()
 }
@@ -146,8 +146,8 @@ type Report struct {
 	Findings []Finding `json:"findings"`
 }
 
-// add adds a finding.
-func (r *Report) add(f Finding) {
+// addFinding adds a finding.
+func (r *Report) addFinding(f Finding) {
 	r.Findings = append(r.Findings, f)
 	switch f.Mark {
 	case Failed:
@@ -204,7 +204,7 @@ func (e Examination) Run(ctx context.Context) (Report, error) {
 			return Report{}, err
 		}
 	}
-	d.examine(ctx, faults)
+	d.runChecks(ctx, faults)
 	return d.report, nil
 }
 

@@ -1179,11 +1179,11 @@ func TestDoctorPanics(t *testing.T) {
 		run: func(context.Context, []Finding) { panic(errors.New("canary")) },
 	}
 	tryTogether(t.Context(), first)
-	second := &step{blocked: first.blocks(), findings: []Finding{{Check: checkToken}}}
-	second.try(t.Context())
+	second := &step{blocked: first.blockReason(), findings: []Finding{{Check: checkToken}}}
+	second.tryStep(t.Context())
 	var r Report
 	for _, f := range slices.Concat(first.findings, second.findings) {
-		r.add(f)
+		r.addFinding(f)
 	}
 	if got, want := notWell(r), []string{
 		"failed vault", "failed vault_identity",
@@ -1435,7 +1435,7 @@ func TestErrorsPageHasTheFixes(t *testing.T) {
 						t.Errorf("fixes.txt has no entry %s", name)
 					}
 					x.facts = slices.Concat(r.when, []string{"identity"})
-					steps = x.steps(name)
+					steps = x.listSteps(name)
 				}
 				for _, step := range steps {
 					fmt.Fprintln(&block, "> "+step)

@@ -54,8 +54,8 @@ const (
 	vaultReader  issuer = "vault-reader" // any other identity that reads the vault
 )
 
-// named returns the name of the service that e is about, and the settings with its address.
-func (i issuer) named(e *upstream.Error) (name, where string) {
+// nameService returns the name of the service that e is about, and the settings with its address.
+func (i issuer) nameService(e *upstream.Error) (name, where string) {
 	switch {
 	case e.Service == upstream.Graph:
 		return "Graph", "AZURE_CLOUD, and GRAPH_ENDPOINT where that is custom"
@@ -94,15 +94,15 @@ func (d *diagnosis) explainerOf(f *Finding, e *upstream.Error) explainer {
 	if e.RetryAfter > 0 {
 		wait = e.RetryAfter.Round(time.Second).String()
 	}
-	service, where := f.issuer.named(e)
+	service, where := f.issuer.nameService(e)
 	x.fill = strings.NewReplacer("{service}", service, "{where}", where, "{subject}", f.Subject, "{cause}", e.Cause,
 		"{wait}", wait, "{reason}", strings.ReplaceAll(string(e.Reason), "_", " "),
 		"{audience}", d.Cloud.Exchange, "{graph}", d.Cloud.Graph)
 	return x
 }
 
-// find returns the first remedy of the entries whose condition holds.
-func (x explainer) find(entries ...string) remedy {
+// findRemedy returns the first remedy of the entries whose condition holds.
+func (x explainer) findRemedy(entries ...string) remedy {
 	holds := func(condition string) bool {
 		return !slices.ContainsFunc(strings.Split(condition, "+"), func(word string) bool {
 			return !slices.Contains(x.facts, word)
@@ -118,14 +118,14 @@ func (x explainer) find(entries ...string) remedy {
 	return remedy{}
 }
 
-// steps returns the steps of the first remedy of the entries whose condition holds.
-func (x explainer) steps(entries ...string) (steps []string) {
-	for _, step := range x.find(entries...).steps {
+// listSteps returns the steps of the first remedy of the entries whose condition holds.
+func (x explainer) listSteps(entries ...string) (steps []string) {
+	for _, step := range x.findRemedy(entries...).steps {
 		switch entry, isEntry := strings.CutPrefix(step, "{"); {
 		case step == "{renew}":
-			steps = append(steps, x.steps(x.renew)...)
+			steps = append(steps, x.listSteps(x.renew)...)
 		case isEntry && strings.HasSuffix(entry, "}"):
-			steps = append(steps, x.steps(strings.TrimSuffix(entry, "}"))...)
+			steps = append(steps, x.listSteps(strings.TrimSuffix(entry, "}"))...)
 		default:
 			steps = append(steps, x.fill.Replace(step))
 		}
@@ -135,7 +135,7 @@ func (x explainer) steps(entries ...string) (steps []string) {
 
 // fixOf returns the steps of an entry for a finding.
 func (d *diagnosis) fixOf(f *Finding, entry string) []string {
-	return d.explainerOf(f, &upstream.Error{}).steps(entry)
+	return d.explainerOf(f, &upstream.Error{}).listSteps(entry)
 }
 
 // entriesFor returns the entries that explain e: those of its code in the status table, or else of its service.
@@ -150,15 +150,15 @@ func entriesFor(e *upstream.Error) []string {
 func (d *diagnosis) failWith(f *Finding, err error) {
 	e, ok := errors.AsType[*upstream.Error](err)
 	if !ok {
-		f.fail(nil, "an unexpected error, of type %T", err)
+		f.markFailed(nil, "an unexpected error, of type %T", err)
 		return
 	}
 	x := d.explainerOf(f, e)
-	found := x.fill.Replace(x.find(entriesFor(e)...).found)
+	found := x.fill.Replace(x.findRemedy(entriesFor(e)...).found)
 	if words := quoteError(e); words != "" {
 		found += " (" + words + ")"
 	}
-	f.fail(x.steps(entriesFor(e)...), "%s", found)
+	f.markFailed(x.listSteps(entriesFor(e)...), "%s", found)
 	f.Error = &Fault{e.Service, e.Reason, e.Status, e.Code, e.RequestID}
 	switch e.Reason {
 	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.BadAnswer,

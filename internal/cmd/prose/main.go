@@ -46,14 +46,14 @@ func run(w io.Writer, verbose bool, paths []string) error {
 	}
 	var total measurement
 	for _, path := range paths {
-		if skipped(path) {
+		if isSkipped(path) {
 			continue
 		}
 		source, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		measured, err := measure(path, source)
+		measured, err := measureFiles(path, source)
 		if err != nil {
 			return err
 		}
@@ -67,9 +67,9 @@ func run(w io.Writer, verbose bool, paths []string) error {
 	return total.report(w)
 }
 
-// skipped reports whether a path holds no prose of ours: locked dependencies, licences, recorded data, generated
+// isSkipped reports whether a path holds no prose of ours: locked dependencies, licences, recorded data, generated
 // sources, and this package's own list of words.
-func skipped(path string) bool {
+func isSkipped(path string) bool {
 	switch filepath.Base(path) {
 	case "LICENSE", "package-lock.json":
 		return true
@@ -91,8 +91,8 @@ func (m *measurement) report(w io.Writer) error {
 	}
 	check("headless relatives per 1,000 words, comments", m.comments.perThousand(), maxHeadlessComments, "%.1f")
 	check("headless relatives per 1,000 words, texts", m.texts.perThousand(), maxHeadlessTexts, "%.1f")
-	check("Go lines above 120 columns, percent", 100*ratio(m.longLines, m.lines), 100*maxLongLines, "%.1f")
-	check("unexported functions of one word, percent", 100*ratio(m.oneWord, m.functions), 100*maxOneWordNames, "%.0f")
+	check("Go lines above 120 columns, percent", 100*ratioOf(m.longLines, m.lines), 100*maxLongLines, "%.1f")
+	check("unexported functions of one word, percent", 100*ratioOf(m.oneWord, m.functions), 100*maxOneWordNames, "%.0f")
 	check("forbidden words", float64(m.forbidden), 0, "%.0f")
 	if len(exceeded) > 0 {
 		return fmt.Errorf("above the limit: %s; prose -v lists the places", strings.Join(exceeded, ", "))
@@ -100,4 +100,4 @@ func (m *measurement) report(w io.Writer) error {
 	return nil
 }
 
-func ratio(part, whole int) float64 { return float64(part) / float64(max(whole, 1)) }
+func ratioOf(part, whole int) float64 { return float64(part) / float64(max(whole, 1)) }

@@ -25,7 +25,7 @@ type measurement struct {
 // count is the number of headless relatives in a number of words.
 type count struct{ headless, words int }
 
-func (c count) perThousand() float64 { return 1000 * ratio(c.headless, c.words) }
+func (c count) perThousand() float64 { return 1000 * ratioOf(c.headless, c.words) }
 
 func (m *measurement) add(o measurement) {
 	m.comments.headless, m.comments.words = m.comments.headless+o.comments.headless, m.comments.words+o.comments.words
@@ -36,8 +36,8 @@ func (m *measurement) add(o measurement) {
 	m.findings = append(m.findings, o.findings...)
 }
 
-// measure counts one file. A file of another kind than those named in the package comment counts nothing.
-func measure(path string, source []byte) (measurement, error) {
+// measureFiles counts one file. A file of another kind than those named in the package comment counts nothing.
+func measureFiles(path string, source []byte) (measurement, error) {
 	m := measurement{}
 	switch filepath.Ext(path) {
 	case ".go":

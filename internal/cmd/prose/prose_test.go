@@ -25,7 +25,7 @@ var oldSentences = []string{
 func TestOldSentencesFail(t *testing.T) {
 	t.Parallel()
 	for _, sentence := range oldSentences {
-		m, err := measure("page.md", []byte(sentence+"\n"))
+		m, err := measureFiles("page.md", []byte(sentence+"\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestPlainSentencesPass(t *testing.T) {
 		"```\nwhat who nobody\n```",
 		"Meeting rooms have resource accounts.",
 	} {
-		m, err := measure("page.md", []byte(sentence+"\n"))
+		m, err := measureFiles("page.md", []byte(sentence+"\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,14 +64,14 @@ func TestPlainSentencesPass(t *testing.T) {
 func TestGoIsMeasured(t *testing.T) {
 	t.Parallel()
 	source := "package p\n\n// read returns what is read.\nfunc read() {}\n\nfunc readBody() string { return \"this is what somebody reads\" }\n\n// " + strings.Repeat("x", 130) + "\nvar _ = 1\n"
-	m, err := measure("p.go", []byte(source))
+	m, err := measureFiles("p.go", []byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if m.comments.headless != 1 || m.texts.headless != 2 || m.longLines != 1 || m.functions != 2 || m.oneWord != 1 {
 		t.Errorf("%+v", m)
 	}
-	tests, err := measure("p_test.go", []byte(source))
+	tests, err := measureFiles("p_test.go", []byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestCommentsOfOtherSources(t *testing.T) {
 	for path, source := range map[string]string{
 		"a.yaml": "a: what # kept\n# what is kept\n", "a.sh": "echo what\n# what is kept\n", "a.bicep": "var what = 1\n// what is kept\n", "Makefile": "a:\n\techo what\n# what is kept\n",
 	} {
-		m, err := measure(path, []byte(source))
+		m, err := measureFiles(path, []byte(source))
 		if err != nil {
 			t.Fatal(err)
 		}
