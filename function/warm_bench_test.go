@@ -159,7 +159,7 @@ func BenchmarkServing(b *testing.B) {
 
 // mostAllocations limits the allocations of a warm call. Some 50 of them are the test's: the request, its signature,
 // Graph's responses. The race detector adds a few, because it drops pooled objects.
-const mostAllocations = 240
+const mostAllocations = 190
 
 func TestWarmCallAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(200, warmCall(t)); n > mostAllocations {

@@ -21,6 +21,8 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -38,19 +40,21 @@ const (
 	maxConnectTime = 5 * time.Second        // for opening a connection before the first request
 	maxErrorBody   = 64 << 10               // bytes read of a failure's body
 	maxBody        = 16 << 20               // bytes read of a success's body: a page of a thousand devices is 1 MB
+	maxPooled      = 16 << 10               // bytes of a buffer that is kept: a body with one device has 1 KB
 	maxWalks       = 2                      // walks through the inventory at one time
 )
 
 // Client calls Graph. It is safe for concurrent use.
 type Client struct {
 	endpoint  string // https://graph.microsoft.com
-	userAgent string
+	userAgent []string
 	transport policy.Transporter
 	cred      azcore.TokenCredential
-	scope     string
+	scopes    []string
 	walks     chan struct{} // holds an element for each walk through the inventory
 	pace      *Pace         // learns the result of each write
-	paced     bool          // throttled writes are not retried: the pace decides the time
+	bearer    atomic.Pointer[bearer]
+	paced     bool // throttled writes are not retried: the pace decides the time
 }
 
 // Options configure a Client.
@@ -76,8 +80,8 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 	}
 	endpoint = "https://" + root.Host
 	return &Client{
-		endpoint: endpoint, userAgent: "autopilot-unassign/" + o.Version, transport: o.Transport,
-		cred: cred, scope: endpoint + "/.default", walks: make(chan struct{}, maxWalks), pace: o.Pace,
+		endpoint: endpoint, userAgent: []string{"autopilot-unassign/" + o.Version}, transport: o.Transport,
+		cred: cred, scopes: []string{endpoint + "/.default"}, walks: make(chan struct{}, maxWalks), pace: o.Pace,
 	}, nil
 }
 
@@ -85,7 +89,7 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 func (c *Client) Background() *Client {
 	return &Client{
 		endpoint: c.endpoint, userAgent: c.userAgent, transport: c.transport,
-		cred: c.cred, scope: c.scope, walks: c.walks, pace: c.pace, paced: true,
+		cred: c.cred, scopes: c.scopes, walks: c.walks, pace: c.pace, paced: true,
 	}
 }
 
@@ -221,16 +225,18 @@ func (c *Client) sendOnce(
 	if err != nil {
 		return nil, &upstream.Error{Service: upstream.Graph, Reason: upstream.Rejected, Cause: "not an address"}, false
 	}
-	if r.body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	req.Header = http.Header{
+		"Accept":            mediaJSON,
+		"Authorization":     c.authorization(token),
+		"User-Agent":        c.userAgent,
+		"Client-Request-Id": {r.clientRequestID},
+		// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept
+		// one turns out to be dead, as it is after a freeze.
+		"Idempotency-Key": nil,
 	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("User-Agent", c.userAgent)
-	req.Header.Set("Client-Request-Id", r.clientRequestID)
-	// Declares the request replayable, and sends nothing: net/http then opens a new connection itself when the kept one
-	// turns out to be dead, as it is after a freeze.
-	req.Header["Idempotency-Key"] = nil
+	if r.body != nil {
+		req.Header["Content-Type"] = mediaJSON
+	}
 	upstream.Tried(ctx)
 	resp, err := c.transport.Do(req)
 	if err != nil {
@@ -255,6 +261,26 @@ func (c *Client) sendOnce(
 	}
 	return resp.Header, nil, false
 }
+
+// authorization returns the value of Authorization with token. It keeps the last one: a token has a kilobyte, and serves
+// for an hour.
+func (c *Client) authorization(token string) []string {
+	last := c.bearer.Load()
+	if last == nil || last.token != token {
+		last = &bearer{token, []string{"Bearer " + token}}
+		c.bearer.Store(last)
+	}
+	return last.header
+}
+
+// bearer is a token with its value of Authorization.
+type bearer struct {
+	token  string
+	header []string
+}
+
+// mediaJSON is the value of Accept and Content-Type.
+var mediaJSON = []string{"application/json"} //nolint:gochecknoglobals // a constant
 
 // isForeign reports whether resp is of a proxy or a firewall on the way: every response of Graph has a request-id, and
 // none is HTML. A 429 or a failure of the 5xx class says the same with or without one.
@@ -290,14 +316,26 @@ func (c *Client) getJSON(ctx context.Context, address string, v any) error {
 // decodeInto returns a function that decodes the body of a response into v.
 func decodeInto(v any) func(io.Reader) error {
 	return func(r io.Reader) error {
-		body, err := io.ReadAll(r)
-		if err != nil {
+		body, _ := buffers.Get().(*bytes.Buffer)
+		body.Reset()
+		defer func() {
+			if body.Cap() <= maxPooled {
+				buffers.Put(body)
+			}
+		}()
+		if _, err := body.ReadFrom(r); err != nil {
 			return err
 		}
+		if device, ok := v.(*Device); ok { // without a first pass over the JSON for its UnmarshalJSON
+			return device.decode(body.Bytes())
+		}
 		reflect.ValueOf(v).Elem().SetZero() // an earlier try may have left something
-		return json.Unmarshal(body, v)
+		return json.Unmarshal(body.Bytes(), v)
 	}
 }
+
+// buffers is a pool of buffers for bodies.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }} //nolint:gochecknoglobals // a pool of nothing but memory
 
 // discardBody reads a body so that the connection can be reused, and ignores its errors.
 func discardBody(r io.Reader) error {
@@ -345,7 +383,7 @@ func newClientRequestID(ctx context.Context) string {
 
 // fetchToken returns a token that meets claims. Its error is an *upstream.Error.
 func (c *Client) fetchToken(ctx context.Context, claims string) (azcore.AccessToken, error) {
-	o := policy.TokenRequestOptions{Scopes: []string{c.scope}, Claims: claims, EnableCAE: true}
+	o := policy.TokenRequestOptions{Scopes: c.scopes, Claims: claims, EnableCAE: true}
 	token, err := c.cred.GetToken(ctx, o)
 	if _, ok := errors.AsType[*upstream.Error](err); err != nil && !ok {
 		cause := fmt.Sprintf("error of type %T", err)
@@ -357,12 +395,12 @@ func (c *Client) fetchToken(ctx context.Context, claims string) (azcore.AccessTo
 // claimsParameter matches the claims in the challenge of continuous access evaluation:
 // Bearer …, error="insufficient_claims", claims="eyJ…"
 // (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
-var claimsParameter = regexp.MustCompile(`\bclaims="([A-Za-z0-9+/_=-]+)"`)
+var claimsParameter = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\bclaims="([A-Za-z0-9+/_=-]+)"`) }) //nolint:gochecknoglobals // a constant
 
 // claimsChallenge returns the claims of the challenge in h, "" for none.
 func claimsChallenge(h http.Header) string {
 	for _, challenge := range h.Values("WWW-Authenticate") {
-		if m := claimsParameter.FindStringSubmatch(challenge); m != nil {
+		if m := claimsParameter().FindStringSubmatch(challenge); m != nil {
 			for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawURLEncoding} {
 				if claims, err := encoding.DecodeString(m[1]); err == nil {
 					return string(claims)

@@ -67,13 +67,23 @@ func (a Account) Assigned() bool {
 // UnmarshalJSON decodes a device. It never fails, since one odd row must not spoil a page: the ID is zero if the
 // value has no valid id, and a property of another type is empty.
 func (d *Device) UnmarshalJSON(text []byte) error {
+	_ = d.decode(text)
+	return nil
+}
+
+// decode is UnmarshalJSON with an error if text is not an object.
+func (d *Device) decode(text []byte) error {
 	var row struct {
-		ID, SerialNumber, GroupTag                           property
-		UserPrincipalName, AddressableUserName, ResourceName property
+		ID                  property `json:"id"`
+		SerialNumber        property `json:"serialNumber"`
+		GroupTag            property `json:"groupTag"`
+		UserPrincipalName   property `json:"userPrincipalName"`
+		AddressableUserName property `json:"addressableUserName"`
+		ResourceName        property `json:"resourceName"`
 	}
 	*d = Device{}
-	if json.Unmarshal(text, &row) != nil {
-		return nil //nolint:nilerr // the row is not an object
+	if err := json.Unmarshal(text, &row); err != nil {
+		return err
 	}
 	d.ID, _ = ParseDeviceID(row.ID.value) // zero if it is invalid
 	d.SerialNumber, d.GroupTag = strings.TrimSpace(row.SerialNumber.value), row.GroupTag.value

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"slices"
 	"strings"
@@ -63,7 +62,7 @@ func (h *Handler) perform(
 	if o.delivery == "" || w.dryRun { // a dry run changes nothing, however often it comes
 		return act(ctx)
 	}
-	entry, last, err := h.ledger.lookup(ctx, deliveryOf(o.caller, o.delivery), sha256.Sum256(body))
+	entry, last, err := h.ledger.lookup(ctx, deliveryOf(o.caller, o.delivery), digestOf(body))
 	if err != nil {
 		return err
 	}

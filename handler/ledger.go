@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 	"sync"
 	"time"
@@ -42,20 +43,28 @@ const maxStoredDevices = 3000
 
 // delivery is the hash of a caller and the id of one of its deliveries. The same id of another caller is another
 // delivery. With AUTH=platform all callers count as one.
-type delivery [sha256.Size]byte
+type delivery digest
 
 func deliveryOf(from caller.Caller, id string) delivery {
 	// Neither the kind nor an id has a line feed, so no two deliveries have the same text.
-	return sha256.Sum256([]byte(string(from.Kind) + "\n" + from.ID + "\n" + id))
+	return delivery(digestOf([]byte(string(from.Kind) + "\n" + from.ID + "\n" + id)))
+}
+
+// digest is the first half of a SHA-256 hash: enough, and thousands are stored.
+type digest [sha256.Size / 2]byte
+
+func digestOf(text []byte) digest {
+	sum := sha256.Sum256(text)
+	return digest(sum[:])
 }
 
 // ledgerEntry is a delivery that is running or has stored results.
 type ledgerEntry struct {
-	key     delivery
-	body    [sha256.Size]byte
-	running chan struct{} // closed when the attempt under way ends; nil if none is
-	attempt
-	storedAt time.Time
+	key      delivery
+	body     digest
+	running  chan struct{} // closed when the attempt under way ends; nil if none is
+	stored   storedAttempt
+	storedAt time.Time // zero without stored results
 }
 
 // attempt is the state that the last attempt of a delivery left.
@@ -65,11 +74,105 @@ type attempt struct {
 	complete  bool     // every device has a final result
 }
 
+// storedAttempt is an attempt in the ledger. An attempt of successes alone, as nearly all are, is packed: thousands of
+// them are stored, and take a third of the memory.
+type storedAttempt struct {
+	packed  string
+	whole   *attempt // nil for a packed attempt
+	devices int      // zero for no final result
+}
+
+// newStoredAttempt returns the final results of devices as the ledger stores them.
+func newStoredAttempt(requestID string, devices []*device) storedAttempt {
+	if packed, ok := packSuccesses(requestID, devices); ok {
+		return storedAttempt{packed: packed, devices: len(devices)}
+	}
+	whole, some := &attempt{requestID: requestID, devices: make([]device, len(devices)), complete: true}, false
+	for i, d := range devices {
+		if d.result.final() {
+			whole.devices[i], some = *d, true
+		} else {
+			whole.complete = false
+		}
+	}
+	if !some {
+		return storedAttempt{}
+	}
+	return storedAttempt{whole: whole, devices: len(devices)}
+}
+
+// packSuccesses packs the results of devices into a string, and returns false if one of them is no success.
+func packSuccesses(requestID string, devices []*device) (packed string, ok bool) {
+	text := appendString(make([]byte, 0, 256), requestID)
+	for _, d := range devices {
+		if !d.result.succeeded() {
+			return "", false
+		}
+		for _, s := range d.texts() {
+			text = appendString(text, *s)
+		}
+		text = append(text, d.known.ID[:]...)
+		text = append(text, flag(d.read), flag(d.known.Account.Unknown))
+	}
+	return string(text), true
+}
+
+// attempt returns the attempt as it was, but for the targets of its devices: those are in the request.
+func (s storedAttempt) attempt() attempt {
+	switch {
+	case s.whole != nil:
+		return *s.whole
+	case s.devices == 0:
+		return attempt{}
+	}
+	a := attempt{devices: make([]device, s.devices), complete: true}
+	var text string
+	a.requestID, text = cutString(s.packed)
+	for i := range a.devices {
+		d := &a.devices[i]
+		for _, s := range d.texts() {
+			*s, text = cutString(text)
+		}
+		d.result = succeed(d.result.code)
+		text = text[copy(d.known.ID[:], text):]
+		d.read, d.known.Account.Unknown = text[0] == 1, text[1] == 1
+		text = text[2:]
+	}
+	return a
+}
+
+// texts returns the texts that the state of a success consists of.
+func (d *device) texts() []*string {
+	account := &d.known.Account
+	return []*string{
+		(*string)(&d.result.code), &d.known.SerialNumber, &d.known.GroupTag, &account.UserPrincipalName,
+		&account.AddressableUserName, &account.ResourceName, &d.verification, &d.replayOf, &d.graphRequestID,
+		&d.clientRequestID,
+	}
+}
+
+func appendString(text []byte, s string) []byte {
+	return append(binary.AppendUvarint(text, uint64(len(s))), s...)
+}
+
+func cutString(text string) (s, rest string) {
+	n, prefix := binary.Uvarint([]byte(text[:min(len(text), binary.MaxVarintLen64)]))
+	text = text[prefix:]
+	return text[:n], text[n:]
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // lookup returns the entry of a delivery and its last attempt. Unless that is complete, the caller must carry out the
 // rest and call store. While another request does that, lookup waits.
 //
 // The error is a *refusal: the delivery came with another body before, or ctx ended first.
-func (l *ledger) lookup(ctx context.Context, key delivery, body [sha256.Size]byte) (*ledgerEntry, attempt, error) {
+func (l *ledger) lookup(ctx context.Context, key delivery, body digest) (*ledgerEntry, attempt, error) {
 	for {
 		e, last, running := l.claim(key, body)
 		switch {
@@ -88,7 +191,7 @@ func (l *ledger) lookup(ctx context.Context, key delivery, body [sha256.Size]byt
 
 // claim returns the entry of a delivery. running is closed when another request's attempt ends; nil means that the
 // entry is complete or that the attempt is the caller's.
-func (l *ledger) claim(key delivery, body [sha256.Size]byte) (e *ledgerEntry, last attempt, running <-chan struct{}) {
+func (l *ledger) claim(key delivery, body digest) (e *ledgerEntry, last attempt, running <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.stored) > 0 && time.Since(l.stored[0].storedAt) >= max(ledgerTTL, l.window) {
@@ -99,44 +202,42 @@ func (l *ledger) claim(key delivery, body [sha256.Size]byte) (e *ledgerEntry, la
 	case !ok:
 		e = &ledgerEntry{key: key, body: body}
 		l.entries[key] = e
-	case e.running != nil || e.complete || e.body != body:
-		return e, e.attempt, e.running
+	case e.running != nil || e.body != body:
+		return e, attempt{}, e.running
+	}
+	if last = e.stored.attempt(); last.complete {
+		return e, last, nil
 	}
 	e.running = make(chan struct{})
-	return e, e.attempt, nil
+	return e, last, nil
 }
 
 // store ends the attempt of e, and stores the final results of devices. Without any, the results of the last attempt
 // stay.
 func (l *ledger) store(e *ledgerEntry, requestID string, devices []*device) {
-	next := attempt{requestID: requestID, devices: make([]device, len(devices)), complete: true}
-	some := false
-	for i, d := range devices {
-		if d.result.final() {
-			next.devices[i], some = *d, true
-		} else {
-			next.complete = false
-		}
-	}
+	next := newStoredAttempt(requestID, devices)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(e.running)
 	e.running = nil
-	last := slices.Index(l.stored, e)
+	last := -1
+	if !e.storedAt.IsZero() {
+		last = slices.Index(l.stored, e)
+	}
 	switch {
-	case some && last >= 0:
-		l.devices -= len(e.devices)
+	case next.devices > 0 && last >= 0:
+		l.devices -= e.stored.devices
 		l.stored = slices.Delete(l.stored, last, last+1)
-	case some:
+	case next.devices > 0:
 	case last >= 0:
 		return
 	default:
 		delete(l.entries, e.key)
 		return
 	}
-	e.attempt, e.storedAt = next, time.Now()
+	e.stored, e.storedAt = next, time.Now()
 	l.stored = append(l.stored, e)
-	for l.devices += len(next.devices); l.devices > maxStoredDevices; {
+	for l.devices += next.devices; l.devices > maxStoredDevices; {
 		l.evictOldest()
 	}
 }
@@ -146,8 +247,8 @@ func (l *ledger) evictOldest() {
 	oldest := l.stored[0]
 	l.stored[0] = nil
 	l.stored = l.stored[1:]
-	l.devices -= len(oldest.devices)
-	oldest.attempt = attempt{}
+	l.devices -= oldest.stored.devices
+	oldest.stored, oldest.storedAt = storedAttempt{}, time.Time{}
 	if oldest.running == nil {
 		delete(l.entries, oldest.key)
 	}
@@ -159,6 +260,7 @@ func (a attempt) restore(devices []*device) {
 		if !stored.result.ended() {
 			continue
 		}
+		stored.target = devices[i].target
 		*devices[i] = stored
 		if !a.complete { // the other devices belong to this request
 			devices[i].replayOf = cmp.Or(stored.replayOf, a.requestID)

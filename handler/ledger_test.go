@@ -630,3 +630,41 @@ func TestRepetitionIsNotCounted(t *testing.T) {
 		d.want(t, "one too many, later", d.ask(t, someBody, sign("20")...), 204, "", false, 21)
 	})
 }
+
+// TestLedgerPacksSuccesses fills every field of a device: a packed success comes back whole, but for its target, which
+// the request has.
+func TestLedgerPacksSuccesses(t *testing.T) {
+	var fill func(v reflect.Value, name string)
+	fill = func(v reflect.Value, name string) {
+		v = reflect.NewAt(v.Type(), v.Addr().UnsafePointer()).Elem() // settable, although the field is not exported
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				fill(v.Field(i), name+"."+v.Type().Field(i).Name)
+			}
+		case reflect.String:
+			v.SetString(name + strings.Repeat("x", 200)) // a length of two bytes
+		case reflect.Bool:
+			v.SetBool(true)
+		case reflect.Array:
+			for i := range v.Len() {
+				v.Index(i).SetUint(uint64(i) + 1)
+			}
+		case reflect.Int, reflect.Int64, reflect.Slice, reflect.Interface:
+		default:
+			t.Fatalf("%s is of a new kind, %s", name, v.Kind())
+		}
+	}
+	full := func() *device {
+		d := &device{}
+		fill(reflect.ValueOf(d).Elem(), "device")
+		d.target, d.result = target{}, succeed(d.result.code)
+		return d
+	}
+	empty := &device{result: succeed(AlreadyUnassigned)}
+	stored := newStoredAttempt("request-1", []*device{full(), empty, full()})
+	got, want := fmt.Sprintf("%#v", stored.attempt()), fmt.Sprintf("%#v", attempt{"request-1", []device{*full(), *empty, *full()}, true})
+	if stored.packed == "" || got != want {
+		t.Errorf("%q\ncomes back as %s\nwant %s", stored.packed, got, want)
+	}
+}

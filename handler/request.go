@@ -67,9 +67,9 @@ func checkPost(header http.Header, r *http.Request) error {
 
 // readBody returns a body that arrived within limit. Nothing is authenticated yet, so its checks are cheap.
 func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
-	// Lambda has no connection: it has no deadline to set, and no slow body either.
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(limit))
+	// Lambda has no connection: it has no deadline to set, and no slow body either. The host lifts the deadline at the
+	// end of the body.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	tooLarge := len(body) > maxBody
 	if tooLarge {
@@ -85,8 +85,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]by
 	case err != nil:
 		return nil, &refusal{code: invalidJSON}
 	}
-	// After an error the deadline stays: net/http reads the rest of the body before it responds.
-	_ = control.SetReadDeadline(time.Time{})
 	return body, nil
 }
 
@@ -340,8 +338,7 @@ func decodeContext(value json.RawMessage) (map[string]string, error) {
 // stringField returns the reader of a string. set stores the string, and returns false if it is invalid.
 func stringField(invalid error, set func(text string) bool) fieldReader {
 	return func(value json.RawMessage) error {
-		var text string
-		if value[0] != '"' || json.Unmarshal(value, &text) != nil || !set(text) {
+		if text, ok := unquote(value); !ok || !set(text) {
 			return invalid
 		}
 		return nil
@@ -387,16 +384,17 @@ func cleanLabel(s string, limit int) string {
 // the member is null. It returns notObject if value is no object, and refuses unknown and duplicate fields. value is
 // valid JSON.
 func readObject(value []byte, notObject error, fieldReader func(field string) fieldReader) error {
-	d := json.NewDecoder(bytes.NewReader(value))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+	value = trimSpace(value)
+	if value[0] != '{' {
 		return notObject
 	}
 	seen := map[string]bool{}
-	for d.More() {
-		name, err := d.Token()
-		field, ok := name.(string)
-		var member json.RawMessage
-		if err != nil || !ok || d.Decode(&member) != nil {
+	for rest := trimSpace(value[1:]); rest[0] != '}'; rest = trimSpace(bytes.TrimPrefix(rest, []byte(","))) {
+		var name, member json.RawMessage
+		name, rest = cutValue(rest)
+		member, rest = cutValue(trimSpace(rest[1:])) // behind the colon
+		field, ok := unquote(name)
+		if !ok {
 			return notObject
 		}
 		if seen[field] {
@@ -415,6 +413,46 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 		}
 	}
 	return nil
+}
+
+// cutValue cuts text behind the JSON value that it begins with, and behind the white space that follows. Text is inside an
+// object, and valid JSON.
+func cutValue(text []byte) (value, rest []byte) {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case depth == 0 && strings.IndexByte(",:]}"+whiteSpace, c) >= 0:
+			return text[:i], trimSpace(text[i:])
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return text, nil
+}
+
+// whiteSpace is the white space of JSON.
+const whiteSpace = " \t\r\n"
+
+func trimSpace(text []byte) []byte { return bytes.TrimLeft(text, whiteSpace) }
+
+// unquote returns the string that a JSON value holds, and false for another value.
+func unquote(value json.RawMessage) (text string, ok bool) {
+	switch {
+	case value[0] != '"':
+		return "", false
+	case bytes.IndexByte(value, '\\') < 0:
+		return string(value[1 : len(value)-1]), true
+	}
+	var escaped string // text itself would be on the heap for every value
+	ok = json.Unmarshal(value, &escaped) == nil
+	return escaped, ok
 }
 
 // isBlank reports whether s has no character but spaces.

@@ -252,3 +252,50 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReadObject looks for an object that encoding/json reads differently: other members, other texts.
+func FuzzReadObject(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, " { \"a\" : \"b\" , \"c\":{\"d\":[1,{\"e\":\"}\"}]}\n,\"f\":null\t}", `{"\u0061":"\"\\","b":-1.5e3,"c":true,"":"}"}`,
+		`{"a":{"b":{}},"c":[[],[{}]]}`, `{"\\":"\\\\","\"":1}`, `[]`, `"{}"`, `null`, `{"\ud800":"\ud800"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		body, err := checkJSON(body)
+		if err != nil {
+			return
+		}
+		got := map[string]string{}
+		err = readObject(body, &refusal{code: invalidJSON}, func(field string) fieldReader {
+			got[field] = "null" // which has no call
+			return func(value json.RawMessage) error {
+				got[field] = string(value)
+				if text, ok := unquote(value); ok {
+					got[field] = text
+				}
+				return nil
+			}
+		})
+		if refused, ok := errors.AsType[*refusal](err); ok && refused.code == duplicateField {
+			return
+		}
+		var want map[string]json.RawMessage
+		if json.Unmarshal(body, &want) != nil || want == nil {
+			if err == nil {
+				t.Fatalf("%q is read as %q", body, got)
+			}
+			return
+		}
+		texts := map[string]string{}
+		for name, value := range want {
+			var text *string
+			if texts[name] = string(value); json.Unmarshal(value, &text) == nil && text != nil {
+				texts[name] = *text
+			}
+		}
+		if err != nil || !maps.Equal(got, texts) {
+			t.Fatalf("%q is read as %q, %v; want %q", body, got, err, texts)
+		}
+	})
+}

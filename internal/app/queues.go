@@ -47,11 +47,14 @@ func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
 // queueAddress is the region and the URL of a queue.
 type queueAddress struct{ region, host, url string }
 
-var queueARN = regexp.MustCompile(
-	`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80}(?:\.fifo)?)$`)
+// queueARN matches the ARN of a queue. Compiling it would delay every start.
+var queueARN = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // a constant
+	return regexp.MustCompile(
+		`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80}(?:\.fifo)?)$`)
+})
 
 func parseQueueARN(arn string) (queueAddress, error) {
-	m := queueARN.FindStringSubmatch(arn)
+	m := queueARN().FindStringSubmatch(arn)
 	if m == nil {
 		return queueAddress{}, errors.New("the ARN is not one of a queue")
 	}

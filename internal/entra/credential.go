@@ -105,7 +105,6 @@ func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk
 
 // GetToken returns a token for the scope and claims in o. Its error is an *upstream.Error of the vault or the identity.
 func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	work := func(ctx context.Context) (azcore.AccessToken, error) { return c.acquire(ctx, o) }
 	if o.Claims == "" {
 		now := time.Now()
 		c.mu.Lock()
@@ -114,13 +113,18 @@ func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 		switch {
 		case token.Token == "" || token.ExpiresOn.Sub(now) < useUntil:
 		case token.ExpiresOn.Sub(now) < renewBefore, !token.RefreshOn.IsZero() && token.RefreshOn.Before(now):
-			c.flight.Start(ctx, "", work)
+			c.flight.Start(ctx, "", c.acquisition(o))
 			return token, nil
 		default:
 			return token, nil
 		}
 	}
-	return c.flight.Do(ctx, o.Claims, work)
+	return c.flight.Do(ctx, o.Claims, c.acquisition(o))
+}
+
+// acquisition returns acquire with o.
+func (c *Credential) acquisition(o policy.TokenRequestOptions) func(context.Context) (azcore.AccessToken, error) {
+	return func(ctx context.Context) (azcore.AccessToken, error) { return c.acquire(ctx, o) }
 }
 
 // Expire tells that Graph has refused a token. If it is the one that is kept, the next GetToken gets another from

@@ -32,8 +32,11 @@ func Parse(s string) (GUID, error) {
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return GUID{}, ErrSyntax
 	}
-	compact := s[:8] + s[9:13] + s[14:18] + s[19:23] + s[24:]
-	if _, err := hex.Decode(g[:], []byte(compact)); err != nil {
+	compact := make([]byte, 0, 32)
+	for _, part := range []string{s[:8], s[9:13], s[14:18], s[19:23], s[24:]} {
+		compact = append(compact, part...)
+	}
+	if _, err := hex.Decode(g[:], compact); err != nil {
 		return GUID{}, ErrSyntax
 	}
 	return g, nil

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -33,23 +34,25 @@ func NewClient() Doer {
 func newClient(dialer *net.Dialer, proxy func(*http.Request) (*url.URL, error)) *direct {
 	return &direct{&http.Transport{
 		Proxy: func(req *http.Request) (*url.URL, error) {
-			if identityEndpoint(req.URL) {
+			u, err := proxy(req)
+			if u == nil && err == nil || identityEndpoint(req.URL) {
 				return nil, nil
 			}
-			u, err := proxy(req)
 			progressOf(req.Context()).proxied.Store(u != nil)
 			return u, err
 		},
 		GetProxyConnectHeader:  reportTunnel,
 		OnProxyConnectResponse: checkProxyResponse,
-		DialContext:            dialer.DialContext,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           100,
-		MaxIdleConnsPerHost:    32,
-		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    5 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dialer.DialContext(progressOf(ctx).followDial(ctx), network, address)
+		},
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          100,
+		MaxIdleConnsPerHost:   32,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   5 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
 	}}
 }
 

@@ -199,14 +199,21 @@ func progressOf(ctx context.Context) *progress {
 	return &progress{}
 }
 
-// follow returns a context whose request reports its steps to p.
+// follow returns a context whose request reports its steps to p, but for the steps of followDial: hooks for those cost
+// every request something.
 func (p *progress) follow(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{
-		DNSStart:          func(httptrace.DNSStartInfo) { p.begin(resolving) },
-		ConnectStart:      func(string, string) { p.begin(connecting) },
 		TLSHandshakeStart: func() { p.begin(handshaking) },
 		GotConn:           func(httptrace.GotConnInfo) { p.begin(opened) },
 		WroteHeaders:      func() { p.sent.Store(true) },
+	})
+}
+
+// followDial returns a context that reports the steps of opening a connection to p.
+func (p *progress) followDial(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		DNSStart:     func(httptrace.DNSStartInfo) { p.begin(resolving) },
+		ConnectStart: func(string, string) { p.begin(connecting) },
 	})
 }
 
