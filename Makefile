@@ -95,8 +95,8 @@ integration: .tools/integration/pyvenv.cfg $(NODE) ## test the program against o
 	$(GO) test -count=1 -timeout 15m -tags integration ./integration
 
 .PHONY: hostile
-hostile: ## send 100000 hostile requests beside 1000 honest ones, and print the figures (Linux)
-	$(GO) test -count=1 -timeout 5m -v -tags hostile ./integration
+hostile: ## send 100000 hostile requests beside 1000 honest ones, directly and through each kind of Functions host, and print the figures (Linux)
+	$(GO) test -count=1 -timeout 15m -v -tags hostile ./integration
 
 # The Node programs that the benchmark compares with, pinned with their dependencies.
 BENCHNODE := .tools/bench/package-lock.json

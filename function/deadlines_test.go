@@ -183,6 +183,19 @@ func TestLateBodyIsNoRequest(t *testing.T) {
 	}
 }
 
+// TestOptionsOfTheServer has the handler respond to OPTIONS * too: no address has a success that is not the function's.
+func TestOptionsOfTheServer(t *testing.T) {
+	t.Parallel()
+	build := func(chan<- error) http.Handler { return withInvocation(http.NotFoundHandler(), config.Local, "") }
+	onServer(t, build, time.Minute, func(t *testing.T, conn net.Conn, _ <-chan error) {
+		t.Helper()
+		fmt.Fprint(conn, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
+		if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%v, %v", resp, err)
+		}
+	})
+}
+
 // TestMessageIDReachesTheLedger has the id of a message on both hosts be that of its delivery.
 func TestMessageIDReachesTheLedger(t *testing.T) {
 	if m := sqsMessage(events.SQSMessage{MessageId: "m-1", Body: "{}"}); m.ID != "m-1" {

@@ -151,7 +151,9 @@ func serveHTTP(ctx context.Context, listener net.Listener, h http.Handler, timeo
 		WriteTimeout:      timeout + 15*time.Second,
 		IdleTimeout:       120 * time.Second, // longer than the Functions host keeps an idle connection
 		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		// or net/http would respond to OPTIONS * with 200, without the handler
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()

@@ -96,6 +96,9 @@ func runAll(ctx context.Context, out io.Writer, controls []control, verbose bool
 			}
 			printing.Lock()
 			defer printing.Unlock()
+			if ctx.Err() != nil {
+				return // an interrupted test gives no verdict
+			}
 			if err != nil {
 				failures++
 				verdict = err.Error()
