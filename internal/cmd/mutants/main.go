@@ -38,7 +38,7 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	only := flags.String("only", "", "run the controls whose threat, name, file or test contains `text`")
-	changed := flags.String("changed", "", "run the controls in packages that differ from `revision`")
+	changed := flags.String("changed", "", "run the controls whose package, or the package of their test, differs from `revision`")
 	verbose := flags.Bool("v", false, "print the output of each test")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -52,7 +52,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		controls = slices.DeleteFunc(controls, func(c control) bool { return !folders[path.Dir(c.File)] })
+		controls = slices.DeleteFunc(controls, func(c control) bool {
+			folder, _, _ := strings.Cut(c.Test, " ")
+			return !folders[path.Dir(c.File)] && !folders[path.Clean(folder)]
+		})
 	}
 	controls = slices.DeleteFunc(controls, func(c control) bool { return !c.matches(*only) })
 	return runAll(ctx, out, controls, *verbose)

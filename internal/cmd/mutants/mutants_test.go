@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -82,6 +83,29 @@ func TestOnly(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-only", "T2"}, &out); err != nil || !strings.Contains(out.String(), "no control is in the selection") {
 		t.Errorf("%v\n%s", err, &out)
+	}
+}
+
+// -changed selects the controls of packages that differ from a revision.
+func TestChanged(t *testing.T) {
+	writeModule(t, killed)
+	source, err := os.ReadFile("door.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false", "commit", "-qm", "x"}} {
+		if out, err := exec.CommandContext(t.Context(), "git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	for _, want := range []string{"0 controls removed", "1 controls removed, 0 without"} {
+		var out bytes.Buffer
+		if err := run(t.Context(), []string{"-changed", "HEAD"}, &out); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%v\n%s\nwant %s", err, &out, want)
+		}
+		if err := os.WriteFile("door.go", []byte(strings.Replace(string(source), "package door", "// Package door is.\npackage door", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
