@@ -31,6 +31,14 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if host == config.Local && !config.HasDeployment(getenv) {
 		return simulate(ctx, program, *listen, getenv, stdout)
 	}
+	// Listen before anything else: early connections wait in the accept queue instead of being refused.
+	listener, err := openListener(ctx, host, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), *listen)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		defer func() { _ = listener.Close() }()
+	}
 	c, err := config.Load(getenv, host)
 	if err != nil {
 		return err
@@ -54,11 +62,6 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	}
 	if c.PlatformAuth {
 		log.WarnContext(ctx, "AUTH=platform: the host authenticates callers; every request that it passes on is served")
-	}
-	// Listen before building the app: early connections wait in the accept queue instead of being refused.
-	listener, err := openListener(ctx, host, getenv("FUNCTIONS_CUSTOMHANDLER_PORT"), *listen)
-	if err != nil {
-		return err
 	}
 	transport := upstream.NewClient()
 	s, err := app.New(c, transport, doctor.ForApp(c, transport, version), log, version)
