@@ -74,68 +74,68 @@ func (p *play) playScenes(ctx context.Context) error {
 		p.printDevices(p.out)
 	}
 
-	p.printTitle("ServiceNow sends a signed webhook for the first")
-	a, err := p.sendSigned(ctx, p.WebhookKey, `{"deviceId":"`+Fjord+`","reference":"RITM0012345"}`)
-	if err != nil {
-		return err
+	for _, scene := range []struct {
+		title, key, body string
+		status           int
+		result           string // as it is printed
+		before           func()
+		audit            bool   // the scene after it shows its record
+		note             string // printed after it
+	}{
+		{
+			title: "ServiceNow sends a signed webhook for the first", key: p.WebhookKey,
+			body:   `{"deviceId":"` + Fjord + `","reference":"RITM0012345"}`,
+			status: http.StatusOK, result: "unassigned", audit: true,
+		},
+		{
+			title: "A stranger signs with another key",
+			key:   "whsec_" + base64.StdEncoding.EncodeToString(randomKey()), body: `{"deviceId":"` + Skog + `"}`,
+			status: http.StatusUnauthorized, result: "unauthenticated",
+		},
+		{
+			title: "A device by its serial number, while the app's secret is rotated", key: p.WebhookKey,
+			body:   `{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`,
+			status: http.StatusOK, result: "unassigned", before: p.rotateSecret,
+			note: "Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing " +
+				"was restarted.",
+		},
+		{
+			title: "A serial number that two devices share is refused", key: p.WebhookKey,
+			body:   `{"serialNumber":"Default string"}`,
+			status: http.StatusConflict, result: "serial_number_ambiguous",
+		},
+		{
+			title: "A list with an unknown device", key: p.WebhookKey,
+			body:   `{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`,
+			status: http.StatusMultiStatus, result: "1 succeeded, 1 failed",
+		},
+	} {
+		p.printTitle(scene.title)
+		if scene.before != nil {
+			scene.before()
+		}
+		asked := p.Cloud.Count(azuresim.StepGraph)
+		status, result, id, err := p.sendSigned(ctx, scene.key, scene.body)
+		if err != nil {
+			return err
+		}
+		refused := status == http.StatusUnauthorized
+		if status != scene.status || result != scene.result || refused != (p.Cloud.Count(azuresim.StepGraph) == asked) {
+			return fmt.Errorf("%s: the response is %d %s, want %d %s", scene.title, status, result, scene.status,
+				scene.result)
+		}
+		if scene.note != "" {
+			fmt.Fprintf(p.out, "  %s\n", scene.note)
+		}
+		if scene.audit {
+			p.printTitle("The audit record of it")
+			if err := p.printAudit(id); err != nil {
+				return err
+			}
+		}
 	}
-	after, _ := p.Cloud.Device(Fjord)
-	if err := checkResult(a.status == http.StatusOK && a.Code == "unassigned" && after.UserPrincipalName == "",
-		"the answer to the signed webhook is %d %s", a.status, a.Code); err != nil {
-		return err
-	}
-
-	p.printTitle("The audit record of it")
-	if err := p.printAudit(a.RequestID); err != nil {
-		return err
-	}
-
-	p.printTitle("A stranger signs with another key")
-	stranger := "whsec_" + base64.StdEncoding.EncodeToString(randomKey())
-	before := p.Cloud.Count(azuresim.StepGraph)
-	a, err = p.sendSigned(ctx, stranger, `{"deviceId":"`+Skog+`"}`)
-	if err != nil {
-		return err
-	}
-	untouched := p.Cloud.Count(azuresim.StepGraph) == before
-	if err := checkResult(a.status == http.StatusUnauthorized && a.Error.Code == "unauthenticated" && untouched,
-		"the answer to the wrong signature is %d %s", a.status, a.Error.Code); err != nil {
-		return err
-	}
-
-	p.printTitle("A device by its serial number, while the app's secret is rotated")
-	p.rotateSecret()
-	a, err = p.sendSigned(ctx, p.WebhookKey,
-		`{"serialNumber":"PF3-0123-4567","expected":{"userPrincipalName":"kiosk.lobby@contoso.com"}}`)
-	if err != nil {
-		return err
-	}
-	if err := checkResult(a.status == http.StatusOK && a.Code == "unassigned", "the answer after the rotation is %d %s",
-		a.status, a.Code); err != nil {
-		return err
-	}
-	p.printNote("Entra ID refused the old secret. The new one was read from Key Vault inside this very request: nothing was " +
-		"restarted.")
-
-	p.printTitle("A serial number that two devices share is refused")
-	a, err = p.sendSigned(ctx, p.WebhookKey, `{"serialNumber":"Default string"}`)
-	if err != nil {
-		return err
-	}
-	if err := checkResult(a.status == http.StatusConflict && a.Error.Code == "serial_number_ambiguous",
-		"the answer to the shared serial number is %d %s", a.status, a.Error.Code); err != nil {
-		return err
-	}
-
-	p.printTitle("A list with an unknown device")
-	a, err = p.sendSigned(ctx, p.WebhookKey,
-		`{"devices":[{"serialNumber":"5CG5678DEF"},{"serialNumber":"5CG0000XYZ"}],"verify":true}`)
-	if err != nil {
-		return err
-	}
-	if err := checkResult(a.status == http.StatusMultiStatus && a.Summary.Succeeded == 1 && a.Summary.Failed == 1,
-		"the answer to the list is %d %+v", a.status, a.Summary); err != nil {
-		return err
+	if after, _ := p.Cloud.Device(Fjord); after.UserPrincipalName != "" {
+		return fmt.Errorf("the first device still has the account %q", after.UserPrincipalName)
 	}
 
 	if err := p.playSweeps(ctx); err != nil {
@@ -175,9 +175,8 @@ func (p *play) playSweeps(ctx context.Context) error {
 			return err
 		}
 		for _, d := range p.Cloud.Devices() {
-			if err := checkResult(d.GroupTag != "Retired" || (d.UserPrincipalName == "") == night.apply, "after the sweep the device "+
-				"%s has the account %q", d.SerialNumber, d.UserPrincipalName); err != nil {
-				return err
+			if d.GroupTag == "Retired" && (d.UserPrincipalName == "") != night.apply {
+				return fmt.Errorf("after the sweep the device %s has the account %q", d.SerialNumber, d.UserPrincipalName)
 			}
 		}
 	}
@@ -192,25 +191,16 @@ func (p *play) rotateSecret() {
 	p.Cloud.RevokeTokens()
 }
 
-// answered has the parts of a response that the demo uses.
-type answered struct {
-	status    int
-	Code      string
-	Error     struct{ Code string }
-	RequestID string
-	Summary   struct{ Succeeded, Failed int }
-}
-
-// sendSigned signs body with key (whsec_…), sends it, and prints it with its answer.
-func (p *play) sendSigned(ctx context.Context, key, body string) (answered, error) {
-	var a answered
+// sendSigned signs body with key (whsec_…), sends it, and prints it with its response. It returns the status of the
+// response, its code or the counts of a list, and its request id.
+func (p *play) sendSigned(ctx context.Context, key, body string) (status int, result, id string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, strings.NewReader(body))
 	if err != nil {
-		return a, err
+		return 0, "", "", err
 	}
 	secret, err := caller.DecodeSignatureKey(key)
 	if err != nil {
-		return a, err
+		return 0, "", "", err
 	}
 	caller.Sign(req.Header, secret, "msg_"+guid.New().String(), time.Now(), []byte(body))
 	req.Header.Set("Prefer", "return=representation")
@@ -223,32 +213,38 @@ func (p *play) sendSigned(ctx context.Context, key, body string) (answered, erro
 
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return a, err
+		return 0, "", "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	content, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return a, err
+		return 0, "", "", err
 	}
-	if err := json.Unmarshal(content, &a); err != nil {
-		return a, err
+	var said struct {
+		Code      string
+		Error     struct{ Code string }
+		RequestID string
+		Summary   struct{ Succeeded, Failed int }
+	}
+	if err := json.Unmarshal(content, &said); err != nil {
+		return 0, "", "", err
+	}
+	result = said.Code + said.Error.Code
+	if said.Summary.Succeeded+said.Summary.Failed > 0 {
+		result = fmt.Sprintf("%d succeeded, %d failed", said.Summary.Succeeded, said.Summary.Failed)
 	}
 	colour := text.Green
 	if resp.StatusCode/100 != 2 {
 		colour = text.Red
 	}
-	a.status = resp.StatusCode
+	fmt.Fprintf(p.out, "  %s %s", p.dimText("<"), text.Paint(p.coloured, colour, resp.Status))
 	if p.verbose {
-		fmt.Fprintf(p.out, "  %s %s\n", p.dimText("<"), p.paintText(colour, resp.Status))
+		fmt.Fprintln(p.out)
 		p.printJSON(p.dimText("<")+" ", content)
-		return a, nil
+	} else {
+		fmt.Fprintf(p.out, " %s\n", result)
 	}
-	result := a.Code + a.Error.Code
-	if a.Summary.Succeeded+a.Summary.Failed > 0 {
-		result = fmt.Sprintf("%d succeeded, %d failed", a.Summary.Succeeded, a.Summary.Failed)
-	}
-	fmt.Fprintf(p.out, "  %s %s %s\n", p.dimText("<"), p.paintText(colour, resp.Status), result)
-	return a, nil
+	return resp.StatusCode, result, said.RequestID, nil
 }
 
 // printRequest prints a request with the headers that sign it.
@@ -302,24 +298,12 @@ func (p *play) printJSON(prefix string, text []byte) {
 	fmt.Fprintf(p.out, "  %s%s\n", prefix, text)
 }
 
-// checkResult returns an error with the given text unless the condition is true.
-func checkResult(ok bool, format string, args ...any) error {
-	if ok {
-		return nil
-	}
-	return fmt.Errorf(format, args...)
-}
-
-func (p *play) paintText(colour, s string) string { return text.Paint(p.coloured, colour, s) }
-
-func (p *play) dimText(s string) string { return p.paintText(text.Faint, s) }
+func (p *play) dimText(s string) string { return text.Paint(p.coloured, text.Faint, s) }
 
 func (p *play) printTitle(s string) {
 	p.scene++
-	fmt.Fprintf(p.out, "\n%s\n", p.paintText(text.Bold, fmt.Sprintf("%d. %s", p.scene, s)))
+	fmt.Fprintf(p.out, "\n%s\n", text.Paint(p.coloured, text.Bold, fmt.Sprintf("%d. %s", p.scene, s)))
 	if p.verbose {
 		fmt.Fprintln(p.out)
 	}
 }
-
-func (p *play) printNote(text string) { fmt.Fprintf(p.out, "  %s\n", text) }
