@@ -1,7 +1,7 @@
 // Package config reads the settings. Load checks them all and reports every fault at once, by the name of the setting.
 //
-// One table (settings.go) describes each setting: its name, default, meaning and the check of its value. The help text,
-// the docs and the tests of the docs use the same table.
+// One table (settings.txt) describes each setting; settings.go has the checks of their values. The help text and the
+// tests of the docs use the same table.
 package config
 
 import (

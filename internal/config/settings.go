@@ -1,6 +1,7 @@
 package config
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -35,154 +36,72 @@ type Setting struct {
 // Settings returns the description of every setting.
 func Settings() []Setting { return listSettings(&Config{}, &settings{}) }
 
+// settingsTable has a line for each setting: its name, kind, default, when it is needed, and its meaning.
+//
+//go:embed settings.txt
+var settingsTable string
+
 // listSettings returns all settings. Their parse functions write to c and s.
 func listSettings(c *Config, s *settings) []Setting {
-	credential := ManagedIdentity
-	if c.Host == Lambda { // which has no managed identity
-		credential = AWSFederation
+	parsers := map[string]func(string) error{
+		"KEY_VAULT_URL":          parseAddress(&c.VaultURL),
+		"VAULT_CREDENTIAL":       parseWord(&c.VaultCredential, ManagedIdentity, AWSFederation, ClientSecret, AzureCLI),
+		"AZURE_CLIENT_ID":        storeText(&s.azureClientID),
+		"AZURE_TENANT_ID":        storeText(&s.azureTenantID),
+		"AZURE_CLIENT_SECRET":    storeText(&s.azureSecret),
+		"GRAPH_CREDENTIAL":       parseWord(&s.graphCredential, "vault", "identity"),
+		"GRAPH_TENANT_ID":        parseID(&c.TenantID),
+		"GRAPH_CLIENT_ID":        parseID(&c.ClientID),
+		"GRAPH_SECRET_NAME":      parseSecretName(&c.SecretName),
+		"GRAPH_CERTIFICATE_NAME": parseSecretName(&c.CertificateName),
+		"WEBHOOK_SECRET_NAMES":   parseSecretNames(&c.WebhookSecretNames),
+		"API_KEY_SECRET_NAMES":   parseSecretNames(&c.APIKeySecretNames),
+		"ENTRA_AUDIENCE":         parseList(&c.EntraAudiences, parseAudience),
+		"ENTRA_TENANT_ID":        parseList(&s.entraTenants, parseTenant),
+		"ENTRA_ROLE":             parseRole(&c.EntraRole),
+		"ENTRA_SCOPE":            parseRole(&c.EntraScope),
+		"AUTH":                   parseWord(&s.auth, authVerify, authPlatform, authPlatformAnonymous),
+		"ALLOWED_GROUP_TAGS":     parseList(&c.GroupTags, parseGroupTag),
+		"CALLER_POLICY":          storeText(&s.policies),
+		"RATE_LIMIT":             parseNumber(&c.RateLimit, 0, 10000),
+		"DRY_RUN":                parseBool(&c.DryRun),
+		"OPERATOR_CALLERS":       storeText(&s.operators),
+		"SWEEP_GROUP_TAG":        storeText(&c.SweepGroupTag),
+		"SWEEP_MAX_DEVICES":      parseNumber(&c.SweepMaxDevices, 1, 10000),
+		"SWEEP_MIN_INVENTORY":    parseNumber(&c.SweepMinInventory, 1, 1000000),
+		"SWEEP_APPLY":            parseBool(&c.SweepApply),
+		"QUEUE_MAX_AGE":          parseDuration(&c.QueueMaxAge, time.Minute, 14*24*time.Hour),
+		"SIGNATURE_TOLERANCE":    parseDuration(&c.Tolerance, 60*time.Second, 900*time.Second),
+		"REQUEST_TIMEOUT":        parseDuration(&c.Timeout, time.Second, 200*time.Second),
+		"AZURE_CLOUD":            parseWord(&s.cloudName, "public", "usgov", "usgov-dod", "china", customCloud),
+		"AZURE_AUTHORITY_HOST":   parseAddress(&s.authority),
+		"GRAPH_ENDPOINT":         parseAddress(&s.graphEndpoint),
+		"AWS_ENDPOINT_URL_STS":   parseAddress(&c.Role.Endpoint),
+		"LOG_LEVEL":              parseWord(&s.level, "info", "warn", "error"),
+		"AWS_REGION":             storeText(&c.Role.Region),
+		"AWS_ACCESS_KEY_ID":      storeText(&c.Role.KeyID),
+		"AWS_SECRET_ACCESS_KEY":  storeText(&c.Role.Secret),
+		"AWS_SESSION_TOKEN":      storeText(&c.Role.Session),
 	}
-	const vaultApp, oneKind, oneOfTwo = "with `client-secret`; with `aws-federation` and a vault", "at least one verifier",
-		"one of the two, with `GRAPH_CREDENTIAL=vault`"
-	return []Setting{
-		{
-			Name: "KEY_VAULT_URL", Needed: "if a secret is kept in a vault", Deployment: true, parse: parseAddress(&c.VaultURL),
-			Help: "the vault: `https://contoso.vault.azure.net`",
-		},
-		{
-			Name: "VAULT_CREDENTIAL", Default: credential, Deployment: true,
-			parse: parseWord(&c.VaultCredential, ManagedIdentity, AWSFederation, ClientSecret, AzureCLI),
-			Help: "how this process reads the vault: `managed-identity`, `aws-federation` (the default on Lambda: the " +
-				"function's role, which an app trusts), `client-secret` or `azure-cli`",
-		},
-		{
-			Name: "AZURE_CLIENT_ID", Needed: vaultApp, parse: storeText(&s.azureClientID),
-			Help: "the client id of the user-assigned identity or, with `aws-federation` and `client-secret`, of the app that " +
-				"reads the vault",
-		},
-		{Name: "AZURE_TENANT_ID", Needed: vaultApp, parse: storeText(&s.azureTenantID), Help: "the tenant of that app"},
-		{
-			Name: "AZURE_CLIENT_SECRET", Needed: "with `client-secret`", parse: storeText(&s.azureSecret),
-			Help: "the secret of that app",
-		},
-		{
-			Name: "GRAPH_CREDENTIAL", Default: "vault", Deployment: true, parse: parseWord(&s.graphCredential, "vault", "identity"),
-			Help: "`vault`: the app's secret or certificate; `identity`: no secret at all. Then the app `GRAPH_CLIENT_ID` " +
-				"trusts the managed identity or the function's role; without `GRAPH_CLIENT_ID` the managed identity itself has " +
-				"the permission in Graph",
-		},
-		{
-			Name: "GRAPH_TENANT_ID", Needed: "yes", Deployment: true, parse: parseID(&c.TenantID),
-			Help: "the tenant of the devices",
-		},
-		{
-			Name: "GRAPH_CLIENT_ID", Needed: "yes, except for a managed identity with `GRAPH_CREDENTIAL=identity`",
-			Deployment: true, parse: parseID(&c.ClientID),
-			Help: "the app that may call Graph",
-		},
-		{
-			Name: "GRAPH_SECRET_NAME", Needed: oneOfTwo, Deployment: true, parse: parseSecretName(&c.SecretName),
-			Help: "the secret in the vault that holds the client secret of that app",
-		},
-		{
-			Name: "GRAPH_CERTIFICATE_NAME", Needed: oneOfTwo, Deployment: true, parse: parseSecretName(&c.CertificateName),
-			Help: "the certificate in the vault with which that app signs in",
-		},
-		{
-			Name: "WEBHOOK_SECRET_NAMES", Needed: oneKind, Deployment: true, parse: parseSecretNames(&c.WebhookSecretNames),
-			Help: "secrets that hold signing keys, separated by commas",
-		},
-		{
-			Name: "API_KEY_SECRET_NAMES", Needed: oneKind, Deployment: true, parse: parseSecretNames(&c.APIKeySecretNames),
-			Help: "secrets that hold API keys, separated by commas",
-		},
-		{
-			Name: "ENTRA_AUDIENCE", Needed: oneKind, Deployment: true, parse: parseList(&c.EntraAudiences, parseAudience),
-			Help: "the audiences of accepted Entra tokens, exactly as in `aud`: App ID URI, client id or both, separated by " +
-				"commas",
-		},
-		{
-			Name: "ENTRA_TENANT_ID", parse: parseList(&s.entraTenants, parseTenant),
-			Help: "the tenants whose tokens are accepted, separated by commas; default: `GRAPH_TENANT_ID`",
-		},
-		{Name: "ENTRA_ROLE", Default: "Device.Unassign", parse: parseRole(&c.EntraRole), Help: "the app role that every caller " +
-			"with a token must have"},
-		{
-			Name: "ENTRA_SCOPE", Default: "user_impersonation", parse: parseRole(&c.EntraScope),
-			Help: "the scope that a token on behalf of a user must have beside the role",
-		},
-		{
-			Name: "AUTH", Default: authVerify, Needed: oneKind, Deployment: true, parse: parseWord(&s.auth, authVerify,
-				authPlatform, authPlatformAnonymous),
-			Help: "`verify`: authenticate callers here; `platform`: the host has authenticated them, in place of the three " +
-				"kinds above; `platform-anonymous`: likewise, although the host authenticates no caller (private networks only)",
-		},
-		{
-			Name: "ALLOWED_GROUP_TAGS", parse: parseList(&c.GroupTags, parseGroupTag),
-			Help: "the group tags of devices that may be changed, separated by commas, exact or with a `*` at the end: " +
-				"`MTR-*,Retired`; default: all devices",
-		},
-		{
-			Name: "CALLER_POLICY", parse: storeText(&s.policies),
-			Help: "limits for single callers, as JSON: " +
-				"`{\"webhook-servicenow\":{\"groupTags\":[\"MTR-*\"],\"requireExpected\":true,\"devicesPerHour\":50}}`",
-		},
-		{
-			Name: "RATE_LIMIT", Default: "60", parse: parseNumber(&c.RateLimit, 0, 10000),
-			Help: "devices per caller and minute, on each instance; at least 20 at once, so that a whole list fits; `0` for no limit",
-		},
-		{Name: "DRY_RUN", Default: "false", parse: parseBool(&c.DryRun), Help: "`true`: requests and events report and change " +
-			"nothing"},
-		{
-			Name: "OPERATOR_CALLERS", parse: storeText(&s.operators),
-			Help: "the callers of `GET /api/doctor` and `GET /api/devices`, separated by commas: names from " +
-				"`WEBHOOK_SECRET_NAMES` and `API_KEY_SECRET_NAMES`, and ids of apps and users as in `caller_id` of the audit " +
-				"record; default: no caller",
-		},
-		{Name: "SWEEP_GROUP_TAG", Needed: "for a sweep", parse: storeText(&c.SweepGroupTag), Help: "the group tag of the " +
-			"devices that a sweep cleans"},
-		{
-			Name: "SWEEP_MAX_DEVICES", Default: "10", parse: parseNumber(&c.SweepMaxDevices, 1, 10000),
-			Help: "a sweep that finds more devices to clean does nothing; up to 10000",
-		},
-		{
-			Name: "SWEEP_MIN_INVENTORY", Default: "1", parse: parseNumber(&c.SweepMinInventory, 1, 1000000),
-			Help: "a sweep that finds fewer devices in Intune does nothing",
-		},
-		{Name: "SWEEP_APPLY", Default: "false", parse: parseBool(&c.SweepApply), Help: "`true`: sweeps act; `false`: sweeps " +
-			"are dry runs"},
-		{
-			Name: "QUEUE_MAX_AGE", Default: "24h", parse: parseDuration(&c.QueueMaxAge, time.Minute, 14*24*time.Hour),
-			Help: "older messages of a queue are refused, unless they name the expected account; from 1m to 336h",
-		},
-		{
-			Name: "SIGNATURE_TOLERANCE", Default: "300s", parse: parseDuration(&c.Tolerance, 60*time.Second, 900*time.Second),
-			Help: "the largest difference between the time of a signature and the clock; from 60s to 15m",
-		},
-		{
-			Name: "REQUEST_TIMEOUT", Default: "25s", parse: parseDuration(&c.Timeout, time.Second, 200*time.Second),
-			Help: "the time for one request; from 1s to 200s, below the host's own limit",
-		},
-		{
-			Name: "AZURE_CLOUD", Default: "public", parse: parseWord(&s.cloudName, "public", "usgov", "usgov-dod", "china",
-				customCloud),
-			Help: "`public`, `usgov`, `usgov-dod`, `china` or `custom`",
-		},
-		{
-			Name: "AZURE_AUTHORITY_HOST", Needed: "with `custom`", parse: parseAddress(&s.authority),
-			Help: "the address that issues tokens",
-		},
-		{Name: "GRAPH_ENDPOINT", Needed: "with `custom`", parse: parseAddress(&s.graphEndpoint), Help: "the root of Graph"},
-		{Name: "AWS_ENDPOINT_URL_STS", parse: parseAddress(&c.Role.Endpoint), Help: "with `custom` and `aws-federation`: the " +
-			"address of AWS STS; default: the region's"},
-		{
-			Name: "LOG_LEVEL", Default: "info", parse: parseWord(&s.level, "info", "warn", "error"),
-			Help: "`info`, `warn` or `error`; audit records are written at every level",
-		},
-		{Name: "AWS_REGION", Platform: true, parse: storeText(&c.Role.Region)},
-		{Name: "AWS_ACCESS_KEY_ID", Platform: true, parse: storeText(&c.Role.KeyID)},
-		{Name: "AWS_SECRET_ACCESS_KEY", Platform: true, parse: storeText(&c.Role.Secret)},
-		{Name: "AWS_SESSION_TOKEN", Platform: true, parse: storeText(&c.Role.Session)},
+	var all []Setting
+	for line := range strings.Lines(settingsTable) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		cells := strings.SplitN(line, "|", 5)
+		for i, cell := range cells {
+			cells[i] = strings.TrimSpace(cell)
+		}
+		one := Setting{
+			Name: cells[0], Deployment: cells[1] == "deployment", Platform: cells[1] == "platform", Default: cells[2],
+			Needed: cells[3], Help: cells[4], parse: parsers[cells[0]],
+		}
+		if one.Name == "VAULT_CREDENTIAL" && c.Host == Lambda { // which has no managed identity
+			one.Default = AWSFederation
+		}
+		all = append(all, one)
 	}
+	return all
 }
 
 // HasDeployment reports whether any setting that only a deployment has is set. Without one, serve simulates the cloud.
