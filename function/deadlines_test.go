@@ -15,7 +15,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/simulated"
 
 	"github.com/aws/aws-lambda-go/events"
 )
@@ -98,6 +100,23 @@ func TestDeadlinesOfTheServer(t *testing.T) { //nolint:tparallel // the subtests
 			_, _ = io.Copy(io.Discard, conn)
 			if took := time.Since(start); took > bodyTimeout+time.Second {
 				t.Errorf("the connection was closed after %v", took)
+			}
+		})
+	})
+	// A byte every 100 ms does not extend the deadline.
+	t.Run("of a header that keeps coming", func(t *testing.T) {
+		build := func(chan<- error) http.Handler { return http.NotFoundHandler() }
+		onServer(t, build, time.Minute, func(t *testing.T, conn net.Conn, _ <-chan error) {
+			t.Helper()
+			start := time.Now()
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+			_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nX-A: ")
+			for err == nil && time.Since(start) < time.Minute {
+				time.Sleep(100 * time.Millisecond)
+				_, err = io.WriteString(conn, "a")
+			}
+			if took := time.Since(start); took < bodyTimeout || took > bodyTimeout+time.Second {
+				t.Errorf("%v after %v", err, took)
 			}
 		})
 	})
@@ -192,6 +211,64 @@ func TestOptionsOfTheServer(t *testing.T) {
 		fmt.Fprint(conn, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
 		if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%v, %v", resp, err)
+		}
+	})
+}
+
+// TestSlowSender has strangers send a few bytes and then nothing: none holds a request for longer than the time for a
+// body.
+func TestSlowSender(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{config.Azure, config.Local} {
+		for name, test := range map[string]struct {
+			head   string
+			status int
+			held   time.Duration
+		}{
+			"health":        {"GET /api/health HTTP/1.1\r\n", 200, drainTimeout},
+			"no such route": {"GET /wp-login.php HTTP/1.1\r\n", 404, drainTimeout},
+			"another type":  {"POST /api/unassign HTTP/1.1\r\nContent-Type: text/plain\r\n", 415, drainTimeout},
+			"a method":      {"PUT /api/unassign HTTP/1.1\r\n", 405, drainTimeout},
+			"no evidence":   {"POST /api/unassign HTTP/1.1\r\nContent-Type: application/json\r\n", 401, drainTimeout},
+			"a false key":   {"POST /api/unassign HTTP/1.1\r\nX-Api-Key: x\r\n", 408, requestTimeout / 2},
+		} {
+			build := func(chan<- error) http.Handler {
+				_, h := adapt(t, newCloud(), host, nil, slog.New(slog.DiscardHandler))
+				return h
+			}
+			onServer(t, build, requestTimeout, func(t *testing.T, conn net.Conn, _ <-chan error) {
+				t.Helper()
+				start := time.Now()
+				fmt.Fprintf(conn, "%sHost: x\r\nContent-Length: 2\r\n\r\n{", test.head)
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil || resp.StatusCode != test.status || time.Since(start) != test.held {
+					t.Errorf("%s, %s: %v, %v after %v", host, name, resp, err, time.Since(start))
+				}
+			})
+		}
+	}
+}
+
+// TestLongSweep has an event outlive the times that a request has: for its body, and to be written.
+func TestLongSweep(t *testing.T) {
+	t.Parallel()
+	build := func(chan<- error) http.Handler {
+		c := newCloud()
+		c.Fail(azuresim.StepGraph, 1, azuresim.Delay(22*time.Second))
+		settings := simulated.Settings(c, "SWEEP_GROUP_TAG", "MTR-Oslo", "SWEEP_APPLY", "true")
+		a := simulated.NewApp(t, simulated.Load(t, settings), c, io.Discard)
+		log := slog.New(slog.DiscardHandler)
+		return withInvocation(&azureWorker{handler: a.Handler, address: "a", log: log}, config.Azure, azureInvocationID)
+	}
+	onServer(t, build, time.Second, func(t *testing.T, conn net.Conn, _ <-chan error) {
+		t.Helper()
+		start := time.Now()
+		if _, err := io.WriteString(conn, invocationText(functionSweep, "a", `{"Data":{"timer":{}}}`)); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != http.StatusOK || time.Since(start) < 22*time.Second {
+			t.Errorf("%v, %v after %v", resp, err, time.Since(start))
 		}
 	})
 }

@@ -19,7 +19,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -609,19 +608,6 @@ func TestMetadataIsNotTrusted(t *testing.T) {
 	}
 }
 
-// An event outlives the times that a request has: for its body, and to be written.
-func TestLongSweep(t *testing.T) {
-	t.Parallel()
-	c := newCloud()
-	c.Fail(azuresim.StepGraph, 1, azuresim.Delay(22*time.Second))
-	d := eventsOnAzure(t, c, functions.Options{}, "SWEEP_APPLY=true", "REQUEST_TIMEOUT=6s") // and so 21 s to be written
-	start := time.Now()
-	result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data)
-	if err != nil || result.Attempts != 1 || time.Since(start) < 22*time.Second || carrying(c) != 0 {
-		t.Errorf("%+v, %v after %v; %d devices carry an account", result, err, time.Since(start), carrying(c))
-	}
-}
-
 // A host that closes the connection does not stop a running sweep.
 func TestHostThatGoesAway(t *testing.T) {
 	t.Parallel()
@@ -836,36 +822,6 @@ func TestLargeBody(t *testing.T) {
 			}
 		}
 	}
-}
-
-// A stranger who sends a few bytes and then nothing holds no request for longer than the time for a body.
-func TestSlowSender(t *testing.T) {
-	t.Parallel()
-	c := newCloud()
-	azure, local := deploy(t, c, config.Azure).(azureDeployment), deploy(t, c, config.Local).(*localDeployment)
-	var senders sync.WaitGroup
-	for host, address := range map[string]string{"azure": azure.URL, "local": local.url} {
-		for what, test := range map[string]struct {
-			head  string
-			limit time.Duration
-		}{
-			"health":        {"GET /api/health HTTP/1.1\r\n", 2 * time.Second},
-			"no such route": {"GET /wp-login.php HTTP/1.1\r\n", 2 * time.Second},
-			"another type":  {"POST /api/unassign HTTP/1.1\r\nContent-Type: text/plain\r\n", 2 * time.Second},
-			"a method":      {"PUT /api/unassign HTTP/1.1\r\n", 2 * time.Second},
-			"no evidence":   {"POST /api/unassign HTTP/1.1\r\nContent-Type: application/json\r\n", 2 * time.Second},
-			"a false key":   {"POST /api/unassign HTTP/1.1\r\nX-Api-Key: x\r\n", 4 * time.Second}, // the time for a body
-		} {
-			senders.Go(func() {
-				begun := time.Now()
-				status, _, _ := said(t, strings.TrimPrefix(address, "http://"), test.head+"Host: x\r\nContent-Length: 1\r\n\r\n")
-				if took := time.Since(begun); took > test.limit {
-					t.Errorf("%s, %s: %d after %v", host, what, status, took)
-				}
-			})
-		}
-	}
-	senders.Wait()
 }
 
 // A queue behind the double of the host: dequeue counts, retries and the poison queue.

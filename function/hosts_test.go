@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/app"
@@ -58,13 +60,11 @@ const (
 var (
 	canaryKey = []byte(simulated.SigningKey)
 
-	newCloud            = simulated.NewCloud
-	canaries            = simulated.Canaries
-	leaks               = simulated.Leaks
-	encodeKey           = simulated.EncodeKey
-	complete            = simulated.Minimal
-	newCertificate      = simulated.NewCertificate
-	newCertificateUntil = simulated.NewCertificateUntil
+	newCloud  = simulated.NewCloud
+	canaries  = simulated.Canaries
+	leaks     = simulated.Leaks
+	encodeKey = simulated.EncodeKey
+	complete  = simulated.Minimal
 )
 
 // newApp returns the function for c in this process.
@@ -251,6 +251,82 @@ func (d *localDeployment) lines() []string {
 func (d *localDeployment) stop() {
 	_ = d.process.Process.Signal(os.Interrupt)
 	d.ended.Wait()
+}
+
+// requestTimeout is the time of a request in process.
+const requestTimeout = 5 * time.Second
+
+// adapted is the program in this process, behind the adapter of a host.
+type adapted struct {
+	out    *text.Buffer
+	answer func(ctx context.Context, s sent) (got, error)
+}
+
+func (d adapted) send(ctx context.Context, s sent) (got, error) { return d.answer(ctx, s) }
+func (d adapted) stop()                                         {}
+
+func (d adapted) lines() []string { return strings.Split(strings.TrimSpace(d.out.String()), "\n") }
+
+// adapt puts the program together on a cloud, behind the adapter of a host that serves HTTP, with settings given as
+// NAME=value.
+func adapt(t *testing.T, c *azuresim.Cloud, host string, settings []string, log *slog.Logger) (*app.App, http.Handler) {
+	t.Helper()
+	values := []string{
+		"VAULT_CREDENTIAL", "managed-identity", "API_KEY_SECRET_NAMES", "api-key-flow", "REQUEST_TIMEOUT", requestTimeout.String(),
+	}
+	for _, setting := range settings {
+		name, value, _ := strings.Cut(setting, "=")
+		values = append(values, name, value)
+	}
+	loaded, err := config.Load(simulated.Settings(c, values...), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newApp(loaded, c, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if host == config.Azure {
+		worker := &azureWorker{handler: a.Handler, address: "127.0.0.1:1", log: log}
+		return a, withInvocation(worker, config.Azure, azureInvocationID)
+	}
+	return a, withInvocation(a, config.Local, "")
+}
+
+// startInProcess is adapt for all hosts, as a deployment.
+func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []string) deployment {
+	t.Helper()
+	d := adapted{out: &text.Buffer{}}
+	log := app.NewLog(d.out, slog.LevelInfo)
+	a, h := adapt(t, c, host, settings, log)
+	if host == config.Lambda {
+		l := &lambdaHost{http: a, run: a.Run, settle: a.RunMessages, log: log}
+		d.answer = func(ctx context.Context, s sent) (got, error) {
+			event, err := lambda.Event(s.method, s.target, s.header, []byte(s.body), false)
+			if err != nil {
+				return got{}, err
+			}
+			ctx = lambdacontext.NewContext(ctx, &lambdacontext.LambdaContext{AwsRequestID: "invocation-1"})
+			payload, err := l.Invoke(ctx, event)
+			if err != nil {
+				return got{}, err
+			}
+			answer, err := lambda.ReadAnswer(lambda.Result{Payload: payload})
+			return got{answer.Status, answer.Header, string(answer.Body)}, err
+		}
+		return d
+	}
+	d.answer = func(ctx context.Context, s sent) (got, error) {
+		r := httptest.NewRequestWithContext(ctx, s.method, s.target, strings.NewReader(s.body))
+		r.Header = s.header.Clone()
+		if host == config.Azure {
+			r.Header.Set(azureInvocationID, "invocation-1")
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return got{w.Code, w.Header(), w.Body.String()}, nil
+	}
+	return d
 }
 
 // sendHTTP sends a request to an address of this machine.

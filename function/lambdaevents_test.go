@@ -19,10 +19,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/lambda"
-	"autopilot-unassign/internal/text"
-	"autopilot-unassign/internal/upstream"
 )
 
 // eventsOnLambda is the program under the double of Lambda, with a sweep set up.
@@ -497,52 +494,6 @@ func TestRequestsAreNoEvents(t *testing.T) {
 	}
 	if c.Count(azuresim.StepGraph) != 0 {
 		t.Errorf("Graph was asked %d times", c.Count(azuresim.StepGraph))
-	}
-}
-
-// panicking is a cloud on whose Graph the program falls over.
-type panicking struct{ *azuresim.Cloud }
-
-func (p panicking) Do(r *http.Request) (*http.Response, error) {
-	if strings.HasPrefix(r.URL.Host, "graph.") {
-		panic("canary in a panic")
-	}
-	return p.Cloud.Do(r)
-}
-
-var _ upstream.Doer = panicking{}
-
-// A panic is the failure of the one event: of a batch the other messages go on, and there is no process to start anew.
-func TestEventThatPanics(t *testing.T) {
-	t.Parallel()
-	c := newCloud()
-	deployed, err := config.Load(complete("KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID,
-		"GRAPH_TENANT_ID", c.TenantID, "GRAPH_CLIENT_ID", c.ClientID, "SWEEP_GROUP_TAG", "MTR-Oslo"), config.Local)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log text.Buffer
-	logger := app.NewLog(&log, deployed.LogLevel)
-	h, err := newApp(deployed, panicking{c}, logger)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &lambdaHost{http: h, run: h.Run, settle: h.RunMessages, log: logger}
-	if answer, err := l.Invoke(t.Context(), []byte(`{"command":"sweep"}`)); err == nil ||
-		err.Error() != "internal_error" || answer != nil {
-		t.Errorf("%s, %v", answer, err)
-	}
-	one := `{"deviceId":"` + someDevice + `"}`
-	answer, err := l.Invoke(t.Context(), []byte(batch(t, [2]string{"1", one}, [2]string{"2", "no JSON"}, [2]string{
-		"3",
-		one,
-	})))
-	if err != nil || string(answer) != handedBack("1", "2", "3") {
-		t.Errorf("%s, %v", answer, err)
-	}
-	if text := log.String(); strings.Count(text, `"code":"internal_error"`) != 3 || strings.Count(text,
-		`"stack":`) != 3 || strings.Contains(text, "canary in a panic") {
-		t.Errorf("the log has %s", text)
 	}
 }
 

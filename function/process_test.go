@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -32,6 +31,12 @@ func deploy(t *testing.T, c *azuresim.Cloud, host string, changes ...string) dep
 	d := hosts[host](t, environment(t, c, served, changes...))
 	t.Cleanup(d.stop)
 	return d
+}
+
+// allSteps are the steps of the cloud that a request can wait for.
+var allSteps = []azuresim.Step{
+	azuresim.StepSTS, azuresim.StepIdentity, azuresim.StepChallenge, azuresim.StepSecret, azuresim.StepDiscovery,
+	azuresim.StepToken, azuresim.StepKeys, azuresim.StepConnect, azuresim.StepGraph,
 }
 
 // A process starts and refuses requests while no service of the cloud responds. On Lambda this takes the time of a
@@ -122,41 +127,6 @@ func TestWarm(t *testing.T) {
 		// both callers' keys and the app's secret; a token; three pairs, and three reads
 		if want := "1 3 1 1 9"; got != want {
 			t.Errorf("%s: identity, secret, discovery, token and graph were asked %s times, want %s", host, got, want)
-		}
-	}
-}
-
-// A body that comes too slowly is given up. The Functions host reads no response before it has sent the body, and gives
-// up itself after five seconds. Lambda has the body before it invokes.
-func TestSlowBody(t *testing.T) {
-	t.Parallel()
-	for _, host := range []string{config.Azure, config.Local} {
-		d := deploy(t, newCloud(), host)
-		url := ""
-		switch d := d.(type) {
-		case azureDeployment:
-			url = d.URL
-		case *localDeployment:
-			url = d.url
-		}
-		address := strings.TrimPrefix(url, "http://")
-		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(conn, "POST /api/unassign HTTP/1.1\r\nHost: %s\r\nX-Api-Key: x\r\nContent-Type: "+
-			"application/json\r\nContent-Length: 100\r\n\r\n{", address)
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			t.Fatalf("%s: %v", host, err)
-		}
-		body, _ := io.ReadAll(resp.Body)
-		_ = conn.Close()
-		if host == config.Azure && resp.StatusCode == http.StatusInternalServerError && len(body) == 0 {
-			continue
-		}
-		if resp.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(body), `"code":"body_timeout"`) {
-			t.Errorf("%s: %s %s", host, resp.Status, body)
 		}
 	}
 }

@@ -1,19 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"maps"
 	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"autopilot-unassign/handler/caller"
-	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 )
@@ -177,65 +171,4 @@ func TestReplayWithinARefusal(t *testing.T) {
 	if device, _ := c.Device(someDevice); device.UserPrincipalName == "" {
 		t.Error("a delivery that came again took the account off that was assigned after the first")
 	}
-}
-
-// TestManyAtOnce has a delivery come a hundred times at once: Graph is asked to act once, and all get the same answer.
-func TestManyAtOnce(t *testing.T) {
-	t.Parallel()
-	for name, change := range map[string]func(*sent){"signed": func(*sent) {}, "by key": byKey} {
-		cloud := newCloud()
-		cloud.Fail(azuresim.StepGraph, 1, azuresim.Delay(50*time.Millisecond))
-		h := wired(t, cloud, &bytes.Buffer{}, "API_KEY_SECRET_NAMES", "api-key-flow")
-		var mu sync.Mutex
-		answers, fresh := map[string]int{}, 0
-		var asking sync.WaitGroup
-		for i := range 100 {
-			asking.Go(func() {
-				w := ask(t, h, post(validBody, change, delivery("msg_1"), representation, header("X-Request-Id", fmt.Sprint(i))))
-				mu.Lock()
-				defer mu.Unlock()
-				answers[fmt.Sprint(w.Code, w.Body)]++
-				if w.Header().Get("Idempotent-Replayed") == "" {
-					fresh++
-				}
-			})
-		}
-		asking.Wait()
-		if n := cloud.Count(azuresim.StepGraph); n != 2 || fresh != 1 || len(answers) != 1 {
-			t.Errorf("%s: Graph was asked %d times, %d answers are not repetitions, and there are the answers %v", name, n,
-				fresh, answers)
-		}
-		for answer := range maps.Keys(answers) {
-			if !strings.HasPrefix(answer, `200 {"code":"unassigned"`) {
-				t.Errorf("%s: %s", name, answer)
-			}
-		}
-	}
-}
-
-// wired returns the whole program in this process, on cloud, with settings changed as for complete.
-func wired(t *testing.T, cloud *azuresim.Cloud, log *bytes.Buffer, changes ...string) *app.App {
-	t.Helper()
-	c, err := config.Load(complete(append([]string{
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
-		"GRAPH_CLIENT_ID", cloud.ClientID,
-	}, changes...)...), config.Local)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := newApp(c, cloud, app.NewLog(log, c.LogLevel))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
-
-// ask has h answer a request.
-func ask(t *testing.T, h http.Handler, s sent) *httptest.ResponseRecorder {
-	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), s.method, s.target, strings.NewReader(s.body))
-	r.Header = s.header
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
 }

@@ -40,7 +40,7 @@ func Connect(c config.Config, transport policy.Transporter, log *slog.Logger, ve
 	options := SDKOptions(c, transport, log)
 	var role entra.Assertion
 	if c.VaultCredential == config.AWSFederation {
-		role = entra.Shared(RoleAssertion(c.Role, transport, c.Cloud.Exchange))
+		role = entra.Shared(RoleAssertion(c.Role, transport, c.Cloud.Exchange), options)
 	}
 	identity, err := newIdentity(c, role, options)
 	if err != nil {

@@ -16,11 +16,20 @@ import (
 // it. Its error is an *upstream.Error.
 type Assertion func(ctx context.Context) (string, error)
 
-// Shared returns an Assertion that runs assertion once for concurrent callers.
-func Shared(assertion Assertion) Assertion {
+// Shared returns an Assertion that runs assertion once for concurrent callers, within the time of an identity's step: an
+// issuer that hangs must not hold later callers.
+func Shared(assertion Assertion, o azsdk.Options) Assertion {
+	o = o.WithDefaults()
+	limit := o.Share(azsdk.IdentityShare)
 	flight := &azsdk.Flight[string]{}
 	flight.SetStage(upstream.Identity)
-	return func(ctx context.Context) (string, error) { return flight.Do(ctx, "", assertion) }
+	return func(ctx context.Context) (string, error) {
+		return flight.Do(ctx, "", func(ctx context.Context) (string, error) {
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			return assertion(ctx)
+		})
+	}
 }
 
 // Federated returns the credential of an app of a tenant that trusts the issuer of assertion, by a federated identity

@@ -1,4 +1,4 @@
-package main
+package app_test
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 // program is the whole program in this process, on a cloud of its own.
@@ -47,30 +47,19 @@ func onCloud(t *testing.T, settings []string, test func(p *program)) {
 // rewire starts the program anew, with nothing read.
 func (p *program) rewire(settings []string) {
 	p.t.Helper()
-	h, timeout, err := assemble(p.cloud, settings, p.log)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.handler, p.timeout = h, timeout
+	p.handler, p.timeout = assemble(p.t, p.cloud, settings, p.log)
 }
 
 // assemble puts the program together on a cloud, and returns it and its time for a request.
-func assemble(cloud *azuresim.Cloud, settings []string, log io.Writer) (*app.App, time.Duration, error) {
-	values := []string{
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
-		"GRAPH_CLIENT_ID", cloud.ClientID,
-		"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform",
-	}
+func assemble(tb testing.TB, cloud *azuresim.Cloud, settings []string, log io.Writer) (*app.App, time.Duration) {
+	tb.Helper()
+	values := []string{"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
 	for _, setting := range settings {
 		name, value, _ := strings.Cut(setting, "=")
 		values = append(values, name, value)
 	}
-	c, err := config.Load(complete(values...), config.Local)
-	if err != nil {
-		return nil, 0, err
-	}
-	h, err := newApp(c, cloud, app.NewLog(log, c.LogLevel))
-	return h, c.Timeout, err
+	c := simulated.Load(tb, simulated.Settings(cloud, values...))
+	return simulated.NewApp(tb, c, cloud, log), c.Timeout
 }
 
 // listAnswer is an answer to a request about a list of devices.

@@ -1,4 +1,4 @@
-package main
+package app_test
 
 import (
 	"context"
@@ -183,7 +183,7 @@ func TestSweep(t *testing.T) { //nolint:tparallel // the subtests share the time
 				if test.prepare != nil {
 					test.prepare(p.cloud)
 				}
-				report, err := p.run(azureEventTime, test.event)
+				report, err := p.run(3*time.Minute, test.event)
 				if report != test.report || errorWords(err) != test.err {
 					p.t.Errorf("%+v, %q\nwant %+v, %q", report, errorWords(err), test.report, test.err)
 				}
@@ -213,7 +213,7 @@ func onFleet(t *testing.T, size int, settings []string, test func(p *program)) {
 	onCloud(t, settings, func(p *program) {
 		p.cloud = newEmptyCloud()
 		p.rewire(settings)
-		p.handler.Pace = groupsOfTwenty{}
+		p.handler.Pace = groups(20)
 		p.cloud.PutFleet(size)
 		test(p)
 	})
@@ -254,7 +254,7 @@ func TestScheduleIsLate(t *testing.T) {
 				if named == "by the command" {
 					event = command(`{"command":"sweep","scheduledTime":"` + time.Now().Add(-late).UTC().Format(time.RFC3339) + `"}`)
 				}
-				report, err := p.run(azureEventTime, event)
+				report, err := p.run(eventTime, event)
 				if got := string(report.Code) + errorWords(err); got != code {
 					p.t.Errorf("%v late %s: %q, want %q", late, named, got, code)
 				}
@@ -284,7 +284,7 @@ func TestSweepOfAPartOfTheInventory(t *testing.T) {
 			onFleet(t, 2500, applied(1000), func(p *program) {
 				p.cloud.Fail(azuresim.StepGraph, failing, azuresim.Delay(0))
 				p.cloud.Fail(azuresim.StepGraph, -1, fault)
-				report, err := p.run(azureEventTime, timer)
+				report, err := p.run(eventTime, timer)
 				if err == nil || !err.Retryable || report.Succeeded+report.Failed != 0 {
 					p.t.Errorf("page %d %s: %+v, %q", failing, name, report, errorWords(err))
 				}
@@ -300,53 +300,59 @@ func TestSweepOfAPartOfTheInventory(t *testing.T) {
 	}
 }
 
-// groupsOfTwenty is a pace that grants every permit after a second.
-type groupsOfTwenty struct{}
+// groups is a pace that grants so many permits after a second.
+type groups int
 
-func (groupsOfTwenty) Take(ctx context.Context, want int) int {
+func (g groups) Take(ctx context.Context, want int) int {
 	select {
 	case <-time.After(time.Second):
-		return want
+		return min(want, int(g))
 	case <-ctx.Done():
 		return 0
 	}
 }
 
-func (groupsOfTwenty) Capacity(d time.Duration) int { return 20 * int(d.Seconds()) }
+func (g groups) Capacity(d time.Duration) int { return int(g) * int(d.Seconds()) }
 
 // A thousand devices of ten thousand are done in one run, at the pace of Graph's published limit and without one
 // refusal. While another app takes half of the limit it takes longer, and still all are done.
-func TestSweepOfAFleet(t *testing.T) {
+func TestSweepOfAFleet(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
-	for limit, atMost := range map[int]time.Duration{
-		azuresim.PublishedWrites:     6 * time.Minute,
-		azuresim.PublishedWrites / 2: 13 * time.Minute,
+	for name, test := range map[string]struct {
+		limit, size, refused int
+		atMost               time.Duration
+	}{
+		"the published limit": {azuresim.PublishedWrites, 10_000, 0, 6 * time.Minute},
+		"half of it":          {azuresim.PublishedWrites / 2, 2000, 30, 150 * time.Second},
 	} {
-		onFleet(t, 10_000, applied(1000), func(p *program) {
-			p.rewire(applied(1000)) // with the pace of the program
-			p.cloud.Throttle(azuresim.WriteLimit{Writes: limit, CountRefused: true, RetryAfter: 10})
-			start := time.Now()
-			report, err := p.run(azureEventTime, timer)
-			want := handler.Report{
-				Code: "swept", GroupTag: azuresim.FleetTag, Inventory: 10_000, Tagged: 2000, Unknown: 500,
-				Matching: 1000, Succeeded: 1000,
-			}
-			if report != want || err != nil {
-				p.t.Errorf("%+v, %q", report, errorWords(err))
-			}
-			if meant, others := p.swept(10_000); meant != 1000 || others != 0 {
-				p.t.Errorf("%d devices are done, and %d others", meant, others)
-			}
-			if took := time.Since(start); took > atMost {
-				p.t.Errorf("it took %v with a limit of %d", took, limit)
-			}
-			if refused := len(p.writes()) - 1000; limit == azuresim.PublishedWrites && refused > 0 || refused > 150 {
-				p.t.Errorf("%d writes were refused", refused)
-			}
-			p.wantSummary(report, "INFO")
-			if records := p.records("unassign"); len(records) != 1000 {
-				p.t.Errorf("%d records of devices", len(records))
-			}
+		t.Run(name, func(t *testing.T) {
+			matching := test.size / 10
+			onFleet(t, test.size, applied(matching), func(p *program) {
+				p.rewire(applied(matching)) // with the pace of the program
+				p.cloud.Throttle(azuresim.WriteLimit{Writes: test.limit, CountRefused: true, RetryAfter: 10})
+				start := time.Now()
+				report, err := p.run(eventTime, timer)
+				want := handler.Report{
+					Code: "swept", GroupTag: azuresim.FleetTag, Inventory: test.size, Tagged: 2 * matching,
+					Unknown: matching / 2, Matching: matching, Succeeded: matching,
+				}
+				if report != want || err != nil {
+					p.t.Errorf("%+v, %q", report, errorWords(err))
+				}
+				if meant, others := p.swept(test.size); meant != matching || others != 0 {
+					p.t.Errorf("%d devices are done, and %d others", meant, others)
+				}
+				if took := time.Since(start); took > test.atMost {
+					p.t.Errorf("it took %v", took)
+				}
+				if refused := len(p.writes()) - matching; refused > test.refused {
+					p.t.Errorf("%d writes were refused", refused)
+				}
+				p.wantSummary(report, "INFO")
+				if records := p.records("unassign"); len(records) != matching {
+					p.t.Errorf("%d records of devices", len(records))
+				}
+			})
 		})
 	}
 }
@@ -358,8 +364,9 @@ func TestSweepEndsInTime(t *testing.T) {
 		"as ever": azuresim.Delay(0),
 		"slowly":  azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second),
 	} {
-		onFleet(t, 10_000, applied(1000), func(p *program) {
-			p.cloud.Fail(azuresim.StepGraph, 10, azuresim.Delay(0))
+		onFleet(t, 2000, applied(200), func(p *program) {
+			p.handler.Pace = groups(4)
+			p.cloud.Fail(azuresim.StepGraph, 2, azuresim.Delay(0)) // the pages of the inventory
 			p.cloud.Fail(azuresim.StepGraph, -1, fault)
 			start := time.Now()
 			first, err := p.run(time.Minute, timer)
@@ -374,8 +381,8 @@ func TestSweepEndsInTime(t *testing.T) {
 			}
 			p.wantSummary(first, "WARN")
 			p.cloud.Heal()
-			second, err := p.run(azureEventTime, timer)
-			if meant, others := p.swept(10_000); meant != 1000 || others != 0 || err != nil ||
+			second, err := p.run(eventTime, timer)
+			if meant, others := p.swept(2000); meant != 200 || others != 0 || err != nil ||
 				second.Matching > first.HandedBack {
 				p.t.Errorf("%s: %+v, %q; %d devices are done, and %d others", name, second, errorWords(err), meant, others)
 			}
@@ -405,7 +412,7 @@ func TestSweepStopsWhenForbidden(t *testing.T) {
 		onFleet(t, 2000, applied(200), func(p *program) {
 			p.cloud.Fail(test.step, test.pass, azuresim.Delay(0))
 			p.cloud.Fail(test.step, -1, test.fail)
-			report, err := p.run(azureEventTime, timer)
+			report, err := p.run(eventTime, timer)
 			if errorWords(err) != test.code || report.Succeeded != test.done || report.Failed != test.bad ||
 				report.HandedBack != 200-test.done-test.bad {
 				p.t.Errorf("%s: %+v, %q", name, report, errorWords(err))
@@ -451,7 +458,7 @@ func TestRunActsOnDevices(t *testing.T) { //nolint:tparallel // the subtests sha
 				if test.prepare != nil {
 					test.prepare(p.cloud)
 				}
-				if _, err := p.run(azureEventTime, test.event); errorWords(err) != test.err {
+				if _, err := p.run(eventTime, test.event); errorWords(err) != test.err {
 					p.t.Errorf("%q, want %q", errorWords(err), test.err)
 				}
 				var codes []string

@@ -1,11 +1,10 @@
-package main
+package app_test
 
 import (
 	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -13,9 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 // faults are the ways in which each step can go wrong, for ever, by the names that testdata/faults.txt has for them.
@@ -93,25 +91,16 @@ func TestFaults(t *testing.T) {
 func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	t.Helper()
 	cloud := newCloud()
-	settings := []string{
-		"KEY_VAULT_URL", cloud.VaultURL, "AZURE_CLIENT_ID", cloud.IdentityClientID, "GRAPH_TENANT_ID", cloud.TenantID,
-		"GRAPH_CLIENT_ID", cloud.ClientID,
-	}
+	var settings []string
 	at := azuresim.Step(step)
 	if step == "key" {
 		at = azuresim.StepSecret
 	} else { // nothing but the credential is read from the vault
-		settings = append(settings, "WEBHOOK_SECRET_NAMES", "", "AUTH", "platform")
+		settings = []string{"WEBHOOK_SECRET_NAMES", "", "AUTH", "platform"}
 	}
-	c, err := config.Load(complete(settings...), config.Local)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := simulated.Load(t, simulated.Settings(cloud, settings...))
 	var log bytes.Buffer
-	h, err := newApp(c, cloud, app.NewLog(&log, c.LogLevel))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := simulated.NewApp(t, c, cloud, &log)
 	for _, other := range allSteps { // concurrent steps end in one order
 		if other != at && other != azuresim.StepGraph {
 			cloud.Fail(other, -1, azuresim.Delay(time.Duration(slices.Index(allSteps, other)+1)*time.Millisecond))
@@ -119,12 +108,8 @@ func endOf(t *testing.T, step string, fault azuresim.Fault) string {
 	}
 	cloud.Fail(at, -1, fault)
 	defer time.Sleep(c.Timeout) // which ends abandoned work
-	s := valid()
-	r := httptest.NewRequestWithContext(t.Context(), s.method, s.target, strings.NewReader(s.body))
-	r.Header = s.header
-	w := httptest.NewRecorder()
 	start := time.Now()
-	h.ServeHTTP(w, r)
+	w := ask(t, h, valid())
 	if took := time.Since(start); took > c.Timeout {
 		t.Errorf("the answer took %v of %v", took, c.Timeout)
 	}

@@ -1,10 +1,9 @@
-package main
+package app_test
 
 import (
 	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 // crowd are callers who call all the time, each on its own, until the crowd goes home. Every answer to them must be a
@@ -29,7 +29,7 @@ type crowd struct {
 
 // The callers of a crowd, and how often each calls.
 const (
-	callers = 20
+	callers = 8
 	every   = 20 * time.Second
 )
 
@@ -239,18 +239,13 @@ func TestClientSecretRotation(t *testing.T) { //nolint:tparallel // the subtests
 func TestCertificateRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
 	certs := map[string]func() (*rsa.PrivateKey, *x509.Certificate){
-		"old": sync.OnceValues(newCertificate),
-		"new": sync.OnceValues(newCertificate),
+		"old": sync.OnceValues(simulated.NewCertificate),
+		"new": sync.OnceValues(simulated.NewCertificate),
 	}
 	rotations(t, "GRAPH_CERTIFICATE_NAME", func(cloud *azuresim.Cloud, which string) string {
 		key, cert := certs[which]()
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			panic(err)
-		}
 		cloud.SetAppCertificates(cert)
-		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})) +
-			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+		return simulated.InPEM(key, cert)
 	})
 }
 

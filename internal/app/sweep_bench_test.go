@@ -1,4 +1,4 @@
-package main
+package app_test
 
 import (
 	"io"
@@ -23,10 +23,7 @@ func BenchmarkSweep(b *testing.B) {
 	for name, each := range map[string]int{"twenty to a request": 20, "one to a request": 1} {
 		b.Run(name, func(b *testing.B) {
 			cloud := newEmptyCloud()
-			program, _, err := assemble(cloud, nil, io.Discard)
-			if err != nil {
-				b.Fatal(err)
-			}
+			program, _ := assemble(b, cloud, nil, io.Discard)
 			devices := program.Devices
 			b.ReportAllocs()
 			var requests int

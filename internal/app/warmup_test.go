@@ -1,4 +1,4 @@
-package main
+package app_test
 
 import (
 	"bytes"
@@ -10,9 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/simulated"
 )
 
@@ -42,7 +40,7 @@ var withoutVault = []string{
 // second later. It compares them with the shortest possible chain, and with the table in docs/performance.md.
 func TestColdCall(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/performance.md")
+	page, err := os.ReadFile("../../docs/performance.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +75,7 @@ func TestColdCall(t *testing.T) {
 			chain:    "identity token, certificate, app token, read, act",
 			settings: []string{"GRAPH_SECRET_NAME", "", "GRAPH_CERTIFICATE_NAME", "graph-certificate"},
 			prepare: func(c *azuresim.Cloud) {
-				key, cert := newCertificateUntil(time.Now().Add(90 * 24 * time.Hour))
+				key, cert := simulated.NewCertificateUntil(time.Now().Add(90 * 24 * time.Hour))
 				c.SetAppCertificates(cert)
 				c.PutSecret("graph-certificate", azuresim.Secret{Value: simulated.InPEM(key, cert)})
 			},
@@ -204,18 +202,8 @@ func TestWarmUpThatPanics(t *testing.T) {
 		}, withoutVault...),
 	} {
 		for _, but := range []string{"no address", "openid-configuration", "/secrets/", "sts."} {
-			deployed, err := config.Load(complete(append([]string{
-				"KEY_VAULT_URL", c.VaultURL, "AZURE_CLIENT_ID", c.IdentityClientID, "GRAPH_TENANT_ID", c.TenantID,
-				"GRAPH_CLIENT_ID", c.ClientID,
-			}, settings...)...), config.Local)
-			if err != nil {
-				t.Fatal(err)
-			}
 			var log bytes.Buffer
-			s, err := newApp(deployed, stumbling{c, but}, app.NewLog(&log, deployed.LogLevel))
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := simulated.NewApp(t, simulated.Load(t, simulated.Settings(c, settings...)), stumbling{c, but}, &log)
 			s.WarmUp(t.Context())
 			if got := strings.Count(log.String(), "warm-up failed"); got == 0 || strings.Contains(log.String(),
 				"warmed up") || strings.Contains(log.String(), "canary") {
