@@ -50,9 +50,9 @@ func (w *work) setRequest(req request) {
 	}
 }
 
-// perform carries out w, unless its delivery was carried out before: then the ledger has the results. body is the
+// performOnce carries out w, unless its delivery was carried out before: then the ledger has the results. body is the
 // delivery's content. Its error is about w as a whole.
-func (h *Handler) perform(
+func (h *Handler) performOnce(
 	ctx context.Context, o *origin, w *work, body []byte, act func(context.Context) error,
 ) error {
 	w.caller = o.caller.ID
@@ -80,16 +80,16 @@ func (h *Handler) perform(
 	return nil
 }
 
-// act reads the devices of w that have no result yet, checks them, changes them, and sets their results.
-func (h *Handler) act(ctx context.Context, o *origin, w *work) error {
+// actOnDevices reads the devices of w that have no result yet, checks them, changes them, and sets their results.
+func (h *Handler) actOnDevices(ctx context.Context, o *origin, w *work) error {
 	pending := slices.DeleteFunc(slices.Clone(w.devices), func(d *device) bool { return d.result.ended() })
-	if err := h.limits.take(o.caller, len(pending)); err != nil {
+	if err := h.limits.takeDevices(o.caller, len(pending)); err != nil {
 		return err
 	}
 	if err := h.takeChanges(o, w, pending); err != nil {
 		return err
 	}
-	h.attempt(ctx, h.Devices, w, pending)
+	h.tryDevices(ctx, h.Devices, w, pending)
 	for range maxThrottledRetries {
 		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.throttled })
 		if !w.list || len(pending) == 0 || !waitForGraph(ctx, pending) {
@@ -98,7 +98,7 @@ func (h *Handler) act(ctx context.Context, o *origin, w *work) error {
 		for _, d := range pending {
 			d.result = result{}
 		}
-		h.attempt(ctx, h.Devices, w, pending)
+		h.tryDevices(ctx, h.Devices, w, pending)
 	}
 	if w.verify {
 		h.verifyDevices(ctx, w.devices)
@@ -114,8 +114,8 @@ func (h *Handler) takeChanges(o *origin, w *work, pending []*device) error {
 	return h.limits.takeChanges(o.caller, len(pending))
 }
 
-// attempt reads, checks and changes the pending devices of w once.
-func (h *Handler) attempt(ctx context.Context, via Devices, w *work, pending []*device) {
+// tryDevices reads, checks and changes the pending devices of w once.
+func (h *Handler) tryDevices(ctx context.Context, via Devices, w *work, pending []*device) {
 	h.requireExpected(w, pending)
 	h.readDevices(ctx, w, pending)
 	for _, d := range pending {

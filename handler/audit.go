@@ -37,8 +37,8 @@ type entry struct {
 // maxAttrs is the usual number of attributes of a record, or more.
 const maxAttrs = 32
 
-// write writes an audit record at every log level: LOG_LEVEL must not hide a change.
-func (h *Handler) write(ctx context.Context, o *origin, e entry) {
+// writeRecord writes an audit record at every log level: LOG_LEVEL must not hide a change.
+func (h *Handler) writeRecord(ctx context.Context, o *origin, e entry) {
 	attrs := append(make([]slog.Attr, 0, maxAttrs),
 		slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))
 	attrs = appendText(attrs, "invocation_id", o.invocation.ID)
@@ -66,10 +66,10 @@ func (h *Handler) write(ctx context.Context, o *origin, e entry) {
 // the response's.
 func (h *Handler) auditWork(ctx context.Context, o *origin, w *work, status int) {
 	if len(w.devices) == 0 {
-		h.write(ctx, o, workEntry(o, w, nil, status))
+		h.writeRecord(ctx, o, workEntry(o, w, nil, status))
 	}
 	for _, d := range w.devices {
-		h.write(ctx, o, workEntry(o, w, d, status))
+		h.writeRecord(ctx, o, workEntry(o, w, d, status))
 	}
 }
 
@@ -153,7 +153,7 @@ func flowOf(h http.Header) slog.Attr {
 		{"action_tracking_id", "X-Ms-Action-Tracking-Id"},
 		{"client_tracking_id", "X-Ms-Client-Tracking-Id"}, // the run's, unless the flow sets its own
 	} {
-		if values := h.Values(field.header); len(values) == 1 && plain(values[0], maxContextName) {
+		if values := h.Values(field.header); len(values) == 1 && isPlain(values[0], maxContextName) {
 			attrs = append(attrs, slog.String(field.key, values[0]))
 		}
 	}
@@ -182,7 +182,7 @@ func appendContext(attrs []slog.Attr, context map[string]string) []slog.Attr {
 // quoteUnprintable returns a text from Intune for the log, quoted if a character would break a line or change its
 // direction.
 func quoteUnprintable(s string) string {
-	if printable(s, len(s)) {
+	if isPrintable(s, len(s)) {
 		return s
 	}
 	return quoteField(s)

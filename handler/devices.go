@@ -45,19 +45,19 @@ func (h *Handler) serveDevices(w http.ResponseWriter, r *http.Request, o *origin
 		}
 		return err
 	})
-	h.write(ctx, o, operatorEntry(o, "devices", listed, ended,
+	h.writeRecord(ctx, o, operatorEntry(o, "devices", listed, ended,
 		slog.String("group_tag", quoteUnprintable(query.groupTag)), slog.String("serial_number", query.serial),
 		slog.Bool("first_page", query.pageToken == ""), slog.Int("devices", len(page.Devices)),
 		slog.Int("attempts", o.trace.Tries())))
 	if ended.failed() {
-		return h.fail(w.Header(), r, o, ended)
+		return h.failRequest(w.Header(), r, o, ended)
 	}
 	w.Header().Set("Vary", "Accept")
 	if csv := acceptQuality(r.Header, "text/csv"); csv > 0 && csv >= acceptQuality(r.Header, "application/json") {
 		if page.NextPageToken != "" {
 			w.Header().Set("X-Next-Page-Token", page.NextPageToken)
 		}
-		return response{http.StatusOK, "text/csv; charset=utf-8", page.csv()}
+		return response{http.StatusOK, "text/csv; charset=utf-8", page.encodeCSV()}
 	}
 	return jsonResponse(http.StatusOK, "application/json", page)
 }
@@ -75,7 +75,7 @@ func decodeQuery(r *http.Request) (deviceQuery, error) {
 		switch name {
 		case "groupTag":
 			query.groupTag = value
-			valid = valid && printable(value, maxContextValue)
+			valid = valid && isPrintable(value, maxContextValue)
 		case "serialNumber":
 			query.serial = value
 			valid = valid && (value == "" || validSerialNumber(value))
@@ -135,9 +135,9 @@ func (h *Handler) findSerial(ctx context.Context, serial string) ([]graph.Device
 	return nil, found[0].Err
 }
 
-// csv returns the page as CSV. Its columns are those that `unassign call -csv` reads; expected has one name, as in a
+// encodeCSV returns the page as CSV. Its columns are those that `unassign call -csv` reads; expected has one name, as in a
 // body.
-func (p DevicePage) csv() string {
+func (p DevicePage) encodeCSV() string {
 	var b strings.Builder
 	b.WriteString("deviceId,serialNumber,groupTag,expectedUserPrincipalName,expectedResourceName\r\n")
 	for _, d := range p.Devices {

@@ -18,11 +18,11 @@ func (h *Handler) serveDoctor(w http.ResponseWriter, r *http.Request, o *origin)
 		return err
 	})
 	if ended.failed() {
-		h.write(ctx, o, operatorEntry(o, "doctor", examined, ended))
-		return h.fail(w.Header(), r, o, ended)
+		h.writeRecord(ctx, o, operatorEntry(o, "doctor", examined, ended))
+		return h.failRequest(w.Header(), r, o, ended)
 	}
 	// The counts of the report stand beside the other attributes.
-	h.write(ctx, o, operatorEntry(o, "doctor", examined, ended, slog.Any("", report)))
+	h.writeRecord(ctx, o, operatorEntry(o, "doctor", examined, ended, slog.Any("", report)))
 	return jsonResponse(http.StatusOK, "application/json", report)
 }
 
@@ -41,7 +41,7 @@ func (h *Handler) runOperation(header http.Header, r *http.Request, o *origin, c
 			err = &refusal{code: operatorDenied}
 		}
 		if err == nil {
-			err = h.limits.take(o.caller, cost)
+			err = h.limits.takeDevices(o.caller, cost)
 		}
 		if err == nil {
 			err = operate()
@@ -57,7 +57,7 @@ func (h *Handler) runOperation(header http.Header, r *http.Request, o *origin, c
 // examine returns the doctor's report. Requests that come during an examination share its report.
 func (h *Handler) examine(ctx context.Context) (slog.LogValuer, error) {
 	deadline, limited := ctx.Deadline()
-	report, _, err := h.examinations.Do(ctx, struct{}{}, func(ctx context.Context) (slog.LogValuer, error) {
+	report, err := h.examinations.Do(ctx, "", func(ctx context.Context) (slog.LogValuer, error) {
 		// It ends before the request does, so that the report names the checks that took too long.
 		if limited {
 			var cancel context.CancelFunc

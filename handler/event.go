@@ -101,7 +101,7 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 		case !e.Due.IsZero() && time.Since(e.Due) > maxLateness:
 			return &refusal{code: eventLate}
 		case e.sweep != nil:
-			report, err = h.sweep(ctx, o, &job, *e.sweep)
+			report, err = h.runSweep(ctx, o, &job, *e.sweep)
 			return nil
 		}
 		eventContext := job.context
@@ -109,7 +109,7 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 		job.list, job.context = true, eventContext
 		ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 		defer cancel()
-		return h.perform(ctx, o, &job, e.Text, func(ctx context.Context) error { return h.act(ctx, o, &job) })
+		return h.performOnce(ctx, o, &job, e.Text, func(ctx context.Context) error { return h.actOnDevices(ctx, o, &job) })
 	})
 	switch {
 	case failure != nil:
@@ -130,7 +130,7 @@ func (h *Handler) auditEvent(ctx context.Context, o *origin, w *work) {
 		return
 	}
 	attrs := appendContext(nil, w.context)
-	h.write(ctx, o, entry{"event", slog.LevelError, w.result.code, attrs, w.result.err})
+	h.writeRecord(ctx, o, entry{"event", slog.LevelError, w.result.code, attrs, w.result.err})
 }
 
 // eventResult returns the results of devices for the host, and the error of the first failed device. A retryable
@@ -139,7 +139,7 @@ func eventResult(devices []*device) (any, error) {
 	var failed *EventError
 	results := make([]any, len(devices))
 	for i, d := range devices {
-		results[i] = d.body()
+		results[i] = d.listBody()
 		if !d.result.failed() {
 			continue
 		}
@@ -185,13 +185,13 @@ func (e *Event) decodeCommand() error {
 		case "scheduleArn": // <aws.scheduler.schedule-arn>
 			return stringField(invalid, func(text string) bool {
 				arn = text
-				return printable(text, maxContextValue)
+				return isPrintable(text, maxContextValue)
 			})
 		case "groupTag":
 			ofSweep = field
 			return stringField(invalid, func(text string) bool {
 				args.groupTag = text
-				return text != "" && printable(text, maxContextValue)
+				return text != "" && isPrintable(text, maxContextValue)
 			})
 		}
 		if field != "dryRun" && ofRequest == "" {

@@ -72,7 +72,7 @@ type Handler struct {
 	Options
 	limits       rateLimits
 	ledger       ledger
-	examinations singleflight.Group[struct{}, slog.LogValuer]
+	examinations singleflight.Group[slog.LogValuer]
 }
 
 // New returns a Handler.
@@ -135,7 +135,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case RouteHealth:
 		serve = h.serveHealth
 	default:
-		h.fail(header, r, o, classify(&refusal{code: routeNotFound})).send(w)
+		h.failRequest(header, r, o, classify(&refusal{code: routeNotFound})).send(w)
 		return
 	}
 	serve(w, r, o).send(w)
@@ -155,7 +155,7 @@ func (o *origin) withTrace(ctx context.Context) context.Context {
 
 // requestID returns the caller's id of a request if it is plain, else a new one.
 func requestID(h http.Header) string {
-	if ids := h.Values("X-Request-Id"); len(ids) == 1 && plain(ids[0], maxRequestID) {
+	if ids := h.Values("X-Request-Id"); len(ids) == 1 && isPlain(ids[0], maxRequestID) {
 		return ids[0]
 	}
 	return guid.New().String()
@@ -164,7 +164,7 @@ func requestID(h http.Header) string {
 // serveUnassign serves POST /api/unassign.
 func (h *Handler) serveUnassign(w http.ResponseWriter, r *http.Request, o *origin) response {
 	var job work
-	if err := catchPanic(func() error { return h.unassign(w, r, o, &job) }); err != nil {
+	if err := catchPanic(func() error { return h.performRequest(w, r, o, &job) }); err != nil {
 		job.result = classify(err)
 	}
 	res := h.respond(w.Header(), r, o, &job)
@@ -172,8 +172,8 @@ func (h *Handler) serveUnassign(w http.ResponseWriter, r *http.Request, o *origi
 	return res
 }
 
-// unassign authenticates, decodes and performs a request. Its error is about the request as a whole.
-func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, o *origin, job *work) error {
+// performRequest authenticates, decodes and performs a request. Its error is about the request as a whole.
+func (h *Handler) performRequest(w http.ResponseWriter, r *http.Request, o *origin, job *work) error {
 	if err := checkPost(w.Header(), r); err != nil {
 		return err
 	}
@@ -195,13 +195,13 @@ func (h *Handler) unassign(w http.ResponseWriter, r *http.Request, o *origin, jo
 	if o.delivery, err = deliveryID(r.Header, o.caller); err != nil {
 		return err
 	}
-	return h.perform(r.Context(), o, job, body, func(ctx context.Context) error { return h.act(ctx, o, job) })
+	return h.performOnce(r.Context(), o, job, body, func(ctx context.Context) error { return h.actOnDevices(ctx, o, job) })
 }
 
 // serveHealth serves GET /api/health: the process runs, in this version. It calls no service.
 func (h *Handler) serveHealth(w http.ResponseWriter, r *http.Request, o *origin) response {
 	if err := checkReadMethod(w.Header(), r); err != nil {
-		return h.fail(w.Header(), r, o, classify(err))
+		return h.failRequest(w.Header(), r, o, classify(err))
 	}
 	return jsonResponse(http.StatusOK, "application/json", struct {
 		Status  string `json:"status"`

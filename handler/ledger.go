@@ -18,7 +18,7 @@ import (
 // It lives in the memory of one instance, and ends with it. It cannot detect a request that arrives late for the first
 // time: expected protects a newer assignment from an old request.
 //
-// The ledger stores final results: successes, and refusals caused by the device (see result.final). A delivery that was
+// The ledger stores final results: successes, and refusals caused by the device (see result.isFinal). A delivery that was
 // refused for the account it found must not succeed when it is repeated later. It does not store transient
 // failures or our own configuration faults: a retry may succeed. Nor does it store refusals before a device is reached:
 // a repetition is refused again. Each device of a list is stored by itself, and a repetition carries out the others.
@@ -89,7 +89,7 @@ func newStoredAttempt(requestID string, devices []*device) storedAttempt {
 	}
 	whole, some := &attempt{requestID: requestID, devices: make([]device, len(devices)), complete: true}, false
 	for i, d := range devices {
-		if d.result.final() {
+		if d.result.isFinal() {
 			whole.devices[i], some = *d, true
 		} else {
 			whole.complete = false

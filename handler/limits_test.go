@@ -93,7 +93,7 @@ func TestLedgerIsBoundedInBytes(t *testing.T) {
 		job.setRequest(request{targets: list, list: true})
 		o := newOrigin(t.Context(), time.Now(), "request")
 		o.caller, o.delivery = caller.Caller{Kind: caller.KindAPIKey, ID: "key"}, fmt.Sprint(i)
-		if err := h.perform(t.Context(), o, job, nil, func(ctx context.Context) error { return h.act(ctx, o, job) }); err != nil {
+		if err := h.performOnce(t.Context(), o, job, nil, func(ctx context.Context) error { return h.actOnDevices(ctx, o, job) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,11 +155,11 @@ func TestRateLimitCountsDeliveries(t *testing.T) {
 	limits := rateLimits{policy: Policy{PerMinute: 1}, limiters: map[caller.Caller]*rate.Limiter{}}
 	for i := range maxDevices + 1 {
 		from := caller.Caller{Kind: caller.KindSignature, ID: "key", Delivery: fmt.Sprint(i)}
-		if err := limits.take(from, 1); (err != nil) != (i == maxDevices) {
+		if err := limits.takeDevices(from, 1); (err != nil) != (i == maxDevices) {
 			t.Errorf("device %d: %v", i+1, err)
 		}
 	}
-	if err := limits.take(caller.Caller{Kind: caller.KindSignature, ID: "other"}, maxDevices); err != nil {
+	if err := limits.takeDevices(caller.Caller{Kind: caller.KindSignature, ID: "other"}, maxDevices); err != nil {
 		t.Errorf("another caller: %v", err)
 	}
 }

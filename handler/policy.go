@@ -78,9 +78,9 @@ type rateLimitError struct{ wait time.Duration }
 
 func (e *rateLimitError) Error() string { return fmt.Sprintf("rate_limited: retry in %v", e.wait) }
 
-// take counts n devices for a caller, or returns a *rateLimitError and counts none. The burst is a minute's worth, and
+// takeDevices counts n devices for a caller, or returns a *rateLimitError and counts none. The burst is a minute's worth, and
 // at least a full list. Events do not count: their host sets their pace.
-func (l *rateLimits) take(from caller.Caller, n int) error {
+func (l *rateLimits) takeDevices(from caller.Caller, n int) error {
 	perMinute := l.policy.PerMinute
 	if perMinute == 0 || from.Kind == caller.KindEvent {
 		return nil

@@ -113,7 +113,7 @@ func (m *messageRun) settle(ctx context.Context) Settlement {
 	failure := m.event.invalid
 	if failure == nil && !m.postponed {
 		failure = catchPanic(func() error {
-			return m.perform(ctx, o, &job, m.message.Text, func(ctx context.Context) error {
+			return m.performOnce(ctx, o, &job, m.message.Text, func(ctx context.Context) error {
 				m.drain(ctx, o, &job)
 				return nil
 			})
@@ -165,7 +165,7 @@ func (m *messageRun) drain(ctx context.Context, o *origin, w *work) {
 			}
 		}
 		acting, cancel := context.WithTimeout(ctx, m.Timeout)
-		m.attempt(acting, m.Background, w, pending[:granted])
+		m.tryDevices(acting, m.Background, w, pending[:granted])
 		cancel()
 		for _, d := range pending[:granted] {
 			switch {
@@ -191,7 +191,7 @@ func (m *messageRun) auditEnded(ctx context.Context, o *origin, w *work) {
 	for _, d := range w.devices {
 		if d.result.ended() && !m.audited[d] {
 			m.audited[d] = true
-			m.write(ctx, o, workEntry(o, w, d, 0))
+			m.writeRecord(ctx, o, workEntry(o, w, d, 0))
 		}
 	}
 }

@@ -132,7 +132,7 @@ func deliveryID(h http.Header, from caller.Caller) (string, error) {
 	if len(key) > 1 && key[0] == '"' && key[len(key)-1] == '"' {
 		key = key[1 : len(key)-1]
 	}
-	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !printableASCII(key) {
+	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !isPrintableASCII(key) {
 		return "", &refusal{code: deliveryIDInvalid}
 	}
 	return key, nil
@@ -200,7 +200,7 @@ func (d *bodyDecoder) finish() (request, error) {
 	case d.req.dryRun && d.req.verify:
 		return request{}, &refusal{verifyInvalid, "verify"}
 	case !d.req.list:
-		if err := d.single.check(""); err != nil {
+		if err := d.single.checkSelector(""); err != nil {
 			return request{}, err
 		}
 		d.req.targets = []target{d.single}
@@ -247,7 +247,7 @@ func decodeTargets(value json.RawMessage) ([]target, error) {
 			return nil, &refusal{refused.code, path + "." + refused.field}
 		}
 		if err == nil {
-			err = targets[i].check(path)
+			err = targets[i].checkSelector(path)
 		}
 		if err != nil {
 			return nil, err
@@ -285,8 +285,8 @@ func (t *target) fieldReader(name string) fieldReader {
 	return nil
 }
 
-// check returns a *refusal unless t names a device in exactly one way.
-func (t *target) check(path string) error {
+// checkSelector returns a *refusal unless t names a device in exactly one way.
+func (t *target) checkSelector(path string) error {
 	switch {
 	case t.id == (graph.DeviceID{}) && t.serial == "":
 		return &refusal{selectorMissing, path}
@@ -304,7 +304,7 @@ func decodeExpected(value json.RawMessage) (graph.Account, error) {
 	nameField := func(name *string) fieldReader {
 		return stringField(invalid, func(text string) bool {
 			*name = text
-			return printable(text, maxAccountName)
+			return isPrintable(text, maxAccountName)
 		})
 	}
 	fields := map[string]fieldReader{
@@ -326,7 +326,7 @@ func decodeContext(value json.RawMessage) (map[string]string, error) {
 		count++
 		return stringField(invalid, func(text string) bool {
 			context[name] = cleanLabel(text, maxContextValue)
-			return plain(name, maxContextName)
+			return isPlain(name, maxContextName)
 		})
 	})
 	if err == nil && count > maxContextEntries {
@@ -359,7 +359,7 @@ func boolField(into *bool, invalid error) fieldReader {
 // of any script becomes a plain one, invisible characters and controls are dropped, and the rest is cut to limit
 // characters. A label never refuses a request by its characters.
 func cleanLabel(s string, limit int) string {
-	if printable(s, limit) {
+	if isPrintable(s, limit) {
 		return s
 	}
 	s = strings.Map(func(c rune) rune {
@@ -461,7 +461,7 @@ func isBlank(s string) bool { return strings.TrimSpace(s) == "" }
 // validSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either
 // end, and a letter or digit, which the search in Graph needs.
 func validSerialNumber(s string) bool {
-	return printableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s &&
+	return isPrintableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s &&
 		strings.ContainsFunc(s, isASCIIAlphanumeric)
 }
 
@@ -469,19 +469,19 @@ func isASCIIAlphanumeric(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
-// printableASCII reports whether s has no character but ASCII from space to tilde.
-func printableASCII(s string) bool {
+// isPrintableASCII reports whether s has no character but ASCII from space to tilde.
+func isPrintableASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
 }
 
-// printable reports whether s has at most limit characters, and neither a control nor an invisible one.
-func printable(s string, limit int) bool {
+// isPrintable reports whether s has at most limit characters, and neither a control nor an invisible one.
+func isPrintable(s string, limit int) bool {
 	return utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s,
 		func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
-// plain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.
-func plain(s string, limit int) bool {
+// isPlain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.
+func isPlain(s string, limit int) bool {
 	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool {
 		return !isASCIIAlphanumeric(c) && c != '.' && c != '-' && c != '_'
 	})

@@ -247,7 +247,7 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("decode(%q) = %+v, encoding/json reads %+v", body, one, seen)
 			}
 		}
-		if !printable(req.reference, maxReference) || len(req.context) > maxContextEntries || len(req.targets) == 0 || len(req.targets) > maxDevices {
+		if !isPrintable(req.reference, maxReference) || len(req.context) > maxContextEntries || len(req.targets) == 0 || len(req.targets) > maxDevices {
 			t.Fatalf("decode(%q) = %+v", body, req)
 		}
 	})

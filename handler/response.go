@@ -150,15 +150,15 @@ func (h *Handler) respond(header http.Header, r *http.Request, o *origin, w *wor
 	return jsonResponse(http.StatusOK, "application/json", body)
 }
 
-// fail returns the response to a request that failed as a whole, without devices.
-func (h *Handler) fail(header http.Header, r *http.Request, o *origin, ended result) response {
+// failRequest returns the response to a request that failed as a whole, without devices.
+func (h *Handler) failRequest(header http.Header, r *http.Request, o *origin, ended result) response {
 	return h.respond(header, r, o, &work{result: ended})
 }
 
 // setFailureHeaders sets WWW-Authenticate and Retry-After.
 func (h *Handler) setFailureHeaders(header http.Header, ended result) {
 	if ended.status == http.StatusUnauthorized || ended.code == forbidden {
-		header.Set("WWW-Authenticate", h.challenge(ended.err))
+		header.Set("WWW-Authenticate", h.challengeFor(ended.err))
 	}
 	if ended.retryAfter > 0 {
 		header.Set("Retry-After", formatSeconds(ended.retryAfter))
@@ -167,9 +167,9 @@ func (h *Handler) setFailureHeaders(header http.Header, ended result) {
 
 func formatSeconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
-// challenge returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401
+// challengeFor returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401
 // must name one.
-func (h *Handler) challenge(err error) string {
+func (h *Handler) challengeFor(err error) string {
 	if c, ok := h.Verifier.(caller.Challenger); ok {
 		if challenge := c.Challenge(err); challenge != "" {
 			return challenge
@@ -188,7 +188,7 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 	wait, outcome := 10*time.Second, OutcomeNotDone
 	for i, d := range w.devices {
 		ended := d.result
-		body.Results[i] = d.body()
+		body.Results[i] = d.listBody()
 		sameStatus, sameCode = sameStatus && ended.status == first.status, sameCode && ended.code == first.code
 		if !ended.failed() {
 			body.Summary.Succeeded++
@@ -226,8 +226,8 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 	return jsonResponse(status, failureType(r.Header), body)
 }
 
-// body returns the result of d in a list.
-func (d *device) body() any {
+// listBody returns the result of d in a list.
+func (d *device) listBody() any {
 	if d.result.failed() {
 		return d.failure(d.result)
 	}

@@ -444,9 +444,9 @@ func (r result) ended() bool     { return r.code != "" }
 func (r result) failed() bool    { return r.err != nil }
 func (r result) succeeded() bool { return r.ended() && r.err == nil }
 
-// final reports whether a retry would end in the same result: a success, or a refusal caused by the device. Transient
+// isFinal reports whether a retry would end in the same result: a success, or a refusal caused by the device. Transient
 // failures and our own configuration faults (424) are not final: a retry may succeed.
-func (r result) final() bool {
+func (r result) isFinal() bool {
 	return r.ended() && !retryable(r.status) && r.status != http.StatusFailedDependency
 }
 

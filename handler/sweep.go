@@ -35,11 +35,11 @@ type Report struct {
 // sweepReserve is the time before its deadline in which a sweep takes no permits.
 const sweepReserve = 15 * time.Second
 
-// sweep removes the resource account from the devices of a group tag. It reads the whole inventory before it changes a
+// runSweep removes the resource account from the devices of a group tag. It reads the whole inventory before it changes a
 // device: a list that breaks off, or looks wrong as a whole, must not steer a change.
 //
 // A sweep that does not complete is safe to repeat: the next one reads the state anew and continues with the rest.
-func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs) (any, error) {
+func (h *Handler) runSweep(ctx context.Context, o *origin, w *work, args sweepArgs) (any, error) {
 	report := Report{GroupTag: cmp.Or(args.groupTag, h.Sweep.GroupTag)}
 	report.DryRun = args.dryRun || !h.Sweep.Apply || h.Policy.DryRun
 	w.dryRun = report.DryRun
@@ -69,7 +69,7 @@ func (h *Handler) sweep(ctx context.Context, o *origin, w *work, args sweepArgs)
 	}
 	for _, d := range matching {
 		d.result = succeed(WouldUnassign)
-		h.write(ctx, o, workEntry(o, w, d, 0))
+		h.writeRecord(ctx, o, workEntry(o, w, d, 0))
 	}
 	report.Succeeded = len(matching)
 	return h.endSweep(ctx, o, w, report, result{code: swept})
@@ -143,7 +143,7 @@ func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, device
 					stop = d.result
 				}
 			}
-			h.write(ctx, &part, workEntry(&part, w, d, 0))
+			h.writeRecord(ctx, &part, workEntry(&part, w, d, 0))
 		}
 		if stop.ended() {
 			report.HandedBack += len(devices)
@@ -175,7 +175,7 @@ func (h *Handler) endSweep(ctx context.Context, o *origin, w *work, report Repor
 		slog.Int("handed_back", report.HandedBack),
 		slog.Int("attempts", o.trace.Tries()), milliseconds("total_ms", time.Since(o.start)),
 	}, w.context)
-	h.write(ctx, o, e)
+	h.writeRecord(ctx, o, e)
 	if ended.code == swept {
 		return report, nil
 	}

@@ -14,23 +14,23 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Remember returns a Doer that passes requests to next, but asks two questions once for all: where Entra ID has the
-// endpoints of a tenant, and which tokens a vault takes. Every client of the SDK asks them before all else, and the
-// answer is the same each time. It keeps no other answer, no failure, and nothing that does not look like one of
-// theirs, as the page of a proxy.
+// Remember returns a Doer that passes requests to next, and sends two discovery requests once for all callers: for the
+// endpoints of a tenant in Entra ID, and for the challenge of a vault. Every client of the SDK sends them first, and the
+// response is the same each time. It keeps no other response, no failure, and nothing that does not look like one of
+// them, such as the page of a proxy.
 func Remember(next upstream.Doer) upstream.Doer {
 	return &memory{next: next, known: map[string]remembered{}}
 }
 
 type memory struct {
 	next   upstream.Doer
-	asking singleflight.Group[string, remembered]
+	asking singleflight.Group[remembered]
 
 	mu    sync.Mutex
 	known map[string]remembered
 }
 
-// remembered is an answer that has been read to its end.
+// remembered is a response that has been read to its end.
 type remembered struct {
 	http.Response
 	body  []byte
@@ -43,8 +43,8 @@ const memoryTTL = time.Hour
 // openIDConfiguration is the path of the document behind an authority, a tenant included.
 const openIDConfiguration = "/v2.0/.well-known/openid-configuration"
 
-// question returns the name of the discovery question in req and a matcher for its response, "" for another request.
-func question(req *http.Request) (name string, answered func(remembered) bool) {
+// discoveryOf returns the name of the discovery request req and a check of its response, "" for another request.
+func discoveryOf(req *http.Request) (name string, answered func(remembered) bool) {
 	switch {
 	case req.Method != http.MethodGet:
 		return "", nil
@@ -79,7 +79,7 @@ func (r remembered) isChallenge() bool {
 }
 
 func (m *memory) Do(req *http.Request) (*http.Response, error) {
-	name, answered := question(req)
+	name, answered := discoveryOf(req)
 	if name == "" {
 		resp, err := m.next.Do(req)
 		if err == nil {
@@ -91,10 +91,10 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	known := m.known[name]
 	m.mu.Unlock()
 	if time.Now().Before(known.until) {
-		return known.to(req), nil
+		return known.responseTo(req), nil
 	}
-	a, _, err := m.asking.Do(req.Context(), name, func(context.Context) (remembered, error) {
-		a, err := m.ask(req)
+	a, err := m.asking.Do(req.Context(), name, func(context.Context) (remembered, error) {
+		a, err := m.send(req)
 		if err == nil && answered(a) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -106,10 +106,10 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.to(req), nil
+	return a.responseTo(req), nil
 }
 
-// forget drops the answer that req relied on if the status refuses req: the tenant may have moved to other endpoints, the
+// forget drops the response that req relied on if the status refuses req: the tenant may have moved to other endpoints, the
 // vault to another tenant.
 func (m *memory) forget(req *http.Request, status int) {
 	name := strings.ToLower(req.URL.Host)
@@ -125,8 +125,8 @@ func (m *memory) forget(req *http.Request, status int) {
 	delete(m.known, name)
 }
 
-// ask sends req for all callers that wait for its response, within the time of the first one.
-func (m *memory) ask(req *http.Request) (remembered, error) {
+// send sends req for all callers that wait for its response, within the time of the first one.
+func (m *memory) send(req *http.Request) (remembered, error) {
 	ctx := upstream.Detached(req.Context())
 	if deadline, ok := req.Context().Deadline(); ok {
 		var cancel context.CancelFunc
@@ -142,8 +142,8 @@ func (m *memory) ask(req *http.Request) (remembered, error) {
 	return remembered{Response: *resp, body: text}, err
 }
 
-// to returns the answer as one to req.
-func (r remembered) to(req *http.Request) *http.Response {
+// responseTo returns the response to req.
+func (r remembered) responseTo(req *http.Request) *http.Response {
 	resp := r.Response
 	resp.Request, resp.Header, resp.Body = req, r.Header.Clone(), io.NopCloser(bytes.NewReader(r.body))
 	return &resp

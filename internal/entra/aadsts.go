@@ -2,10 +2,10 @@ package entra
 
 import "autopilot-unassign/internal/upstream"
 
-// reasons maps the numbers of Entra ID's errors (AADSTS) that say more than the error's word, from Microsoft's list
+// reasonsByNumber maps the numbers of Entra ID's errors (AADSTS) that say more than the error's word, from Microsoft's list
 // (https://learn.microsoft.com/entra/identity-platform/reference-error-codes). It holds the numbers that an app which
 // signs in by itself can meet.
-func reasons() map[int]upstream.Reason {
+func reasonsByNumber() map[int]upstream.Reason {
 	table := map[int]upstream.Reason{}
 	for reason, numbers := range map[upstream.Reason][]int{
 		upstream.CredentialExpired: {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -16,16 +17,17 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"autopilot-unassign/internal/azsdk"
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
 
 // Credential is the credential of an app whose client secret or certificate is in the vault, or that has neither
-// ([Direct]). It is safe for concurrent use; many who need a token at once cause one request for it.
+// ([Direct]). It is safe for concurrent use; concurrent callers share one request for a token.
 //
 // The secret is read when the first token is needed, and again after an hour, or when Entra ID refuses it: a new
-// version is then tried within the same call. A token is kept until it nears its end; the call that notices that has
-// it renewed, and goes on with the old one.
+// version is then tried within the same call. A token is kept until shortly before its expiry; the first call after that
+// starts its renewal, and uses the old token.
 type Credential struct {
 	options azsdk.Options
 	name    string
@@ -35,7 +37,8 @@ type Credential struct {
 	// signIn returns a token source with a version of the secret. It makes no request.
 	signIn func(vault.Secret) (azcore.TokenCredential, error)
 
-	flight azsdk.Flight[azcore.AccessToken]
+	requests singleflight.Group[azcore.AccessToken]
+	stage    atomic.Value // the upstream.Service that a request waits for
 
 	mu       sync.Mutex
 	token    azcore.AccessToken // the last one; its Token is "" before there is one
@@ -113,22 +116,30 @@ func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 		switch {
 		case token.Token == "" || token.ExpiresOn.Sub(now) < useUntil:
 		case token.ExpiresOn.Sub(now) < renewBefore, !token.RefreshOn.IsZero() && token.RefreshOn.Before(now):
-			c.flight.Start(ctx, "", c.acquisition(o))
+			c.requests.Start(ctx, "", c.acquisition(o))
 			return token, nil
 		default:
 			return token, nil
 		}
 	}
-	return c.flight.Do(ctx, o.Claims, c.acquisition(o))
+	token, err := c.requests.Do(ctx, o.Claims, c.acquisition(o))
+	if err != nil {
+		service, ok := c.stage.Load().(upstream.Service)
+		if !ok {
+			service = upstream.Vault
+		}
+		return azcore.AccessToken{}, upstream.Transport(service, err)
+	}
+	return token, nil
 }
 
-// acquisition returns acquire with o.
+// acquisition returns acquireToken with o.
 func (c *Credential) acquisition(o policy.TokenRequestOptions) func(context.Context) (azcore.AccessToken, error) {
-	return func(ctx context.Context) (azcore.AccessToken, error) { return c.acquire(ctx, o) }
+	return func(ctx context.Context) (azcore.AccessToken, error) { return c.acquireToken(ctx, o) }
 }
 
-// Expire tells that Graph has refused a token. If it is the one that is kept, the next GetToken gets another from
-// Entra ID, past every cache.
+// Expire drops a token that Graph has refused, if it is the kept one: the next GetToken requests another from Entra ID,
+// past every cache.
 func (c *Credential) Expire(token string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -142,16 +153,16 @@ func (c *Credential) Expire(token string) {
 	}
 }
 
-// acquire gets a token from Entra ID, and the secret from the vault where that is due. It runs in one goroutine at a
-// time for each set of claims.
-func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+// acquireToken gets a token from Entra ID, and the secret from the vault where that is due. It runs in one goroutine at
+// a time for each set of claims.
+func (c *Credential) acquireToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	failure, since := c.failure, time.Since(c.failedAt)
 	c.mu.Unlock()
 	if failure != nil && since < failureTTL {
 		return azcore.AccessToken{}, failure
 	}
-	token, err := c.ask(ctx, o)
+	token, err := c.requestToken(ctx, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -163,11 +174,13 @@ func (c *Credential) acquire(ctx context.Context, o policy.TokenRequestOptions) 
 	return token, err
 }
 
-func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+// requestToken requests a token with the current version of the secret, and with a fresh or an older one if Entra ID
+// refuses that.
+func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	before := c.signed
 	c.mu.Unlock()
-	signed, justRead, err := c.current(ctx)
+	signed, justRead, err := c.currentSource(ctx)
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
@@ -193,9 +206,9 @@ func (c *Credential) ask(ctx context.Context, o policy.TokenRequestOptions) (azc
 	if tooSoon {
 		return token, err
 	}
-	signed, after, rereadErr := c.load(ctx)
+	signed, after, rereadErr := c.readSecret(ctx)
 	switch {
-	case rereadErr != nil: // which is no reading: the next call may find the vault well again
+	case rereadErr != nil: // the next call may read again at once
 		c.mu.Lock()
 		c.rereadAt = time.Time{}
 		c.mu.Unlock()
@@ -229,7 +242,7 @@ func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestO
 	c.mu.Lock()
 	newest := c.secret.Version
 	c.mu.Unlock()
-	c.flight.SetStage(upstream.Vault)
+	c.stage.Store(upstream.Vault)
 	older, err := c.older(ctx, newest)
 	if err != nil {
 		c.options.Log.WarnContext(ctx, "the older versions of the app's credential cannot be read",
@@ -257,15 +270,15 @@ func (c *Credential) keepOlder(ctx context.Context, older azcore.TokenCredential
 	c.signed = older
 }
 
-// current returns the current token source, and whether the secret has just been read for it.
-func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
+// currentSource returns the current token source, and whether the secret has just been read for it.
+func (c *Credential) currentSource(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
 	c.mu.Lock()
 	signed, age := c.signed, time.Since(c.readAt)
 	c.mu.Unlock()
 	if signed != nil && age < refreshAfter {
 		return signed, false, nil
 	}
-	again, _, err := c.load(ctx)
+	again, _, err := c.readSecret(ctx)
 	switch {
 	case err == nil:
 		return again, true, nil
@@ -277,9 +290,9 @@ func (c *Credential) current(ctx context.Context) (signed azcore.TokenCredential
 	return nil, false, err
 }
 
-// load reads the secret and returns its token source and version.
-func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
-	c.flight.SetStage(upstream.Vault)
+// readSecret reads the secret and returns its token source and version.
+func (c *Credential) readSecret(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
+	c.stage.Store(upstream.Vault)
 	secret, err := c.read(ctx)
 	if err == nil {
 		if signed, err = c.signIn(secret); err != nil {
@@ -297,15 +310,15 @@ func (c *Credential) load(ctx context.Context) (signed azcore.TokenCredential, v
 	return signed, secret.Version, err
 }
 
-// signInWith asks Entra ID for a token.
+// signInWith requests a token of Entra ID from a token source.
 func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential,
 	o policy.TokenRequestOptions,
 ) (azcore.AccessToken, error) {
-	c.flight.SetStage(upstream.Identity)
+	c.stage.Store(upstream.Identity)
 	inTime, ok := signed.(identity) // one that is used directly has its errors reduced already
 	if !ok {
 		inTime.TokenCredential = signed
 	}
 	inTime.limit = c.options.Share(azsdk.TokenShare)
-	return inTime.ask(ctx, o)
+	return inTime.requestToken(ctx, o)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"autopilot-unassign/internal/azsdk"
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -21,14 +22,17 @@ type Assertion func(ctx context.Context) (string, error)
 func Shared(assertion Assertion, o azsdk.Options) Assertion {
 	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
-	flight := &azsdk.Flight[string]{}
-	flight.SetStage(upstream.Identity)
+	requests := &singleflight.Group[string]{}
 	return func(ctx context.Context) (string, error) {
-		return flight.Do(ctx, "", func(ctx context.Context) (string, error) {
+		text, err := requests.Do(ctx, "", func(ctx context.Context) (string, error) {
 			ctx, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
 			return assertion(ctx)
 		})
+		if err != nil {
+			return "", upstream.Transport(upstream.Identity, err)
+		}
+		return text, nil
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"autopilot-unassign/internal/azsdk"
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -49,19 +50,19 @@ func AzureCLI(o azsdk.Options) (azcore.TokenCredential, error) {
 	return signedIn{i}, err
 }
 
-// identity is a credential of azidentity with a limit to its time and its errors reduced. Many who need a token at
-// once cause one request for it.
+// identity is a credential of azidentity with a limit to its time and its errors reduced. Concurrent callers share one
+// request for a token.
 type identity struct {
 	azcore.TokenCredential
-	limit   time.Duration
-	flight  *azsdk.Flight[azcore.AccessToken]
-	tenants bool // it has tokens of other tenants than its own
+	limit    time.Duration
+	requests *singleflight.Group[azcore.AccessToken]
+	tenants  bool // it has tokens of other tenants than its own
 }
 
 func newIdentity(credential azcore.TokenCredential, limit time.Duration) identity {
-	i := identity{TokenCredential: credential, limit: limit, flight: &azsdk.Flight[azcore.AccessToken]{}}
-	i.flight.SetStage(upstream.Identity)
-	return i
+	return identity{
+		TokenCredential: credential, limit: limit, requests: &singleflight.Group[azcore.AccessToken]{},
+	}
 }
 
 // GetToken returns a token, or an *upstream.Error.
@@ -69,11 +70,17 @@ func (i identity) GetToken(ctx context.Context, o policy.TokenRequestOptions) (a
 	if !i.tenants { // so the vault's is its own, or the vault will not take the token
 		o.TenantID = ""
 	}
-	return i.flight.Do(ctx, fmt.Sprint(o), func(ctx context.Context) (azcore.AccessToken, error) { return i.ask(ctx, o) })
+	token, err := i.requests.Do(ctx, fmt.Sprint(o), func(ctx context.Context) (azcore.AccessToken, error) {
+		return i.requestToken(ctx, o)
+	})
+	if err != nil {
+		return azcore.AccessToken{}, upstream.Transport(upstream.Identity, err)
+	}
+	return token, nil
 }
 
-// ask asks for a token.
-func (i identity) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+// requestToken requests a token within the limit. Its error is an *upstream.Error.
+func (i identity) requestToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	start := time.Now()
 	step, cancel := context.WithTimeout(ctx, i.limit)
 	defer cancel()
@@ -86,7 +93,7 @@ func (i identity) ask(ctx context.Context, o policy.TokenRequestOptions) (azcore
 	return token, nil
 }
 
-// signedIn is the identity of az, which is not asked over the network.
+// signedIn is the identity of az, which runs on this machine.
 type signedIn struct{ identity }
 
 func (s signedIn) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {

@@ -15,7 +15,7 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// throttledFor is how long Entra ID wants to be left alone where it does not say.
+// throttledFor is the wait after a 429 of Entra ID without Retry-After.
 const throttledFor = time.Minute
 
 // reduceIdentity reduces an error of azidentity to an *upstream.Error.
@@ -45,7 +45,7 @@ func reduceIdentity(ctx context.Context, err error, seen *azsdk.NetworkError) *u
 	var number upstream.Reason
 	if len(said.ErrorCodes) > 0 {
 		e.Code = fmt.Sprintf("AADSTS%d", said.ErrorCodes[0])
-		number = reasons()[said.ErrorCodes[0]]
+		number = reasonsByNumber()[said.ErrorCodes[0]]
 	}
 	switch status := resp.StatusCode; {
 	case status < 400:

@@ -40,7 +40,7 @@ type Source struct {
 	doer    upstream.Doer
 	log     *slog.Logger
 	tenants map[string]*tenant
-	reads   singleflight.Group[string, struct{}] // by tenant
+	reads   singleflight.Group[struct{}] // by tenant
 }
 
 // New returns the Source of the keys of tenants, which are GUIDs in lower case. It reads the keys with doer from
@@ -84,7 +84,7 @@ func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKe
 		if deadline, ok := ctx.Deadline(); ok { // the steps after this one need time too
 			limit = min(limit, time.Until(deadline)/2)
 		}
-		_, _, err := s.reads.Do(ctx, tenantID, func(ctx context.Context) (struct{}, error) {
+		_, err := s.reads.Do(ctx, tenantID, func(ctx context.Context) (struct{}, error) {
 			s.readKeys(ctx, t, limit)
 			return struct{}{}, nil
 		})

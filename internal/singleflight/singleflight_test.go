@@ -15,7 +15,7 @@ import (
 
 func TestConcurrentCallsShareOneRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var group singleflight.Group[string, int]
+		var group singleflight.Group[int]
 		runs := 0
 		work := func(ctx context.Context) (int, error) {
 			runs++
@@ -25,28 +25,21 @@ func TestConcurrentCallsShareOneRun(t *testing.T) {
 			return run, ctx.Err()
 		}
 		var callers sync.WaitGroup
-		var mu sync.Mutex
-		starters := 0
 		for range 10 {
 			callers.Go(func() {
 				trace := &upstream.Trace{}
-				value, shared, err := group.Do(upstream.WithTrace(t.Context(), trace), "key", work)
+				value, err := group.Do(upstream.WithTrace(t.Context(), trace), "key", work)
 				if value != 1 || err != nil || trace.Spent(upstream.Vault) != time.Second {
 					t.Errorf("%d, %v, %v on the vault", value, err, trace.Spent(upstream.Vault))
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				if !shared {
-					starters++
 				}
 			})
 		}
 		callers.Wait()
-		if runs != 1 || starters != 1 {
-			t.Errorf("%d runs, %d starters", runs, starters)
+		if runs != 1 {
+			t.Errorf("%d runs", runs)
 		}
-		if value, shared, err := group.Do(t.Context(), "key", work); value != 2 || shared || err != nil {
-			t.Errorf("a later call: %d, %v, %v", value, shared, err)
+		if value, err := group.Do(t.Context(), "key", work); value != 2 || err != nil {
+			t.Errorf("a later call: %d, %v", value, err)
 		}
 	})
 }
@@ -54,7 +47,7 @@ func TestConcurrentCallsShareOneRun(t *testing.T) {
 // A caller leaves when its own context ends; the others get the result.
 func TestEachCallerWaitsUnderItsOwnContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var group singleflight.Group[string, string]
+		var group singleflight.Group[string]
 		work := func(ctx context.Context) (string, error) {
 			time.Sleep(time.Minute)
 			return "value", ctx.Err()
@@ -64,12 +57,12 @@ func TestEachCallerWaitsUnderItsOwnContext(t *testing.T) {
 		defer cancel()
 		patient.Go(func() {
 			time.Sleep(time.Millisecond)
-			if value, shared, err := group.Do(t.Context(), "key", work); value != "value" || !shared || err != nil {
-				t.Errorf("the patient caller: %q, %v, %v", value, shared, err)
+			if value, err := group.Do(t.Context(), "key", work); value != "value" || err != nil {
+				t.Errorf("the patient caller: %q, %v", value, err)
 			}
 		})
 		start := time.Now()
-		if _, _, err := group.Do(impatient, "key", work); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+		if _, err := group.Do(impatient, "key", work); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
 			t.Errorf("the impatient caller: %v after %v", err, time.Since(start))
 		}
 		patient.Wait()
@@ -77,13 +70,13 @@ func TestEachCallerWaitsUnderItsOwnContext(t *testing.T) {
 }
 
 func TestPanicIsAnError(t *testing.T) {
-	var group singleflight.Group[int, int]
-	_, _, err := group.Do(t.Context(), 1, func(context.Context) (int, error) { panic("canary") })
+	var group singleflight.Group[int]
+	_, err := group.Do(t.Context(), "key", func(context.Context) (int, error) { panic("canary") })
 	panicked, ok := errors.AsType[*singleflight.PanicError](err)
 	if !ok || strings.Contains(err.Error(), "canary") || len(panicked.Stack) == 0 {
 		t.Errorf("%v", err)
 	}
-	if value, _, err := group.Do(t.Context(), 1, func(context.Context) (int, error) { return 2, nil }); value != 2 || err != nil {
+	if value, err := group.Do(t.Context(), "key", func(context.Context) (int, error) { return 2, nil }); value != 2 || err != nil {
 		t.Errorf("after the panic: %d, %v", value, err)
 	}
 }

@@ -49,7 +49,7 @@ func Classify(err error) Fault {
 			step = connecting
 		}
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || untrusted(err) {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || isUntrusted(err) {
 		step = handshaking
 	}
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
@@ -82,7 +82,7 @@ func unsentFault(err error, at step, proxied bool) Fault {
 	f := Fault{Reason: Unreachable, Barrier: Connection, Cause: connectCause(err)}
 	var refused *proxyError
 	switch {
-	case untrusted(err):
+	case isUntrusted(err):
 		return Fault{Reason: Untrusted, Barrier: TLS, Cause: "certificate not trusted"}
 	case errors.As(err, &refused):
 		f.Cause = fmt.Sprintf("answered CONNECT with %d", refused.status)
@@ -164,7 +164,7 @@ func connectionLost(err error) bool {
 	return false
 }
 
-func untrusted(err error) bool {
+func isUntrusted(err error) bool {
 	var (
 		cert    *tls.CertificateVerificationError
 		unknown x509.UnknownAuthorityError
@@ -203,8 +203,8 @@ func progressOf(ctx context.Context) *progress {
 // every request something.
 func (p *progress) follow(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{
-		TLSHandshakeStart: func() { p.begin(handshaking) },
-		GotConn:           func(httptrace.GotConnInfo) { p.begin(opened) },
+		TLSHandshakeStart: func() { p.reach(handshaking) },
+		GotConn:           func(httptrace.GotConnInfo) { p.reach(opened) },
 		WroteHeaders:      func() { p.sent.Store(true) },
 	})
 }
@@ -212,12 +212,12 @@ func (p *progress) follow(ctx context.Context) context.Context {
 // followDial returns a context that reports the steps of opening a connection to p.
 func (p *progress) followDial(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		DNSStart:     func(httptrace.DNSStartInfo) { p.begin(resolving) },
-		ConnectStart: func(string, string) { p.begin(connecting) },
+		DNSStart:     func(httptrace.DNSStartInfo) { p.reach(resolving) },
+		ConnectStart: func(string, string) { p.reach(connecting) },
 	})
 }
 
-func (p *progress) begin(s step) { p.step.Store(int32(s)) }
+func (p *progress) reach(s step) { p.step.Store(int32(s)) }
 
 // failure returns err with its Fault.
 func (p *progress) failure(err error) error {
@@ -242,6 +242,6 @@ func checkProxyResponse(_ context.Context, _ *url.URL, _ *http.Request, resp *ht
 }
 
 func reportTunnel(ctx context.Context, _ *url.URL, _ string) (http.Header, error) {
-	progressOf(ctx).begin(tunnelling)
+	progressOf(ctx).reach(tunnelling)
 	return http.Header{}, nil
 }

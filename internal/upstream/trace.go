@@ -15,8 +15,8 @@ type Trace struct {
 	tries                  int
 }
 
-// of returns the counter for s, and panics for an unknown service.
-func (t *Trace) of(s Service) *time.Duration {
+// counter returns the counter for s, and panics for an unknown service.
+func (t *Trace) counter(s Service) *time.Duration {
 	switch s {
 	case Graph:
 		return &t.graph
@@ -43,7 +43,7 @@ func Spent(ctx context.Context, s Service, d time.Duration) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	*t.of(s) += d
+	*t.counter(s) += d
 }
 
 // Tried counts one request sent to Graph. Without a Trace in ctx it does nothing.
@@ -72,7 +72,7 @@ func (t *Trace) Add(part *Trace) {
 func (t *Trace) Spent(s Service) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return *t.of(s)
+	return *t.counter(s)
 }
 
 // Tries returns how many requests were sent to Graph.

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"autopilot-unassign/internal/azsdk"
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -36,7 +36,7 @@ type Keys struct {
 	names  []string
 	decode func(value string) ([]byte, error)
 
-	flight azsdk.Flight[struct{}]
+	reads singleflight.Group[struct{}]
 
 	mu       sync.Mutex
 	known    map[string]knownKey
@@ -44,7 +44,7 @@ type Keys struct {
 	readAt   time.Time
 	readNext time.Time // when they are due again
 	rereadAt time.Time // when they were read because nothing fitted
-	reading  bool
+	reading  bool      // from the decision to read until the end of the read
 }
 
 type knownKey struct {
@@ -53,10 +53,10 @@ type knownKey struct {
 	expires time.Time // zero: never
 }
 
-// expired reports whether a secret that expires at that time has done so.
-func expired(expires, now time.Time) bool { return !expires.IsZero() && !now.Before(expires) }
+// isExpired reports whether a secret that expires at that time has done so.
+func isExpired(expires, now time.Time) bool { return !expires.IsZero() && !now.Before(expires) }
 
-// minRefreshInterval is the least time between two readings that evidence which fits no key causes.
+// minRefreshInterval is the least time between two reads because of evidence that fits no key.
 const minRefreshInterval = 5 * time.Minute
 
 // Keys returns the keys in the secrets of those names, as decode reads them. It makes no request. An error of decode is
@@ -76,16 +76,16 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	k.mu.Unlock()
 	switch {
 	case !due:
-		return k.now()
+		return k.knownKeys()
 	case !recent:
-		return k.readAgain(ctx, now)
+		return k.awaitRead(ctx, now)
 	}
 	// A vault that hangs must not hold the requests of callers whose keys are known.
 	limited, cancel := context.WithTimeout(ctx, refreshWait)
 	defer cancel()
-	keys, err := k.readAgain(limited, now)
+	keys, err := k.awaitRead(limited, now)
 	if keys == nil && limited.Err() != nil && ctx.Err() == nil {
-		return k.now()
+		return k.knownKeys()
 	}
 	return keys, err
 }
@@ -101,13 +101,13 @@ func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	}
 	k.mu.Unlock()
 	if join {
-		return k.readAgain(ctx, now)
+		return k.awaitRead(ctx, now)
 	}
 	return k.Current(ctx)
 }
 
-// now returns the keys as they are known.
-func (k *Keys) now() ([]Key, error) {
+// knownKeys returns the keys of the last read.
+func (k *Keys) knownKeys() ([]Key, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	keys := make([]Key, 0, len(k.names))
@@ -119,35 +119,35 @@ func (k *Keys) now() ([]Key, error) {
 	return keys, k.err
 }
 
-// readAgain reads all keys, or waits for a reading that is under way. They were found to be due at the time asked.
-func (k *Keys) readAgain(ctx context.Context, asked time.Time) ([]Key, error) {
-	_, err := k.flight.Do(ctx, "", func(ctx context.Context) (struct{}, error) {
+// awaitRead reads all keys, or waits for a running read. They were found to be due at the time asked.
+func (k *Keys) awaitRead(ctx context.Context, asked time.Time) ([]Key, error) {
+	_, err := k.reads.Do(ctx, "", func(ctx context.Context) (struct{}, error) {
 		k.mu.Lock()
-		done := k.readAt.After(asked) // by a reading that ended just before this one began
+		done := k.readAt.After(asked) // by a read that ended just before this one began
 		k.reading = !done
 		k.mu.Unlock()
 		if !done {
-			k.read(ctx)
+			k.readKeys(ctx)
 		}
 		return struct{}{}, nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, upstream.Transport(upstream.Vault, err)
 	}
-	return k.now()
+	return k.knownKeys()
 }
 
-// read reads all keys at the same time and stores the result.
-func (k *Keys) read(ctx context.Context) {
+// readKeys reads all keys at the same time and stores the result.
+func (k *Keys) readKeys(ctx context.Context) {
 	type outcome struct {
 		value   []byte
 		expires time.Time
 		err     error
 	}
 	outcomes := make([]outcome, len(k.names))
-	var reading sync.WaitGroup
+	var running sync.WaitGroup
 	for i, name := range k.names {
-		reading.Go(func() {
+		running.Go(func() {
 			secret, err := k.vault.Secret(ctx, name)
 			if err == nil {
 				outcomes[i].expires = secret.Expires
@@ -155,14 +155,14 @@ func (k *Keys) read(ctx context.Context) {
 				switch {
 				case err != nil:
 					err = Invalid(name, "is unusable: "+err.Error())
-				case expired(secret.Expires, time.Now()):
+				case isExpired(secret.Expires, time.Now()):
 					err = Invalid(name, "has expired")
 				}
 			}
 			outcomes[i].err = err
 		})
 	}
-	reading.Wait()
+	running.Wait()
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -177,10 +177,10 @@ func (k *Keys) read(ctx context.Context) {
 		}
 		failed++
 		old, known := k.known[name]
-		keep := known && KeepsSecret(err) && now.Sub(old.readAt) < maxStale && !expired(old.expires, now)
+		keep := known && KeepsSecret(err) && now.Sub(old.readAt) < maxStale && !isExpired(old.expires, now)
 		if !keep {
 			delete(k.known, name)
-			k.err = worse(k.err, err)
+			k.err = worseError(k.err, err)
 		}
 		k.vault.options.Log.WarnContext(ctx, "a caller's key could not be read", slog.String("secret", name),
 			slog.Bool("used_on", keep), slog.Any("error", err))
@@ -202,9 +202,9 @@ func (k *Keys) read(ctx context.Context) {
 	}
 }
 
-// worse returns the more important of two errors for evidence that fits no key: the transient one, because the
+// worseError returns the more important of two errors for evidence that fits no key: the transient one, because the
 // missing key may be the right one. Of two equal ones it returns the first.
-func worse(a, b error) error {
+func worseError(a, b error) error {
 	if a == nil {
 		return b
 	}

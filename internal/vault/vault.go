@@ -70,8 +70,8 @@ func New(vaultURL string, identity azcore.TokenCredential, o azsdk.Options) (*Va
 	return &Vault{client: client, identity: identity, options: o}, nil
 }
 
-// Scope asks the vault at an address, without a token, and returns the scope of the tokens that it wants. So one
-// finds out whether it is there without an identity. Its error is an *upstream.Error of the vault.
+// Scope requests a secret of the vault at an address without a token, and returns the scope of the tokens that the vault
+// wants. It needs no identity. Its error is an *upstream.Error of the vault.
 func Scope(ctx context.Context, vaultURL string, o azsdk.Options) (string, error) {
 	asked := &askedForToken{}
 	o.Scope = "" // as if it were unknown
@@ -79,7 +79,7 @@ func Scope(ctx context.Context, vaultURL string, o azsdk.Options) (string, error
 	if err != nil {
 		return "", err
 	}
-	_, err = v.Secret(ctx, "any") // which is never asked for: the challenge comes first
+	_, err = v.Secret(ctx, "any") // never read: the challenge comes first
 	if asked.scope != "" {
 		return asked.scope, nil
 	}
@@ -143,8 +143,8 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 	if err != nil {
 		return Secret{}, reduceVault(err, seen, name)
 	}
-	stored := deref(resp.Value)
-	s := Secret{value: text.Trim(stored), ContentType: deref(resp.ContentType)}
+	stored := valueOf(resp.Value)
+	s := Secret{value: text.Trim(stored), ContentType: valueOf(resp.ContentType)}
 	s.Trimmed = s.value != stored
 	s.Version = versionOf(resp.ID)
 	if a := resp.Attributes; a != nil && a.Expires != nil {
@@ -161,15 +161,15 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 	return s, nil
 }
 
-// FetchToken has the identity fetch its token for the vault, if the scope is known without the vault's challenge. The first read
-// then finds it in the identity's cache. The read reports its failure.
+// FetchToken has the identity fetch its token for the vault, if the scope is known without the vault's challenge. The
+// first read then finds it in the identity's cache. The read reports its failure.
 func (v *Vault) FetchToken(ctx context.Context) {
 	if v.options.Scope != "" {
 		_, _ = v.identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{v.options.Scope}, EnableCAE: true})
 	}
 }
 
-// get asks for a secret. The SDK panics on some challenges that are malformed.
+// getSecret requests a secret. The SDK panics on some challenges that are malformed.
 func (v *Vault) getSecret(
 	ctx context.Context, name, version string, o *azsecrets.GetSecretOptions,
 ) (resp azsecrets.GetSecretResponse, err error) {
@@ -189,7 +189,7 @@ func versionOf(id *azsecrets.ID) string {
 	return string(*id)[strings.LastIndex(string(*id), "/")+1:]
 }
 
-func deref[T any](p *T) (zero T) {
+func valueOf[T any](p *T) (zero T) {
 	if p == nil {
 		return zero
 	}
