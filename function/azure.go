@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,9 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -248,20 +249,21 @@ func messageText(data json.RawMessage) []byte {
 	return []byte(text)
 }
 
-// severityWriter writes records of WARN and ERROR to stderr, which the host logs as Warning and Error. It logs
-// stdout as Information.
-type severityWriter struct{ stdout, stderr io.Writer }
-
-// Write writes one record. Its level comes before all text that a caller can choose.
-func (w severityWriter) Write(record []byte) (int, error) {
-	if _, level, _ := bytes.Cut(record, []byte(`,"level":"`)); bytes.HasPrefix(level, []byte("WARN")) ||
-		bytes.HasPrefix(level, []byte("ERROR")) {
-		return w.stderr.Write(record)
-	}
-	return w.stdout.Write(record)
-}
-
 // oneLine joins the lines of an error: of a worker that exits, the host reports the last three lines alone.
 func oneLine(text string) string {
 	return strings.NewReplacer(":\n  ", ": ", "\n  ", "; ", "\n", "; ").Replace(text)
+}
+
+// plainWord matches an id or a number of a host, of at most 64 characters. Compiling it would delay every start.
+var plainWord = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`) }) //nolint:gochecknoglobals // a constant
+
+// hostWords returns the words of a queue for the log, without those that are no plain word: a sender can write into
+// the metadata of Azure, and anybody who may invoke the Lambda function writes its events.
+func hostWords(words map[string]string) map[string]string {
+	for name, word := range words {
+		if !plainWord().MatchString(word) {
+			delete(words, name)
+		}
+	}
+	return words
 }

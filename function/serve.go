@@ -43,11 +43,11 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	if err != nil {
 		return err
 	}
-	if err := checkPlatformAuth(c, *listen, os.DirFS(".")); err != nil {
+	if err := app.CheckPlatformAuth(c, *listen, os.DirFS(".")); err != nil {
 		return err
 	}
 	if host == config.Azure {
-		stdout = severityWriter{stdout, stderr}
+		stdout = app.SplitLevels(stdout, stderr)
 	}
 	log := app.NewLog(stdout, c.LogLevel)
 	if c.VaultCredential == config.ManagedIdentity && getenv("AZURE_CLIENT_SECRET") != "" {

@@ -87,10 +87,9 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 
 // Background returns a Client for changes that a Pace schedules: it does not retry throttled requests.
 func (c *Client) Background() *Client {
-	return &Client{
-		endpoint: c.endpoint, userAgent: c.userAgent, transport: c.transport,
-		cred: c.cred, scopes: c.scopes, walks: c.walks, pace: c.pace, paced: true,
-	}
+	paced := *c
+	paced.paced = true
+	return &paced
 }
 
 // Warm fetches a token and opens a connection to Graph at the same time, so that the first request waits for neither.
@@ -358,17 +357,7 @@ func remainingTime(ctx context.Context) time.Duration {
 
 // waitFor waits for d if d fits into half of the remaining time, and reports whether it did.
 func waitFor(ctx context.Context, d time.Duration) bool {
-	if d >= remainingTime(ctx)/2 {
-		return false
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return d < remainingTime(ctx)/2 && upstream.Sleep(ctx, d)
 }
 
 // newClientRequestID returns the id of the request being served if it is a GUID, as Graph requires, else a new one.

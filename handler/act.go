@@ -142,22 +142,8 @@ func waitForGraph(ctx context.Context, throttled []*device) bool {
 	for _, d := range throttled {
 		longest = max(longest, d.result.retryAfter)
 	}
-	return sleep(ctx, longest, minAttemptTime)
-}
-
-// sleep waits for d. It returns false at once if less than reserve would be left of ctx, and when ctx ends.
-func sleep(ctx context.Context, d, reserve time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d+reserve {
-		return false
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	deadline, limited := ctx.Deadline()
+	return !(limited && time.Until(deadline) < longest+minAttemptTime) && upstream.Sleep(ctx, longest)
 }
 
 // requireExpected refuses the devices without the expected account if the policy for the caller requires it.

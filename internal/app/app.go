@@ -86,16 +86,17 @@ func SDKOptions(c config.Config, transport policy.Transporter, log *slog.Logger)
 // App is the running function, for every host.
 type App struct {
 	*handler.Handler
-	warmUp warmUp
+	warmUp []func(context.Context) error // the steps
+	log    *slog.Logger
 }
 
 // Examine examines the deployment for the doctor.
 type Examine func(ctx context.Context) (slog.LogValuer, error)
 
 // New returns the App for c, with transport as the boundary to the cloud. It makes no request.
-func New(c config.Config, transport policy.Transporter, examine Examine, log *slog.Logger, version string) (*App,
-	error,
-) {
+func New(
+	c config.Config, transport policy.Transporter, examine Examine, log *slog.Logger, version string,
+) (*App, error) {
 	parts, err := Connect(c, transport, log, version)
 	if err != nil {
 		return nil, err
@@ -120,7 +121,7 @@ func New(c config.Config, transport policy.Transporter, examine Examine, log *sl
 		Timeout:   c.Timeout,
 		Window:    2 * c.Tolerance,
 		Version:   version,
-	}), warmUp{append(steps, parts.warmUpSteps()...), log}}, nil
+	}), append(steps, parts.warmUpSteps()...), log}, nil
 }
 
 // newVerifier returns the verifier of callers, and the steps of the warm-up that read its keys.

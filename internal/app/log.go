@@ -31,3 +31,18 @@ func (r renaming) Write(record []byte) (int, error) {
 
 // lines is a pool of buffers for records.
 var lines = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool of nothing but memory
+
+// SplitLevels returns the writer of a log that writes records of WARN and ERROR to stderr, which the Functions host logs
+// as Warning and Error. It logs stdout as Information.
+func SplitLevels(stdout, stderr io.Writer) io.Writer { return severityWriter{stdout, stderr} }
+
+type severityWriter struct{ stdout, stderr io.Writer }
+
+// Write writes one record. Its level comes before all text that a caller can choose.
+func (w severityWriter) Write(record []byte) (int, error) {
+	if _, level, _ := bytes.Cut(record, []byte(`,"level":"`)); bytes.HasPrefix(level, []byte("WARN")) ||
+		bytes.HasPrefix(level, []byte("ERROR")) {
+		return w.stderr.Write(record)
+	}
+	return w.stdout.Write(record)
+}

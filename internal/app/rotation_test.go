@@ -27,15 +27,14 @@ type crowd struct {
 	answered atomic.Int32
 }
 
-// The callers of a crowd, and how often each calls.
-const (
-	callers = 8
-	every   = 20 * time.Second
-)
+// callers is the number of callers of a crowd.
+const callers = 8
 
-// gather has a crowd call the whole program in this process, on cloud and with settings changed as for complete. A
-// caller makes its requests authentic with before until it has switched, and with after from then on.
-func gather(t *testing.T, cloud *azuresim.Cloud, before, after func(*sent), changes ...string) *crowd {
+// gather has a crowd call the whole program in this process, on cloud and with changed settings, each caller every so
+// often. A caller makes its requests authentic with before until it has switched, and with after from then on.
+func gather(
+	t *testing.T, cloud *azuresim.Cloud, every time.Duration, before, after func(*sent), changes ...string,
+) *crowd {
 	t.Helper()
 	c := &crowd{cloud: cloud, handler: wired(t, cloud, &bytes.Buffer{}, changes...), home: make(chan struct{})}
 	// so that there are always some on the way; a call has two
@@ -127,10 +126,13 @@ type keyRotation struct {
 	settings []string
 }
 
+// keyInterval is how often a caller calls while its key is rotated.
+const keyInterval = 20 * time.Second
+
 // gather is the function of that name.
 func (r keyRotation) gather() *crowd {
 	r.Helper()
-	return gather(r.T, r.cloud, r.prove(r.old), r.prove(r.new), r.settings...)
+	return gather(r.T, r.cloud, keyInterval, r.prove(r.old), r.prove(r.new), r.settings...)
 }
 
 // eachKeyKind runs a test for each kind of callers' keys.
@@ -171,7 +173,7 @@ func TestKeyRotation(t *testing.T) { //nolint:tparallel // the subtests share th
 			r.Errorf("the old key after its end: %d %s", w.Code, w.Body)
 		}
 		time.Sleep(5 * time.Minute)
-		c.leave(r.T, callers*int(time.Since(start)/(every+3*time.Second)-1))
+		c.leave(r.T, callers*int(time.Since(start)/(keyInterval+3*time.Second)-1))
 		c.atMost(r.T, azuresim.StepSecret, before, 2*11, "after the old key was disabled, which is looked for every 30 s")
 		c.atMost(r.T, azuresim.StepToken, 0, 1, "for callers' keys")
 		c.atMost(r.T, azuresim.StepIdentity, 0, 1, "for callers' keys")
@@ -268,7 +270,7 @@ func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, 
 				cloud.PutSecret("app-credential", azuresim.Secret{Value: accept(cloud, "old")})
 				cloud.Fail(azuresim.StepToken, -1, azuresim.Delay(2*time.Second))
 				key := func(*sent) {}
-				c := gather(t, cloud, key, key, "GRAPH_SECRET_NAME", "", setting, "app-credential")
+				c := gather(t, cloud, time.Minute, key, key, "GRAPH_SECRET_NAME", "", setting, "app-credential")
 				time.Sleep(time.Minute)
 				c.atMost(t, azuresim.StepToken, 0, 1, "before")
 				tokens, secrets := cloud.Count(azuresim.StepToken), cloud.Count(azuresim.StepSecret)
@@ -277,7 +279,7 @@ func rotations(t *testing.T, setting string, accept func(cloud *azuresim.Cloud, 
 					cloud.RevokeTokens()
 				}
 				time.Sleep(58 * time.Minute)
-				c.leave(t, 145*callers)
+				c.leave(t, 50*callers)
 				c.atMost(t, azuresim.StepSecret, secrets, 60, "after: the callers' key each minute, and the app's secret once")
 				if n := cloud.Count(azuresim.StepToken) - tokens; n != test.token {
 					t.Errorf("%d requests for tokens after the rotation, want %d", n, test.token)

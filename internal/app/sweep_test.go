@@ -364,9 +364,9 @@ func TestSweepEndsInTime(t *testing.T) {
 		"as ever": azuresim.Delay(0),
 		"slowly":  azuresim.Delay(3 * time.Second), "too slowly": azuresim.Delay(24 * time.Second),
 	} {
-		onFleet(t, 2000, applied(200), func(p *program) {
-			p.handler.Pace = groups(4)
-			p.cloud.Fail(azuresim.StepGraph, 2, azuresim.Delay(0)) // the pages of the inventory
+		onFleet(t, 1000, applied(100), func(p *program) {
+			p.handler.Pace = groups(2)
+			p.cloud.Fail(azuresim.StepGraph, 1, azuresim.Delay(0)) // the inventory
 			p.cloud.Fail(azuresim.StepGraph, -1, fault)
 			start := time.Now()
 			first, err := p.run(time.Minute, timer)
@@ -382,7 +382,7 @@ func TestSweepEndsInTime(t *testing.T) {
 			p.wantSummary(first, "WARN")
 			p.cloud.Heal()
 			second, err := p.run(eventTime, timer)
-			if meant, others := p.swept(2000); meant != 200 || others != 0 || err != nil ||
+			if meant, others := p.swept(1000); meant != 100 || others != 0 || err != nil ||
 				second.Matching > first.HandedBack {
 				p.t.Errorf("%s: %+v, %q; %d devices are done, and %d others", name, second, errorWords(err), meant, others)
 			}

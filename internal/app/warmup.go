@@ -29,22 +29,15 @@ func (p *Parts) warmUpSteps() []func(context.Context) error {
 	return steps
 }
 
-// warmUp holds the steps that read callers' keys and get a token for Graph before the first request needs them. An
-// earlier request joins the steps that run.
-type warmUp struct {
-	steps []func(context.Context) error
-	log   *slog.Logger
-}
-
-// WarmUp runs all steps at once, and returns when they are done or ctx has ended. It logs failures; the request that
-// needs the step retries it.
+// WarmUp reads callers' keys and gets a token for Graph before the first request needs them. An earlier request joins
+// the running steps. WarmUp returns when all steps are done or ctx has ended. It logs failures; the request that needs
+// the step retries it.
 func (a *App) WarmUp(ctx context.Context) {
-	w := a.warmUp
 	start := time.Now()
 	ctx = upstream.WithWarmUp(ctx)
-	failures := make([]error, len(w.steps))
+	failures := make([]error, len(a.warmUp))
 	var running sync.WaitGroup
-	for i, step := range w.steps {
+	for i, step := range a.warmUp {
 		running.Go(func() {
 			defer func() {
 				if p := recover(); p != nil {
@@ -60,10 +53,10 @@ func (a *App) WarmUp(ctx context.Context) {
 	for _, err := range failures {
 		if err != nil {
 			warm = false
-			w.log.WarnContext(ctx, "warm-up failed", slog.Any("error", err), spent)
+			a.log.WarnContext(ctx, "warm-up failed", slog.Any("error", err), spent)
 		}
 	}
 	if warm {
-		w.log.InfoContext(ctx, "warmed up", spent)
+		a.log.InfoContext(ctx, "warmed up", spent)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"encoding/json"
@@ -13,18 +13,18 @@ import (
 
 // Errors of AUTH=platform on a host that authenticates no caller.
 var (
-	errAnonymousPackage = errors.New("AUTH=platform and the package lets anonymous callers in (authLevel in " +
+	ErrAnonymousPackage = errors.New("AUTH=platform and the package lets anonymous callers in (authLevel in " +
 		"function.json): " +
 		"every caller could remove accounts; build the package with AUTHLEVEL=function, or set AUTH=platform-anonymous " +
 		"if only a private network reaches the function app")
-	errAnonymousAddress = errors.New("AUTH=platform and -listen is not a loopback address: every caller could remove " +
+	ErrAnonymousAddress = errors.New("AUTH=platform and -listen is not a loopback address: every caller could remove " +
 		"accounts; " +
 		"listen on 127.0.0.1, or set AUTH=platform-anonymous if only a private network reaches the address")
 )
 
-// checkPlatformAuth returns an error if the host must authenticate callers and does not. dir is the working directory;
+// CheckPlatformAuth returns an error if the host must authenticate callers and does not. dir is the working directory;
 // on Azure it holds the package.
-func checkPlatformAuth(c config.Config, address string, dir fs.FS) error {
+func CheckPlatformAuth(c config.Config, address string, dir fs.FS) error {
 	if !c.PlatformAuth || c.PlatformAnonymous {
 		return nil
 	}
@@ -34,13 +34,13 @@ func checkPlatformAuth(c config.Config, address string, dir fs.FS) error {
 	case config.Local:
 		host, _, err := net.SplitHostPort(address)
 		if err == nil && host != "localhost" && !net.ParseIP(host).IsLoopback() {
-			return errAnonymousAddress
+			return ErrAnonymousAddress
 		}
 	}
 	return nil
 }
 
-// checkPackage returns errAnonymousPackage if an HTTP function beside health and root lets anonymous callers in.
+// checkPackage returns ErrAnonymousPackage if an HTTP function beside health and root lets anonymous callers in.
 func checkPackage(dir fs.FS) error {
 	files, err := fs.Glob(dir, "*/function.json")
 	if err != nil {
@@ -62,7 +62,7 @@ func checkPackage(dir fs.FS) error {
 		}
 		for _, b := range function.Bindings {
 			if strings.EqualFold(b.Type, "httpTrigger") && strings.EqualFold(b.AuthLevel, "anonymous") {
-				return errAnonymousPackage
+				return ErrAnonymousPackage
 			}
 		}
 	}
