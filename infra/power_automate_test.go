@@ -51,7 +51,7 @@ func newOffice(t *testing.T, settings ...string) *office {
 	t.Helper()
 	o := newOfficeAt(t, "")
 	o.cloud = simulated.NewCloud()
-	settings = append([]string{"API_KEY_SECRET_NAMES", "api-key-flow", "REQUEST_TIMEOUT", "5s"}, settings...)
+	settings = append([]string{"API_KEY_SECRET_NAMES", "api-key-flow", "REQUEST_TIMEOUT", "20s"}, settings...)
 	c := simulated.Load(t, simulated.Settings(o.cloud, settings...))
 	o.program = httptest.NewServer(simulated.NewApp(t, c, o.cloud, &o.log))
 	t.Cleanup(o.program.Close)
@@ -616,7 +616,7 @@ func TestFlowRepetitions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o := newOffice(t, "REQUEST_TIMEOUT", "4s")
+			o := newOffice(t, "REQUEST_TIMEOUT", "8s")
 			o.row("5CG1234ABC", "room.fjord@contoso.com", "Approved")
 			if test.prepare != nil {
 				test.prepare(o)
