@@ -143,7 +143,7 @@ func waitForGraph(ctx context.Context, throttled []*device) bool {
 		longest = max(longest, d.result.retryAfter)
 	}
 	deadline, limited := ctx.Deadline()
-	return !(limited && time.Until(deadline) < longest+minAttemptTime) && upstream.Sleep(ctx, longest)
+	return (!limited || time.Until(deadline) >= longest+minAttemptTime) && upstream.Sleep(ctx, longest)
 }
 
 // requireExpected refuses the devices without the expected account if the policy for the caller requires it.
