@@ -87,9 +87,10 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 
 // Background returns a Client for changes that a Pace schedules: it does not retry throttled requests.
 func (c *Client) Background() *Client {
-	paced := *c
-	paced.paced = true
-	return &paced
+	return &Client{
+		endpoint: c.endpoint, userAgent: c.userAgent, transport: c.transport,
+		cred: c.cred, scopes: c.scopes, walks: c.walks, pace: c.pace, paced: true,
+	}
 }
 
 // Warm fetches a token and opens a connection to Graph at the same time, so that the first request waits for neither.
