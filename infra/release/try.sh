@@ -36,7 +36,7 @@ elif unshare --map-root-user true 2>/dev/null; then
 	env -i "$(command -v unshare)" --map-root-user --root="$work/root" /unassign demo >"$work/demo.txt"
 else # as on Ubuntu 24.04, which refuses user namespaces
 	# shellcheck disable=SC2024 # the output is a file of ours
-	sudo -n env -i "$(command -v chroot)" --userspec="$(id -u):$(id -g)" "$work/root" /unassign demo >"$work/demo.txt"
+	sudo -n env -i /usr/sbin/chroot --userspec="$(id -u):$(id -g)" "$work/root" /unassign demo >"$work/demo.txt"
 fi
 tail -n 3 "$work/demo.txt"
 
