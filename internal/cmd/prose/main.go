@@ -3,7 +3,7 @@
 //	prose [-v] [path ...]    # default: every file that git tracks
 //
 // It reads Go comments and strings, the comments of YAML, Bicep, shell, Python, JavaScript and Makefile sources, and
-// Markdown pages. It counts headless relatives (a clause that starts with "what" or "who" and has no noun before it)
+// pages of Markdown and text. It counts headless relatives (a clause that starts with "what" or "who" and has no noun before it)
 // and refuses the words for which CONTRIBUTING.md names a replacement.
 package main
 
@@ -53,11 +53,9 @@ func run(w io.Writer, verbose bool, paths []string) error {
 		if err != nil {
 			return err
 		}
-		measured, err := measureFiles(path, source)
-		if err != nil {
+		if err := total.measureFile(path, source); err != nil {
 			return err
 		}
-		total.add(measured)
 	}
 	if verbose {
 		for _, finding := range total.findings {
@@ -71,7 +69,7 @@ func run(w io.Writer, verbose bool, paths []string) error {
 // sources, and this package's own list of words.
 func isSkipped(path string) bool {
 	switch filepath.Base(path) {
-	case "LICENSE", "package-lock.json":
+	case "LICENSE", "package-lock.json", "requirements.txt":
 		return true
 	}
 	slashed := "/" + filepath.ToSlash(path)

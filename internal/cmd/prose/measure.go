@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -27,32 +28,24 @@ type count struct{ headless, words int }
 
 func (c count) perThousand() float64 { return 1000 * ratioOf(c.headless, c.words) }
 
-func (m *measurement) add(o measurement) {
-	m.comments.headless, m.comments.words = m.comments.headless+o.comments.headless, m.comments.words+o.comments.words
-	m.texts.headless, m.texts.words = m.texts.headless+o.texts.headless, m.texts.words+o.texts.words
-	m.lines, m.longLines = m.lines+o.lines, m.longLines+o.longLines
-	m.functions, m.oneWord = m.functions+o.functions, m.oneWord+o.oneWord
-	m.forbidden += o.forbidden
-	m.findings = append(m.findings, o.findings...)
+// addFinding adds a finding in a file.
+func (m *measurement) addFinding(path string, line int, format string, args ...any) {
+	m.findings = append(m.findings, fmt.Sprintf("%s:%d: ", path, line)+fmt.Sprintf(format, args...))
 }
 
-// measureFiles counts one file. A file of another kind than those named in the package comment counts nothing.
-func measureFiles(path string, source []byte) (measurement, error) {
-	m := measurement{}
-	switch filepath.Ext(path) {
-	case ".go":
-		err := m.measureGo(path, source)
-		return m, err
-	case ".md":
+// measureFile counts one file. A file of another kind than those named in the package comment counts nothing.
+func (m *measurement) measureFile(path string, source []byte) error {
+	switch extension := filepath.Ext(path); {
+	case extension == ".go":
+		return m.measureGo(path, source)
+	case extension == ".md", extension == ".txt":
 		m.measurePage(path, string(source))
-	case ".yaml", ".yml", ".bicep", ".sh", ".py", ".js", ".mjs", ".ps1", ".psm1", ".toml":
+	case filepath.Base(path) == "Makefile", slices.Contains([]string{
+		".yaml", ".yml", ".bicep", ".sh", ".py", ".js", ".mjs", ".ps1", ".psm1", ".toml",
+	}, extension):
 		m.measureCommentLines(path, string(source))
-	case "":
-		if filepath.Base(path) == "Makefile" {
-			m.measureCommentLines(path, string(source))
-		}
 	}
-	return m, nil
+	return nil
 }
 
 func (m *measurement) measureGo(path string, source []byte) error {
@@ -62,14 +55,15 @@ func (m *measurement) measureGo(path string, source []byte) error {
 		return err
 	}
 	tests := strings.HasSuffix(path, "_test.go")
-	for line := range strings.Lines(string(source)) {
-		if tests {
-			break
-		}
-		m.lines++
-		if utf8.RuneCountInString(strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "    ")) > 120 {
+	lines := strings.Split(string(source), "\n")
+	if tests {
+		lines = nil
+	}
+	m.lines += len(lines)
+	for i, line := range lines {
+		if utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    ")) > 120 {
 			m.longLines++
-			m.findings = append(m.findings, fmt.Sprintf("%s: above 120 columns: %s", path, strings.TrimSpace(line)))
+			m.addFinding(path, i+1, "above 120 columns: %s", strings.TrimSpace(line))
 		}
 	}
 	for _, group := range file.Comments {
@@ -84,8 +78,7 @@ func (m *measurement) measureGo(path string, source []byte) error {
 				m.functions++
 				if strings.IndexFunc(name, unicode.IsUpper) < 0 {
 					m.oneWord++
-					m.findings = append(m.findings, fmt.Sprintf("%s:%d: one word: %s", path,
-						files.Position(node.Pos()).Line, name))
+					m.addFinding(path, files.Position(node.Pos()).Line, "one word: %s", name)
 				}
 			}
 		case *ast.BasicLit:
@@ -151,14 +144,13 @@ func (m *measurement) scan(c *count, path string, start int, text string) {
 		}
 		if isHeadless(word, before, gap) && !isQuestion(text[place[1]:]) {
 			c.headless++
-			m.findings = append(m.findings, fmt.Sprintf("%s:%d: headless: %s %s", path, line(place[0]), before, word))
+			m.addFinding(path, line(place[0]), "headless: %s %s", before, word)
 		}
 	}
 	for _, f := range forbidden {
 		for _, place := range f.pattern.FindAllStringIndex(text, -1) {
 			m.forbidden++
-			m.findings = append(m.findings, fmt.Sprintf("%s:%d: %q: write %s", path, line(place[0]),
-				text[place[0]:place[1]], f.replacement))
+			m.addFinding(path, line(place[0]), "%q: write %s", text[place[0]:place[1]], f.replacement)
 		}
 	}
 }
@@ -170,7 +162,8 @@ func isHeadless(word, before, gap string) bool {
 	case "what", "whatever", "whoever", "whom", "nobody", "somebody":
 		return true
 	case "who":
-		return strings.ContainsAny(gap, ".,;:()—\n|·") && strings.TrimSpace(gap) != "" || headWords[before]
+		return strings.ContainsAny(gap, ".,;:()—\n|·") && strings.TrimSpace(gap) != "" ||
+			before == "" || strings.Contains(headWords, " "+before+" ")
 	case "of":
 		return before == "that" || before == "those" || before == "whose"
 	}
@@ -178,14 +171,8 @@ func isHeadless(word, before, gap string) bool {
 }
 
 // headWords are the words before "who" that are no noun.
-var headWords = map[string]bool{ //nolint:gochecknoglobals // a table that nothing writes to
-	"": true, "of": true, "to": true, "for": true, "by": true, "on": true, "about": true, "from": true, "with": true,
-	"is": true, "are": true,
-	"say": true, "says": true, "tell": true, "tells": true, "know": true, "knows": true, "see": true, "ask": true,
-	"asks": true, "and": true,
-	"or": true, "but": true, "those": true, "all": true, "decide": true, "decides": true, "out": true, "not": true,
-	"one": true,
-}
+const headWords = " of to for by on about from with is are say says tell tells know knows see ask asks and or but those " +
+	"all decide decides out not one "
 
 // isQuestion reports whether the sentence that rest continues ends with a question mark.
 func isQuestion(rest string) bool {

@@ -25,8 +25,8 @@ var oldSentences = []string{
 func TestOldSentencesFail(t *testing.T) {
 	t.Parallel()
 	for _, sentence := range oldSentences {
-		m, err := measureFiles("page.md", []byte(sentence+"\n"))
-		if err != nil {
+		var m measurement
+		if err := m.measureFile("page.md", []byte(sentence+"\n")); err != nil {
 			t.Fatal(err)
 		}
 		if m.texts.headless+m.forbidden == 0 {
@@ -51,8 +51,8 @@ func TestPlainSentencesPass(t *testing.T) {
 		"```\nwhat who nobody\n```",
 		"Meeting rooms have resource accounts.",
 	} {
-		m, err := measureFiles("page.md", []byte(sentence+"\n"))
-		if err != nil {
+		var m measurement
+		if err := m.measureFile("page.md", []byte(sentence+"\n")); err != nil {
 			t.Fatal(err)
 		}
 		if m.texts.headless+m.forbidden != 0 {
@@ -64,15 +64,15 @@ func TestPlainSentencesPass(t *testing.T) {
 func TestGoIsMeasured(t *testing.T) {
 	t.Parallel()
 	source := "package p\n\n// read returns what is read.\nfunc read() {}\n\nfunc readBody() string { return \"this is what somebody reads\" }\n\n// " + strings.Repeat("x", 130) + "\nvar _ = 1\n"
-	m, err := measureFiles("p.go", []byte(source))
-	if err != nil {
+	var m measurement
+	if err := m.measureFile("p.go", []byte(source)); err != nil {
 		t.Fatal(err)
 	}
 	if m.comments.headless != 1 || m.texts.headless != 2 || m.longLines != 1 || m.functions != 2 || m.oneWord != 1 {
 		t.Errorf("%+v", m)
 	}
-	tests, err := measureFiles("p_test.go", []byte(source))
-	if err != nil {
+	var tests measurement
+	if err := tests.measureFile("p_test.go", []byte(source)); err != nil {
 		t.Fatal(err)
 	}
 	if tests.functions != 0 || tests.texts.words != 0 || tests.comments.headless != 1 {
@@ -85,8 +85,8 @@ func TestCommentsOfOtherSources(t *testing.T) {
 	for path, source := range map[string]string{
 		"a.yaml": "a: what # kept\n# what is kept\n", "a.sh": "echo what\n# what is kept\n", "a.bicep": "var what = 1\n// what is kept\n", "Makefile": "a:\n\techo what\n# what is kept\n",
 	} {
-		m, err := measureFiles(path, []byte(source))
-		if err != nil {
+		var m measurement
+		if err := m.measureFile(path, []byte(source)); err != nil {
 			t.Fatal(err)
 		}
 		if m.comments.headless != 1 {
@@ -105,5 +105,14 @@ func TestRunNamesTheBudget(t *testing.T) {
 	err := run(&out, true, []string{page})
 	if err == nil || !strings.Contains(err.Error(), "texts") || !strings.Contains(out.String(), page+":1: headless:") {
 		t.Errorf("%v\n%s", err, &out)
+	}
+}
+
+// The tables of text are measured like pages.
+func TestTextIsMeasured(t *testing.T) {
+	t.Parallel()
+	var m measurement
+	if err := m.measureFile("fixes.txt", []byte("[x] what is kept\n")); err != nil || m.texts.headless != 1 {
+		t.Errorf("%v: %v", err, m.findings)
 	}
 }
