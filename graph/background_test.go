@@ -68,3 +68,19 @@ func TestInteractiveWritesAreRetried(t *testing.T) {
 		}
 	})
 }
+
+// Warm waits for the token and for the connection, which start together. It reports the failure of the token alone.
+func TestWarm(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.Fail(azuresim.StepConnect, -1, azuresim.Delay(3*time.Second))
+		w.cloud.Fail(azuresim.StepToken, -1, azuresim.Delay(2*time.Second))
+		start := time.Now()
+		if err := w.client.Warm(w.t.Context()); err != nil || time.Since(start) != 3*time.Second {
+			w.t.Errorf("%v after %v", err, time.Since(start))
+		}
+		w.cloud.Fail(azuresim.StepConnect, -1, azuresim.Refused())
+		if err := w.client.Warm(w.t.Context()); err != nil || w.cloud.Count(azuresim.StepConnect) != 2 {
+			w.t.Errorf("%v with %d connections", err, w.cloud.Count(azuresim.StepConnect))
+		}
+	})
+}

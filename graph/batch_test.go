@@ -229,6 +229,19 @@ func TestBatchRetryAfter(t *testing.T) {
 	}
 }
 
+// The failure of an item without a request-id has that of the batch.
+func TestBatchNamesItsRequest(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.put("a", "b")
+		w.cloud.Fail(azuresim.StepGraph, 1, batchAnswer(`{"id":"0","status":403}`, `{"id":"1","status":204}`))
+		_, results := w.unassign(25*time.Second, 1, 2)
+		failed, ok := errors.AsType[*upstream.Error](results[0].Err)
+		if !ok || failed.RequestID == "" || failed.RequestID != results[0].RequestID || results[1].RequestID != failed.RequestID {
+			w.t.Errorf("%+v, %+v", failed, results)
+		}
+	})
+}
+
 // Only refused items are sent again, after the longest of their Retry-After.
 func TestBatchWaitsForTheLongest(t *testing.T) {
 	simulate(t, func(w *world) {

@@ -229,6 +229,20 @@ func TestFindShortSerialNumbers(t *testing.T) {
 	})
 }
 
+// A walk ends with the page that decides all of its serial numbers.
+func TestWalkEndsEarly(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.cloud.PutFleet(2500)
+		w.put("1", "1")
+		if got := foundWords(t, w.client.Find(w.t.Context(), graph.Selector{SerialNumber: "1"})); got != "ambiguous 1 2" {
+			t.Errorf("found %s", got)
+		}
+		if asked := w.asked(); asked != "walk" {
+			t.Errorf("asked for %s", asked)
+		}
+	})
+}
+
 // Values of a wrong type are empty, and an account that Graph did not send as documented is unknown.
 func TestDecodeOddDevice(t *testing.T) {
 	id := device(1).String()

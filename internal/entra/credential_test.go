@@ -129,20 +129,23 @@ func TestRefusedWhenJustRead(t *testing.T) {
 }
 
 // TestRefusedWithTheVaultDown replaces the refused secret in an unreachable vault: until the vault has been read,
-// this is a transient failure of the vault, not of the credential.
+// this is a transient failure of the vault, not of the credential, also for a secret that is due for a read.
 func TestRefusedWithTheVaultDown(t *testing.T) {
-	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
-		k.put(w, true)
-		k.accept(w, true)
-		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
-		c.Expire(first)
-		for range 3 {
-			w.wantFailure(c, "vault: unreachable: connection refused", "with the vault down")
-			time.Sleep(5 * time.Second)
-		}
-		w.cloud.Heal()
-		w.wantToken(c, "with the vault back")
-	})
+	for _, age := range []time.Duration{0, 2 * time.Hour} {
+		eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
+			k.put(w, true)
+			k.accept(w, true)
+			w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
+			c.Expire(first)
+			time.Sleep(age)
+			for range 3 {
+				w.wantFailure(c, "vault: unreachable: connection refused", "with the vault down")
+				time.Sleep(5 * time.Second)
+			}
+			w.cloud.Heal()
+			w.wantToken(c, "with the vault back")
+		})
+	}
 }
 
 // TestRefusedTwice has both versions refused: the second is the end of it.
