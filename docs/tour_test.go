@@ -12,7 +12,8 @@ import (
 func TestTourNamesExist(t *testing.T) {
 	folders := map[string]string{
 		"function": "../function", "handler": "../handler", "caller": "../handler/caller", "graph": "../graph",
-		"config": "../internal/config", "app": "../internal/app",
+		"config": "../internal/config", "app": "../internal/app", "entra": "../internal/entra",
+		"azuresim": "../internal/azuresim",
 	}
 	page, names := read(t, "tour.md"), 0
 	for _, m := range regexp.MustCompile("`([a-z]+)\\.(\\w+)`").FindAllStringSubmatch(page, -1) {

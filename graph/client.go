@@ -175,8 +175,8 @@ func (c *Client) expireToken(token string, h http.Header) (claims string) {
 	return claims
 }
 
-// sendWithRetries sends r with a token, and retries transient failures while the wait fits into half of the remaining
-// time. The tries share the time of ctx. doubt carries over from earlier tries.
+// sendWithRetries sends r with a token, and retries transient failures after the Retry-After of Graph, or a backoff, while
+// that fits into half of the remaining time. The tries share the time of ctx. doubt carries over from earlier tries.
 func (c *Client) sendWithRetries(ctx context.Context, r request, token string, doubt bool) outcome {
 	limit := min(remainingTime(ctx)/(maxRetries+1), maxTryTime)
 	for try := 0; ; try++ {
