@@ -86,46 +86,49 @@ func (o object) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
+	var err error
 	for i, m := range o {
 		b.WriteByte("{,"[min(i, 1)])
-		if err := e.Encode(m.name); err != nil {
-			return nil, err
-		}
+		err = errors.Join(err, e.Encode(m.name))
 		b.WriteByte(':')
-		if err := e.Encode(m.value); err != nil {
-			return nil, err
-		}
+		err = errors.Join(err, e.Encode(m.value))
 	}
 	if len(o) == 0 {
 		b.WriteByte('{')
 	}
 	b.WriteByte('}')
-	return b.Bytes(), nil
+	return b.Bytes(), err
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (o *object) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return errors.New("not an object")
+	}
+	for i := 0; i < len(n.Content); i += 2 {
+		v, err := toValue(n.Content[i+1])
+		if err != nil {
+			return err
+		}
+		*o = append(*o, member{n.Content[i].Value, v})
+	}
+	return nil
 }
 
 // toValue returns a YAML node as a value whose objects keep their order.
 func toValue(n *yaml.Node) (any, error) {
 	switch n.Kind {
-	case yaml.DocumentNode:
-		return toValue(n.Content[0])
 	case yaml.MappingNode:
 		o := object{}
-		for i := 0; i < len(n.Content); i += 2 {
-			v, err := toValue(n.Content[i+1])
-			if err != nil {
-				return nil, err
-			}
-			o = append(o, member{n.Content[i].Value, v})
-		}
-		return o, nil
+		err := n.Decode(&o)
+		return o, err
 	case yaml.SequenceNode:
-		list := []any{}
-		for _, part := range n.Content {
-			v, err := toValue(part)
-			if err != nil {
+		list := make([]any, len(n.Content))
+		for i, part := range n.Content {
+			var err error
+			if list[i], err = toValue(part); err != nil {
 				return nil, err
 			}
-			list = append(list, v)
 		}
 		return list, nil
 	default:
@@ -135,22 +138,6 @@ func toValue(n *yaml.Node) (any, error) {
 	}
 }
 
-func parseYAML(source []byte) (object, error) {
-	var n yaml.Node
-	if err := yaml.Unmarshal(source, &n); err != nil {
-		return nil, err
-	}
-	v, err := toValue(&n)
-	if err != nil {
-		return nil, err
-	}
-	o, ok := v.(object)
-	if !ok {
-		return nil, errors.New("not an object")
-	}
-	return o, nil
-}
-
 // generator turns schemas of the contract into definitions.
 type generator struct {
 	schemas     object
@@ -158,12 +145,8 @@ type generator struct {
 }
 
 func generate(contract []byte) ([]byte, error) {
-	source, err := parseYAML(contract)
-	if err != nil {
-		return nil, err
-	}
-	base, err := parseYAML(baseYAML)
-	if err != nil {
+	var source, base object
+	if err := errors.Join(yaml.Unmarshal(contract, &source), yaml.Unmarshal(baseYAML, &base)); err != nil {
 		return nil, err
 	}
 	g := &generator{schemas: source.object("components", "schemas")}
@@ -185,16 +168,8 @@ func generate(contract []byte) ([]byte, error) {
 			swagger = append(swagger, m)
 		}
 	}
-	encoded, err := json.Marshal(swagger)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	if err := json.Indent(&b, encoded, "", "  "); err != nil {
-		return nil, err
-	}
-	b.WriteByte('\n')
-	return b.Bytes(), nil
+	encoded, err := json.MarshalIndent(swagger, "", "  ")
+	return append(encoded, '\n'), err
 }
 
 // makeOperation returns an operation of the connector. Its request and response are parts of the contract's.
