@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/xml"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -65,20 +64,17 @@ var awsKey = sync.OnceValue(func() *rsa.PrivateKey { //nolint:gochecknoglobals /
 	return key
 })
 
+// stsAnswer returns a response of STS: an element with its content, which needs no escapes.
+func stsAnswer(status int, element, format string, args ...any) answer {
+	content := fmt.Sprintf(format, args...)
+	body := fmt.Appendf(nil, `<%s xmlns="https://sts.amazonaws.com/doc/2011-06-15/">%s</%[1]s>`, element, content)
+	return answer{status, http.Header{"Content-Type": {"text/xml"}}, body}
+}
+
 // stsError returns an error response of STS.
 func stsError(status int, code, message string) answer {
-	type fault struct {
-		Type, Code, Message string
-	}
-	body, err := xml.Marshal(struct {
-		XMLName   xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ ErrorResponse"`
-		Error     fault
-		RequestID string `xml:"RequestId"`
-	}{Error: fault{"Sender", code, message}, RequestID: guid.New().String()})
-	if err != nil {
-		panic(fmt.Sprintf("azuresim: %v", err)) // the values are all of this package
-	}
-	return answer{status, http.Header{"Content-Type": {"text/xml"}}, body}
+	return stsAnswer(status, "ErrorResponse", "<Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error>"+
+		"<RequestId>%s</RequestId>", code, message, guid.New())
 }
 
 // serveSTS serves the one action that the program calls.
@@ -112,15 +108,9 @@ func (c *Cloud) serveSTS(r *http.Request, body []byte) answer {
 		"iat": now.Unix(), "exp": now.Add(time.Duration(life) * time.Second).Unix(),
 		"https://sts.amazonaws.com/": map[string]any{"source_region": c.role.Region},
 	}, nil)
-	type result struct{ WebIdentityToken, Expiration string }
-	said, err := xml.Marshal(struct {
-		XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ GetWebIdentityTokenResponse"`
-		Result  result   `xml:"GetWebIdentityTokenResult"`
-	}{Result: result{token, now.Add(time.Duration(life) * time.Second).UTC().Format(time.RFC3339)}})
-	if err != nil {
-		panic(fmt.Sprintf("azuresim: %v", err)) // the values are all of this package
-	}
-	return answer{http.StatusOK, http.Header{"Content-Type": {"text/xml"}}, said}
+	return stsAnswer(http.StatusOK, "GetWebIdentityTokenResponse", "<GetWebIdentityTokenResult><WebIdentityToken>%s"+
+		"</WebIdentityToken><Expiration>%s</Expiration></GetWebIdentityTokenResult>", token,
+		now.Add(time.Duration(life)*time.Second).UTC().Format(time.RFC3339))
 }
 
 // signedByRole reports whether a request is signed with the credentials of the role: Signature Version 4
