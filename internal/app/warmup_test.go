@@ -175,6 +175,39 @@ func TestColdCall(t *testing.T) {
 	}
 }
 
+// TestQuietMinute has a request come after two minutes without one: it waits for the callers' keys, the read and the
+// action. A request half a minute later has the keys read beside it.
+func TestQuietMinute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud()
+		var log bytes.Buffer
+		s := wired(t, c, &log)
+		s.WarmUp(t.Context())
+		for _, step := range allSteps {
+			c.Fail(step, -1, azuresim.Delay(answerTime))
+		}
+		for _, test := range []struct {
+			quiet time.Duration
+			trips time.Duration
+			keys  int // times that they are read
+		}{{2 * time.Minute, 3, 1}, {20 * time.Second, 2, 0}, {15 * time.Second, 2, 1}, {50 * time.Second, 2, 1}, {time.Hour / 2, 3, 1}} {
+			time.Sleep(test.quiet)
+			before, start := c.Count(azuresim.StepSecret), time.Now()
+			if w := ask(t, s, post(validBody)); w.Code != http.StatusNoContent {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+			if got := time.Since(start); got != test.trips*answerTime {
+				t.Errorf("after %v: waited for %v, want %d round trips of %v", test.quiet, got, test.trips, answerTime)
+			}
+			synctest.Wait()
+			if got := c.Count(azuresim.StepSecret) - before; got != test.keys {
+				t.Errorf("after %v: the keys were read %d times, want %d", test.quiet, got, test.keys)
+			}
+		}
+	})
+}
+
 // stumbling is a cloud on which the program falls over at every step but one.
 type stumbling struct {
 	*azuresim.Cloud

@@ -28,7 +28,8 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.Name + ":" + reda
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redacted), nil }
 
 // Keys are the keys of one kind of callers. They are read on first use, again after a minute, and when a caller's
-// evidence matches none of them. The minute is the time in which a key that an operator disables is refused by every
+// evidence matches none of them. From half a minute on, a request has them read beside it, so that the next one need not
+// wait. The minute is the time in which a key that an operator disables is refused by every
 // instance, without a restart. Key Vault returns the value of an expired secret; Keys drops it. Evidence that matches
 // no key causes at most one read in five minutes.
 type Keys struct {
@@ -44,7 +45,8 @@ type Keys struct {
 	readAt   time.Time
 	readNext time.Time // when they are due again
 	rereadAt time.Time // when they were read because nothing fitted
-	reading  bool      // from the decision to read until the end of the read
+	besideAt time.Time // when a read began that no request waits for
+	reading  bool      // a request waits: from the decision to read until the end of the read
 }
 
 type knownKey struct {
@@ -70,15 +72,25 @@ func (v *Vault) Keys(decode func(value string) ([]byte, error), names ...string)
 func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
-	due := !now.Before(k.readNext)
-	recent := len(k.known) > 0 && now.Sub(k.readAt) < refreshAfter
-	due = due && (!recent || !k.reading) // one request waits
+	due, age := !now.Before(k.readNext), now.Sub(k.readAt)
+	recent := len(k.known) > 0 && age < refreshAfter
+	waits := due && !k.reading // one request does
+	if recent && waits {
+		k.reading = true
+	}
+	beside := !due && age >= keyTTL/2 && now.Sub(k.besideAt) >= failureTTL
+	if beside {
+		k.besideAt = now
+	}
 	k.mu.Unlock()
 	switch {
-	case !due:
-		return k.knownKeys()
-	case !recent:
+	case due && !recent:
 		return k.awaitRead(ctx, now)
+	case beside:
+		k.reads.Start(ctx, "", k.readIfDue(now))
+		return k.knownKeys()
+	case !waits:
+		return k.knownKeys()
 	}
 	// A vault that hangs must not hold the requests of callers whose keys are known.
 	limited, cancel := context.WithTimeout(ctx, refreshWait)
@@ -121,20 +133,29 @@ func (k *Keys) knownKeys() ([]Key, error) {
 
 // awaitRead reads all keys, or waits for a running read. They were found to be due at the time asked.
 func (k *Keys) awaitRead(ctx context.Context, asked time.Time) ([]Key, error) {
-	_, err := k.reads.Do(ctx, "", func(ctx context.Context) (struct{}, error) {
+	_, err := k.reads.Do(ctx, "", k.readIfDue(asked))
+	if err == nil || ctx.Err() == nil { // it has ended, if by a panic
 		k.mu.Lock()
-		done := k.readAt.After(asked) // by a read that ended just before this one began
-		k.reading = !done
+		k.reading = false
+		k.mu.Unlock()
+	}
+	if err != nil {
+		return nil, upstream.Transport(upstream.Vault, err)
+	}
+	return k.knownKeys()
+}
+
+// readIfDue returns the work of reading all keys, unless a read ended after the time asked.
+func (k *Keys) readIfDue(asked time.Time) func(context.Context) (struct{}, error) {
+	return func(ctx context.Context) (struct{}, error) {
+		k.mu.Lock()
+		done := k.readAt.After(asked)
 		k.mu.Unlock()
 		if !done {
 			k.readKeys(ctx)
 		}
 		return struct{}{}, nil
-	})
-	if err != nil {
-		return nil, upstream.Transport(upstream.Vault, err)
 	}
-	return k.knownKeys()
 }
 
 // readKeys reads all keys at the same time and stores the result.

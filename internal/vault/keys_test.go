@@ -341,6 +341,41 @@ func TestRevocation(t *testing.T) {
 	})
 }
 
+// TestKeysAreReadBesideARequest has requests come more often than once a minute: none waits for the vault. After a quiet
+// minute one does.
+func TestKeysAreReadBesideARequest(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a")
+		k := w.vault.Keys(plain, "key-a")
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
+		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Delay(time.Second))
+		requests, last := 1, time.Now()
+		for _, after := range []time.Duration{29 * time.Second, time.Second, 10 * time.Second, 25 * time.Second, 59 * time.Second} {
+			time.Sleep(after)
+			start := time.Now()
+			if _, err := k.Current(w.t.Context()); err != nil || time.Since(start) != 0 {
+				w.t.Errorf("%v after the last request: waited for %v, %v", after, time.Since(start), err)
+			}
+			if time.Since(last) >= 30*time.Second {
+				requests, last = requests+1, time.Now().Add(time.Second)
+			}
+			for range 10 {
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", w.cloud.Count(azuresim.StepSecret), "at the same time")
+			}
+			time.Sleep(time.Second)
+			if got := w.cloud.Count(azuresim.StepSecret); got != requests {
+				w.t.Errorf("%v after the last request: %d requests for secrets, want %d", after, got, requests)
+			}
+		}
+		time.Sleep(time.Minute)
+		start := time.Now()
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", requests+1, "after a quiet minute")
+		if took := time.Since(start); took != time.Second {
+			w.t.Errorf("after a quiet minute it took %v, want one round trip", took)
+		}
+	})
+}
+
 // TestSlowVaultHoldsNobody has the vault hang when known keys are due: requests wait two seconds, and go on with them.
 func TestSlowVaultHoldsNobody(t *testing.T) {
 	simulate(t, func(w *world) {
