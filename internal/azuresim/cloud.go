@@ -84,6 +84,7 @@ type Cloud struct {
 	refuseItems    int               // batches left whose items are to be refused
 	authority      string            // the issuer of version 2 tokens, less tenant and path
 	oldest, newest int               // numbers of the listed signing keys
+	genuine        map[string]token  // verified tokens, so that each is verified once
 
 	identityRoles []string           // application permissions of the managed identity
 	trust         map[string][]Trust // by the client id of the trusting app
@@ -113,6 +114,7 @@ func New() *Cloud {
 		faults:           map[Step][]*planned{},
 		requests:         map[Step][]Request{},
 		dropped:          map[Step]int{},
+		genuine:          map[string]token{},
 		life:             tokenLife,
 	}
 }

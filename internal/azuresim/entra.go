@@ -278,7 +278,12 @@ func keyID(key *rsa.PrivateKey) string {
 func (c *Cloud) RotateSigningKey() { c.changeLocked(func() { c.newest++ }) }
 
 // RevokeSigningKeys makes Entra list the newest signing key alone.
-func (c *Cloud) RevokeSigningKeys() { c.changeLocked(func() { c.oldest = c.newest }) }
+func (c *Cloud) RevokeSigningKeys() {
+	c.changeLocked(func() {
+		c.oldest = c.newest
+		clear(c.genuine)
+	})
+}
 
 // Claims are claims of a token, by their names.
 type Claims map[string]any
@@ -367,16 +372,25 @@ func signWith(key *rsa.PrivateKey, claims Claims, header map[string]any) string 
 // claimsOf returns the claims of a request's bearer token if the Cloud has issued it and it has not expired.
 func (c *Cloud) claimsOf(r *http.Request) (map[string]any, bool) {
 	text, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	t, ok := c.genuine[text]
+	if !ok {
+		if t, ok = c.verifyToken(text); !ok {
+			return nil, false
+		}
+		c.genuine[text] = t
+	}
+	return t.claims, t.claims["tid"] == c.TenantID && t.timeOf("exp") > float64(c.Now().Unix())
+}
+
+// verifyToken returns a token if it is signed by a listed key.
+func (c *Cloud) verifyToken(text string) (token, bool) {
 	t, ok := splitToken(text)
 	genuine := false
 	for i := c.oldest; i <= c.newest; i++ {
 		key := signingKey(i)
 		genuine = genuine || t.header["kid"] == keyID(key) && t.signedBy(&key.PublicKey)
 	}
-	if !ok || !genuine {
-		return nil, false
-	}
-	return t.claims, t.claims["tid"] == c.TenantID && t.timeOf("exp") > float64(c.Now().Unix())
+	return t, ok && genuine
 }
 
 // token is a JWT that was split.
