@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,27 +13,34 @@ import (
 // (https://learn.microsoft.com/graph/throttling-limits, Intune device enrollment). make scale prints the effect of these
 // numbers for 1 to 80 processes.
 const (
-	maxRate      = 4.75             // writes a second; the rest of Graph's limit is left for interactive requests
-	startRate    = 0.5              // before anything is known
-	minRate      = 0.025            // a write in 40 s, so that a slow process makes progress
-	startGrowth  = 0.05             // for each success, until Graph throttles for the first time
-	growth       = 0.005            // for each success after that, far from the rate that Graph refused
-	convergence  = 0.4              // a slower process grows faster by this power, so that rates converge
-	probeGrowth  = 1e-4             // a second, near the rate that Graph refused
-	nearRefused  = 0.92             // the share of that rate at which probing begins
-	aboveRefused = 1.03             // the share at which it ends: the limit has moved
-	maxProbe     = 5 * time.Minute  // the longest time of probing: the limit may have moved
-	throttleCut  = 0.65             // the share of the rate that is left after a refusal
-	cutInterval  = 20 * time.Second // Graph's window: the refusals of one window cut once
-	jitter       = 0.5              // the most that is added to Retry-After, in multiples of it
-	maxBlocks    = 8                // the longest wait after refusals in a row, in multiples of Retry-After
-	defaultBlock = 10 * time.Second // where Graph names no Retry-After, as it often does
-	accrual      = 2 * time.Second  // unused permits are kept for this long
+	maxRate      = 4.8                           // writes a second; the rest of Graph's limit is left for interactive requests
+	startRate    = 1.5                           // before anything is known
+	minRate      = 0.025                         // a write in 40 s, so that a slow process makes progress
+	startGrowth  = 0.05                          // for each success, until Graph throttles for the first time
+	growth       = 0.005                         // for each success after that, far from the rate that Graph refused
+	convergence  = 0.3                           // a slower process grows faster and blocks longer by this power
+	probeGrowth  = 1e-4                          // a second, near the rate that Graph refused
+	nearRefused  = 0.92                          // the share of that rate at which probing begins
+	aboveRefused = 1.03                          // the share at which it ends: the limit has moved
+	maxProbe     = 5 * time.Minute               // the longest time of probing: the limit may have moved
+	leastCut     = 0.9                           // the share of a rate that is left after a refusal, at most
+	mostCut      = 0.5                           // and at least: a slow process has few successes to measure its part by
+	fewWrites    = 10                            // in a window: fewer do not measure the part of the limit
+	window       = 20 * time.Second              // Graph's window: the refusals of one window cut once
+	ownWindow    = window + 500*time.Millisecond // the window of a process, as latency shifts its writes
+	jitter       = 0.5                           // the most that is added to Retry-After at maxRate, in multiples of it
+	maxBlocks    = 8                             // the longest wait after refusals in a row, in multiples of Retry-After
+	defaultBlock = 10 * time.Second              // where Graph names no Retry-After, as it often does
+	accrual      = 5 * time.Second               // unused permits are kept for this long
 )
 
 // Pace limits the background writes of a process and adapts to Graph's limit. Processes do not know one another: each
-// starts low, grows with every success and slows down when Graph throttles. Near the rate that Graph refused it grows
-// slowly, as TCP CUBIC does (RFC 9438).
+// starts low, grows with every success and slows down when Graph throttles. A refusal tells a process its part of the
+// limit: the writes that Graph accepted from it in the window. It goes on a little below that rate, and near the rate
+// that Graph refused it grows slowly, as TCP Westwood and CUBIC do (RFC 9438).
+//
+// A refused process makes up for the time in which it is blocked, as far as its own writes in the window are below its
+// rate: the others leave room for them.
 //
 // Interactive requests take no permits. Their results are reported all the same, so that background work makes way for
 // them.
@@ -45,8 +53,10 @@ type Pace struct {
 	updated      time.Time // of permits
 	blockedUntil time.Time
 	lastCut      time.Time
-	refused      float64 // the rate at the last cut; 0 before the first
-	refusals     int     // since the last success
+	refused      float64     // the rate at the last cut; 0 before the first
+	refusals     int         // since the last success
+	granted      []time.Time // permits in the window
+	accepted     []time.Time // writes in the window
 }
 
 // NewPace returns a pace that knows nothing yet.
@@ -82,16 +92,30 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	if blocked := p.blockedUntil.Sub(now); blocked > 0 {
 		return 0, blocked
 	}
-	p.permits = min(max(1, p.rate*accrual.Seconds()), p.permits+p.rate*now.Sub(p.updated).Seconds())
-	p.updated = now
+	if pause := p.blockedUntil.Sub(p.updated); pause > 0 {
+		p.permits, p.updated = p.rate*pause.Seconds(), p.blockedUntil
+	}
+	earned := p.permits + p.rate*now.Sub(p.updated).Seconds()
+	p.permits, p.updated = max(p.permits, min(earned, max(1, p.rate*accrual.Seconds()))), now
 	// A second's worth at once, so that a fast pace sends batches.
 	goal := max(1, min(float64(want), math.Floor(p.rate)))
 	if p.permits < goal {
 		return 0, fractional((goal-p.permits)/p.rate) + time.Millisecond
 	}
-	granted = min(want, int(p.permits))
+	p.granted = dropBefore(p.granted, now.Add(-ownWindow))
+	room := max(1, int(p.rate*window.Seconds())) - len(p.granted)
+	if room <= 0 {
+		return 0, p.granted[0].Add(ownWindow).Sub(now) + time.Millisecond
+	}
+	granted = min(want, int(p.permits), room)
 	p.permits -= float64(granted)
+	p.granted = append(p.granted, slices.Repeat([]time.Time{now}, granted)...)
 	return granted, 0
+}
+
+// dropBefore drops the times before start from an ordered list.
+func dropBefore(times []time.Time, start time.Time) []time.Time {
+	return slices.DeleteFunc(times, func(at time.Time) bool { return at.Before(start) })
 }
 
 // Capacity returns how many permits the pace expects to grant within d, at least one.
@@ -109,36 +133,53 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	now := time.Now()
 	for range succeeded {
 		p.refusals = 0
+		p.accepted = append(p.accepted, now)
 		p.rate = min(maxRate, p.rate*(1+p.growth(now)))
 	}
+	p.accepted = dropBefore(p.accepted, now.Add(-window))
 	if throttled == 0 {
 		return
 	}
 	p.permits, p.updated = 0, now
-	if now.Sub(p.lastCut) >= cutInterval {
-		p.refused, p.rate, p.lastCut = p.rate, max(minRate, p.rate*throttleCut), now
+	if now.Sub(p.lastCut) >= window {
+		part := float64(len(p.accepted)) / window.Seconds()
+		if p.refused > 0 {
+			part = max(part, p.rate*mostCut)
+		}
+		part = min(part, p.rate)
+		p.refused = p.rate
+		if len(p.accepted) >= fewWrites {
+			p.refused = part
+		}
+		p.rate, p.lastCut = max(minRate, part*leastCut), now
 	}
 	if retryAfter <= 0 {
 		retryAfter = defaultBlock
 	}
-	// A random part more than Graph asks for, so that processes do not return at the same moment.
-	blocks := math.Exp2(float64(p.refusals)) * (1 + jitter*rand.Float64()) //nolint:gosec // no secret
-	p.refusals++
+	blocks := 1.0
+	if !now.Before(p.blockedUntil) { // else the request was on its way when another was refused
+		// A random part more than Graph asks for, so that processes do not return at the same moment.
+		blocks = math.Exp2(float64(p.refusals)) * (1 + jitter*p.slowness()*rand.Float64()) //nolint:gosec // no secret
+		p.refusals++
+	}
 	if until := now.Add(fractional(retryAfter.Seconds() * min(maxBlocks, blocks))); until.After(p.blockedUntil) {
 		p.blockedUntil = until
 	}
 }
 
+// slowness is 1 at maxRate, and more for a slower process.
+func (p *Pace) slowness() float64 { return math.Pow(maxRate/p.rate, convergence) }
+
 // growth returns the share by which a success raises the rate.
 func (p *Pace) growth(now time.Time) float64 {
-	faster := math.Pow(maxRate/p.rate, convergence)
 	switch {
 	case p.refused == 0:
-		return startGrowth * faster
+		return startGrowth * p.slowness()
 	case p.rate > p.refused*nearRefused && p.rate < p.refused*aboveRefused && now.Sub(p.lastCut) < maxProbe:
 		return probeGrowth / p.rate
 	}
-	return growth * faster
+	late := max(1, now.Sub(p.lastCut).Seconds()/maxProbe.Seconds()) // long without a refusal, the limit has moved
+	return growth * p.slowness() * late * late
 }
 
 func fractional(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }

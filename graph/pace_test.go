@@ -30,11 +30,11 @@ func TestPaceGrowsToTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
 		succeed := func(granted int) { p.report(granted, 0, 0) }
-		if first := drain(p, 20*time.Second, succeed); first < 5 || first > 60 {
-			t.Errorf("%d permits in the first 20 s", first)
+		if first := drain(p, 3*time.Second, succeed); first < 3 || first > 9 {
+			t.Errorf("%d permits in the first 3 s", first)
 		}
 		drain(p, 3*time.Minute, succeed)
-		if full := drain(p, 20*time.Second, succeed); full < 90 || full > 99 {
+		if full := drain(p, 20*time.Second, succeed); full < 90 || full > 97 {
 			t.Errorf("%d permits in 20 s, of the 100 that Graph takes", full)
 		}
 	})
@@ -48,16 +48,17 @@ func TestPaceIsCutOnceInAWindow(t *testing.T) {
 		for range 5 {
 			p.report(0, 3, time.Second)
 		}
-		if p.rate < maxRate*throttleCut*0.99 || p.rate > maxRate*throttleCut*1.01 {
-			t.Errorf("five refusals in a moment: %.2f writes a second", p.rate)
+		after := p.rate
+		if after < maxRate*leastCut*0.9 || after > maxRate*leastCut*1.01 {
+			t.Errorf("five refusals in a moment: %.2f writes a second", after)
 		}
-		time.Sleep(cutInterval)
+		time.Sleep(window)
 		p.report(0, 1, time.Second)
-		if p.rate > maxRate*throttleCut*throttleCut*1.01 {
-			t.Errorf("a refusal in the next window: %.2f writes a second", p.rate)
+		if p.rate < after*mostCut*leastCut*0.99 || p.rate > after*mostCut {
+			t.Errorf("a refusal in the next window: %.2f writes a second after %.2f", p.rate, after)
 		}
 		for range 100 {
-			time.Sleep(cutInterval)
+			time.Sleep(window)
 			p.report(0, 1, time.Second)
 		}
 		if p.rate != minRate {
@@ -66,26 +67,72 @@ func TestPaceIsCutOnceInAWindow(t *testing.T) {
 	})
 }
 
+// A refusal tells a process its part of the limit.
+func TestPaceTakesItsPart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPace()
+		drain(p, 5*time.Minute, func(granted int) { p.report(granted, 0, 0) })
+		for range 40 { // as much as another process leaves
+			time.Sleep(window / 40)
+			p.report(1, 0, 0)
+		}
+		p.report(0, 1, time.Second)
+		if p.rate < 1.7 || p.rate > 1.9 {
+			t.Errorf("40 writes in the window: %.2f writes a second", p.rate)
+		}
+		time.Sleep(2 * time.Second)
+		drain(p, time.Minute, func(granted int) { p.report(granted, 0, 0) })
+		if p.rate < 1.7 || p.rate > 2 {
+			t.Errorf("a minute later: %.2f writes a second", p.rate)
+		}
+		drain(p, maxProbe, func(granted int) { p.report(granted, 0, 0) })
+		if p.rate < 3 {
+			t.Errorf("after the time of probing: %.2f writes a second", p.rate)
+		}
+	})
+}
+
+// A process makes up for the time of a block, and keeps its own writes in a window below its rate.
+func TestPaceMakesUpForABlock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPace()
+		succeed := func(granted int) { p.report(granted, 0, 0) }
+		drain(p, 5*time.Minute, succeed)
+		p.report(0, 1, 10*time.Second)
+		rate := p.rate
+		time.Sleep(time.Until(p.blockedUntil))
+		if n := drain(p, time.Second, succeed); n < 20 {
+			t.Errorf("%d permits in the second after a block", n)
+		}
+		if n := drain(p, window-time.Second, succeed); float64(n) > rate*window.Seconds()*1.1 {
+			t.Errorf("%d more in the window, at %.2f writes a second", n, rate)
+		}
+	})
+}
+
 func TestPaceHonoursRetryAfter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
-		for refusals, most := range []time.Duration{2, 4, 8, 8, 8} {
-			p.report(0, 1, 10*time.Second)
+		for refusals, least := range []time.Duration{1, 2, 4, 8, 8} {
 			start := time.Now()
-			if p.Take(t.Context(), 1) != 1 {
-				t.Fatal("no permit")
+			for range 3 { // two were on their way
+				p.report(0, 1, 10*time.Second)
 			}
-			waited := time.Since(start) // the next permit may take longer than the block
-			if least := 10 * time.Second; waited < least || waited > 10*most*time.Second+fractional(1/p.rate)+time.Second {
-				t.Errorf("refusal %d: a permit after %v", refusals+1, waited)
+			blocked := time.Until(p.blockedUntil)
+			if most := min(maxBlocks, float64(least)*(1+jitter*p.slowness())); blocked < least*10*time.Second || blocked > fractional(10*most) {
+				t.Errorf("refusal %d: blocked for %v", refusals+1, blocked)
+			}
+			if p.Take(t.Context(), 1) != 1 || time.Since(start) < blocked {
+				t.Errorf("refusal %d: a permit after %v", refusals+1, time.Since(start))
 			}
 		}
+		p.report(1, 0, 0)
 		p.report(0, 1, 0)
-		start := time.Now()
-		p.Take(t.Context(), 1)
-		if waited := time.Since(start); waited < defaultBlock {
-			t.Errorf("without Retry-After: a permit after %v", waited)
+		if blocked := time.Until(p.blockedUntil); blocked < defaultBlock || blocked > maxBlocks*defaultBlock {
+			t.Errorf("without Retry-After: blocked for %v", blocked)
 		}
 	})
 }
@@ -135,7 +182,7 @@ func TestPaceCapacity(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
-		if p.Capacity(time.Second) != 1 || p.Capacity(time.Minute) != 30 {
+		if p.Capacity(time.Second) != 1 || p.Capacity(time.Minute) != 90 {
 			t.Errorf("%d in a second, %d in a minute", p.Capacity(time.Second), p.Capacity(time.Minute))
 		}
 	})
