@@ -3,7 +3,7 @@
 // under testing/synctest a night of redeliveries takes milliseconds.
 //
 // Sources: [L] AWS documentation, "Using Lambda with Amazon SQS", "Configuring scaling behavior" and "Handling
-// errors for an SQS event source", and "Amazon SQS dead-letter queues"; [H] measured on the Functions host 4.1037
+// errors for an SQS event source", and "Amazon SQS dead-letter queues"; [A] "Amazon SQS API Reference"; [H] measured on the Functions host 4.1037
 // with Azurite, November 2026; [S] azure-webjobs-sdk, QueueListener.cs, QueueProcessor.cs,
 // RandomizedExponentialBackoffStrategy.cs; [D] Microsoft's documentation of the queue trigger.
 //
@@ -22,6 +22,8 @@
 //	S7  A message older than the retention period is deleted, wherever it is. [L]
 //	S8  A message that is not deleted in time is received again, also while it is being worked on. A delete by an
 //	    earlier receive then does nothing. (Stricter than SQS, where such a delete may succeed.)
+//	S9  DeleteMessage and ChangeMessageVisibility settle a message by the receipt of its last receive, also while the
+//	    invocation runs. The timeout of ChangeMessageVisibility counts from the call. [A]
 //
 // # Storage queues
 //

@@ -17,6 +17,7 @@ type Message struct {
 	Body     string
 	Sent     time.Time
 	Receives int // ApproximateReceiveCount or DequeueCount: 1 at the first delivery
+	Receipt  string
 }
 
 // Worker is one process of the function. It returns the ids of the messages that failed; an error fails them all. Its
@@ -65,12 +66,16 @@ type store struct {
 	changed chan struct{} // closed when a message arrives or the last one goes
 	random  *rand.Rand
 	busy    []*process
-	keep    time.Duration  // retention
-	workers sync.WaitGroup // calls of workers
+	keep    time.Duration    // retention
+	leases  map[string]lease // by receipt
+	workers sync.WaitGroup   // calls of workers
 }
 
 func newStore(keep time.Duration, seed uint64) *store {
-	return &store{changed: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 1)), keep: keep} //nolint:gosec // a test's
+	return &store{
+		changed: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 1)), keep: keep, //nolint:gosec // a test's
+		leases: map[string]lease{},
+	}
 }
 
 // Send puts messages into the queue.
@@ -133,7 +138,11 @@ func (s *store) receiveMessages(limit, most int, hide time.Duration) (leases []l
 			}
 			e.visible = now.Add(hide)
 			heap.Fix(&s.entries, 0)
-			leases = append(leases, lease{e, e.Receives, e.Message})
+			delete(s.leases, e.Receipt)
+			e.Receipt = fmt.Sprintf("%s/%d", e.ID, e.Receives)
+			l := lease{e, e.Receives, e.Message}
+			s.leases[e.Receipt] = l
+			leases = append(leases, l)
 		}
 	}
 	s.stats.Deliveries += len(leases)
@@ -146,6 +155,7 @@ func (s *store) receiveMessages(limit, most int, hide time.Duration) (leases []l
 // removeEntry counts a message as gone. The caller holds mu.
 func (s *store) removeEntry(e *entry) {
 	e.gone = true
+	delete(s.leases, e.Receipt)
 	s.stats.Left--
 	if s.stats.Left == 0 {
 		s.notifyPollers()
@@ -167,6 +177,14 @@ func (s *store) deleteMessage(l lease) {
 		s.stats.Done++
 		s.removeEntry(e)
 	})
+}
+
+// leaseOf returns the lease with that receipt, unless the message was received again or is gone.
+func (s *store) leaseOf(receipt string) (lease, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.leases[receipt]
+	return l, ok
 }
 
 // hideMessage makes a message visible again after d.

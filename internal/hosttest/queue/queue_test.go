@@ -347,3 +347,32 @@ func TestDeadLetterByTheWorker(t *testing.T) {
 		}
 	})
 }
+
+func TestSQSSettlesByReceipt(t *testing.T) { // S9
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var q *SQS
+		r := newRecorder(nil)
+		r.do = func(ctx context.Context, batch []Message) ([]string, error) {
+			for _, m := range batch {
+				if m.Body == "done" {
+					q.DeleteMessage(m.Receipt)
+				} else {
+					q.ChangeMessageVisibility(m.Receipt, time.Minute)
+				}
+			}
+			if r.started == 1 {
+				q.Kill()
+				<-ctx.Done()
+			}
+			return nil, nil
+		}
+		q = NewSQS(SQSOptions{Start: r.start, MaxConcurrency: 1})
+		q.Send("done", "rest")
+		q.Run(t.Context())
+		r.holds(t, "0s 1 done:1 rest:1", "1m0s 2 rest:2")
+		if s := q.Stats(); s.Done != 2 || s.Left != 0 || s.Kills != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -38,6 +38,20 @@ func NewSQS(o SQSOptions) *SQS {
 	return &SQS{store: newStore(o.Retention, o.Seed), options: o}
 }
 
+// DeleteMessage deletes the message with that receipt (S9).
+func (q *SQS) DeleteMessage(receipt string) {
+	if l, ok := q.leaseOf(receipt); ok {
+		q.deleteMessage(l)
+	}
+}
+
+// ChangeMessageVisibility delivers the message with that receipt again after d (S9).
+func (q *SQS) ChangeMessageVisibility(receipt string, d time.Duration) {
+	if l, ok := q.leaseOf(receipt); ok {
+		q.hideMessage(l, d)
+	}
+}
+
 // Run works until the queue is empty or ctx ends, and every worker has returned (S3).
 func (q *SQS) Run(ctx context.Context) {
 	var slots sync.WaitGroup
