@@ -164,7 +164,9 @@ func (a *azureWorker) runInvocation(ctx context.Context, in invocation) (result 
 		failed, ok := errors.AsType[*handler.EventError](err)
 		return result, err != nil && (!ok || failed.Retryable)
 	}
-	settlement := a.handler.RunMessages(ctx, handler.SourceStorageQueue, []handler.Message{storageMessage(in)})[0]
+	var settlement handler.Settlement
+	a.handler.RunMessages(ctx, handler.SourceStorageQueue, []handler.Message{storageMessage(in)},
+		func(_ int, s handler.Settlement) { settlement = s })
 	result.setOutput("again", settlement.Requeue)
 	var dead [][]byte
 	for _, d := range settlement.DeadLetters {

@@ -833,7 +833,7 @@ func TestStorageQueueWithRetries(t *testing.T) {
 	var q *queue.Storage
 	q = queue.NewStorage(queue.StorageOptions{VisibilityTimeout: 50 * time.Millisecond, MaxPollingInterval: 20 * time.Millisecond, Start: func() queue.Worker {
 		return func(ctx context.Context, batch []queue.Message) ([]string, error) {
-			result, err := d.Deliver(ctx, "queue", functions.Message(batch[0]))
+			result, err := d.Deliver(ctx, "queue", functions.Message{ID: batch[0].ID, Body: batch[0].Body, Sent: batch[0].Sent, Receives: batch[0].Receives})
 			if poison, ok := result.Outputs["poison"].([]byte); ok {
 				q.DeadLetter(string(poison))
 			}

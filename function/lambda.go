@@ -62,7 +62,7 @@ type lambdaHost struct {
 	http    http.Handler
 	run     func(context.Context, handler.Event) (any, error)
 	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
-	settle  func(context.Context, handler.Source, []handler.Message) []handler.Settlement
+	settle  func(context.Context, handler.Source, []handler.Message, func(int, handler.Settlement))
 	queues  *app.Queues
 	log     *slog.Logger
 }
@@ -187,27 +187,55 @@ func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, e
 			messages, records = append(messages, sqsMessage(m)), append(records, m)
 		}
 	}
-	settlements := l.settle(ctx, handler.SourceSQS, messages)
-	var requeued [][]byte
-	for _, s := range settlements {
-		requeued = append(requeued, s.Requeue...)
-	}
-	lost := false // whether a requeued message may be missing from the queue
-	if len(requeued) > 0 {
-		if err := l.queues.Requeue(ctx, records[0].EventSourceARN, requeued...); err != nil {
-			lost = true
-			l.warnUnsent(ctx, "messages not requeued", "", err)
+	l.hideMessages(ctx, records)
+	back, deleting := make([]bool, len(records)), true
+	l.settle(ctx, handler.SourceSQS, messages, func(i int, s handler.Settlement) {
+		back[i] = !l.sendMessages(ctx, records[i].EventSourceARN, messages[i].ID, s)
+		if !back[i] && deleting {
+			// At once, so that the message does not return if the process is killed. Otherwise the response deletes it.
+			deleting = l.queues.Delete(ctx, records[i].EventSourceARN, records[i].ReceiptHandle) == nil
 		}
-	}
+	})
 	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
-	for i, s := range settlements {
-		if s.Retry || lost && len(s.Requeue) > 0 || !l.sendDeadLetters(ctx, records[i].EventSourceARN, messages[i].ID,
-			s.DeadLetters) {
-			reply.BatchItemFailures = append(reply.BatchItemFailures,
-				events.SQSBatchItemFailure{ItemIdentifier: records[i].MessageId})
+	for i, m := range records {
+		if back[i] {
+			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
 		}
 	}
 	return json.Marshal(reply)
+}
+
+// hiddenTime is the time after which the messages of a killed process are delivered again. It is above the time of an
+// invocation: 45 s in which messages get permits, and 25 s each for the last change and its verification. The queue's own
+// visibility timeout must be above the function's timeout, which the sweep needs.
+const hiddenTime = 2 * time.Minute
+
+// hideMessages sets the time after which messages are delivered again, unless they are settled before. Without it the
+// queue's visibility timeout holds.
+func (l *lambdaHost) hideMessages(ctx context.Context, records []events.SQSMessage) {
+	receipts := make([]string, len(records))
+	for i, m := range records {
+		receipts[i] = m.ReceiptHandle
+	}
+	if len(records) == 0 {
+		return
+	}
+	if err := l.queues.Hide(ctx, records[0].EventSourceARN, hiddenTime, receipts...); err != nil {
+		l.warnUnsent(ctx, "visibility of messages not changed", "", err)
+	}
+}
+
+// sendMessages sends the messages that replace a message, and reports whether the message is done. Otherwise SQS
+// delivers it again.
+func (l *lambdaHost) sendMessages(ctx context.Context, queue, id string, s handler.Settlement) bool {
+	if s.Retry {
+		return false
+	}
+	if err := l.queues.Requeue(ctx, queue, s.Requeue...); err != nil {
+		l.warnUnsent(ctx, "messages not requeued", id, err)
+		return false
+	}
+	return l.sendDeadLetters(ctx, queue, id, s.DeadLetters)
 }
 
 // sqsMessage returns a message of SQS for the handler, with the host's data for the log.

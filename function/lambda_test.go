@@ -204,9 +204,11 @@ func FuzzInvoke(f *testing.F) {
 		}), run: func(context.Context, handler.Event) (any, error) {
 			ran++
 			return map[string]any{}, nil
-		}, settle: func(_ context.Context, _ handler.Source, messages []handler.Message) []handler.Settlement {
+		}, settle: func(_ context.Context, _ handler.Source, messages []handler.Message, settle func(int, handler.Settlement)) {
 			ran++
-			return make([]handler.Settlement, len(messages))
+			for i := range messages {
+				settle(i, handler.Settlement{})
+			}
 		}}
 		answer, err := l.Invoke(t.Context(), payload)
 		var response struct{ StatusCode int }

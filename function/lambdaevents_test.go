@@ -543,19 +543,19 @@ func (f *fakeSQS) Do(r *http.Request) (*http.Response, error) {
 func TestSQSPermanentFailures(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "session"}
-	run := func(_ context.Context, _ handler.Source, messages []handler.Message) []handler.Settlement {
-		settlements := make([]handler.Settlement, len(messages))
+	run := func(_ context.Context, _ handler.Source, messages []handler.Message, settle func(int, handler.Settlement)) {
 		for i, m := range messages {
+			var s handler.Settlement
 			switch string(m.Text) {
 			case "permanent":
-				settlements[i].DeadLetters = []handler.DeadLetter{{Text: m.Text, Code: "device_not_found"}}
+				s.DeadLetters = []handler.DeadLetter{{Text: m.Text, Code: "device_not_found"}}
 			case "transient":
-				settlements[i].Retry = true
+				s.Retry = true
 			case "half":
-				settlements[i].Requeue = [][]byte{[]byte("rest")}
+				s.Requeue = [][]byte{[]byte("rest")}
 			}
+			settle(i, s)
 		}
-		return settlements
 	}
 	const source = "arn:aws:sqs:eu-west-1:123456789012:unassign"
 	event := batch(t, [2]string{"1", "done"}, [2]string{"2", "permanent"}, [2]string{"3", "transient"}, [2]string{
@@ -570,13 +570,17 @@ func TestSQSPermanentFailures(t *testing.T) {
 		back   []string
 		calls  []string
 	}{
+		// Each message is deleted as soon as it is settled.
 		"sent": {event, 200, env, []string{"3"}, []string{
-			"SendMessageBatch", "GetQueueAttributes",
-			"SendMessage", "SendMessage",
+			"ChangeMessageVisibilityBatch", "DeleteMessage",
+			"GetQueueAttributes", "SendMessage", "DeleteMessage",
+			"SendMessage", "DeleteMessage",
+			"SendMessageBatch", "DeleteMessage",
 		}},
+		// After a refused deletion the response deletes the messages.
 		"refused": {event, 403, env, []string{"2", "3", "4", "5"}, []string{
-			"SendMessageBatch",
-			"GetQueueAttributes", "GetQueueAttributes",
+			"ChangeMessageVisibilityBatch", "DeleteMessage",
+			"GetQueueAttributes", "GetQueueAttributes", "SendMessageBatch",
 		}},
 		"no credentials": {event, 200, nil, []string{"2", "3", "4", "5"}, nil},
 		"a forged ARN": {

@@ -196,7 +196,7 @@ func TestPageHasThePace(t *testing.T) {
 	}
 	text := strings.Join(strings.Fields(string(page)), " ")
 	for _, figure := range []string{
-		fmt.Sprintf("up to %v devices a second", maxRate), fmt.Sprintf("%.0f %% of its rate", throttleCut*100),
+		fmt.Sprintf("up to %v devices a second", maxRate), fmt.Sprintf("%.0f %% of the rate", leastCut*100),
 	} {
 		if !strings.Contains(text, figure) {
 			t.Errorf("docs/schedules.md does not say %q", figure)

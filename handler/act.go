@@ -90,9 +90,9 @@ func (h *Handler) actOnDevices(ctx context.Context, o *origin, w *work) error {
 		return err
 	}
 	h.tryDevices(ctx, h.Devices, w, pending)
-	for range maxThrottledRetries {
+	for try := range maxThrottledRetries {
 		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.throttled })
-		if !w.list || len(pending) == 0 || !waitForGraph(ctx, pending) {
+		if len(pending) == 0 || !w.list && (try > 0 || pending[0].result.retryAfter < longRetryAfter) || !waitForGraph(ctx, pending) {
 			break
 		}
 		for _, d := range pending {
@@ -129,8 +129,11 @@ func (h *Handler) tryDevices(ctx context.Context, via Devices, w *work, pending 
 }
 
 const (
-	// maxThrottledRetries is how often the throttled devices of a list are retried after Graph's client gave up.
+	// maxThrottledRetries is how often throttled devices are retried after Graph's client gave up.
 	maxThrottledRetries = 3
+	// longRetryAfter is the Retry-After from which on the client tries less than three times, as it waits for half of the
+	// remaining time at most: a single device is then retried once, and a list in any case.
+	longRetryAfter = 5 * time.Second
 	// minAttemptTime is the time that must be left for another attempt.
 	minAttemptTime = 3 * time.Second
 )

@@ -73,6 +73,7 @@ type Handler struct {
 	limits       rateLimits
 	ledger       ledger
 	examinations singleflight.Group[slog.LogValuer]
+	turn         chan struct{} // held by the queue message that takes permits
 }
 
 // New returns a Handler.
@@ -89,6 +90,7 @@ func New(o Options) *Handler {
 			policy: o.Policy, limiters: map[caller.Caller]*rate.Limiter{}, changes: map[caller.Caller][]change{},
 		},
 		ledger: ledger{entries: map[delivery]*ledgerEntry{}, window: o.Window},
+		turn:   make(chan struct{}, 1),
 	}
 }
 

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -70,23 +71,29 @@ type queueState struct {
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
 }
 
-// RunMessages carries out a batch of messages at the pace that Graph accepts, and returns a settlement for each, in
-// order. Messages that the pace leaves no time for are requeued at once.
-func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Message) []Settlement {
-	settlements := make([]Settlement, len(messages))
+// RunMessages carries out a batch of messages at the pace that Graph accepts. It calls settle with the index of each
+// message as soon as its settlement is known, one call at a time, so that a killed process leaves little for another to
+// repeat. Messages that the pace leaves no time for are requeued at once.
+func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Message, settle func(int, Settlement)) {
+	type settled struct {
+		index int
+		Settlement
+	}
+	settlements := make(chan settled, len(messages))
 	capacity := h.Pace.Capacity(settleAfter)
 	taking, cancel := context.WithTimeout(ctx, settleAfter)
 	defer cancel()
-	var running sync.WaitGroup
 	for i, m := range messages {
-		run := &messageRun{Handler: h, message: m, taking: taking, audited: map[*device]bool{}}
+		run := &messageRun{Handler: h, message: m, taking: taking, audited: map[*device]bool{}, changing: map[*device]bool{}}
 		run.event, run.state = decodeMessageEvent(source, m.Text)
 		run.postponed = i > 0 && capacity < len(run.event.request.targets)
 		capacity -= len(run.event.request.targets)
-		running.Go(func() { settlements[i] = run.settle(ctx) })
+		go func() { settlements <- settled{i, run.settle(ctx)} }()
 	}
-	running.Wait()
-	return settlements
+	for range messages {
+		s := <-settlements
+		settle(s.index, s.Settlement)
+	}
 }
 
 // messageRun is one message in one invocation.
@@ -98,6 +105,10 @@ type messageRun struct {
 	taking    context.Context //nolint:containedctx // ends when no further permits are to be taken
 	postponed bool            // the pace leaves no time for the message
 	audited   map[*device]bool
+
+	mu       sync.Mutex       // of the devices, while groups change
+	changing map[*device]bool // devices in a group
+	failure  error            // the first panic of a group
 }
 
 // settle carries out the message and returns its settlement.
@@ -113,10 +124,7 @@ func (m *messageRun) settle(ctx context.Context) Settlement {
 	failure := m.event.invalid
 	if failure == nil && !m.postponed {
 		failure = catchPanic(func() error {
-			return m.performOnce(ctx, o, &job, m.message.Text, func(ctx context.Context) error {
-				m.drain(ctx, o, &job)
-				return nil
-			})
+			return m.performOnce(ctx, o, &job, m.message.Text, func(ctx context.Context) error { return m.drain(ctx, o, &job) })
 		})
 	}
 	if failure != nil {
@@ -142,47 +150,123 @@ func (m *messageRun) settleFailure(w *work) Settlement {
 // tries is the number of deliveries so far, including this one, that did not end in a requeue.
 func (m *messageRun) tries() int { return m.state.Tries + m.message.Deliveries }
 
-// drain changes the devices of w in groups, as permits are granted, until none is left or the time for permits ends.
-func (m *messageRun) drain(ctx context.Context, o *origin, w *work) {
+// drain changes the devices of w in groups, as permits are granted, until none is left or the time for permits ends. A
+// group does not wait for the one before, so that slow responses do not lower the pace.
+//
+// It takes the turn until all devices have a permit. The messages of a process then end one after another and not all
+// at the same time, so that most are settled when the process is killed.
+func (m *messageRun) drain(ctx context.Context, o *origin, w *work) error {
 	m.refuseOld(w)
+	passTurn := func() {}
+	if !w.dryRun { // a dry run writes nothing
+		passTurn = m.takeTurn(o)
+		defer func() { passTurn() }()
+	}
+	var groups sync.WaitGroup
 	for {
-		pending := slices.DeleteFunc(slices.Clone(w.devices), func(d *device) bool { return d.result.ended() })
-		if len(pending) == 0 {
-			break
-		}
-		granted := len(pending)
-		if !w.dryRun { // a dry run writes nothing
-			start := time.Now()
-			granted = m.Pace.Take(m.taking, len(pending)) //nolint:contextcheck // all messages of an invocation share it
-			o.trace.Wait(time.Since(start))
-		}
+		pending := m.pendingDevices(w)
+		granted := m.takePermits(o, w, len(pending))
 		if granted == 0 {
-			break
-		}
-		if err := m.takeChanges(o, w, pending[:granted]); err != nil {
-			for _, d := range pending[:granted] {
-				d.result = classify(err)
+			groups.Wait()
+			if m.failure != nil || len(m.pendingDevices(w)) == 0 || m.taking.Err() != nil {
+				break
 			}
+			continue // Graph throttled some
 		}
-		acting, cancel := context.WithTimeout(ctx, m.Timeout)
-		m.tryDevices(acting, m.Background, w, pending[:granted])
-		cancel()
-		for _, d := range pending[:granted] {
-			switch {
-			case d.result.throttled: // later, at the new pace
-				d.result = result{}
-			case d.result.status == http.StatusFailedDependency: // the fault of all
-				for _, other := range pending[granted:] {
-					other.result = d.result
-				}
-			}
+		if granted == len(pending) {
+			passTurn()
 		}
-		m.auditEnded(ctx, o, w)
+		groups.Go(m.startGroup(ctx, o, w, pending[:granted]))
 	}
 	if w.verify {
 		verifying, cancel := context.WithTimeout(ctx, m.Timeout)
 		defer cancel()
 		m.verifyDevices(verifying, w.devices)
+	}
+	return m.failure
+}
+
+// takeTurn waits until the other messages of the process have their permits, or until the time for permits ends. It
+// returns a function that passes the turn to the next message, once.
+func (m *messageRun) takeTurn(o *origin) func() {
+	start := time.Now()
+	defer func() { o.trace.Wait(time.Since(start)) }()
+	select {
+	case m.turn <- struct{}{}:
+		return sync.OnceFunc(func() { <-m.turn })
+	case <-m.taking.Done():
+		return func() {}
+	}
+}
+
+// takePermits waits for permits and returns how many of the wanted devices may be changed, 0 when the time for permits
+// has ended.
+func (m *messageRun) takePermits(o *origin, w *work, want int) int {
+	if want == 0 || w.dryRun {
+		return want
+	}
+	start := time.Now()
+	defer func() { o.trace.Wait(time.Since(start)) }()
+	return m.Pace.Take(m.taking, want)
+}
+
+// pendingDevices returns the devices of w that have no result and are in no group.
+func (m *messageRun) pendingDevices(w *work) []*device {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.devices), func(d *device) bool { return d.result.ended() || m.changing[d] })
+}
+
+// startGroup returns a function that changes a group of devices that have permits, on copies: groups run concurrently.
+func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group []*device) func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	part := *w
+	part.devices = nil
+	var copies []*device // of the group
+	for _, d := range w.devices {
+		one := *d
+		part.devices = append(part.devices, &one)
+		if slices.Contains(group, d) {
+			copies = append(copies, &one)
+			m.changing[d] = true
+		}
+	}
+	return func() {
+		err := catchPanic(func() error { m.changeGroup(ctx, o, &part, copies); return nil })
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for i, d := range group {
+			*d = *copies[i]
+			delete(m.changing, d)
+		}
+		m.failure = cmp.Or(m.failure, err)
+		if at := slices.IndexFunc(group, func(d *device) bool { return d.result.status == http.StatusFailedDependency }); at >= 0 {
+			for _, d := range w.devices { // the fault of all
+				if !d.result.ended() && !m.changing[d] {
+					d.result = group[at].result
+				}
+			}
+		}
+		m.auditEnded(ctx, o, w)
+	}
+}
+
+// changeGroup changes the devices of group. Those that Graph throttled have no result, and get one later, at the new
+// pace.
+func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
+	if err := m.takeChanges(o, w, group); err != nil {
+		for _, d := range group {
+			d.result = classify(err)
+		}
+	}
+	acting, cancel := context.WithTimeout(ctx, m.Timeout)
+	defer cancel()
+	m.tryDevices(acting, m.Background, w, group)
+	for _, d := range group {
+		if d.result.throttled {
+			d.result = result{}
+		}
 	}
 }
 

@@ -87,7 +87,15 @@ func settle(t *testing.T, o Options, m Message) (Settlement, string) {
 	if m.Deliveries == 0 {
 		m.Deliveries = 1
 	}
-	return New(o).RunMessages(t.Context(), SourceSQS, []Message{m})[0], log.String()
+	return runMessages(t, New(o), m)[0], log.String()
+}
+
+// runMessages runs messages and returns their settlements.
+func runMessages(t *testing.T, h *Handler, messages ...Message) []Settlement {
+	t.Helper()
+	settlements := make([]Settlement, len(messages))
+	h.RunMessages(t.Context(), SourceSQS, messages, func(i int, s Settlement) { settlements[i] = s })
+	return settlements
 }
 
 // decoded is a message that the function sent.
@@ -236,7 +244,7 @@ func TestThrottlingTakesNoTry(t *testing.T) {
 		if done := strings.Count(log, `"code":"unassigned"`); done+left != 7 || len(g.changed) != 4 {
 			t.Errorf("%d done, %d left, %q changed:\n%s", done, left, g.changed, log)
 		}
-		if !strings.Contains(log, `"waited_ms":30000`) || !strings.Contains(log, `"msg":"requeued"`) {
+		if !strings.Contains(log, `"waited_ms":40000`) || !strings.Contains(log, `"msg":"requeued"`) {
 			t.Error(log)
 		}
 	})
@@ -254,7 +262,7 @@ func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", 2*i, 2*i+1), Sent: since, Deliveries: 1})
 		}
 		start := time.Now()
-		settlements := h.RunMessages(t.Context(), SourceSQS, batch)
+		settlements := runMessages(t, h, batch...)
 		if took := time.Since(start); took > 10*time.Second || len(g.changed) != 2 {
 			t.Errorf("%q changed in %v", g.changed, took)
 		}
@@ -265,6 +273,51 @@ func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 			if s.Retry || len(s.Requeue) != 1 || !sent(t, s.Requeue)[0].Queue.Since.Equal(since) {
 				t.Errorf("%+v", s)
 			}
+		}
+	})
+}
+
+// The messages of a process end one after another: a killed process then leaves few changed devices in unsettled messages.
+func TestMessagesEndOneAfterAnother(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Options{Devices: &graphLog{}, Pace: slowPace{time.Second, 20}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		var batch []Message
+		for i := range 3 {
+			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", 3*i, 3*i+1, 3*i+2), Deliveries: 1})
+		}
+		start := time.Now()
+		var ends []time.Duration
+		h.RunMessages(t.Context(), SourceSQS, batch, func(_ int, s Settlement) {
+			ends = append(ends, time.Since(start))
+			if s.Retry || s.Requeue != nil {
+				t.Errorf("%+v", s)
+			}
+		})
+		if want := []time.Duration{3 * time.Second, 6 * time.Second, 9 * time.Second}; !slices.Equal(ends, want) {
+			t.Errorf("settled after %v, want %v", ends, want)
+		}
+	})
+}
+
+// slowGraph is a Graph whose responses take ten seconds.
+type slowGraph struct{ graphLog }
+
+func (g *slowGraph) UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result {
+	time.Sleep(10 * time.Second)
+	return g.graphLog.UnassignResourceAccount(ctx, ids...)
+}
+
+// Slow responses do not lower the pace: neither the next devices of a message nor the next message wait for them.
+func TestSlowResponsesDoNotLowerThePace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &slowGraph{}
+		h := New(Options{Devices: g, Pace: slowPace{time.Second, 20}, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)})
+		start := time.Now()
+		runMessages(t, h, Message{ID: "m-1", Text: messageOf("", 1, 2, 3), Deliveries: 1}, Message{ID: "m-2", Text: messageOf("", 4, 5, 6), Deliveries: 1})
+		if took := time.Since(start); took != 16*time.Second || len(g.changed) != 6 {
+			t.Errorf("%q changed in %v", g.changed, took)
 		}
 	})
 }
@@ -338,7 +391,7 @@ func TestMessageComesAgain(t *testing.T) {
 	h := New(Options{Devices: g, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 	m := Message{ID: "m-1", Text: messageOf("", 1, 2), Deliveries: 1}
 	for range 2 { // the queue delivers it again before the requeued message arrives
-		h.RunMessages(t.Context(), SourceSQS, []Message{m})
+		runMessages(t, h, m)
 	}
 	if want := []string{idOf(1), idOf(2), idOf(2)}; !slices.Equal(g.changed, want) {
 		t.Errorf("%q changed, want %q", g.changed, want)

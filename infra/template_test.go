@@ -156,7 +156,7 @@ func TestTemplateEvents(t *testing.T) {
 		t.Errorf("%d tries of %d seconds, and a message is kept for %d", tries, visible, retention)
 	}
 	page := read(t, "../docs/schedules.md")
-	for _, words := range []string{fmt.Sprintf("after %d minutes, %d times in all", visible/60, tries), fmt.Sprintf("The %d minutes of", timeout/60)} {
+	for _, words := range []string{fmt.Sprintf("after two minutes, %d times in all", tries), fmt.Sprintf("The %d minutes of", timeout/60)} {
 		if !strings.Contains(page, words) {
 			t.Errorf("docs/schedules.md does not say %q", words)
 		}
@@ -261,10 +261,12 @@ func TestTemplateRole(t *testing.T) {
 	}
 	want := map[string][]any{
 		"FunctionLogs.Arn": {"logs:CreateLogStream", "logs:PutLogEvents"},
-		"Queue.Arn":        {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:SendMessage"},
-		"Failures.Arn":     {"sqs:SendMessage"},
-		"DeadLetters.Arn":  {"sqs:SendMessage"},
-		"*":                {"sts:GetWebIdentityToken"},
+		"Queue.Arn": {
+			"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes", "sqs:SendMessage",
+		},
+		"Failures.Arn":    {"sqs:SendMessage"},
+		"DeadLetters.Arn": {"sqs:SendMessage"},
+		"*":               {"sts:GetWebIdentityToken"},
 	}
 	got := map[string][]any{}
 	for _, policy := range at(t, role, "Policies").([]any) {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,8 +24,9 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Queues sends messages to an SQS queue again, or to the dead-letter queue that its redrive policy names, because
-// redrive would take maxReceiveCount times the visibility timeout.
+// Queues settles messages of an SQS queue before the invocation ends. It also sends messages to the queue again, or to
+// the dead-letter queue that its redrive policy names, because redrive would take maxReceiveCount times the visibility
+// timeout.
 type Queues struct {
 	credentials aws.Credentials
 	client      upstream.Doer
@@ -80,6 +82,9 @@ const (
 
 // Requeue sends messages to a queue. After an error some of them may have been sent.
 func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte) error {
+	if len(bodies) == 0 {
+		return nil
+	}
 	if q == nil {
 		return errNoRole
 	}
@@ -105,6 +110,43 @@ func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte)
 			return fmt.Errorf("SendMessageBatch: %d of %d messages failed", len(out.Failed), len(entries))
 		}
 		bodies = bodies[len(entries):]
+	}
+	return nil
+}
+
+// Delete deletes a message from a queue, by the receipt of its delivery.
+func (q *Queues) Delete(ctx context.Context, queueARN, receipt string) error {
+	if q == nil {
+		return errNoRole
+	}
+	queue, err := parseQueueARN(queueARN)
+	if err != nil {
+		return err
+	}
+	return q.call(ctx, queue, "DeleteMessage", map[string]string{"QueueUrl": queue.url, "ReceiptHandle": receipt}, nil)
+}
+
+// Hide makes a queue deliver messages again after d, counted from now, and not after its visibility timeout. It ignores
+// failures of single messages, for which the visibility timeout holds.
+func (q *Queues) Hide(ctx context.Context, queueARN string, d time.Duration, receipts ...string) error {
+	if q == nil {
+		return nil
+	}
+	queue, err := parseQueueARN(queueARN)
+	if err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(receipts, maxBatch) {
+		entries := make([]map[string]any, len(chunk))
+		for i, receipt := range chunk {
+			entries[i] = map[string]any{
+				"Id": strconv.Itoa(i), "ReceiptHandle": receipt, "VisibilityTimeout": int(d.Seconds()),
+			}
+		}
+		in := map[string]any{"QueueUrl": queue.url, "Entries": entries}
+		if err := q.call(ctx, queue, "ChangeMessageVisibilityBatch", in, nil); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package app
 import (
 	"context"
 	"errors"
+	"time"
 
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/entra"
@@ -29,6 +30,12 @@ func NewQueues(func(string) string, upstream.Doer) *Queues { return nil }
 
 // Requeue always fails.
 func (*Queues) Requeue(context.Context, string, ...[]byte) error { return errNoAWS }
+
+// Delete always fails.
+func (*Queues) Delete(context.Context, string, string) error { return errNoAWS }
+
+// Hide always fails.
+func (*Queues) Hide(context.Context, string, time.Duration, ...string) error { return errNoAWS }
 
 // DeadLetter always fails.
 func (*Queues) DeadLetter(context.Context, string, []byte, string, string) error { return errNoAWS }
