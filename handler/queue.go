@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"math"
@@ -252,10 +253,17 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 	}
 }
 
-// changeGroup changes the devices of group. Those that Graph throttled have no result, and get one later, at the new
-// pace.
+// changeGroup changes the devices of group. Those that Graph throttled, and those above the hourly limit of the caller,
+// have no result, and get one later.
 func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
 	if err := m.takeChanges(o, w, group); err != nil {
+		if limited, ok := errors.AsType[*rateLimitError](err); ok {
+			select {
+			case <-time.After(limited.wait):
+			case <-m.taking.Done():
+			}
+			return
+		}
 		for _, d := range group {
 			d.result = classify(err)
 		}

@@ -250,6 +250,33 @@ func TestThrottlingTakesNoTry(t *testing.T) {
 	})
 }
 
+// Devices above the devicesPerHour of the queue wait for the hour to pass, and use up no try meanwhile.
+func TestHourlyLimitTakesNoTry(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{}
+		h := New(Options{
+			Devices: g, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
+			Policy: Policy{Callers: map[string]CallerPolicy{string(SourceSQS): {DevicesPerHour: 2}}},
+		})
+		first := runMessages(t, h, Message{ID: "m-1", Text: messageOf("", 1, 2), Deliveries: 1})[0]
+		if len(g.changed) != 2 || first.Requeue != nil {
+			t.Fatalf("%q changed, %+v", g.changed, first)
+		}
+		start := time.Now()
+		last := Settlement{Requeue: [][]byte{messageOf("", 3)}}
+		for n := 2; last.Requeue != nil && n < 1000; n++ {
+			last = runMessages(t, h, Message{ID: fmt.Sprint("m-", n), Text: last.Requeue[0], Deliveries: 1})[0]
+			if last.Retry || last.DeadLetters != nil {
+				t.Fatalf("after %v: %+v", time.Since(start), last)
+			}
+		}
+		if took := time.Since(start); len(g.changed) != 3 || took < time.Hour || took > time.Hour+settleAfter {
+			t.Errorf("%q changed after %v", g.changed, took)
+		}
+	})
+}
+
 // The messages of a batch that the pace leaves no time for are requeued at once, with the time they were sent.
 func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 	t.Parallel()
