@@ -176,7 +176,7 @@ func TestColdCall(t *testing.T) {
 }
 
 // TestQuietMinute has a request come after two minutes without one: it waits for the callers' keys, the read and the
-// action. A request half a minute later has the keys read beside it.
+// action. A request nearly a minute later has the keys read beside it.
 func TestQuietMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestQuietMinute(t *testing.T) {
 			quiet time.Duration
 			trips time.Duration
 			keys  int // times that they are read
-		}{{2 * time.Minute, 3, 1}, {20 * time.Second, 2, 0}, {15 * time.Second, 2, 1}, {50 * time.Second, 2, 1}, {time.Hour / 2, 3, 1}} {
+		}{{2 * time.Minute, 3, 1}, {40 * time.Second, 2, 0}, {15 * time.Second, 2, 1}, {59 * time.Second, 2, 1}, {time.Hour / 2, 3, 1}} {
 			time.Sleep(test.quiet)
 			before, start := c.Count(azuresim.StepSecret), time.Now()
 			if w := ask(t, s, post(validBody)); w.Code != http.StatusNoContent {
