@@ -25,7 +25,6 @@ func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "how many rounds")
 	flag.StringVar(&o.only, "only", "", "contestants, separated by commas (floor,ours,sdk,node; default: all)")
-	flag.BoolVar(&o.markdown, "markdown", false, "print the tables as Markdown")
 	flag.BoolVar(&o.write, "write", false, "write the tables to "+pageFile)
 	flag.BoolVar(&o.limits, "limits", false, "fail if a limit is exceeded")
 	flag.Parse()
@@ -41,9 +40,9 @@ func exitWith(err error) {
 }
 
 type options struct {
-	rounds                  int
-	only                    string
-	markdown, write, limits bool
+	rounds        int
+	only          string
+	write, limits bool
 }
 
 // delays are added to every response of the cloud.
@@ -51,7 +50,7 @@ var delays = []time.Duration{0, 50 * time.Millisecond} //nolint:gochecknoglobals
 
 func run(out io.Writer, o options) error {
 	if o.rounds < 1 || flag.NArg() > 0 {
-		return errors.New("usage: bench [-rounds n] [-only names] [-markdown] [-write] [-limits]")
+		return errors.New("usage: bench [-rounds n] [-only names] [-write] [-limits]")
 	}
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
@@ -90,7 +89,7 @@ func run(out io.Writer, o options) error {
 			}
 		}
 	}
-	text := formatReport(r, field, o.rounds, o.markdown || o.write)
+	text := formatReport(r, field, o.rounds)
 	if _, err := io.WriteString(out, text); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func formatCount(v float64) string        { return fmt.Sprintf("%.0f", v) }
 func formatTenths(v float64) string       { return fmt.Sprintf("%.1f", v) }
 
 // formatReport returns a table for each cloud, with the date and the machine.
-func formatReport(r results, field []contestant, rounds int, markdown bool) string {
+func formatReport(r results, field []contestant, rounds int) string {
 	var b strings.Builder
 	date := time.Now().UTC().Format("2 January 2006")
 	fmt.Fprintf(&b, "Measured on %s, %s, median of %d rounds.\n\n", date, describeMachine(), rounds)
@@ -88,13 +88,13 @@ func formatReport(r results, field []contestant, rounds int, markdown bool) stri
 				rows = append(rows, row)
 			}
 		}
-		writeTable(&b, rows, markdown)
+		writeTable(&b, rows)
 	}
 	return b.String()
 }
 
-// writeTable writes rows in columns, the first row being the heads.
-func writeTable(out io.Writer, rows [][]string, markdown bool) {
+// writeTable writes rows as a table in Markdown, the first row being the heads.
+func writeTable(out io.Writer, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
@@ -109,12 +109,8 @@ func writeTable(out io.Writer, rows [][]string, markdown bool) {
 				cells[i] = cell + padding
 			}
 		}
-		line := strings.TrimRight(strings.Join(cells, "   "), " ")
-		if markdown {
-			line = "| " + strings.Join(cells, " | ") + " |"
-		}
-		fmt.Fprintln(out, line)
-		if n == 0 && markdown {
+		fmt.Fprintln(out, "| "+strings.Join(cells, " | ")+" |")
+		if n == 0 {
 			fmt.Fprintln(out, "| --- "+strings.Repeat("| ---: ", len(row)-1)+"|")
 		}
 	}
