@@ -3,6 +3,7 @@ package handler
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -272,5 +273,45 @@ func TestPolicyOfAQueue(t *testing.T) {
 			strings.Count(log, `"code":"`+string(test.code)+`"`) != 2 {
 			t.Errorf("%s: %d changes, %+v, %s", name, len(changed.changed), settlement, log)
 		}
+	}
+}
+
+// failingChanges is an inventory whose changes fail for reasons, by the id of the device.
+type failingChanges struct {
+	inventory
+	reasons map[graph.DeviceID]upstream.Reason
+}
+
+func (f failingChanges) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	results := make([]graph.Result, len(ids))
+	for i, id := range ids {
+		results[i].ID = id
+		if reason := f.reasons[id]; reason != "" {
+			results[i].Err = &upstream.Error{Service: upstream.Graph, Reason: reason}
+		}
+	}
+	return results
+}
+
+// A sweep hands a device with a transient failure back, and counts one with a permanent failure as failed.
+func TestSweepCountsFailures(t *testing.T) {
+	t.Parallel()
+	f := failingChanges{reasons: map[graph.DeviceID]upstream.Reason{{2}: upstream.Locked, {3}: upstream.Conflict}}
+	for n := range byte(3) {
+		f.inventory = append(f.inventory, graph.Device{
+			ID: graph.DeviceID{n + 1}, GroupTag: "Retired", Account: graph.Account{UserPrincipalName: "room"},
+		})
+	}
+	h := New(Options{
+		Devices: f, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
+		Sweep: Sweep{GroupTag: "Retired", MaxDevices: 3, Apply: true},
+	})
+	report, err := h.Run(t.Context(), SweepEvent(SourceTimer))
+	want := Report{
+		Code: sweepIncomplete, GroupTag: "Retired", Inventory: 3, Tagged: 3, Matching: 3, Succeeded: 1, Failed: 1, HandedBack: 1,
+	}
+	failed, ok := errors.AsType[*EventError](err)
+	if report != want || !ok || !failed.Retryable {
+		t.Errorf("%+v, %v; want %+v", report, err, want)
 	}
 }
