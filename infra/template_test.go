@@ -230,6 +230,7 @@ func TestTemplateAlarms(t *testing.T) {
 		"FaultMetric":      {"../function/lambda.go": {`"event refused"`}},
 		"ExpiryMetric":     {"../internal/vault/vault.go": {`"a secret is about to expire or has expired"`}},
 		"DevicesMetric":    {"../docs/api.md": {"unassigned"}},
+		"QueueMetric":      {"../handler/event.go": {`"sqs"`}},
 		"ThrottlingMetric": {"../docs/errors.md": {"graph_throttled"}},
 		"RefusalMetric":    {"../docs/api.md": {"401", "403"}},
 	} {
