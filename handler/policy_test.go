@@ -296,19 +296,19 @@ func (f failingChanges) UnassignResourceAccount(_ context.Context, ids ...graph.
 // A sweep hands a device with a transient failure back, and counts one with a permanent failure as failed.
 func TestSweepCountsFailures(t *testing.T) {
 	t.Parallel()
-	f := failingChanges{reasons: map[graph.DeviceID]upstream.Reason{{2}: upstream.Locked, {3}: upstream.Conflict}}
-	for n := range byte(3) {
+	f := failingChanges{reasons: map[graph.DeviceID]upstream.Reason{{2}: upstream.Locked, {3}: upstream.Conflict, {4}: upstream.Conflict}}
+	for n := range byte(4) {
 		f.inventory = append(f.inventory, graph.Device{
 			ID: graph.DeviceID{n + 1}, GroupTag: "Retired", Account: graph.Account{UserPrincipalName: "room"},
 		})
 	}
 	h := New(Options{
 		Devices: f, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
-		Sweep: Sweep{GroupTag: "Retired", MaxDevices: 3, Apply: true},
+		Sweep: Sweep{GroupTag: "Retired", MaxDevices: 4, Apply: true},
 	})
 	report, err := h.Run(t.Context(), SweepEvent(SourceTimer))
 	want := Report{
-		Code: sweepIncomplete, GroupTag: "Retired", Inventory: 3, Tagged: 3, Matching: 3, Succeeded: 1, Failed: 1, HandedBack: 1,
+		Code: sweepIncomplete, GroupTag: "Retired", Inventory: 4, Tagged: 4, Matching: 4, Succeeded: 1, Failed: 2, HandedBack: 1,
 	}
 	failed, ok := errors.AsType[*EventError](err)
 	if report != want || !ok || !failed.Retryable {
