@@ -447,9 +447,9 @@ func sendHostile(t *testing.T, front string, begin startFunc) {
 	t.Logf("afterwards: %v, %d goroutines", settled, left)
 	t.Logf("the cloud was asked %v; by the honest ones alone %v", counts(cloud), counts(alone))
 
-	// The keys are fetched once a minute. An unknown key may be a new one: each kind of evidence causes one more fetch of
-	// its one secret in five minutes.
-	fetches := map[azuresim.Step]int{azuresim.StepSecret: 2 + 2*int(time.Since(warmed)/time.Minute)}
+	// The keys are fetched in the last ten seconds of their minute. An unknown key may be a new one: each kind of evidence
+	// causes one more fetch of its one secret in five minutes.
+	fetches := map[azuresim.Step]int{azuresim.StepSecret: 4 + 2*int(time.Since(warmed)/(50*time.Second))}
 	for step, n := range counts(cloud) {
 		if most := counts(alone)[step] - askedAlone[step] + fetches[step]; n-asked[step] > most {
 			t.Errorf("the step %s: %d requests, want at most %d", step, n-asked[step], most)
