@@ -41,8 +41,9 @@ type Keys struct {
 
 	mu       sync.Mutex
 	known    map[string]knownKey
-	err      error // of a key that is not known
-	readAt   time.Time
+	err      error     // of a key that is not known
+	askedAt  time.Time // when the last read began: its values may be as old
+	readAt   time.Time // when it ended
 	readNext time.Time // when they are due again
 	rereadAt time.Time // when they were read because nothing fitted
 	besideAt time.Time // when a read began that no request waits for
@@ -72,7 +73,7 @@ func (v *Vault) Keys(decode func(value string) ([]byte, error), names ...string)
 func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
-	due, age := !now.Before(k.readNext), now.Sub(k.readAt)
+	due, age := !now.Before(k.readNext), now.Sub(k.askedAt)
 	recent := len(k.known) > 0 && age < refreshAfter
 	waits := due && !k.reading // one request does
 	if recent && waits {
@@ -131,9 +132,13 @@ func (k *Keys) knownKeys() ([]Key, error) {
 	return keys, k.err
 }
 
-// awaitRead reads all keys, or waits for a running read. They were found to be due at the time asked.
+// awaitRead reads all keys, or waits for a running read. They were found to be due at the time asked. A running read
+// may have values from long before: Lambda freezes a process between requests.
 func (k *Keys) awaitRead(ctx context.Context, asked time.Time) ([]Key, error) {
 	_, err := k.reads.Do(ctx, "", k.readIfDue(asked))
+	if err == nil && k.isTooOld(asked) {
+		_, err = k.reads.Do(ctx, "", k.readIfDue(asked))
+	}
 	if err == nil || ctx.Err() == nil { // it has ended, if by a panic
 		k.mu.Lock()
 		k.reading = false
@@ -145,17 +150,24 @@ func (k *Keys) awaitRead(ctx context.Context, asked time.Time) ([]Key, error) {
 	return k.knownKeys()
 }
 
-// readIfDue returns the work of reading all keys, unless a read ended after the time asked.
+// readIfDue returns the work of reading all keys, unless a read of newer values ended after the time asked.
 func (k *Keys) readIfDue(asked time.Time) func(context.Context) (struct{}, error) {
 	return func(ctx context.Context) (struct{}, error) {
 		k.mu.Lock()
-		done := k.readAt.After(asked)
+		ended := k.readAt.After(asked)
 		k.mu.Unlock()
-		if !done {
+		if !ended || k.isTooOld(asked) {
 			k.readKeys(ctx)
 		}
 		return struct{}{}, nil
 	}
+}
+
+// isTooOld reports whether the values of the last read were due again at the time asked.
+func (k *Keys) isTooOld(asked time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return asked.Sub(k.askedAt) >= keyTTL
 }
 
 // readKeys reads all keys at the same time and stores the result.
@@ -165,7 +177,7 @@ func (k *Keys) readKeys(ctx context.Context) {
 		expires time.Time
 		err     error
 	}
-	outcomes := make([]outcome, len(k.names))
+	outcomes, begun := make([]outcome, len(k.names)), time.Now()
 	var running sync.WaitGroup
 	for i, name := range k.names {
 		running.Go(func() {
@@ -188,12 +200,12 @@ func (k *Keys) readKeys(ctx context.Context) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	k.reading, k.readAt, k.err = false, now, nil
+	k.reading, k.askedAt, k.readAt, k.err = false, begun, now, nil
 	failed := 0
 	for i, name := range k.names {
 		err := outcomes[i].err
 		if err == nil {
-			k.known[name] = knownKey{Key{name, outcomes[i].value}, now, outcomes[i].expires}
+			k.known[name] = knownKey{Key{name, outcomes[i].value}, begun, outcomes[i].expires}
 			continue
 		}
 		failed++
@@ -208,7 +220,7 @@ func (k *Keys) readKeys(ctx context.Context) {
 	}
 	switch {
 	case failed == 0:
-		k.readNext = now.Add(keyTTL)
+		k.readNext = begun.Add(keyTTL)
 	case upstream.WarmUp(ctx):
 		k.readNext = now
 	case len(k.known) > 0:
