@@ -448,7 +448,12 @@ func TestContractOfProcesses(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer served.Close()
-				return test.run(t, host, hosts[host](t, environment(t, c, served, test.env...)), canaries(c, served))
+				timeout := patient
+				if test.status == http.StatusGatewayTimeout {
+					timeout = "REQUEST_TIMEOUT=10s"
+				}
+				env := environment(t, c, served, append([]string{timeout}, test.env...)...)
+				return test.run(t, host, hosts[host](t, env), canaries(c, served))
 			})
 		})
 	}

@@ -137,6 +137,8 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 		p.rate = min(maxRate, p.rate*(1+p.growth(now)))
 	}
 	p.accepted = dropBefore(p.accepted, now.Add(-window))
+	// Above maxRate the number does not matter, and interactive requests can be many.
+	p.accepted = slices.Delete(p.accepted, 0, max(0, len(p.accepted)-int(maxRate*window.Seconds())))
 	if throttled == 0 {
 		return
 	}
