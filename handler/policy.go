@@ -132,3 +132,16 @@ func (l *rateLimits) takeChanges(from caller.Caller, n int) error {
 	l.changes[from] = append(last, change{now, n})
 	return nil
 }
+
+// returnChanges takes n of the last changes of a caller from its count: they did not happen.
+func (l *rateLimits) returnChanges(from caller.Caller, n int) {
+	from.Delivery = ""
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changes := l.changes[from]
+	for i := len(changes) - 1; i >= 0 && n > 0; i-- {
+		returned := min(n, changes[i].devices)
+		changes[i].devices -= returned
+		n -= returned
+	}
+}

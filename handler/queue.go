@@ -258,10 +258,7 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
 	if err := m.takeChanges(o, w, group); err != nil {
 		if limited, ok := errors.AsType[*rateLimitError](err); ok {
-			select {
-			case <-time.After(limited.wait):
-			case <-m.taking.Done():
-			}
+			m.waitFor(limited.wait)
 			return
 		}
 		for _, d := range group {
@@ -271,10 +268,28 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	acting, cancel := context.WithTimeout(ctx, m.Timeout)
 	defer cancel()
 	m.tryDevices(acting, m.Background, w, group)
+	throttled, wait := 0, time.Duration(0)
 	for _, d := range group {
-		if d.result.throttled {
-			d.result = result{}
+		if !d.result.throttled {
+			continue
 		}
+		throttled++
+		if !d.read { // the pace waits for writes alone
+			wait = max(wait, d.result.retryAfter)
+		}
+		d.result = result{}
+	}
+	if !w.dryRun {
+		m.limits.returnChanges(o.caller, throttled)
+	}
+	m.waitFor(wait)
+}
+
+// waitFor waits for d, or until the time for permits ends.
+func (m *messageRun) waitFor(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-m.taking.Done():
 	}
 }
 

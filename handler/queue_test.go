@@ -277,6 +277,55 @@ func TestHourlyLimitTakesNoTry(t *testing.T) {
 	})
 }
 
+// Changes that Graph throttled do not count for devicesPerHour.
+func TestThrottlingTakesNothingOfTheHour(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &graphLog{fail: func(_ string, attempt int) error {
+			if attempt < 4 {
+				return graphFailure(upstream.Throttled)
+			}
+			return nil
+		}}
+		settlement, log := settle(t, Options{
+			Devices: g, Pace: slowPace{time.Second, 20},
+			Policy: Policy{Callers: map[string]CallerPolicy{string(SourceSQS): {DevicesPerHour: 2}}},
+		}, Message{ID: "m-1", Text: messageOf("", 1, 2)})
+		if settlement.Requeue != nil || len(g.changed) != 8 || strings.Count(log, `"code":"unassigned"`) != 2 {
+			t.Errorf("%+v after %q\n%s", settlement, g.changed, log)
+		}
+	})
+}
+
+// throttledReads is a Graph that throttles every read for twenty seconds.
+type throttledReads struct {
+	graphLog
+
+	reads int
+}
+
+func (g *throttledReads) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	g.reads++
+	time.Sleep(100 * time.Millisecond)
+	err := &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled, RetryAfter: 20 * time.Second}
+	return slices.Repeat([]graph.Found{{Err: err}}, len(selectors))
+}
+
+// A message waits for the Retry-After of a read. The pace, which waits for a write's, is no help to a dry run.
+func TestMessageWaitsForReads(t *testing.T) {
+	t.Parallel()
+	for _, dryRun := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			g := &throttledReads{}
+			settlement, log := settle(t, Options{Devices: g, Policy: Policy{GroupTags: []string{"MTR-*"}, DryRun: dryRun}},
+				Message{ID: "m-1", Text: messageOf("", 1, 2)})
+			if len(settlement.Requeue) != 1 || settlement.Retry || g.reads > 3 {
+				t.Errorf("dry run %v: %d reads, %+v\n%s", dryRun, g.reads, settlement, log)
+			}
+		})
+	}
+}
+
 // The messages of a batch that the pace leaves no time for are requeued at once, with the time they were sent.
 func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 	t.Parallel()
