@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"autopilot-unassign/internal/upstream"
 )
 
 // The pace of a process. Graph accepts 100 writes in 20 s from an app in a tenant
@@ -19,12 +21,12 @@ const (
 	startGrowth  = 0.05                          // for each success, until Graph throttles for the first time
 	growth       = 0.005                         // for each success after that, far from the rate that Graph refused
 	convergence  = 0.3                           // a slower process grows faster and blocks longer by this power
-	probeGrowth  = 1e-4                          // a second, near the rate that Graph refused
+	probeGrowth  = 1e-4                          // growth a second near the refused rate, as a share: probing
 	nearRefused  = 0.92                          // the share of that rate at which probing begins
 	aboveRefused = 1.03                          // the share at which it ends: the limit has moved
 	maxProbe     = 5 * time.Minute               // the longest time of probing: the limit may have moved
-	leastCut     = 0.9                           // the share of a rate that is left after a refusal, at most
-	mostCut      = 0.5                           // and at least: a slow process has few successes to measure its part by
+	keptShare    = 0.9                           // the share of its part that a process keeps after a refusal
+	minPart      = 0.5                           // the least part, in shares of the rate: few successes measure it badly
 	fewWrites    = 10                            // in a window: fewer do not measure the part of the limit
 	window       = 20 * time.Second              // Graph's window: the refusals of one window cut once
 	ownWindow    = window + 500*time.Millisecond // the window of a process, as latency shifts its writes
@@ -39,8 +41,7 @@ const (
 // limit: the writes that Graph accepted from it in the window. It goes on a little below that rate, and near the rate
 // that Graph refused it grows slowly, as TCP Westwood and CUBIC do (RFC 9438).
 //
-// A refused process makes up for the time in which it is blocked, as far as its own writes in the window are below its
-// rate: the others leave room for them.
+// After a block, a process may spend the permits that it missed, but in one window never more than its rate allows.
 //
 // Interactive requests take no permits. Their results are reported all the same, so that background work makes way for
 // them.
@@ -77,7 +78,7 @@ func (p *Pace) Take(ctx context.Context, want int) int {
 		if granted > 0 {
 			return granted
 		}
-		if !sleep(ctx, delay) {
+		if !upstream.Sleep(ctx, delay) {
 			break
 		}
 	}
@@ -92,7 +93,7 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	if blocked := p.blockedUntil.Sub(now); blocked > 0 {
 		return 0, blocked
 	}
-	if pause := p.blockedUntil.Sub(p.updated); pause > 0 {
+	if pause := p.blockedUntil.Sub(p.updated); pause > 0 { // accrual does not limit what was earned while blocked
 		p.permits, p.updated = p.rate*pause.Seconds(), p.blockedUntil
 	}
 	earned := p.permits + p.rate*now.Sub(p.updated).Seconds()
@@ -146,14 +147,14 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	if now.Sub(p.lastCut) >= window {
 		part := float64(len(p.accepted)) / window.Seconds()
 		if p.refused > 0 {
-			part = max(part, p.rate*mostCut)
+			part = max(part, p.rate*minPart)
 		}
 		part = min(part, p.rate)
 		p.refused = p.rate
 		if len(p.accepted) >= fewWrites {
 			p.refused = part
 		}
-		p.rate, p.lastCut = max(minRate, part*leastCut), now
+		p.rate, p.lastCut = max(minRate, part*keptShare), now
 	}
 	if retryAfter <= 0 {
 		retryAfter = defaultBlock
@@ -185,15 +186,3 @@ func (p *Pace) growth(now time.Time) float64 {
 }
 
 func fractional(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
-
-// sleep waits for d and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -49,12 +49,12 @@ func TestPaceIsCutOnceInAWindow(t *testing.T) {
 			p.report(0, 3, time.Second)
 		}
 		after := p.rate
-		if after < maxRate*leastCut*0.9 || after > maxRate*leastCut*1.01 {
+		if after < maxRate*keptShare*0.9 || after > maxRate*keptShare*1.01 {
 			t.Errorf("five refusals in a moment: %.2f writes a second", after)
 		}
 		time.Sleep(window)
 		p.report(0, 1, time.Second)
-		if p.rate < after*mostCut*leastCut*0.99 || p.rate > after*mostCut {
+		if p.rate < after*minPart*keptShare*0.99 || p.rate > after*minPart {
 			t.Errorf("a refusal in the next window: %.2f writes a second after %.2f", p.rate, after)
 		}
 		for range 100 {
@@ -196,7 +196,7 @@ func TestPageHasThePace(t *testing.T) {
 	}
 	text := strings.Join(strings.Fields(string(page)), " ")
 	for _, figure := range []string{
-		fmt.Sprintf("up to %v devices a second", maxRate), fmt.Sprintf("%.0f %% of the rate", leastCut*100),
+		fmt.Sprintf("up to %v devices a second", maxRate), fmt.Sprintf("%.0f %% of the rate", keptShare*100),
 	} {
 		if !strings.Contains(text, figure) {
 			t.Errorf("docs/schedules.md does not say %q", figure)

@@ -16,6 +16,7 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/upstream"
 )
 
 // Queue has the settings of queue messages.
@@ -60,15 +61,16 @@ const (
 	// settleAfter is the time after which an invocation takes no further permits and requeues the remaining devices: a
 	// killed process then costs little work, and a slow process does not keep devices that another could take.
 	settleAfter = 45 * time.Second
-	// maxTries is the number of deliveries that may end in a transient failure. The queues allow more deliveries, because a
-	// killed process uses them up too.
+	// maxTries is the number of deliveries after which a transient failure is permanent. Deliveries to a process that was
+	// killed count, because no queue tells them apart. The queues themselves allow more: only a message whose processes
+	// were all killed uses them up.
 	maxTries = 5
 )
 
 // queueState is the member queue of a message that this function sent itself.
 type queueState struct {
 	Since time.Time `json:"since,omitzero"`  // when the first message was sent
-	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that ended in a transient failure
+	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that did not end in a requeue
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
 }
 
@@ -161,8 +163,8 @@ func (m *messageRun) drain(ctx context.Context, o *origin, w *work) error {
 	passTurn := func() {}
 	if !w.dryRun { // a dry run writes nothing
 		passTurn = m.takeTurn(o)
-		defer func() { passTurn() }()
 	}
+	defer passTurn()
 	var groups sync.WaitGroup
 	for {
 		pending := m.pendingDevices(w)
@@ -172,7 +174,7 @@ func (m *messageRun) drain(ctx context.Context, o *origin, w *work) error {
 			if m.failure != nil || len(m.pendingDevices(w)) == 0 || m.taking.Err() != nil {
 				break
 			}
-			continue // Graph throttled some
+			continue // some were throttled, by Graph or by the hourly limit
 		}
 		if granted == len(pending) {
 			passTurn()
@@ -243,7 +245,7 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 		}
 		m.failure = cmp.Or(m.failure, err)
 		if at := slices.IndexFunc(group, func(d *device) bool { return d.result.status == http.StatusFailedDependency }); at >= 0 {
-			for _, d := range w.devices { // the fault of all
+			for _, d := range w.devices { // 424 is a fault of the deployment, so no other device can succeed
 				if !d.result.ended() && !m.changing[d] {
 					d.result = group[at].result
 				}
@@ -258,12 +260,13 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
 	if err := m.takeChanges(o, w, group); err != nil {
 		if limited, ok := errors.AsType[*rateLimitError](err); ok {
-			m.waitFor(limited.wait)
+			upstream.Sleep(m.taking, limited.wait)
 			return
 		}
 		for _, d := range group {
 			d.result = classify(err)
 		}
+		return
 	}
 	acting, cancel := context.WithTimeout(ctx, m.Timeout)
 	defer cancel()
@@ -282,15 +285,7 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	if !w.dryRun {
 		m.limits.returnChanges(o.caller, throttled)
 	}
-	m.waitFor(wait)
-}
-
-// waitFor waits for d, or until the time for permits ends.
-func (m *messageRun) waitFor(d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-m.taking.Done():
-	}
+	upstream.Sleep(m.taking, wait)
 }
 
 // auditEnded writes the records of the devices that have a result and no record.

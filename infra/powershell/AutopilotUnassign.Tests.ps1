@@ -116,8 +116,14 @@ Describe 'against the program' {
         $env:UNASSIGN_URL = " $($program.Uri)/api/unassign/`r`n"
         $file = Join-Path $TestDrive 'utf16.txt'
         [IO.File]::WriteAllText($file, $program.Plain + "`r`n", [Text.Encoding]::Unicode)
-        $env:UNASSIGN_SECRET_FILE = $file
-        try { (Remove-AutopilotResourceAccount -SerialNumber 5CG1234ABC -WhatIf).Code | Should -Be 'would_unassign' }
+        try {
+            foreach ($path in $file, 'utf16.txt') { # the second from the current location
+                $env:UNASSIGN_SECRET_FILE = $path
+                Push-Location $TestDrive
+                (Remove-AutopilotResourceAccount -SerialNumber 5CG1234ABC -WhatIf).Code | Should -Be 'would_unassign'
+                Pop-Location
+            }
+        }
         finally { $env:UNASSIGN_URL = ''; $env:UNASSIGN_SECRET_FILE = '' }
     }
 

@@ -36,7 +36,8 @@ function ConvertTo-PlainKey($Key, [string]$Name) {
 # Get-Setting returns the value of a setting of the environment, or of the file that the setting with _FILE names.
 function Get-Setting([string]$Name) {
     $file = [Environment]::GetEnvironmentVariable($Name + '_FILE')
-    if ($file) { return [IO.File]::ReadAllText($file.Trim()) }
+    # .NET resolves a relative path from the folder of the process, PowerShell from its current location.
+    if ($file) { return [IO.File]::ReadAllText($ExecutionContext.SessionState.Path.GetUnresolvedProviderPathFromPSPath($file.Trim())) }
     return [Environment]::GetEnvironmentVariable($Name)
 }
 
