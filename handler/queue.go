@@ -87,6 +87,7 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 	taking, cancel := context.WithTimeout(ctx, settleAfter)
 	defer cancel()
 	for i, m := range messages {
+		m.Sent = normalTime(m.Sent)
 		run := &messageRun{Handler: h, message: m, taking: taking, audited: map[*device]bool{}, changing: map[*device]bool{}}
 		run.event, run.state = decodeMessageEvent(source, m.Text)
 		run.postponed = i > 0 && capacity < len(run.event.request.targets)
@@ -425,6 +426,7 @@ func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
 					if json.Unmarshal(value, &state) != nil || state.Tries < 0 {
 						return &refusal{code: eventInvalid, field: field}
 					}
+					state.Since = normalTime(state.Since)
 					if state.Code != "" { // a dead letter that was put back
 						state.Tries = 0
 					}
@@ -440,6 +442,15 @@ func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
 		return err
 	}()
 	return e, state
+}
+
+// normalTime returns t in UTC, and zero for a time that JSON cannot hold: package time reads some that it does not write,
+// such as one with the offset +24:00.
+func normalTime(t time.Time) time.Time {
+	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 {
+		return time.Time{}
+	}
+	return t
 }
 
 // mergeContext returns the sender's context with the host's data in it, which wins.

@@ -326,6 +326,28 @@ func TestMessageWaitsForReads(t *testing.T) {
 	}
 }
 
+// A message with a time that package time reads and does not write becomes a dead letter. It must not end the process.
+func TestOddTimesOfMessages(t *testing.T) {
+	t.Parallel()
+	g := &graphLog{fail: func(string, int) error { return graphFailure(upstream.NotFound) }}
+	for _, since := range []string{
+		"2001-01-01T00:00:00+24:00", "2001-01-01T00:00:00-23:60", "9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+01:00",
+	} {
+		settlement, log := settle(t, Options{Devices: g}, Message{Text: messageOf(`,"queue":{"since":"`+since+`"}`, 1)})
+		if len(settlement.DeadLetters) != 1 {
+			t.Errorf("%s: %+v\n%s", since, settlement, log)
+		}
+	}
+	for _, sent := range []time.Time{
+		time.Date(2001, 1, 1, 0, 0, 0, 0, time.FixedZone("", 24*3600)), time.UnixMilli(1 << 58), time.UnixMilli(-1 << 58),
+	} {
+		settlement, log := settle(t, Options{Devices: g}, Message{Text: messageOf("", 1), Sent: sent})
+		if len(settlement.DeadLetters) != 1 {
+			t.Errorf("%v: %+v\n%s", sent, settlement, log)
+		}
+	}
+}
+
 // The messages of a batch that the pace leaves no time for are requeued at once, with the time they were sent.
 func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 	t.Parallel()
