@@ -261,7 +261,7 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
 	if err := m.takeChanges(o, w, group); err != nil {
 		if limited, ok := errors.AsType[*rateLimitError](err); ok {
-			upstream.Sleep(m.taking, limited.wait)
+			upstream.Sleep(m.taking, limited.wait) //nolint:contextcheck // taking comes of ctx
 			return
 		}
 		for _, d := range group {
@@ -286,7 +286,7 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	if !w.dryRun {
 		m.limits.returnChanges(o.caller, throttled)
 	}
-	upstream.Sleep(m.taking, wait)
+	upstream.Sleep(m.taking, wait) //nolint:contextcheck // taking comes of ctx
 }
 
 // auditEnded writes the records of the devices that have a result and no record.
@@ -427,7 +427,8 @@ func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
 						return &refusal{code: eventInvalid, field: field}
 					}
 					state.Since = normalTime(state.Since)
-					if state.Code != "" { // a dead letter that was put back
+					state.Tries = min(state.Tries, maxTries) // or the sum with deliveries could overflow
+					if state.Code != "" {                    // a dead letter that was put back
 						state.Tries = 0
 					}
 					return nil

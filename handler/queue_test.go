@@ -533,4 +533,8 @@ func TestTriesOfOtherMessages(t *testing.T) {
 	if !settlement.Retry {
 		t.Errorf("%+v", settlement)
 	}
+	settlement, _ = settle(t, Options{Devices: g}, Message{Text: messageOf(`,"queue":{"tries":9223372036854775807}`, 1)})
+	if len(settlement.DeadLetters) != 1 {
+		t.Errorf("a number of tries near the largest: %+v", settlement)
+	}
 }
