@@ -92,7 +92,15 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 		run.event, run.state = decodeMessageEvent(source, m.Text)
 		run.postponed = i > 0 && capacity < len(run.event.request.targets)
 		capacity -= len(run.event.request.targets)
-		go func() { settlements <- settled{i, run.settle(ctx)} }()
+		go func() {
+			var s Settlement
+			if err := catchPanic(func() error { s = run.settle(ctx); return nil }); err != nil {
+				failed := &work{request: request{context: m.Context}, result: classify(err)}
+				h.auditEvent(ctx, newOrigin(ctx, time.Now(), guid.New().String()), failed)
+				s = Settlement{Retry: true} // the queue itself gives up after its own number of deliveries
+			}
+			settlements <- settled{i, s}
+		}()
 	}
 	for range messages {
 		s := <-settlements

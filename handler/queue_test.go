@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,7 +141,7 @@ func TestMessageIsDone(t *testing.T) {
 	if settlement.Retry || settlement.Requeue != nil || settlement.DeadLetters != nil || len(g.changed) != 2 {
 		t.Errorf("%+v after %q", settlement, g.changed)
 	}
-	if strings.Count(log, `"code":"unassigned"`) != 2 || !strings.Contains(log, `"messageId":"m-1"`) || !strings.Contains(log, `"delivery_id":"m-1"`) {
+	if strings.Count(log, `"code":"unassigned"`) != 2 || !strings.Contains(log, `"messageId":"m-1"`) || !strings.Contains(log, `"message_id":"m-1"`) {
 		t.Error(log)
 	}
 }
@@ -246,6 +247,30 @@ func TestThrottlingTakesNoTry(t *testing.T) {
 		}
 		if !strings.Contains(log, `"waited_ms":40000`) || !strings.Contains(log, `"msg":"requeued"`) {
 			t.Error(log)
+		}
+	})
+}
+
+// oddPace grants nothing, and panics when a settlement asks for its capacity.
+type oddPace struct{ asked atomic.Bool }
+
+func (*oddPace) Take(ctx context.Context, _ int) int { <-ctx.Done(); return 0 }
+
+func (p *oddPace) Capacity(time.Duration) int {
+	if p.asked.Swap(true) {
+		panic("a defect")
+	}
+	return 100
+}
+
+// A panic outside of the change leaves the message in the queue, and the process alive.
+func TestPanicOfASettlement(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		settlement, log := settle(t, Options{Devices: &graphLog{}, Pace: &oddPace{}},
+			Message{Text: messageOf("", 1), Context: map[string]string{"messageId": "m-1"}})
+		if !settlement.Retry || !strings.Contains(log, `"code":"internal_error"`) || !strings.Contains(log, `"messageId":"m-1"`) {
+			t.Errorf("%+v\n%s", settlement, log)
 		}
 	})
 }
