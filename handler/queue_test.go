@@ -141,7 +141,7 @@ func TestMessageIsDone(t *testing.T) {
 	if settlement.Retry || settlement.Requeue != nil || settlement.DeadLetters != nil || len(g.changed) != 2 {
 		t.Errorf("%+v after %q", settlement, g.changed)
 	}
-	if strings.Count(log, `"code":"unassigned"`) != 2 || !strings.Contains(log, `"messageId":"m-1"`) || !strings.Contains(log, `"message_id":"m-1"`) {
+	if strings.Count(log, `"code":"unassigned"`) != 2 || !strings.Contains(log, `"messageId":"m-1"`) || !strings.Contains(log, `"delivery_id":"m-1"`) {
 		t.Error(log)
 	}
 }
