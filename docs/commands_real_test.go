@@ -60,11 +60,13 @@ func TestPagesRunInPowerShell(t *testing.T) {
 	}
 }
 
-// shape returns the az, azd and unassign commands without values: words up to the first option, and options.
+// shape returns the az, azd and unassign commands without values: words up to the first option, and options. It leaves
+// out the lists of unassign: in PowerShell the module sends them. The shapes are sorted, because the programs of a pipe
+// run at the same time.
 func shape(commands [][]string) []string {
 	var shapes []string
 	for _, command := range commands {
-		if !slices.Contains([]string{"az", "azd", "unassign"}, command[0]) {
+		if !slices.Contains([]string{"az", "azd", "unassign"}, command[0]) || slices.Contains(command, "-csv") {
 			continue
 		}
 		line, options := command[0], false
@@ -77,6 +79,7 @@ func shape(commands [][]string) []string {
 		}
 		shapes = append(shapes, line)
 	}
+	slices.Sort(shapes)
 	return shapes
 }
 

@@ -45,7 +45,10 @@ var realPrograms = []string{"cat", "cp", "cut", "date", "mkdir", "mv", "printf",
 
 // recordArgs writes its own name and its arguments, and prints something that can be a GUID, a name or a file.
 const recordArgs = `#!/bin/sh
-{ printf '%s' "${0##*/}"; for arg; do printf '\037%s' "$arg"; done; printf '\036'; } >> "$RECORD"
+separator=$(printf '\037')
+record=${0##*/}
+for arg; do record=$record$separator$arg; done
+printf '%s\036' "$record" >> "$RECORD" # at once: the programs of a pipe run at the same time
 previous=
 for arg; do
 	[ "$previous" != --file ] || [ -e "$arg" ] || echo stub > "$arg"
