@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
-	"unicode/utf8"
 
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/text"
 )
 
 // DeviceID is the id of a windowsAutopilotDeviceIdentity: its ZTDID, which is neither the Entra device id nor the id of
@@ -108,27 +108,9 @@ type property struct {
 }
 
 // UnmarshalJSON never fails.
-func (p *property) UnmarshalJSON(text []byte) error {
-	if plain, ok := plainString(text); ok {
-		*p = property{value: plain, known: true}
-		return nil
-	}
-	err := json.Unmarshal(text, &p.value) // leaves it "" for null
-	p.known, p.odd = err == nil, err != nil
+func (p *property) UnmarshalJSON(data []byte) error {
+	value, ok := text.Unquote(data)
+	ok = ok || string(data) == "null"
+	*p = property{value: value, known: ok, odd: !ok}
 	return nil
-}
-
-// plainString returns the value of a JSON string that has ASCII characters alone and no escape. Nearly all properties
-// are such strings, and a decoder for each costs most of the time of a page.
-func plainString(text []byte) (value string, ok bool) {
-	if len(text) < 2 || text[0] != '"' {
-		return "", false
-	}
-	text = text[1 : len(text)-1]
-	for _, b := range text {
-		if b == '\\' || b >= utf8.RuneSelf {
-			return "", false
-		}
-	}
-	return string(text), true
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"autopilot-unassign/graph"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -157,17 +158,5 @@ func (p DevicePage) encodeCSV() string {
 	return b.String()
 }
 
-// csvCell returns a quoted cell that no spreadsheet reads as a formula, with any separator: an apostrophe stands before
-// each character that could start one, and before each apostrophe in such a place. `unassign call -csv` removes them.
-func csvCell(s string) string {
-	var b strings.Builder
-	start := true
-	for _, c := range s {
-		if start && strings.ContainsRune("=+-@\t\r\n'", c) {
-			b.WriteByte('\'')
-		}
-		b.WriteRune(c)
-		start = strings.ContainsRune(",;|\t\r\n", c)
-	}
-	return `"` + strings.ReplaceAll(b.String(), `"`, `""`) + `"`
-}
+// csvCell returns a quoted cell that no spreadsheet reads as a formula. `unassign call -csv` takes it as it was.
+func csvCell(s string) string { return `"` + strings.ReplaceAll(text.GuardCell(s), `"`, `""`) + `"` }

@@ -17,6 +17,7 @@ import (
 
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
+	"autopilot-unassign/internal/text"
 )
 
 // The limits of a request.
@@ -338,7 +339,7 @@ func decodeContext(value json.RawMessage) (map[string]string, error) {
 // stringField returns the reader of a string. set stores the string, and returns false if it is invalid.
 func stringField(invalid error, set func(text string) bool) fieldReader {
 	return func(value json.RawMessage) error {
-		if text, ok := unquote(value); !ok || !set(text) {
+		if content, ok := text.Unquote(value); !ok || !set(content) {
 			return invalid
 		}
 		return nil
@@ -393,7 +394,7 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 		var name, member json.RawMessage
 		name, rest = cutValue(rest)
 		member, rest = cutValue(trimSpace(rest[1:])) // behind the colon
-		field, ok := unquote(name)
+		field, ok := text.Unquote(name)
 		if !ok {
 			return notObject
 		}
@@ -441,19 +442,6 @@ func cutValue(text []byte) (value, rest []byte) {
 const whiteSpace = " \t\r\n"
 
 func trimSpace(text []byte) []byte { return bytes.TrimLeft(text, whiteSpace) }
-
-// unquote returns the string that a JSON value holds, and false for another value.
-func unquote(value json.RawMessage) (text string, ok bool) {
-	switch {
-	case value[0] != '"':
-		return "", false
-	case bytes.IndexByte(value, '\\') < 0:
-		return string(value[1 : len(value)-1]), true
-	}
-	var escaped string // text itself would be on the heap for every value
-	ok = json.Unmarshal(value, &escaped) == nil
-	return escaped, ok
-}
 
 // isBlank reports whether s has no character but spaces.
 func isBlank(s string) bool { return strings.TrimSpace(s) == "" }

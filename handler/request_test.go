@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"autopilot-unassign/graph"
+	"autopilot-unassign/internal/text"
 )
 
 const someDevice = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a01"
@@ -271,8 +272,8 @@ func FuzzReadObject(f *testing.F) {
 			got[field] = "null" // which has no call
 			return func(value json.RawMessage) error {
 				got[field] = string(value)
-				if text, ok := unquote(value); ok {
-					got[field] = text
+				if member, ok := text.Unquote(value); ok {
+					got[field] = member
 				}
 				return nil
 			}

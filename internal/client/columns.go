@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/text"
 )
 
 // column is the meaning of a column's name. Of two columns with one purpose the one with the lower rank counts.
@@ -181,13 +182,13 @@ func (c columns) cellOf(cells []string, purpose string) string {
 	if !ok || i >= len(cells) {
 		return ""
 	}
-	return strings.Clone(strings.TrimSpace(unguardCell(strings.TrimSpace(cells[i]))))
+	return strings.Clone(strings.TrimSpace(text.UnguardCell(strings.TrimSpace(cells[i]))))
 }
 
 // readRow returns the content of a row.
 func (c columns) readRow(cells []string) Row {
 	if c.plain {
-		value := strings.Clone(strings.TrimSpace(unguardCell(strings.TrimSpace(cells[0]))))
+		value := strings.Clone(strings.TrimSpace(text.UnguardCell(strings.TrimSpace(cells[0]))))
 		if _, err := guid.Parse(value); err == nil {
 			return Row{ID: strings.ToLower(value)}
 		}

@@ -133,7 +133,7 @@ func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer
 		count++
 		cells := []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, d.Account.ResourceName}
 		for i, cell := range cells {
-			cells[i] = guardCell(strings.ToValidUTF8(cell, "\ufffd"))
+			cells[i] = text.GuardCell(strings.ToValidUTF8(cell, "\ufffd"))
 		}
 		return records.Write(cells)
 	})

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"autopilot-unassign/internal/text"
 )
 
 // Result is the result of a row. The row's selector and expected account find it again, wherever the row stands by
@@ -127,7 +129,7 @@ func (r Result) formatCells() []string {
 		if column.field != nil {
 			cell = *column.field(&r)
 		}
-		cells = append(cells, guardCell(strings.ToValidUTF8(cell, "\ufffd")))
+		cells = append(cells, text.GuardCell(strings.ToValidUTF8(cell, "\ufffd")))
 	}
 	return cells
 }
@@ -136,7 +138,7 @@ func (r Result) formatCells() []string {
 func resultOf(names, cells []string) (r Result, err error) {
 	of := make(map[string]string, len(names))
 	for i, name := range names {
-		of[name] = unguardCell(cells[i])
+		of[name] = text.UnguardCell(cells[i])
 	}
 	for _, column := range resultColumns {
 		if column.field != nil {
