@@ -300,7 +300,7 @@ func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []str
 	log := app.NewLog(d.out, slog.LevelInfo)
 	a, h := adapt(t, c, host, settings, log)
 	if host == config.Lambda {
-		l := &lambdaHost{http: a, run: a.Run, settle: a.RunMessages, log: log}
+		l := &lambdaHost{http: a, run: a.Run, settle: a.RunMessages, hide: a.MessageTime(), log: log}
 		d.answer = func(ctx context.Context, s sent) (got, error) {
 			event, err := lambda.Event(s.method, s.target, s.header, []byte(s.body), false)
 			if err != nil {

@@ -51,7 +51,7 @@ func serveLambda(
 	cancel()
 	log.InfoContext(ctx, "listening", slog.String("host", config.Lambda), slog.String("version", version))
 	lambda.StartWithOptions(&lambdaHost{
-		http: s, run: s.Run, settle: s.RunMessages, examine: examine, queues: queues, log: log,
+		http: s, run: s.Run, settle: s.RunMessages, hide: s.MessageTime(), examine: examine, queues: queues, log: log,
 	}, lambda.WithContext(ctx))
 	return errors.New("the Lambda runtime ended")
 }
@@ -63,6 +63,7 @@ type lambdaHost struct {
 	run     func(context.Context, handler.Event) (any, error)
 	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
 	settle  func(context.Context, handler.Source, []handler.Message, func(int, handler.Settlement))
+	hide    time.Duration // the time after which the messages of a killed process are delivered again
 	queues  *app.Queues
 	log     *slog.Logger
 }
@@ -205,22 +206,14 @@ func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, e
 	return json.Marshal(reply)
 }
 
-// hiddenTime is the time after which the messages of a killed process are delivered again. It is above the time of an
-// invocation: 45 s in which messages get permits, and 25 s each for the last change and its verification. The queue's own
-// visibility timeout must be above the function's timeout, which the sweep needs.
-const hiddenTime = 2 * time.Minute
-
-// hideMessages sets the time after which messages are delivered again, unless they are settled before. Without it the
-// queue's visibility timeout holds.
+// hideMessages sets the time after which messages are delivered again, unless they are settled before. Otherwise the
+// queue's visibility timeout holds, which must be above the function's timeout, and the sweep needs a long one.
 func (l *lambdaHost) hideMessages(ctx context.Context, records []events.SQSMessage) {
 	receipts := make([]string, len(records))
 	for i, m := range records {
 		receipts[i] = m.ReceiptHandle
 	}
-	if len(records) == 0 {
-		return
-	}
-	if err := l.queues.Hide(ctx, records[0].EventSourceARN, hiddenTime, receipts...); err != nil {
+	if err := l.queues.Hide(ctx, records[0].EventSourceARN, l.hide, receipts...); err != nil {
 		l.warnUnsent(ctx, "visibility of messages not changed", "", err)
 	}
 }

@@ -523,6 +523,10 @@ func (f *fakeSQS) Do(r *http.Request) (*http.Response, error) {
 	}
 	body := `{"Attributes":{"RedrivePolicy":"{\"deadLetterTargetArn\":\"arn:aws:sqs:eu-west-1:123456789012:dead\",\"maxReceiveCount\":5}"}}`
 	switch action {
+	case "ChangeMessageVisibilityBatch":
+		if entries := fmt.Sprint(in["Entries"]); strings.Count(entries, "VisibilityTimeout:90") != strings.Count(entries, "ReceiptHandle:") {
+			f.t.Errorf("hidden: %s", entries)
+		}
 	case "SendMessage":
 		f.sent = append(f.sent, in)
 		body = `{"MessageId":"1"}`
@@ -592,7 +596,7 @@ func TestSQSPermanentFailures(t *testing.T) {
 		sqs := &fakeSQS{t: t, status: test.status}
 		log := &bytes.Buffer{}
 		l := &lambdaHost{
-			settle: run, queues: app.NewQueues(func(name string) string { return test.env[name] }, sqs),
+			settle: run, hide: 90 * time.Second, queues: app.NewQueues(func(name string) string { return test.env[name] }, sqs),
 			log: app.NewLog(log, slog.LevelInfo),
 		}
 		reply, err := l.Invoke(t.Context(), []byte(test.event))

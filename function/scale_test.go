@@ -60,7 +60,7 @@ type scaleResult struct {
 
 // redelivery is the time after which an engine delivers the messages of a killed worker again.
 var redelivery = map[string]time.Duration{
-	"sqs":     hiddenTime,
+	"sqs":     2 * time.Minute,  // MessageTime of the handler, with REQUEST_TIMEOUT=25s
 	"storage": 30 * time.Second, // the visibilityTimeout of host.json
 }
 
@@ -344,7 +344,7 @@ func lambdaWorker(a *app.App, n *scaleNetwork) queue.Worker {
 		"AWS_SESSION_TOKEN": "session",
 	}
 	l := &lambdaHost{
-		http: a, run: a.Run, settle: a.RunMessages, log: slog.New(slog.DiscardHandler),
+		http: a, run: a.Run, settle: a.RunMessages, hide: a.MessageTime(), log: slog.New(slog.DiscardHandler),
 		queues: app.NewQueues(func(name string) string { return credentials[name] }, n),
 	}
 	return func(ctx context.Context, batch []queue.Message) ([]string, error) {

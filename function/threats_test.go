@@ -260,7 +260,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	stop()
 	serving.Wait()
 
-	l := &lambdaHost{http: h, run: h.Run, settle: h.RunMessages, log: log}
+	l := &lambdaHost{http: h, run: h.Run, settle: h.RunMessages, hide: h.MessageTime(), log: log}
 	for _, test := range []struct{ payload, want string }{
 		{`{"version":"2.0","rawPath":"/api/unassign","requestContext":{"http":{"method":"POST"}},"body":` +
 			string(message) + `}`, `{"statusCode":500,`},

@@ -61,6 +61,8 @@ const (
 	// settleAfter is the time after which an invocation takes no further permits and requeues the remaining devices: a
 	// killed process then costs little work, and a slow process does not keep devices that another could take.
 	settleAfter = 45 * time.Second
+	// sendReserve is the time for the requests of a host that settle a message.
+	sendReserve = 25 * time.Second
 	// maxTries is the number of deliveries after which a transient failure is permanent. Deliveries to a process that was
 	// killed count, because no queue tells them apart. The queues themselves allow more: only a message whose processes
 	// were all killed uses them up.
@@ -73,6 +75,10 @@ type queueState struct {
 	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that did not end in a requeue
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
 }
+
+// MessageTime returns the longest time until a message is settled: the time for permits, and Timeout each for the last
+// change and for its verification. A queue must not deliver the message again before.
+func (h *Handler) MessageTime() time.Duration { return settleAfter + 2*h.Timeout + sendReserve }
 
 // RunMessages carries out a batch of messages at the pace that Graph accepts. It calls settle with the index of each
 // message as soon as its settlement is known, one call at a time, so that a killed process leaves little for another to

@@ -251,6 +251,41 @@ func TestThrottlingTakesNoTry(t *testing.T) {
 	})
 }
 
+// stuckGraph succeeds with a change after a time, and never reads a device after that.
+type stuckGraph struct {
+	graphLog
+
+	change time.Duration
+}
+
+func (g *stuckGraph) UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result {
+	time.Sleep(g.change)
+	return g.graphLog.UnassignResourceAccount(ctx, ids...)
+}
+
+func (g *stuckGraph) Find(ctx context.Context, selectors ...graph.Selector) []graph.Found {
+	if len(g.changed) > 0 {
+		<-ctx.Done()
+	}
+	return g.graphLog.Find(ctx, selectors...)
+}
+
+// The slowest message of the longest REQUEST_TIMEOUT ends within MessageTime.
+func TestMessageTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 200 * time.Second
+		g := &stuckGraph{change: timeout - time.Second}
+		h := New(Options{Devices: g, Background: g, Log: slog.New(slog.DiscardHandler), Timeout: timeout, Pace: slowPace{settleAfter - time.Second, 2}})
+		start := time.Now()
+		runMessages(t, h, Message{ID: "m-1", Text: messageOf(`,"verify":true`, 1), Deliveries: 1})
+		took, limit := time.Since(start), h.MessageTime()-sendReserve
+		if len(g.changed) != 1 || took > limit || took < limit-5*time.Second {
+			t.Errorf("%q changed in %v, want a little less than %v", g.changed, took, limit)
+		}
+	})
+}
+
 // oddPace grants nothing, and panics when a settlement asks for its capacity.
 type oddPace struct{ asked atomic.Bool }
 
