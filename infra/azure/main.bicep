@@ -448,7 +448,8 @@ resource queueContributor 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-// The host itself moves a message to the poison queue after five failures, without a record of ours; this log shows it, and the backlog.
+// The host itself moves a message to the poison queue after maxDequeueCount deliveries, without a record of ours; this log shows it, and the
+// backlog.
 resource queueLogs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (hasQueue) {
   name: 'changes'
   scope: queueService
@@ -787,11 +788,11 @@ var queueAlerts = [
   }
   {
     name: 'backlog'
-    description: 'Messages wait in the queue, and none was finished for an hour. A backlog that drains raises no alert.'
+    description: 'Messages wait in the queue, and no device of them was finished for an hour. A backlog that drains raises no alert.'
     severity: 2
     window: 'P1D'
     every: 'PT15M'
-    query: 'StorageQueueLogs | where Uri has "/${queueNames[0]}/" | summarize added = countif(OperationName == "PutMessage"), finished = countif(OperationName == "DeleteMessage"), newest = maxif(TimeGenerated, OperationName in ("PutMessage", "DeleteMessage")) | where added > finished and newest < ago(1h)'
+    query: 'let finishedAt = coalesce(toscalar(${records} | where r.message == "event" or r.message == "unassign" and r.caller_id == "storage_queue" | summarize max(TimeGenerated)), datetime(2000-01-01)); StorageQueueLogs | where Uri has "/${queueNames[0]}/" | summarize added = countif(OperationName == "PutMessage"), finished = countif(OperationName == "DeleteMessage"), waiting = countif(OperationName == "PutMessage" and TimeGenerated > finishedAt and TimeGenerated < ago(1h)) | where added > finished and waiting > 0'
   }
 ]
 

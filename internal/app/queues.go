@@ -49,16 +49,17 @@ func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
 // queueAddress is the region and the URL of a queue.
 type queueAddress struct{ region, host, url string }
 
-// queueARN matches the ARN of a queue. Compiling it would delay every start.
+// queueARN matches the ARN of a standard queue: a FIFO queue takes no message without a group, and a group would make
+// its messages wait for one another. Compiling it would delay every start.
 var queueARN = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // a constant
 	return regexp.MustCompile(
-		`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80}(?:\.fifo)?)$`)
+		`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80})$`)
 })
 
 func parseQueueARN(arn string) (queueAddress, error) {
 	m := queueARN().FindStringSubmatch(arn)
 	if m == nil {
-		return queueAddress{}, errors.New("the ARN is not one of a queue")
+		return queueAddress{}, errors.New("the ARN is not of a standard queue")
 	}
 	host := "sqs." + m[2] + ".amazonaws.com"
 	if m[1] == "aws-cn" {

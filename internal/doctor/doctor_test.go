@@ -1415,7 +1415,7 @@ func TestErrorsPageHasTheFixes(t *testing.T) {
 	} {
 		for _, service := range []upstream.Service{upstream.Graph, upstream.Identity, upstream.Vault} {
 			code := string(handler.CodeOf(&upstream.Error{Service: service, Reason: reason}))
-			if code != "internal_error" && code != "device_not_found" && remedies[code] == nil {
+			if code != "internal_error" && code != "device_not_found" && remedies()[code] == nil {
 				t.Errorf("fixes.txt explains no %s", code)
 			}
 		}
@@ -1423,7 +1423,7 @@ func TestErrorsPageHasTheFixes(t *testing.T) {
 	x := explainer{fill: strings.NewReplacer("{service}", "SERVICE", "{where}", "the settings with its address",
 		"{subject}", "NAME", "{cause}", "REASON", "{reason}", "REASON", "{audience}", simulated.Exchange,
 		"{renew}", "create it anew, with the commands that the doctor prints")}
-	for entry, list := range remedies {
+	for entry, list := range remedies() {
 		var block strings.Builder
 		for _, r := range list {
 			fmt.Fprintln(&block, x.fill.Replace(r.found))
@@ -1431,7 +1431,7 @@ func TestErrorsPageHasTheFixes(t *testing.T) {
 				steps := []string{x.fill.Replace(step)}
 				if name, ok := strings.CutPrefix(step, "{"); ok && step != "{renew}" {
 					name = strings.TrimSuffix(name, "}")
-					if remedies[name] == nil {
+					if remedies()[name] == nil {
 						t.Errorf("fixes.txt has no entry %s", name)
 					}
 					x.facts = slices.Concat(r.when, []string{"identity"})

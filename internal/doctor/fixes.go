@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -15,8 +16,8 @@ import (
 //go:embed fixes.txt
 var fixesText string
 
-// remedies holds the entries of fixes.txt.
-var remedies = parseFixes(fixesText) //nolint:gochecknoglobals // a table that nothing writes to
+// remedies returns the entries of fixes.txt. Parsing them would delay every start.
+var remedies = sync.OnceValue(func() map[string][]remedy { return parseFixes(fixesText) }) //nolint:gochecknoglobals // a constant
 
 // remedy is a finding of fixes.txt: the meaning of a failure, and the steps of its fix.
 type remedy struct {
@@ -109,7 +110,7 @@ func (x explainer) findRemedy(entries ...string) remedy {
 		})
 	}
 	for _, entry := range entries {
-		for _, r := range remedies[entry] {
+		for _, r := range remedies()[entry] {
 			if len(r.when) == 0 || slices.ContainsFunc(r.when, holds) {
 				return r
 			}
