@@ -75,25 +75,25 @@ func contractCases() map[string]contractCase {
 
 		"no evidence": {nil, nil, with(unsigned), 401, "unauthenticated", challenge},
 		"a signature by a stranger": {nil, nil, with(func(s *sent) {
-			caller.Sign(s.header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.body))
+			caller.Sign(s.Header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.Body))
 		}), 401, "unauthenticated", challenge},
 		"a signature of another body": {nil, nil, with(func(s *sent) {
-			s.body = strings.Replace(s.body, "RITM", "RITN",
+			s.Body = strings.Replace(s.Body, "RITM", "RITN",
 				1)
 		}), 401, "unauthenticated", challenge},
 		"a dot in the id": {nil, nil, with(func(s *sent) {
-			caller.Sign(s.header, canaryKey, "msg.1",
-				time.Now(), []byte(s.body))
+			caller.Sign(s.Header, canaryKey, "msg.1",
+				time.Now(), []byte(s.Body))
 		}), 401, "unauthenticated", challenge},
 		"two signatures headers": {
-			nil, nil, with(func(s *sent) { s.header.Add("Webhook-Id", "msg_2") }), 401,
+			nil, nil, with(func(s *sent) { s.Header.Add("Webhook-Id", "msg_2") }), 401,
 			"unauthenticated", challenge,
 		},
 		"too old": {nil, nil, with(func(s *sent) {
-			caller.Sign(s.header, canaryKey, "msg_1", time.Now().Add(-302*time.Second), []byte(s.body))
+			caller.Sign(s.Header, canaryKey, "msg_1", time.Now().Add(-302*time.Second), []byte(s.Body))
 		}), 401, "request_expired", challenge},
 		"too early": {nil, nil, with(func(s *sent) {
-			caller.Sign(s.header, canaryKey, "msg_1", time.Now().Add(303*time.Second), []byte(s.body))
+			caller.Sign(s.Header, canaryKey, "msg_1", time.Now().Add(303*time.Second), []byte(s.Body))
 		}), 401, "request_expired", challenge},
 		"a wrong API key": {
 			nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey+"x")), 401, "unauthenticated",
@@ -101,12 +101,12 @@ func contractCases() map[string]contractCase {
 		},
 
 		"GET": {
-			nil, nil, with(func(s *sent) { s.method, s.body = http.MethodGet, "" }), 405,
+			nil, nil, with(func(s *sent) { s.Method, s.Body = http.MethodGet, "" }), 405,
 			"method_not_allowed",
 			map[string]string{"Allow": "POST"},
 		},
 		"DELETE": {
-			nil, nil, with(func(s *sent) { s.method = http.MethodDelete }), 405, "method_not_allowed",
+			nil, nil, with(func(s *sent) { s.Method = http.MethodDelete }), 405, "method_not_allowed",
 			map[string]string{"Allow": "POST"},
 		},
 		"a form": {

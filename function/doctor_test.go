@@ -105,7 +105,7 @@ func TestDoctorAsProcess(t *testing.T) {
 func askDoctor(t *testing.T, host string, d deployment, changes ...func(*sent)) got {
 	t.Helper()
 	s := post("", append([]func(*sent){
-		func(s *sent) { s.method, s.target = http.MethodGet, "/api/doctor" },
+		func(s *sent) { s.Method, s.Target = http.MethodGet, "/api/doctor" },
 		header("Content-Type"),
 	}, changes...)...)
 	answer, err := d.send(t.Context(), s)
@@ -117,7 +117,7 @@ func askDoctor(t *testing.T, host string, d deployment, changes ...func(*sent)) 
 		t.Fatal(err)
 	}
 	item := doc.Paths.Value("/api/doctor")
-	if s.method != http.MethodHead {
+	if s.Method != http.MethodHead {
 		validate(t, &routers.Route{
 			Spec: doc, Path: "/api/doctor", PathItem: item, Method: http.MethodGet,
 			Operation: item.Get,
@@ -159,7 +159,7 @@ func TestDoctorRoute(t *testing.T) {
 				},
 				{
 					"HEAD", nil,
-					[]func(*sent){unsigned, byKey, func(s *sent) { s.method = http.MethodHead }},
+					[]func(*sent){unsigned, byKey, func(s *sent) { s.Method = http.MethodHead }},
 					200, "examined",
 					"api-key-flow", nil, "", "Content-Type: application/json",
 				},
@@ -171,7 +171,7 @@ func TestDoctorRoute(t *testing.T) {
 				},
 				{
 					"POST", nil,
-					[]func(*sent){unsigned, byKey, func(s *sent) { s.method, s.body = http.MethodPost, validBody }},
+					[]func(*sent){unsigned, byKey, func(s *sent) { s.Method, s.Body = http.MethodPost, validBody }},
 					405, "method_not_allowed", "", nil, "", "Allow: GET, HEAD",
 				},
 				{

@@ -765,7 +765,7 @@ func TestRootOfTheHost(t *testing.T) {
 			d := eventsOnAzure(t, c, functions.Options{Mode: mode}, homepage)
 			for _, target := range []string{"/", "/api", "/api/", "//", "/api//unassign", "/nowhere", "/admin/functions/sweep", "/?x=1"} {
 				for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodHead, http.MethodPut, http.MethodOptions} {
-					answer, err := d.send(t.Context(), post(validBody, func(s *sent) { s.method, s.target = method, target }))
+					answer, err := d.send(t.Context(), post(validBody, func(s *sent) { s.Method, s.Target = method, target }))
 					if err != nil || answer.status/100 != 4 || strings.HasPrefix(target, "/?") && answer.header.Get("X-Request-Id") == "" {
 						t.Errorf("%s, %s: %s %s: %d %s, %v", name, homepage, method, target, answer.status, answer.body, err)
 					}
@@ -789,7 +789,7 @@ func TestPathsInAnyForm(t *testing.T) {
 			for target, want := range map[string]int{
 				"/API/Unassign": 204, "/api/UNASSIGN": 204, "/api/unassign/": 204, "/api/unassign//": 404, "/api/unassign/x": 404, "/api/Health/": 405,
 			} {
-				answer, err := d.send(t.Context(), post(validBody, func(s *sent) { s.target = target }))
+				answer, err := d.send(t.Context(), post(validBody, func(s *sent) { s.Target = target }))
 				if err != nil || answer.status != want {
 					t.Errorf("%s: %d %s, %v; want %d", target, answer.status, answer.body, err, want)
 				}
@@ -811,9 +811,9 @@ func TestLargeBody(t *testing.T) {
 			"no evidence":      {post(large, unsigned), http.StatusUnauthorized},
 			"signed":           {post(large), http.StatusRequestEntityTooLarge},
 			"another type":     {post(large, header("Content-Type", "text/plain")), http.StatusUnsupportedMediaType},
-			"another method":   {post(large, func(s *sent) { s.method = http.MethodPut }), http.StatusMethodNotAllowed},
-			"no such route":    {post(large, func(s *sent) { s.target = "/" }), http.StatusNotFound},
-			"health, by a PUT": {post(large, func(s *sent) { s.method, s.target = http.MethodPut, "/api/health" }), http.StatusMethodNotAllowed},
+			"another method":   {post(large, func(s *sent) { s.Method = http.MethodPut }), http.StatusMethodNotAllowed},
+			"no such route":    {post(large, func(s *sent) { s.Target = "/" }), http.StatusNotFound},
+			"health, by a PUT": {post(large, func(s *sent) { s.Method, s.Target = http.MethodPut, "/api/health" }), http.StatusMethodNotAllowed},
 		} {
 			begun := time.Now()
 			answer, err := d.send(t.Context(), request.sent)

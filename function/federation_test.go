@@ -76,7 +76,7 @@ func TestFederation(t *testing.T) {
 			"API_KEY_SECRET_NAMES=",
 		}, test.settings)...))
 		for range 2 {
-			test.request.header.Set("X-Request-Id", "request-1")
+			test.request.Header.Set("X-Request-Id", "request-1")
 			if answer, err := d.send(t.Context(), test.request); err != nil || answer.status != http.StatusNoContent {
 				t.Fatalf("%s: %d %s, %v\n%s", name, answer.status, answer.body, err, strings.Join(d.lines(), "\n"))
 			}

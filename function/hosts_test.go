@@ -19,12 +19,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
-	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/doctor"
-	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/hosttest/lambda"
 	"autopilot-unassign/internal/hosttest/simulated"
@@ -65,18 +63,25 @@ var (
 	leaks     = simulated.Leaks
 	encodeKey = simulated.EncodeKey
 	complete  = simulated.Minimal
+
+	post      = simulated.Post
+	header    = simulated.Header
+	unsigned  = simulated.Unsigned
+	byKey     = simulated.ByKey
+	delivery  = simulated.Delivery
+	bearer    = simulated.Bearer
+	withClaim = simulated.WithClaim
+
+	fromServiceNow    = simulated.FromServiceNow
+	fromPowerAutomate = simulated.FromPowerAutomate
 )
+
+// sent is a request to the program.
+type sent = simulated.Request
 
 // newApp returns the function for c in this process.
 func newApp(c config.Config, transport policy.Transporter, log *slog.Logger) (*app.App, error) {
 	return app.New(c, transport, doctor.ForApp(c, transport, version), log, version)
-}
-
-// sent is a request to the program.
-type sent struct {
-	method, target string
-	header         http.Header
-	body           string
 }
 
 // got is the answer to it.
@@ -84,34 +89,6 @@ type got struct {
 	status int
 	header http.Header
 	body   string
-}
-
-// post returns a request that is authentic by its signature, a delivery of its own, changed by changes.
-func post(body string, changes ...func(*sent)) sent {
-	s := sent{http.MethodPost, "/api/unassign", http.Header{
-		"X-Request-Id": {"request-1"},
-		"Content-Type": {"application/json"},
-	}, body}
-	caller.Sign(s.header, canaryKey, "msg_"+guid.New().String(), time.Now(), []byte(body))
-	for _, change := range changes {
-		change(&s)
-	}
-	return s
-}
-
-func header(name string, values ...string) func(*sent) {
-	return func(s *sent) {
-		delete(s.header, http.CanonicalHeaderKey(name))
-		if len(values) > 0 {
-			s.header[http.CanonicalHeaderKey(name)] = values
-		}
-	}
-}
-
-func unsigned(s *sent) {
-	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
-		s.header.Del(name)
-	}
 }
 
 // deployment is the program as a process under a host.
@@ -195,7 +172,7 @@ func startLambda(t *testing.T, env []string) deployment {
 }
 
 func (d lambdaDeployment) send(ctx context.Context, s sent) (got, error) {
-	event, err := lambda.Event(s.method, s.target, s.header, []byte(s.body), false)
+	event, err := lambda.Event(s.Method, s.Target, s.Header, []byte(s.Body), false)
 	if err != nil {
 		return got{}, err
 	}
@@ -302,7 +279,7 @@ func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []str
 	if host == config.Lambda {
 		l := &lambdaHost{http: a, run: a.Run, settle: a.RunMessages, hide: a.MessageTime(), log: log}
 		d.answer = func(ctx context.Context, s sent) (got, error) {
-			event, err := lambda.Event(s.method, s.target, s.header, []byte(s.body), false)
+			event, err := lambda.Event(s.Method, s.Target, s.Header, []byte(s.Body), false)
 			if err != nil {
 				return got{}, err
 			}
@@ -317,8 +294,8 @@ func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []str
 		return d
 	}
 	d.answer = func(ctx context.Context, s sent) (got, error) {
-		r := httptest.NewRequestWithContext(ctx, s.method, s.target, strings.NewReader(s.body))
-		r.Header = s.header.Clone()
+		r := httptest.NewRequestWithContext(ctx, s.Method, s.Target, strings.NewReader(s.Body))
+		r.Header = s.Header.Clone()
 		if host == config.Azure {
 			r.Header.Set(azureInvocationID, "invocation-1")
 		}
@@ -331,11 +308,11 @@ func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []str
 
 // sendHTTP sends a request to an address of this machine.
 func sendHTTP(ctx context.Context, url string, s sent) (got, error) {
-	req, err := http.NewRequestWithContext(ctx, s.method, url+s.target, strings.NewReader(s.body))
+	req, err := http.NewRequestWithContext(ctx, s.Method, url+s.Target, strings.NewReader(s.Body))
 	if err != nil {
 		return got{}, err
 	}
-	req.Header = s.header
+	req.Header = s.Header
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -479,10 +479,10 @@ func TestRequestsAreNoEvents(t *testing.T) {
 		"a command in the query": post(`{}`, func(
 			s *sent,
 		) {
-			s.target += "?command=sweep&Records=1&detail-type=x&source=aws.events"
+			s.Target += "?command=sweep&Records=1&detail-type=x&source=aws.events"
 		}),
 		"a command and no evidence": post(`{"command":"sweep"}`, unsigned),
-		"the path of an event":      post(`{"command":"sweep"}`, func(s *sent) { s.target = "/sweep" }),
+		"the path of an event":      post(`{"command":"sweep"}`, func(s *sent) { s.Target = "/sweep" }),
 	} {
 		answer, err := d.send(t.Context(), s)
 		if err != nil || answer.status/100 != 4 || !strings.Contains(answer.body, `"error":{"code":"`) {

@@ -17,6 +17,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/functions"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/text"
 )
 
@@ -57,8 +58,8 @@ func TestStartWaitsForNobody(t *testing.T) {
 				status  int
 				body    string
 			}{
-				{sent{http.MethodGet, "/api/health", http.Header{}, ""}, 200, `{"status":"ok","version":"` + version + `"}` + "\n"},
-				{post("", func(s *sent) { s.method = http.MethodGet }), 405, ""},
+				{sent{Method: http.MethodGet, Target: "/api/health", Header: http.Header{}}, 200, `{"status":"ok","version":"` + version + `"}` + "\n"},
+				{post("", func(s *sent) { s.Method = http.MethodGet }), 405, ""},
 				{post(validBody, header("Content-Type", "text/plain")), 415, ""},
 				{post(padded(17 << 10)), 413, ""},
 				{post(validBody, unsigned), 401, ""},
@@ -88,9 +89,9 @@ func TestStartWithoutTheCloud(t *testing.T) {
 			for _, step := range allSteps {
 				c.Fail(step, -1, azuresim.Status(403))
 			}
-			d := deploy(t, c, host, audiences)
+			d := deploy(t, c, host, "ENTRA_AUDIENCE="+simulated.Audiences)
 			// which starts a Lambda
-			if answer, err := d.send(t.Context(), sent{http.MethodGet, "/api/health", http.Header{}, ""}); err != nil ||
+			if answer, err := d.send(t.Context(), sent{Method: http.MethodGet, Target: "/api/health", Header: http.Header{}}); err != nil ||
 				answer.status != http.StatusOK {
 				t.Fatalf("%d, %v", answer.status, err)
 			}
@@ -295,8 +296,8 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 		s := valid()
 		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\nExpect: 100-continue\r\n",
-			s.target, len(s.body))
-		_ = s.header.Write(conn)
+			s.Target, len(s.Body))
+		_ = s.Header.Write(conn)
 		fmt.Fprint(conn, "\r\n")
 		answers := bufio.NewReader(conn)
 		// the handler reads
@@ -304,7 +305,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 			t.Fatalf("%s: %v, %v", step, resp, err)
 		}
 		_ = d.process.Process.Signal(os.Interrupt)
-		fmt.Fprint(conn, s.body)
+		fmt.Fprint(conn, s.Body)
 		if resp, err := http.ReadResponse(answers, nil); err != nil || resp.StatusCode != http.StatusNoContent {
 			t.Errorf("%s: %v, %v", step, resp, err)
 		}

@@ -7,29 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
 )
 
 // patient is the setting of a process that is not to fail because this machine is busy.
 const patient = "REQUEST_TIMEOUT=20s"
-
-// delivery returns an option that gives a request a delivery id, by its signature or, without one, by a header.
-func delivery(id string) func(*sent) {
-	return func(s *sent) {
-		if s.header.Get("Webhook-Id") != "" {
-			caller.Sign(s.header, canaryKey, id, time.Now(), []byte(s.body))
-			return
-		}
-		s.header.Set("Idempotency-Key", id)
-	}
-}
-
-func byKey(s *sent) {
-	unsigned(s)
-	s.header.Set("X-Api-Key", canaryAPIKey)
-}
 
 // TestReplay sends deliveries again through all hosts, to one process each: in the order of the rows.
 func TestReplay(t *testing.T) {

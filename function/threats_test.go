@@ -150,7 +150,7 @@ func TestAmbiguousLength(t *testing.T) {
 			before, acts := c.Count(azuresim.StepGraph), 0
 			var text strings.Builder
 			text.WriteString("POST /api/unassign HTTP/1.1\r\nHost: unassign\r\n")
-			for name, values := range post(validBody, header("X-Request-Id")).header {
+			for name, values := range post(validBody, header("X-Request-Id")).Header {
 				fmt.Fprintf(&text, "%s: %s\r\n", name, values[0])
 			}
 			answers := d.raw(t, text.String()+test.text, test.half)
@@ -251,7 +251,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 			{"/sweep", `{"Data":{"timer":{}},"Metadata":{}}`, again},
 			{"/queue", `{"Data":{"message":` + strconv.Quote(string(message)) + `},"Metadata":{}}`, again},
 		} {
-			answer, err := sendHTTP(t.Context(), "http://"+address, sent{http.MethodPost, test.target, http.Header{}, test.body})
+			answer, err := sendHTTP(t.Context(), "http://"+address, sent{Method: http.MethodPost, Target: test.target, Header: http.Header{}, Body: test.body})
 			if err != nil || !test.want(answer.status, answer.body) {
 				t.Errorf("%s: %v, %v", test.target, answer, err)
 			}

@@ -13,41 +13,17 @@ import (
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 const (
-	audienceURI = "api://contoso.com/unassign"
-	audienceID  = "cccccccc-0000-4000-8000-000000000003"
-	audiences   = "ENTRA_AUDIENCE=" + audienceURI + "," + audienceID
-
-	serviceNow = "aaaaaaaa-0000-4000-8000-000000000001" // an app of the tenant
-	// The app of HTTP with Microsoft Entra ID, the same in every tenant.
-	powerAutomate = "d2ebd3a9-1ada-4480-8b2d-eac162716601"
-	someUser      = "bbbbbbbb-0000-4000-8000-000000000002"
-	role          = "Device.Unassign"
+	audienceURI   = simulated.AudienceURI
+	audienceID    = simulated.AudienceID
+	serviceNow    = simulated.ServiceNow
+	powerAutomate = simulated.PowerAutomate
+	someUser      = simulated.User
+	role          = simulated.Role
 )
-
-// The tokens of the callers there are. ServiceNow gets its own with the credentials of an app; a flow gets one for
-// the user whose connection it has.
-func fromServiceNow(c *azuresim.Cloud) azuresim.Claims {
-	return c.AppClaims("2.0", audienceID, serviceNow, role)
-}
-
-func fromPowerAutomate(c *azuresim.Cloud) azuresim.Claims {
-	return c.UserClaims("1.0", audienceURI, powerAutomate, someUser, "user_impersonation", role)
-}
-
-// claims returns fromServiceNow with a change.
-func claims(name string, value any) func(*azuresim.Cloud) azuresim.Claims {
-	return func(c *azuresim.Cloud) azuresim.Claims {
-		return fromServiceNow(c).With(azuresim.Claims{name: value})
-	}
-}
-
-// bearer puts a token of the cloud on a request.
-func bearer(c *azuresim.Cloud, of func(*azuresim.Cloud) azuresim.Claims) func(*sent) {
-	return header("Authorization", "Bearer "+c.Token(of(c), nil))
-}
 
 // tokenCases are the contractCases of callers with tokens.
 func tokenCases() map[string]contractCase {
@@ -60,7 +36,7 @@ func tokenCases() map[string]contractCase {
 		var cloud *azuresim.Cloud
 		test := contractCase{
 			prepare: func(c *azuresim.Cloud) { cloud = c },
-			env:     []string{audiences},
+			env:     []string{"ENTRA_AUDIENCE=" + simulated.Audiences},
 			request: func() sent { return post(validBody, unsigned, func(s *sent) { change(cloud, s) }) },
 			status:  status, code: code,
 		}
@@ -115,12 +91,12 @@ func tokenCases() map[string]contractCase {
 		"a token in other words": on(func(c *azuresim.Cloud, s *sent) {
 			header("Authorization", "bearer "+c.Token(fromServiceNow(c), nil))(s)
 		}, 204, "", ""),
-		"a token with another role": without(accepted(claims("roles", []string{"Room.Clear"})),
+		"a token with another role": without(accepted(withClaim("roles", []string{"Room.Clear"})),
 			"ENTRA_ROLE=Room.Clear"),
 		"a token and a wrong signature": on(func(c *azuresim.Cloud, s *sent) {
 			bearer(c,
 				fromServiceNow)(s)
-			s.header.Set("Webhook-Id", "msg_2")
+			s.Header.Set("Webhook-Id", "msg_2")
 		}, 204, "", ""),
 		"a signature and a wrong token": on(func(_ *azuresim.Cloud, s *sent) {
 			*s = post(validBody,
@@ -128,10 +104,10 @@ func tokenCases() map[string]contractCase {
 		}, 204, "", ""),
 		"a signature and a token without role": on(func(c *azuresim.Cloud, s *sent) {
 			*s = post(validBody, bearer(c,
-				claims("roles", nil)))
+				withClaim("roles", nil)))
 		}, 204, "", ""),
-		"another app of the tenant": forbidden(claims("roles", nil)),
-		"an app with another role":  forbidden(claims("roles", []string{"Device.Read"})),
+		"another app of the tenant": forbidden(withClaim("roles", nil)),
+		"an app with another role":  forbidden(withClaim("roles", []string{"Device.Read"})),
 		"a user without the role": forbidden(func(c *azuresim.Cloud) azuresim.Claims {
 			return fromPowerAutomate(c).With(azuresim.Claims{"roles": nil})
 		}),
@@ -139,14 +115,14 @@ func tokenCases() map[string]contractCase {
 			return fromPowerAutomate(c).With(azuresim.Claims{"scp": "email"})
 		}),
 		"an old signature, no role": on(func(c *azuresim.Cloud, s *sent) {
-			caller.Sign(s.header, canaryKey, "msg_1", time.Now().Add(-time.Hour), []byte(s.body))
-			bearer(c, claims("roles", nil))(s)
+			caller.Sign(s.Header, canaryKey, "msg_1", time.Now().Add(-time.Hour), []byte(s.Body))
+			bearer(c, withClaim("roles", nil))(s)
 		}, 403, "forbidden", plain+`, error="insufficient_scope"`),
 		"a token for Graph": denied(func(c *azuresim.Cloud) azuresim.Claims {
 			return c.AppClaims("1.0", "https://graph.microsoft.com", serviceNow, role)
 		}),
-		"a token of another tenant": denied(claims("tid", elsewhere)),
-		"a token by another issuer": denied(claims("iss", "https://login.microsoftonline.com/"+elsewhere+"/v2.0")),
+		"a token of another tenant": denied(withClaim("tid", elsewhere)),
+		"a token by another issuer": denied(withClaim("iss", "https://login.microsoftonline.com/"+elsewhere+"/v2.0")),
 		"a token that has expired": denied(func(c *azuresim.Cloud) azuresim.Claims {
 			return fromServiceNow(c).With(azuresim.Claims{"exp": time.Now().Add(-2 * time.Minute).Unix()})
 		}),
@@ -194,7 +170,7 @@ func tokenCases() map[string]contractCase {
 		"a principal beside a token, no role": on(func(c *azuresim.Cloud, s *sent) {
 			setPrincipal(s)
 			bearer(c,
-				claims("roles", nil))(s)
+				withClaim("roles", nil))(s)
 		}, 403, "forbidden", plain+`, error="insufficient_scope"`),
 
 		"the keys fail":          failing(azuresim.Status(500), 503, "identity_unavailable", "30"),
@@ -218,12 +194,12 @@ func tokenCases() map[string]contractCase {
 
 // setPrincipal puts the headers of Easy Auth on s. Any caller can send them where Easy Auth is off.
 func setPrincipal(s *sent) {
-	s.header.Set("X-Ms-Client-Principal",
+	s.Header.Set("X-Ms-Client-Principal",
 		"eyJhdXRoX3R5cCI6ImFhZCIsImNsYWltcyI6W3sidHlwIjoicm9sZXMiLCJ2YWwiOiJEZXZpY2UuVW5hc3NpZ24ifV19")
-	s.header.Set("X-Ms-Client-Principal-Id", someUser)
-	s.header.Set("X-Ms-Client-Principal-Name", "kari@contoso.com")
-	s.header.Set("X-Ms-Client-Principal-Idp", "aad")
-	s.header.Set("X-Ms-Token-Aad-Access-Token", "x.y.z")
+	s.Header.Set("X-Ms-Client-Principal-Id", someUser)
+	s.Header.Set("X-Ms-Client-Principal-Name", "kari@contoso.com")
+	s.Header.Set("X-Ms-Client-Principal-Idp", "aad")
+	s.Header.Set("X-Ms-Token-Aad-Access-Token", "x.y.z")
 }
 
 // The function never connects to an address from a token or from Entra's response.
@@ -247,7 +223,7 @@ func TestNoAddressIsTakenFromAToken(t *testing.T) {
 	})
 	trap := "http://" + listener.Addr().String()
 	c := newCloud()
-	d := deploy(t, c, config.Local, audiences)
+	d := deploy(t, c, config.Local, "ENTRA_AUDIENCE="+simulated.Audiences)
 	send := func(claims azuresim.Claims, head map[string]any) int {
 		answer, err := d.send(t.Context(), post(validBody, unsigned, header("Authorization", "Bearer "+c.Token(claims,
 			head))))
@@ -270,7 +246,7 @@ func TestNoAddressIsTakenFromAToken(t *testing.T) {
 		}
 	}
 	c.Fail(azuresim.StepKeys, -1, azuresim.Redirect(trap+"/keys"))
-	d = deploy(t, c, config.Local, audiences)
+	d = deploy(t, c, config.Local, "ENTRA_AUDIENCE="+simulated.Audiences)
 	if status := send(fromServiceNow(c), nil); status != http.StatusServiceUnavailable {
 		t.Errorf("a redirect: %d", status)
 	}

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,35 +15,12 @@ import (
 	"autopilot-unassign/internal/hosttest/simulated"
 )
 
-// faults are the ways in which each step can go wrong, for ever, by the names that testdata/faults.txt has for them.
-var faults = map[string]azuresim.Fault{
-	"400":                 azuresim.Status(400),
-	"401":                 azuresim.Status(401),
-	"403":                 azuresim.Status(403),
-	"404":                 azuresim.Status(404),
-	"409":                 azuresim.Status(409),
-	"429":                 azuresim.Status(429),
-	"429 for 2 s":         azuresim.Status(429, "Retry-After", "2"),
-	"429 for 2 min":       azuresim.Status(429, "Retry-After", "120"),
-	"500":                 azuresim.Status(500),
-	"502":                 azuresim.Status(502),
-	"503":                 azuresim.Status(503),
-	"503 for 1 h":         azuresim.Status(503, "Retry-After", "3600"),
-	"504":                 azuresim.Status(504),
-	"slow":                azuresim.Delay(2 * time.Second),
-	"too slow":            azuresim.Delay(24 * time.Second),
-	"hangs":               azuresim.Hang(),
-	"truncated":           azuresim.Truncated(),
-	"reset":               azuresim.Reset(),
-	"reset in the body":   azuresim.ResetMidBody(),
-	"wrong type":          azuresim.WrongType(),
-	"oversize":            azuresim.Oversize(8 << 20),
-	"redirect":            azuresim.Redirect("https://stranger.example/"),
-	"malformed challenge": azuresim.MalformedChallenge(),
-	"no host":             azuresim.NoHost(),
-	"refused":             azuresim.Refused(),
-	"untrusted":           azuresim.Untrusted(),
-}
+// faults are the ways in which each step can go wrong.
+var faults = func() map[string]azuresim.Fault {
+	all := simulated.Faults()
+	all["409"], all["504"] = azuresim.Status(409), azuresim.Status(504)
+	return all
+}()
 
 // The steps of a cold request. A key and the app's secret are read from the vault in the same way, and not by the
 // same code.
@@ -54,19 +30,8 @@ var faultySteps = []string{"identity", "challenge", "key", "secret", "discovery"
 // that deadlines are exact and a leaked goroutine fails the test.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	table, err := os.ReadFile("testdata/faults.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := map[string]bool{}
-	for line := range strings.Lines(string(table)) {
-		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
-			continue
-		}
-		columns := strings.Split(line, "|")
-		for i := range columns {
-			columns[i] = strings.TrimSpace(columns[i])
-		}
+	for _, columns := range simulated.ReadRows(t, "testdata/faults.txt") {
 		name, step, want := columns[0], columns[1], strings.Join(columns[2:], " | ")
 		fault, known := faults[name]
 		if !known {

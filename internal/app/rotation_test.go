@@ -103,7 +103,7 @@ var keyKinds = map[string]keyKind{
 				if err != nil {
 					panic(err)
 				}
-				caller.Sign(s.header, decoded, s.header.Get("Webhook-Id"), time.Now(), []byte(s.body))
+				caller.Sign(s.Header, decoded, s.Header.Get("Webhook-Id"), time.Now(), []byte(s.Body))
 			}
 		},
 	},
@@ -112,7 +112,7 @@ var keyKinds = map[string]keyKind{
 		func(key string) func(*sent) {
 			return func(s *sent) {
 				unsigned(s)
-				s.header.Set("X-Api-Key", key)
+				s.Header.Set("X-Api-Key", key)
 			}
 		},
 	},

@@ -89,7 +89,7 @@ func TestLogIsPlain(t *testing.T) {
 			false, 401,
 		},
 		"a path": {func(bad string) sent {
-			return post(validBody, func(s *sent) { s.target = "/api/unassign/" + url.PathEscape(bad) })
+			return post(validBody, func(s *sent) { s.Target = "/api/unassign/" + url.PathEscape(bad) })
 		}, false, 404},
 	}
 	for name, field := range fields {
@@ -152,15 +152,15 @@ func TestStrangersCostNothing(t *testing.T) {
 			before[step] = cloud.Count(step)
 		}
 		bad := []func() sent{
-			with(unsigned), with(delivery("a.b")), with(func(s *sent) { s.method = http.MethodPut }),
+			with(unsigned), with(delivery("a.b")), with(func(s *sent) { s.Method = http.MethodPut }),
 			with(header("Content-Type", "text/plain")), body(validBody + strings.Repeat(" ", 17<<10)), body(`{`),
-			with(func(s *sent) { s.body += " " }), with(func(s *sent) { s.target = "/api/other" }),
+			with(func(s *sent) { s.Body += " " }), with(func(s *sent) { s.Target = "/api/other" }),
 			with(header("Webhook-Timestamp", "1")),
 			with(func(s *sent) {
-				caller.Sign(s.header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.body))
+				caller.Sign(s.Header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.Body))
 			}),
 			with(func(s *sent) {
-				caller.Sign(s.header, canaryKey, "msg_1", time.Now().Add(-time.Hour), []byte(s.body))
+				caller.Sign(s.Header, canaryKey, "msg_1", time.Now().Add(-time.Hour), []byte(s.Body))
 			}),
 		}
 		var asking sync.WaitGroup
@@ -194,12 +194,12 @@ func TestRefusalsAreAlike(t *testing.T) {
 	for name, request := range map[string]func() sent{
 		"nothing": with(unsigned),
 		"a stranger's signature": with(func(s *sent) {
-			caller.Sign(s.header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.body))
+			caller.Sign(s.Header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.Body))
 		}),
 		"a stranger's, long ago": with(func(s *sent) {
-			caller.Sign(s.header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Unix(1, 0), []byte(s.body))
+			caller.Sign(s.Header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Unix(1, 0), []byte(s.Body))
 		}),
-		"another body":                with(func(s *sent) { s.body += " " }),
+		"another body":                with(func(s *sent) { s.Body += " " }),
 		"another id":                  with(header("Webhook-Id", "msg_other")),
 		"another time":                with(header("Webhook-Timestamp", strconv.FormatInt(time.Now().Unix()+60, 10))),
 		"no id":                       with(header("Webhook-Id")),
@@ -333,12 +333,12 @@ func TestWeakKeys(t *testing.T) {
 		status         int
 	}{
 		{"WEBHOOK_SECRET_NAMES", encodeKey([]byte(weak)), func(s *sent) {
-			caller.Sign(s.header, []byte(weak), "msg_1",
-				time.Now(), []byte(s.body))
+			caller.Sign(s.Header, []byte(weak), "msg_1",
+				time.Now(), []byte(s.Body))
 		}, 424},
 		{"WEBHOOK_SECRET_NAMES", encodeKey([]byte(weak + "k")), func(s *sent) {
-			caller.Sign(s.header, []byte(weak+"k"),
-				"msg_1", time.Now(), []byte(s.body))
+			caller.Sign(s.Header, []byte(weak+"k"),
+				"msg_1", time.Now(), []byte(s.Body))
 		}, 204},
 		{"API_KEY_SECRET_NAMES", weak, func(s *sent) { header("X-Api-Key", weak)(s); unsigned(s) }, 424},
 		{"API_KEY_SECRET_NAMES", weak + "k", func(s *sent) { header("X-Api-Key", weak+"k")(s); unsigned(s) }, 204},

@@ -18,33 +18,13 @@ import (
 )
 
 const (
-	audienceURI = "api://contoso.com/unassign"
-	audienceID  = "cccccccc-0000-4000-8000-000000000003"
-	audiences   = "ENTRA_AUDIENCE=" + audienceURI + "," + audienceID
-
-	serviceNow = "aaaaaaaa-0000-4000-8000-000000000001" // an app of the tenant
-	// The app of HTTP with Microsoft Entra ID, the same in every tenant.
-	powerAutomate = "d2ebd3a9-1ada-4480-8b2d-eac162716601"
-	someUser      = "bbbbbbbb-0000-4000-8000-000000000002"
-	role          = "Device.Unassign"
+	audienceURI   = simulated.AudienceURI
+	audienceID    = simulated.AudienceID
+	serviceNow    = simulated.ServiceNow
+	powerAutomate = simulated.PowerAutomate
+	someUser      = simulated.User
+	role          = simulated.Role
 )
-
-// The tokens of the callers there are. ServiceNow gets its own with the credentials of an app; a flow gets one for
-// the user whose connection it has.
-func fromServiceNow(c *azuresim.Cloud) azuresim.Claims {
-	return c.AppClaims("2.0", audienceID, serviceNow, role)
-}
-
-func fromPowerAutomate(c *azuresim.Cloud) azuresim.Claims {
-	return c.UserClaims("1.0", audienceURI, powerAutomate, someUser, "user_impersonation", role)
-}
-
-// claims returns fromServiceNow with a change.
-func claims(name string, value any) func(*azuresim.Cloud) azuresim.Claims {
-	return func(c *azuresim.Cloud) azuresim.Claims {
-		return fromServiceNow(c).With(azuresim.Claims{name: value})
-	}
-}
 
 // tokens is the whole program on a simulated cloud in this process, taking tokens.
 type tokens struct {
@@ -184,9 +164,9 @@ func TestAuditNamesTheHolderOfAToken(t *testing.T) {
 		}{
 			{fromServiceNow, 204, "app:" + serviceNow, ""},
 			{fromPowerAutomate, 204, "user:" + someUser + ",app:" + powerAutomate, ""},
-			{claims("roles", nil), 403, "app:" + serviceNow, "token: authentic, but not allowed to call: it lacks the app role"},
-			{claims("aud", "api://canary"), 401, "", "token: not authentic: it is for another audience"},
-			{claims("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer does not match its tenant " +
+			{withClaim("roles", nil), 403, "app:" + serviceNow, "token: authentic, but not allowed to call: it lacks the app role"},
+			{withClaim("aud", "api://canary"), 401, "", "token: not authentic: it is for another audience"},
+			{withClaim("iss", "https://canary.example"), 401, "", "token: not authentic: its issuer does not match its tenant " +
 				"and version"},
 		} {
 			p := newTokens(t)

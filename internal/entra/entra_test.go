@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -157,50 +157,11 @@ func (w *world) canariesIn(text string) (found []string) {
 	return found
 }
 
-// faults are the ways in which each step can go wrong, for ever, by the names that testdata/faults.txt has for them.
-var faults = map[string]azuresim.Fault{
-	"400":                 azuresim.Status(400),
-	"401":                 azuresim.Status(401),
-	"403":                 azuresim.Status(403),
-	"404":                 azuresim.Status(404),
-	"429":                 azuresim.Status(429),
-	"429 for 2 s":         azuresim.Status(429, "Retry-After", "2"),
-	"429 for 2 min":       azuresim.Status(429, "Retry-After", "120"),
-	"500":                 azuresim.Status(500),
-	"502":                 azuresim.Status(502, "X-Ms-Request-Id", "request-7"),
-	"503":                 azuresim.Status(503),
-	"503 for 1 h":         azuresim.Status(503, "Retry-After", "3600"),
-	"slow":                azuresim.Delay(2 * time.Second),
-	"too slow":            azuresim.Delay(24 * time.Second),
-	"hangs":               azuresim.Hang(),
-	"truncated":           azuresim.Truncated(),
-	"reset":               azuresim.Reset(),
-	"reset in the body":   azuresim.ResetMidBody(),
-	"wrong type":          azuresim.WrongType(),
-	"oversize":            azuresim.Oversize(20 << 20),
-	"redirect":            azuresim.Redirect("https://canary.example/"),
-	"malformed challenge": azuresim.MalformedChallenge(),
-	"no host":             azuresim.NoHost(),
-	"refused":             azuresim.Refused(),
-	"untrusted":           azuresim.Untrusted(),
-}
-
 // TestFaults fails every step of a cold GetToken and of reading a key in every way, and compares the result with
 // testdata/faults.txt.
 func TestFaults(t *testing.T) {
-	table, err := os.ReadFile("testdata/faults.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := map[string]bool{}
-	for line := range strings.Lines(string(table)) {
-		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
-			continue
-		}
-		columns := strings.Split(strings.TrimSpace(line), "|")
-		for i := range columns {
-			columns[i] = strings.TrimSpace(columns[i])
-		}
+	faults, rows := simulated.Faults(), map[string]bool{}
+	for _, columns := range simulated.ReadRows(t, "testdata/faults.txt") {
 		name, what, step, want := columns[0], columns[1], columns[2], strings.Join(columns[3:], " | ")
 		fault, known := faults[name]
 		if !known {
