@@ -19,7 +19,7 @@ import (
 	"autopilot-unassign/internal/hosttest/lambda"
 )
 
-// The contestants, and the clouds in whose default deployment they run.
+// The contestants, and the clouds. A contestant runs in the default deployment of its cloud.
 const (
 	floor = "floor"
 	ours  = "ours"
@@ -88,7 +88,7 @@ func (who contestant) size() (int64, error) {
 	return total, nil
 }
 
-// environment returns the settings of a contestant: those of the default deployment of its cloud, with a key in the
+// environment returns the settings of the default deployment of a contestant's cloud, with a key in the
 // vault and no secret for Graph. The floor gets a key and a token instead.
 func environment(c *simulated, who contestant) []string {
 	env := []string{"SSL_CERT_FILE=" + c.ca(), "SSL_CERT_DIR=" + filepath.Join(c.dir, "none"), "NODE_EXTRA_CA_CERTS=" + c.ca(), "GRAPH_ENDPOINT=" + c.GraphEndpoint}

@@ -46,7 +46,7 @@ const (
 	timeTogether = 3 * time.Second
 )
 
-// A start of one contestant takes a hundred times as long as that of another: a round starts each as often as time
+// One contestant takes a hundred times as long to start as another: a round starts each as often as time
 // permits.
 const (
 	minStarts, maxStarts = 3, 15

@@ -173,7 +173,7 @@ const (
 	maxInSequenceAWS   = 5 + 1
 )
 
-// checkLimits prints each limit and whether it holds. Its error names those that do not.
+// checkLimits prints each limit and whether it holds. Its error names the limits that do not hold.
 func checkLimits(out io.Writer, r results) error {
 	var broken []error
 	hold := func(what string, got, limit float64, holds bool) {

@@ -20,7 +20,8 @@ var pageFiles = map[string][]string{
 	"operations.md": {"policy.json"},
 }
 
-// pagesWithCommands returns the pages whose blocks run from top to bottom: each variable is set before it is used.
+// pagesWithCommands returns the pages with commands. Their blocks run from top to bottom: each variable is set before it
+// is used.
 func pagesWithCommands(t *testing.T) []string {
 	t.Helper()
 	names, err := filepath.Glob("*.md")

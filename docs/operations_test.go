@@ -34,7 +34,7 @@ func TestOperationsHasEveryMessage(t *testing.T) {
 	}
 }
 
-// The page has every member of the records that the handler writes, or schedules.md has those of a sweep's.
+// The page has every member of the records that the handler writes; schedules.md may have the members of a sweep's record.
 func TestOperationsHasEveryMember(t *testing.T) {
 	pages := read(t, "operations.md") + read(t, "schedules.md")
 	files, err := filepath.Glob("../handler/*.go")

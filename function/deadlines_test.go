@@ -22,7 +22,7 @@ import (
 	"github.com/aws/aws-lambda-go/events"
 )
 
-// pipes is a listener whose connections are in memory, so that their deadlines are in simulated time.
+// pipes is a listener with connections in memory, so that their deadlines are in simulated time.
 type pipes struct {
 	accepted chan net.Conn
 	closed   chan struct{}
@@ -273,7 +273,7 @@ func TestLongSweep(t *testing.T) {
 	})
 }
 
-// TestMessageIDReachesTheLedger has the id of a message on both hosts be that of its delivery.
+// TestMessageIDReachesTheLedger makes sure that both hosts take the id of a message for the id of its delivery.
 func TestMessageIDReachesTheLedger(t *testing.T) {
 	if m := sqsMessage(events.SQSMessage{MessageId: "m-1", Body: "{}"}); m.ID != "m-1" {
 		t.Errorf("SQS: %+v", m)

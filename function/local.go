@@ -70,8 +70,8 @@ const (
 // it, up to maxDrain and drainTimeout. Without it net/http holds a response for as long as the body takes; and a
 // host that is still sending when the connection closes reports 500 instead of the response.
 //
-// The connection closes after a response whose body has not ended: its late bytes would be the next request, which a
-// stranger could write. net/http does not close it in full duplex.
+// The connection closes after a response to an unfinished body: a stranger could write the next request into its late
+// bytes. net/http does not close it in full duplex.
 func drainBody(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, io.ReadCloser) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // or net/http reads the rest itself, until its own deadline

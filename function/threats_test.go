@@ -95,7 +95,7 @@ func (d *localDeployment) raw(t *testing.T, text string, half bool) []got {
 	}
 }
 
-// TestAmbiguousLength sends malformed requests to the listeners of both hosts: bodies whose end two servers could
+// TestAmbiguousLength sends malformed requests to the listeners of both hosts: bodies with an end that two servers could
 // see in two places, headers with more than a header in them, and too much. Only one request has an effect, as it
 // was signed.
 func TestAmbiguousLength(t *testing.T) {
@@ -194,7 +194,7 @@ func TestHeadersAreNotReflected(t *testing.T) {
 	}
 }
 
-// fallingOver are devices whose every method panics.
+// fallingOver panics in every method.
 type fallingOver struct{}
 
 func (fallingOver) Find(context.Context, ...graph.Selector) []graph.Found { panic("canary") }

@@ -19,7 +19,8 @@ import (
 	"autopilot-unassign/internal/guid"
 )
 
-// instantGraph is a cloud whose Graph responds at once and costs next to nothing, so that the counts are of this program.
+// instantGraph is a cloud with a Graph that responds at once and costs next to nothing, so that the counts are of this
+// program.
 type instantGraph struct{ *azuresim.Cloud }
 
 // deviceJSON is the device as Graph sends it.

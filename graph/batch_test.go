@@ -229,7 +229,7 @@ func TestBatchRetryAfter(t *testing.T) {
 	}
 }
 
-// The failure of an item without a request-id has that of the batch.
+// The failure of an item without a request-id has the request-id of the batch.
 func TestBatchNamesItsRequest(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.put("a", "b")

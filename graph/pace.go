@@ -93,7 +93,7 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	if blocked := p.blockedUntil.Sub(now); blocked > 0 {
 		return 0, blocked
 	}
-	if pause := p.blockedUntil.Sub(p.updated); pause > 0 { // accrual does not limit what was earned while blocked
+	if pause := p.blockedUntil.Sub(p.updated); pause > 0 { // accrual does not limit permits earned while blocked
 		p.permits, p.updated = p.rate*pause.Seconds(), p.blockedUntil
 	}
 	earned := p.permits + p.rate*now.Sub(p.updated).Seconds()

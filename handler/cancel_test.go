@@ -13,7 +13,7 @@ import (
 	"autopilot-unassign/handler/caller"
 )
 
-// cancelledGraph is a Graph whose caller goes away while a device is read.
+// cancelledGraph is a Graph that loses the caller while a device is read.
 type cancelledGraph struct {
 	*fakeGraph
 

@@ -108,7 +108,7 @@ func WithInvocation(ctx context.Context, i Invocation) context.Context {
 }
 
 // ServeHTTP serves one request. It ignores client disconnects: a started request runs to completion or to its deadline.
-// Every request but those for health and unknown routes is audited, before the response is sent.
+// It audits every request before it sends the response, except requests for health and for unknown routes.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	deadline := start.Add(h.Timeout)

@@ -118,7 +118,7 @@ func packSuccesses(requestID string, devices []*device) (packed string, ok bool)
 	return string(text), true
 }
 
-// attempt returns the attempt as it was, but for the targets of its devices: those are in the request.
+// attempt returns the attempt as it was, without the targets of its devices: the request has them.
 func (s storedAttempt) attempt() attempt {
 	switch {
 	case s.whole != nil:

@@ -150,7 +150,7 @@ type noKeys struct{}
 func (noKeys) Current(context.Context) ([]caller.Key, error) { return nil, nil }
 func (noKeys) Refresh(context.Context) ([]caller.Key, error) { return nil, nil }
 
-// TestRateLimitCountsDeliveries counts the deliveries of a caller together, and those of another caller apart.
+// TestRateLimitCountsDeliveries counts the deliveries of each caller together.
 func TestRateLimitCountsDeliveries(t *testing.T) {
 	limits := rateLimits{policy: Policy{PerMinute: 1}, limiters: map[caller.Caller]*rate.Limiter{}}
 	for i := range maxDevices + 1 {

@@ -276,7 +276,7 @@ func TestPolicyOfAQueue(t *testing.T) {
 	}
 }
 
-// failingChanges is an inventory whose changes fail for reasons, by the id of the device.
+// failingChanges is an inventory that fails changes, for a reason by the id of the device.
 type failingChanges struct {
 	inventory
 	reasons map[graph.DeviceID]upstream.Reason

@@ -64,8 +64,8 @@ const (
 	// sendReserve is the time for the requests of a host that settle a message.
 	sendReserve = 25 * time.Second
 	// maxTries is the number of deliveries after which a transient failure is permanent. Deliveries to a process that was
-	// killed count, because no queue tells them apart. The queues themselves allow more: only a message whose processes
-	// were all killed uses them up.
+	// killed count, because no queue tells them apart. The queues themselves allow more: a message uses them up only
+	// if each of its processes was killed.
 	maxTries = 5
 )
 
@@ -270,8 +270,8 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 	}
 }
 
-// changeGroup changes the devices of group. Those that Graph throttled, and those above the hourly limit of the caller,
-// have no result, and get one later.
+// changeGroup changes the devices of group. A device that Graph throttled, or above the hourly limit of the caller, has
+// no result yet.
 func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
 	if err := m.takeChanges(o, w, group); err != nil {
 		if limited, ok := errors.AsType[*rateLimitError](err); ok {

@@ -458,7 +458,7 @@ func TestMessagesEndOneAfterAnother(t *testing.T) {
 	})
 }
 
-// slowGraph is a Graph whose responses take ten seconds.
+// slowGraph is a Graph that responds after ten seconds.
 type slowGraph struct{ graphLog }
 
 func (g *slowGraph) UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result {

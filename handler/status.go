@@ -27,8 +27,8 @@ const (
 	swept    Code = "swept"    // a sweep completed
 )
 
-// devicesFailed is the code of a list that a retry may help, or whose devices failed with different codes; results has
-// a code for each device.
+// devicesFailed is the code of a list that a retry may help, and of a list with different codes; results has a code for
+// each device.
 const devicesFailed Code = "devices_failed"
 
 // The codes of failures.

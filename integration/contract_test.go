@@ -123,7 +123,7 @@ func (e examination) run(t *testing.T) string {
 		t.Fatal(err)
 	}
 	settings := string(text)
-	if e.front != "direct" { // the same program: fewer requests show what a host does to them
+	if e.front != "direct" { // the same program: fewer requests show the changes by a host
 		settings = strings.NewReplacer("max-examples = 800", "max-examples = 100",
 			// A host refuses a header value that is not ASCII with 400 (E7), and leaves bodies alone.
 			`"latin-1"`, `"ascii"`,

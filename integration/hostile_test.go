@@ -133,7 +133,7 @@ func attacks() []attack {
 	}
 }
 
-// stalled are requests of about sixty bytes whose body never comes.
+// stalled are requests of about sixty bytes without the body that they promise.
 func stalled() []string {
 	const rest = " HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
 	return []string{
@@ -143,8 +143,8 @@ func stalled() []string {
 }
 
 // TestSixtyBytes opens connections with a request of some sixty bytes that promises one byte more: a thousand directly,
-// and behind a host, which refuses more than a hundred by itself, ninety, of which fifty run. None is held for longer
-// than the time for a body, and an honest request is served beside them.
+// and behind a host, which refuses more than a hundred by itself, ninety, of which fifty run. No connection is held for
+// longer than the time for a body, and an honest request is served beside them.
 func TestSixtyBytes(t *testing.T) {
 	for front, begin := range fronts() {
 		t.Run(front, func(t *testing.T) {

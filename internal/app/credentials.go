@@ -52,7 +52,7 @@ func newGraphCredential(
 	return entra.AppSecret(c.TenantID, c.ClientID, c.SecretName, store, o), nil
 }
 
-// entraTenants returns the tenants whose endpoints the credentials of c need.
+// entraTenants returns the tenants of the endpoints that the credentials of c need.
 func entraTenants(c config.Config) []string {
 	var tenants []string
 	if !c.GraphDirect || c.ClientID != "" {

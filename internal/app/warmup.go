@@ -10,8 +10,8 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// warmUpSteps returns the steps of the warm-up that make a token for Graph, and connections to all hosts. A step whose
-// result another step needs reports no failure: the other step reports it.
+// warmUpSteps returns the steps of the warm-up that make a token for Graph, and connections to all hosts. A step reports no
+// failure if another step needs its result: the other step reports it.
 func (p *Parts) warmUpSteps() []func(context.Context) error {
 	steps := []func(context.Context) error{p.Graph.Warm}
 	for _, tenant := range p.tenants {

@@ -172,7 +172,7 @@ func (d *diagnosis) settingsStep(loadError error) *step {
 	return s
 }
 
-// needsNoVault reports whether the deployment needs no vault and has none.
+// needsNoVault reports whether the deployment neither needs nor has a vault.
 func (d *diagnosis) needsNoVault() bool {
 	return d.VaultURL == "" && d.GraphDirect && len(d.WebhookSecretNames)+len(d.APIKeySecretNames) == 0
 }
@@ -303,7 +303,7 @@ func (d *diagnosis) readSecret(ctx context.Context, f []Finding) {
 	d.recordExpiry(&f[1], "an RSA key and its certificate", "Entra ID decides whether it is valid", cert.NotAfter)
 }
 
-// recordSecret records the version of a secret, or the error of reading it. f is its finding and those that need it.
+// recordSecret records the version of a secret, or the error of reading it. f has its finding first, then the findings that need it.
 func (d *diagnosis) recordSecret(f []Finding, s vault.Secret, err error) {
 	if err != nil {
 		d.failWith(&f[0], err)
@@ -321,17 +321,17 @@ func (d *diagnosis) recordSecret(f []Finding, s vault.Secret, err error) {
 
 // recordExpiry records the expiry of a secret or a certificate, which is zero if there is none. late says why an
 // expired one is no failure.
-func (d *diagnosis) recordExpiry(f *Finding, what, late string, end time.Time) {
+func (d *diagnosis) recordExpiry(f *Finding, object, late string, end time.Time) {
 	day := end.UTC().Format(time.DateOnly)
 	switch left := time.Until(end); {
 	case end.IsZero():
-		f.markOK("%s, without an expiry", what)
+		f.markOK("%s, without an expiry", object)
 	case left < 0:
-		f.markWarning(d.fixOf(f, f.renew), "%s, expired on %s; %s", what, day, late)
+		f.markWarning(d.fixOf(f, f.renew), "%s, expired on %s; %s", object, day, late)
 	case left < soon:
-		f.markWarning(d.fixOf(f, f.renew), "%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
+		f.markWarning(d.fixOf(f, f.renew), "%s, expires in %s, on %s", object, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
 	default:
-		f.markOK("%s, expires in %s, on %s", what, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
+		f.markOK("%s, expires in %s, on %s", object, text.Count(int(left/(24*time.Hour)), "day", "days"), day)
 	}
 }
 

@@ -61,7 +61,7 @@ func runCommand(ctx context.Context, getenv func(string) string, transport polic
 	}
 	if host == config.Local && !config.HasDeployment(getenv) {
 		return Report{}, text.UsageError("there is nothing to examine: no setting of a deployment is in the environment.\n" +
-			"Set those that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account " +
+			"Set the settings that it runs with (docs/settings.md), and VAULT_CREDENTIAL=azure-cli to read the vault as the account " +
 			"of az. With GRAPH_CREDENTIAL=identity run the doctor on the host instead (docs/operations.md#doctor).\n" +
 			"Without settings the program simulates a cloud, which is always healthy")
 	}

@@ -848,7 +848,7 @@ var withoutASecret = []string{"GRAPH_CREDENTIAL", "identity", "GRAPH_SECRET_NAME
 var keepingNothing = append(slices.Clone(withoutASecret), "KEY_VAULT_URL", "", "WEBHOOK_SECRET_NAMES", "",
 	"API_KEY_SECRET_NAMES", "", "ENTRA_AUDIENCE", simulated.ClientID)
 
-// asItself are the settings of a deployment whose managed identity has the permission in Graph itself.
+// asItself are the settings of a deployment with the permission of Graph on its managed identity.
 var asItself = append(slices.Clone(keepingNothing), "GRAPH_CLIENT_ID", "")
 
 // onAWS are the settings of a function with a role.

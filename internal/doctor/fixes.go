@@ -102,7 +102,7 @@ func (d *diagnosis) explainerOf(f *Finding, e *upstream.Error) explainer {
 	return x
 }
 
-// findRemedy returns the first remedy of the entries whose condition holds.
+// findRemedy returns the first remedy of the entries with a condition that holds.
 func (x explainer) findRemedy(entries ...string) remedy {
 	holds := func(condition string) bool {
 		return !slices.ContainsFunc(strings.Split(condition, "+"), func(word string) bool {
@@ -119,7 +119,7 @@ func (x explainer) findRemedy(entries ...string) remedy {
 	return remedy{}
 }
 
-// listSteps returns the steps of the first remedy of the entries whose condition holds.
+// listSteps returns the steps of the first remedy of the entries with a condition that holds.
 func (x explainer) listSteps(entries ...string) (steps []string) {
 	for _, step := range x.findRemedy(entries...).steps {
 		switch entry, isEntry := strings.CutPrefix(step, "{"); {
@@ -139,7 +139,7 @@ func (d *diagnosis) fixOf(f *Finding, entry string) []string {
 	return d.explainerOf(f, &upstream.Error{}).listSteps(entry)
 }
 
-// entriesFor returns the entries that explain e: those of its code in the status table, or else of its service.
+// entriesFor returns the entries that explain e: by its code in the status table, or else by its service.
 func entriesFor(e *upstream.Error) []string {
 	others := map[upstream.Service]string{
 		upstream.Graph: "graph_rejected", upstream.Identity: "credential_rejected", upstream.Vault: "vault_forbidden",

@@ -218,7 +218,7 @@ func (s *Source) fetchKeys(ctx context.Context, t *tenant) (map[string][]*rsa.Pu
 	return keys, nil
 }
 
-// classifyRefusal returns the failure of a read whose response has another status than 200.
+// classifyRefusal returns the failure of a read with another status than 200.
 func classifyRefusal(resp *http.Response, body []byte) *upstream.Error {
 	failure := &upstream.Error{
 		Service: upstream.Identity, Reason: upstream.BadAnswer, Status: resp.StatusCode,

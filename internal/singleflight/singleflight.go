@@ -1,7 +1,7 @@
 // Package singleflight runs concurrent calls for the same key once, with golang.org/x/sync/singleflight.
 //
-// It adds what requests need: each caller waits under its own context, the work survives the caller that started it, and
-// a panic of the work becomes an error.
+// Each caller waits under its own context, the work survives the caller that started it, and a panic of the work becomes
+// an error.
 package singleflight
 
 import (

@@ -199,7 +199,7 @@ func progressOf(ctx context.Context) *progress {
 	return &progress{}
 }
 
-// follow returns a context whose request reports its steps to p, but for the steps of followDial: hooks for those cost
+// follow returns a context that makes a request report its steps to p, without the steps of followDial: their hooks cost
 // every request something.
 func (p *progress) follow(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{

@@ -212,7 +212,7 @@ func TestCertificateAsPEM(t *testing.T) {
 	}
 }
 
-// TestOlderCertificates lists the versions before the current one, the newest first, without those that are disabled or
+// TestOlderCertificates lists the versions before the current one, the newest first, without versions that are disabled or
 // have expired.
 func TestOlderCertificates(t *testing.T) {
 	simulate(t, func(w *world) {

@@ -28,7 +28,7 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.Name + ":" + reda
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redacted), nil }
 
 // Keys are the keys of one kind of callers. They are read on first use, again after a minute, and when a caller's
-// evidence matches none of them. In the last ten seconds of that minute, a request has them read beside it, so that
+// evidence matches no key. In the last ten seconds of that minute, a request has them read beside it, so that
 // the next one need not wait. The minute is the time in which a key that an operator disables is refused by every
 // instance, without a restart. Key Vault returns the value of an expired secret; Keys drops it. Evidence that matches
 // no key causes at most one read in five minutes.

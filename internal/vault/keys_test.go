@@ -378,7 +378,7 @@ func TestRevocationDuringARead(t *testing.T) {
 	})
 }
 
-// TestKeysAreReadBesideARequest has requests come more often than once a minute: none waits for the vault. After a quiet
+// TestKeysAreReadBesideARequest sends requests more often than once a minute: no request waits for the vault. After a quiet
 // minute one does.
 func TestKeysAreReadBesideARequest(t *testing.T) {
 	simulate(t, func(w *world) {

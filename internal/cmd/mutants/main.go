@@ -38,7 +38,7 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	only := flags.String("only", "", "run the controls whose threat, name, file or test contains `text`")
-	changed := flags.String("changed", "", "run the controls whose package, or the package of their test, differs from `revision`")
+	changed := flags.String("changed", "", "run a control if its package, or the package of its test, differs from `revision`")
 	verbose := flags.Bool("v", false, "print the output of each test")
 	if err := flags.Parse(args); err != nil {
 		return err

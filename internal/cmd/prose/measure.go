@@ -33,7 +33,7 @@ func (m *measurement) addFinding(path string, line int, format string, args ...a
 	m.findings = append(m.findings, fmt.Sprintf("%s:%d: ", path, line)+fmt.Sprintf(format, args...))
 }
 
-// measureFile counts one file. A file of another kind than those named in the package comment counts nothing.
+// measureFile counts one file. It skips a file of a kind that the package comment does not name.
 func (m *measurement) measureFile(path string, source []byte) error {
 	switch extension := filepath.Ext(path); {
 	case extension == ".go":
