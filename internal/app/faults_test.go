@@ -39,6 +39,7 @@ func TestFaults(t *testing.T) {
 		}
 		seen[name+"|"+step] = true
 		t.Run(name+" at "+step, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				if got := endOf(t, step, fault); got != want {
 					t.Errorf("%s\nwant %s", got, want)
