@@ -30,10 +30,15 @@ func loadContract(t *testing.T) *openapi3.T {
 	return doc
 }
 
+func statusRows() map[Code]statusRow {
+	rows, _ := statusTable()
+	return rows
+}
+
 // statuses returns the codes of the status table by status, including a list's.
 func statuses() map[int][]string {
 	codes := map[int][]string{409: {string(devicesFailed)}, 424: {string(devicesFailed)}, 503: {string(devicesFailed)}}
-	for code, row := range statusTable {
+	for code, row := range statusRows() {
 		codes[row.status] = append(codes[row.status], string(code))
 	}
 	for _, list := range codes {
@@ -65,7 +70,7 @@ func operatorStatuses(more ...error) map[int][]string {
 	}
 	list := map[int][]string{200: nil}
 	for code := range codes {
-		status := statusTable[code].status
+		status := statusOf(code).status
 		list[status] = append(list[status], string(code))
 		slices.Sort(list[status])
 	}
@@ -127,7 +132,7 @@ func TestContractHasEveryCode(t *testing.T) {
 	}
 	slices.Sort(enumerated)
 	all := []string{string(devicesFailed)}
-	for code := range statusTable {
+	for code := range statusRows() {
 		all = append(all, string(code))
 	}
 	slices.Sort(all)
@@ -160,7 +165,7 @@ func TestDocsHaveEveryCode(t *testing.T) {
 	for _, m := range entry.FindAllStringSubmatch(requests, -1) {
 		documented[Code(m[1])] = m[2] + ", " + m[3]
 	}
-	for code, row := range statusTable {
+	for code, row := range statusRows() {
 		want := fmt.Sprintf("%d, do not retry", row.status)
 		if retryable(row.status) {
 			want = fmt.Sprintf("%d, retry", row.status)
@@ -169,8 +174,8 @@ func TestDocsHaveEveryCode(t *testing.T) {
 			t.Errorf("docs/errors.md has %q for %s, want %q", documented[code], code, want)
 		}
 	}
-	if headings := strings.Count(requests, "\n## "); headings != len(statusTable)+1 || !strings.Contains(requests, "\n## devices_failed\n") {
-		t.Errorf("docs/errors.md has %d entries, the table %d and devices_failed", headings, len(statusTable))
+	if headings := strings.Count(requests, "\n## "); headings != len(statusRows())+1 || !strings.Contains(requests, "\n## devices_failed\n") {
+		t.Errorf("docs/errors.md has %d entries, the table %d and devices_failed", headings, len(statusRows()))
 	}
 }
 
@@ -193,12 +198,12 @@ func TestDocsHaveOutcomesAndWaits(t *testing.T) {
 		err := &upstream.Error{Service: upstream.Graph, Reason: reason, MaybeDone: true}
 		doubtful = append(doubtful, classify(err).code)
 	}
-	for code := range statusTable {
+	for code := range statusRows() {
 		if tells := strings.Contains(entryOf(t, code), "`outcome` is `unknown`"); tells != slices.Contains(doubtful, code) {
 			t.Errorf("docs/errors.md, %s: an unknown outcome: %t", code, tells)
 		}
 	}
-	if wait := fmt.Sprintf("%.0f seconds", statusTable[graphUnavailable].retryAfter.Seconds()); !strings.Contains(entryOf(t, graphUnavailable), wait) {
+	if wait := fmt.Sprintf("%.0f seconds", statusOf("graph_unavailable").retryAfter.Seconds()); !strings.Contains(entryOf(t, "graph_unavailable"), wait) {
 		t.Errorf("docs/errors.md, graph_unavailable: the wait is %s", wait)
 	}
 }
@@ -238,7 +243,7 @@ func TestExamplesHaveTheMessages(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile(`"code":"(\w+)","message":"([^"…]+?)(?: …)?"`).FindAllStringSubmatch(string(text), -1) {
 			found++
-			want := statusTable[Code(m[1])].message
+			want := statusOf(Code(m[1])).message
 			if want == "" {
 				want = successMessage(Code(m[1]), "")
 			}
@@ -286,15 +291,58 @@ func TestPageHasTheTable(t *testing.T) {
 	}
 }
 
+// Every code and failure in the source has a row, and no two rows have the same code.
 func TestStatusTable(t *testing.T) {
-	for code, row := range statusTable {
+	rows, codes := statusTable()
+	lines := 0
+	for line := range strings.Lines(statusText) {
+		if strings.Contains(line, " | ") && !strings.HasPrefix(line, "#") {
+			lines++
+		}
+	}
+	if lines != len(rows) {
+		t.Errorf("status.txt has %d lines, the table %d rows", lines, len(rows))
+	}
+	for code, row := range rows {
 		switch {
-		case row.title == "" || row.message == "" || len(row.message) > 300:
-			t.Errorf("%s: title %q, message of %d bytes", code, row.title, len(row.message))
+		case row.status < 400 || row.title == "" || row.message == "" || len(row.message) > 300:
+			t.Errorf("%s: status %d, title %q, message of %d bytes", code, row.status, row.title, len(row.message))
 		case (row.retryAfter > 0) != (row.status == 429 || row.status == 503):
 			t.Errorf("%s: status %d with Retry-After %v", code, row.status, row.retryAfter)
 		case !regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`).MatchString(string(code)):
 			t.Errorf("%s is no word in snake case", code)
 		}
 	}
+	constants := readConstants(t, "status.go", "Code")
+	for _, code := range constants[slices.Index(constants, string(invalidJSON)):] {
+		if rows[Code(code)].status == 0 {
+			t.Errorf("status.txt has no row for %s", code)
+		}
+	}
+	services := append(readConstants(t, "../internal/upstream/upstream.go", "Service"), "any")
+	reasons := readConstants(t, "../internal/upstream/upstream.go", "Reason")
+	for failure := range codes {
+		service, reason, _ := strings.Cut(failure, ":")
+		if !slices.Contains(services, service) || !slices.Contains(reasons, reason) {
+			t.Errorf("status.txt has a row for %s, which no package reports", failure)
+		}
+	}
+	for _, reason := range reasons {
+		if !slices.ContainsFunc(services, func(service string) bool { return codes[service+":"+reason] != "" }) {
+			t.Errorf("status.txt has no row for the reason %s", reason)
+		}
+	}
+}
+
+// readConstants returns the constants of a type in a source file, in order.
+func readConstants(t *testing.T, file, kind string) (values []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\t\w+ +`+kind+` += "(\w+)"`).FindAllStringSubmatch(string(text), -1) {
+		values = append(values, m[1])
+	}
+	return values
 }

@@ -149,7 +149,7 @@ func TestWhatIsKept(t *testing.T) {
 		for _, reason := range reasons {
 			err := &upstream.Error{Service: service, Reason: reason}
 			code := CodeOf(err)
-			status := statusTable[code].status
+			status := statusOf(code).status
 			kept := status == 404 || status == 409 || status == 422
 			d := newDesk(failing(err), Policy{})
 			d.want(t, "first", d.ask(t, someBody, "Idempotency-Key", "k"), status, code, false, 1)

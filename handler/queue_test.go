@@ -167,7 +167,7 @@ func TestPermanentFailureIsADeadLetter(t *testing.T) {
 		want := []struct {
 			id   string
 			code Code
-		}{{idOf(2), deviceNotFound}, {idOf(3), graphRejected}}[i]
+		}{{idOf(2), "device_not_found"}, {idOf(3), graphRejected}}[i]
 		if len(dead.Devices) != 1 || dead.Devices[0].DeviceID != want.id || dead.Queue.Code != want.code || dead.Reference != "R1" ||
 			!dead.Queue.Since.Equal(since) || len(dead.Context) != 1 || dead.Context["room"] != "Fjord" {
 			t.Errorf("%s", settlement.DeadLetters[i].Text)
@@ -196,7 +196,7 @@ func TestTransientFailureHasTries(t *testing.T) {
 		}
 	}
 	settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf(`,"queue":{"tries":3}`, 1), Deliveries: 2})
-	if settlement.Retry || len(settlement.DeadLetters) != 1 || sent(t, texts(settlement.DeadLetters))[0].Queue.Code != graphUnavailable {
+	if settlement.Retry || len(settlement.DeadLetters) != 1 || sent(t, texts(settlement.DeadLetters))[0].Queue.Code != "graph_unavailable" {
 		t.Errorf("deliveries of an earlier message do not count: %+v", settlement)
 	}
 }

@@ -215,7 +215,7 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 	}
 	title := "Devices failed"
 	if code != devicesFailed {
-		title = statusTable[code].title
+		title = statusOf(code).title
 	}
 	message := fmt.Sprintf("%d of %d devices failed. results has the result of each device, in order.",
 		body.Summary.Failed, body.Summary.Total)
@@ -275,7 +275,7 @@ func (d *device) account() *Account {
 
 // newFailure returns the body for a failure, without the members about a device.
 func newFailure(ended result) Failure {
-	row := statusTable[ended.code]
+	row := statusOf(ended.code)
 	body := Failure{
 		Error:     FailureError{ended.code, row.message},
 		Type:      docsOf(ended.code),
