@@ -14,27 +14,22 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"autopilot-unassign/internal/guid"
 )
 
-// Result is the end of an invocation that succeeded.
+// Result is the end of an invocation.
 type Result struct {
-	Logs        []string
-	Outputs     map[string]any // by the names of the bindings (E18)
-	ReturnValue any
-	Attempts    int `json:"-"`
+	Outputs  map[string]any // by the names of the bindings (E18)
+	Attempts int            `json:"-"`
 }
 
 // errHang fails an invocation that would never end (E17).
 var errHang = errors.New("functions host: 2xx with no body or null: the invocation would hang until its time is up")
 
-// Invoke invokes a function as its trigger does, with data by the names of its bindings, and retries it as
-// function.json says (E13 to E20). The error is the one of the last try.
-func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Result, error) {
-	return h.InvokeWith(ctx, name, data, nil)
-}
-
-// InvokeWith is Invoke with metadata of the trigger.
-func (h *Host) InvokeWith(ctx context.Context, name string, data, metadata map[string]any) (Result, error) {
+// Invoke invokes a function as its trigger does, with data by the names of its bindings and metadata of the trigger, and
+// retries it as function.json says (E13 to E19). The error is the error of the last try.
+func (h *Host) Invoke(ctx context.Context, name string, data, metadata map[string]any) (Result, error) {
 	at := slices.IndexFunc(h.app.functions, func(f *function) bool { return f.name == name })
 	if at < 0 {
 		return Result{}, fmt.Errorf("functions host: there is no function %q", name)
@@ -47,33 +42,28 @@ func (h *Host) InvokeWith(ctx context.Context, name string, data, metadata map[s
 	id := h.newInvocation() // the same for all tries
 	var failure error
 	for attempt := 0; ; attempt++ {
-		result, err := h.attempt(ctx, f, id, data, metadata, attempt, failure)
+		result, err := h.invokeOnce(ctx, f, id, data, f.describeTry(metadata, attempt, failure))
 		result.Attempts = attempt + 1
 		if err == nil || attempt == f.retries || errors.Is(err, errHang) || ctx.Err() != nil || h.ctx.Err() != nil {
 			return result, err
 		}
 		failure = err
 		select {
-		case <-time.After(f.delay(attempt + 1)):
+		case <-time.After(f.delay):
 		case <-ctx.Done():
 			return result, err
 		}
 	}
 }
 
-// attempt is one run of a function.
-func (h *Host) attempt(
-	ctx context.Context, f *function, id string, data, more map[string]any, attempt int, failure error,
-) (Result, error) {
-	worker, err := h.await(ctx)
-	if err != nil {
-		return Result{}, err
+// describeTry returns the metadata of a try: the trigger's and the host's (E14).
+func (f *function) describeTry(metadata map[string]any, attempt int, failure error) map[string]any {
+	all := maps.Clone(metadata)
+	if all == nil {
+		all = map[string]any{}
 	}
-	metadata := map[string]any{}
-	maps.Copy(metadata, more)
-	metadata["sys"] = map[string]any{
-		"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano),
-		"RandGuid": newID(),
+	all["sys"] = map[string]any{
+		"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano), "RandGuid": guid.New().String(),
 	}
 	if f.retries != 0 {
 		retry := map[string]any{
@@ -83,15 +73,18 @@ func (h *Host) attempt(
 		if failure != nil {
 			retry["Exception"] = exception(f.name, failure)
 		}
-		metadata["RetryContext"] = retry
+		all["RetryContext"] = retry
 	}
+	return all
+}
+
+// invokeOnce is one try of an invocation.
+func (h *Host) invokeOnce(ctx context.Context, f *function, id string, data, metadata map[string]any) (Result, error) {
 	body, err := json.Marshal(map[string]any{"Data": data, "Metadata": metadata})
 	if err != nil {
 		return Result{}, err
 	}
-	limited, cancel := h.limitTime(ctx)
-	defer cancel()
-	req, err := http.NewRequestWithContext(limited, http.MethodPost, h.workerURL("/"+f.name), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.workerURL("/"+f.name), bytes.NewReader(body))
 	if err != nil {
 		return Result{}, err
 	}
@@ -103,25 +96,14 @@ func (h *Host) attempt(
 	req.Header.Set(headerHostVersion, hostVersion)
 	req.Header.Set(headerInvocationID, id)
 	resp, err := h.client.Do(req)
-	var text []byte
-	if err == nil {
-		text, err = io.ReadAll(resp.Body)
-		err = errors.Join(err, resp.Body.Close())
-	}
-	switch {
-	case err != nil && errors.Is(context.Cause(limited), errFunctionTimeout):
-		h.kill(worker)
-		return Result{}, errFunctionTimeout
-	case err != nil:
+	if err != nil {
 		return Result{}, fmt.Errorf("functions host: %w", err)
 	}
-	result, err := f.result(resp, text)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, line := range result.Logs {
-		h.lines = append(h.lines, Line{Level: "Information", Text: line, Log: "Function", InvocationID: id})
+	text, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return Result{}, fmt.Errorf("functions host: %w", err)
 	}
-	return result, err
+	return f.readResult(resp, text)
 }
 
 // exception returns the exception of a failed try as .NET serialises it (E14).
@@ -141,8 +123,8 @@ func exception(name string, failure error) map[string]any {
 	return outer
 }
 
-// result reads a worker's response to an invocation (E16, E17, E18).
-func (f *function) result(resp *http.Response, body []byte) (Result, error) {
+// readResult reads a worker's response to an invocation (E16, E17, E18).
+func (f *function) readResult(resp *http.Response, body []byte) (Result, error) {
 	if resp.StatusCode/100 != 2 {
 		return Result{}, fmt.Errorf("functions host: response status code does not indicate success: %s", resp.Status)
 	}
@@ -156,7 +138,12 @@ func (f *function) result(resp *http.Response, body []byte) (Result, error) {
 	if text := bytes.TrimSpace(body); len(text) == 0 || string(text) == "null" {
 		return Result{}, errHang
 	}
-	var result Result
+	var result struct {
+		Result
+
+		Logs        []string
+		ReturnValue any
+	}
 	if err := json.Unmarshal(body, &result); err != nil {
 		return Result{}, fmt.Errorf("functions host: invalid HttpResponseMessage: %w", err)
 	}
@@ -168,8 +155,7 @@ func (f *function) result(resp *http.Response, body []byte) (Result, error) {
 	for name, value := range result.Outputs {
 		result.Outputs[name] = decoded(value)
 	}
-	result.ReturnValue = decoded(result.ReturnValue)
-	return result, nil
+	return result.Result, nil
 }
 
 // decoded returns the bytes of a string that is valid base64, and anything else unchanged.
