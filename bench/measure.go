@@ -64,7 +64,7 @@ func newRequest(who contestant, key []byte) []byte {
 	}
 	signature.Sign(h, key, "msg_"+guid.New().String(), time.Now(), body)
 	if who.cloud == aws {
-		event, err := lambda.Event(http.MethodPost, "/api/unassign", h, body, false)
+		event, err := lambda.Event(http.MethodPost, "/api/unassign", h, body)
 		if err != nil {
 			panic(err) // likewise
 		}

@@ -172,7 +172,7 @@ func startLambda(t *testing.T, env []string) deployment {
 }
 
 func (d lambdaDeployment) send(ctx context.Context, s sent) (got, error) {
-	event, err := lambda.Event(s.Method, s.Target, s.Header, []byte(s.Body), false)
+	event, err := lambda.Event(s.Method, s.Target, s.Header, []byte(s.Body))
 	if err != nil {
 		return got{}, err
 	}
@@ -279,7 +279,7 @@ func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []str
 	if host == config.Lambda {
 		l := &lambdaHost{http: a, run: a.Run, settle: a.RunMessages, hide: a.MessageTime(), log: log}
 		d.answer = func(ctx context.Context, s sent) (got, error) {
-			event, err := lambda.Event(s.Method, s.Target, s.Header, []byte(s.Body), false)
+			event, err := lambda.Event(s.Method, s.Target, s.Header, []byte(s.Body))
 			if err != nil {
 				return got{}, err
 			}

@@ -1,13 +1,11 @@
 package lambda
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"reflect"
@@ -39,28 +37,12 @@ func work(api string) {
 		return resp.StatusCode
 	}
 	switch os.Getenv("START") {
-	case "cannot":
-		fmt.Println("init/error:", post(runtimePath+"init/error", `{"errorType":"Init","errorMessage":"no settings"}`))
-		if os.Getenv("STAYS") == "" {
-			os.Exit(1)
-		}
-		select {}
 	case "exits":
 		os.Exit(1)
 	case "hangs":
 		select {}
 	case "late":
 		time.Sleep(300 * time.Millisecond)
-	case "extension":
-		resp, err := http.Post(api+"/2020-01-01/extension/register", "application/json", strings.NewReader(`{"events":[]}`))
-		if err != nil {
-			os.Exit(9)
-		}
-		fmt.Println("registered:", resp.StatusCode, resp.Header.Get("Lambda-Extension-Identifier") != "")
-		go func() {
-			_, _ = http.Get(api + "/2020-01-01/extension/event/next")
-			fmt.Println("an event for the extension")
-		}()
 	}
 	fmt.Println("to stdout")
 	fmt.Fprintln(os.Stderr, "to stderr")
@@ -94,7 +76,7 @@ func work(api string) {
 			time.Sleep(20 * time.Millisecond)
 			os.Exit(0)
 		case `"answer twice"`:
-			fmt.Println("answers:", answer(`"one"`), answer(`"two"`), post(runtimePath+"invocation/other/response", `"x"`), post(runtimePath+"init/error", `{}`))
+			fmt.Println("answers:", answer(`"one"`), answer(`"two"`), post(runtimePath+"invocation/other/response", `"x"`))
 		case `"exit"`:
 			os.Exit(1)
 		case `"hang"`:
@@ -135,9 +117,6 @@ func invoke(t *testing.T, h *Host, payload string) Result {
 func TestInvocationHasTheHeadersOfTheRuntimeAPI(t *testing.T) {
 	t.Setenv("OF_THE_PARENT", "1")
 	h := start(t, Options{Timeout: 20 * time.Second, Env: []string{"OWN=1", "START=late"}})
-	if h.ColdStarts() != 0 || h.FirstNext() != 0 {
-		t.Errorf("%d processes before the first invocation", h.ColdStarts())
-	}
 	ids := map[string]bool{}
 	for range 3 {
 		r := invoke(t, h, `"see"`)
@@ -160,49 +139,63 @@ func TestInvocationHasTheHeadersOfTheRuntimeAPI(t *testing.T) {
 		}
 		ids[r.RequestID] = true
 	}
-	if len(ids) != 3 || h.ColdStarts() != 1 || h.FirstNext() < 300*time.Millisecond {
-		t.Errorf("ids %v, %d cold starts, the first question after %v; want three, one and 300 ms", ids, h.ColdStarts(), h.FirstNext())
+	if len(ids) != 3 || h.FirstNext() < 300*time.Millisecond {
+		t.Errorf("ids %v, the first question after %v; want three and 300 ms", ids, h.FirstNext())
 	}
 }
 
 func TestInvocationEnds(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		env, payload string
-		want         Result
-		coldStarts   int // when there has been an invocation after it
+		payload string
+		want    Result
+		err     string // of this invocation or, after a result, of the next one
 	}{
-		"with an answer":                            {"", `{"a":1}`, Result{Payload: []byte(`{"a":1}`)}, 1},
-		"with an error":                             {"", `"fail"`, Result{Error: &Error{"errorString", "it cannot be"}}, 1},
-		"with an error that is no JSON":             {"", `"fail without words"`, Result{Error: &Error{}}, 1},
-		"with an error and the process":             {"", `"panic"`, Result{Error: &Error{"panic", "oh"}}, 2},
-		"with an answer, and then the process":      {"", `"answer and exit"`, Result{Payload: []byte(`"done"`)}, 2},
-		"with the process":                          {"", `"exit"`, Result{Exited: true}, 2},
-		"by time, and the process is killed":        {"", `"hang"`, Result{TimedOut: true}, 2},
-		"with a start that ends the process":        {"START=exits", `1`, Result{Exited: true}, 2},
-		"with a start that takes too long":          {"START=hangs", `1`, Result{TimedOut: true}, 2},
-		"with init/error":                           {"START=cannot", `1`, Result{Error: &Error{"Init", "no settings"}, Exited: true}, 2},
-		"with init/error of a process that remains": {"START=cannot STAYS=1", `1`, Result{Error: &Error{"Init", "no settings"}, Exited: true}, 2},
+		"with an answer":                       {`{"a":1}`, Result{Payload: []byte(`{"a":1}`)}, ""},
+		"with an error":                        {`"fail"`, Result{Error: &Error{"errorString", "it cannot be"}}, ""},
+		"with an error that is no JSON":        {`"fail without words"`, Result{Error: &Error{}}, ""},
+		"with an error and the process":        {`"panic"`, Result{Error: &Error{"panic", "oh"}}, "the process has ended: exit status 2"},
+		"with an answer, and then the process": {`"answer and exit"`, Result{Payload: []byte(`"done"`)}, "the process has ended: exit status 0"},
+		"with the process":                     {`"exit"`, Result{}, "the process has ended: exit status 1: to std"},
+		"by time, and the process is killed":   {`"hang"`, Result{}, "the invocation took more than 400ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := start(t, Options{Timeout: 400 * time.Millisecond, Init: 3 * time.Second, Env: strings.Fields(test.env)})
-			r := invoke(t, h, test.payload)
-			test.want.RequestID = r.RequestID
-			if r.RequestID == "" || !reflect.DeepEqual(r, test.want) {
-				t.Errorf("%+v, want %+v", r, test.want)
+			h := start(t, Options{Timeout: 400 * time.Millisecond})
+			r, err := h.Invoke(t.Context(), []byte(test.payload))
+			if test.want.RequestID = r.RequestID; !reflect.DeepEqual(r, test.want) || (err != nil) != (r.RequestID == "") {
+				t.Errorf("%+v, %v; want %+v", r, err, test.want)
 			}
-			if r := invoke(t, h, `"next"`); test.env == "" && string(r.Payload) != `"next"` {
-				t.Errorf("the next invocation ends with %+v", r)
+			if err == nil {
+				_, err = h.Invoke(t.Context(), []byte(`"next"`))
 			}
-			if h.ColdStarts() != test.coldStarts {
-				t.Errorf("%d cold starts, want %d", h.ColdStarts(), test.coldStarts)
-			}
-			h.Stop()
-			if text := strings.Join(h.Lines(), "\n"); strings.HasPrefix(test.env, "START=cannot") && !strings.HasPrefix(text, "init/error: 202") {
-				t.Errorf("the function has printed %s", text)
+			if got := fmt.Sprint(err); (err != nil) != (test.err != "") || !strings.Contains(got, test.err) {
+				t.Errorf("%v, want %s", err, test.err)
 			}
 		})
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	for name, test := range map[string]struct {
+		ctx  context.Context
+		o    Options
+		want string
+	}{
+		"no program":                {t.Context(), Options{Binary: "/no/such/program"}, "no such file"},
+		"a process that ends":       {t.Context(), Options{Binary: self, Env: []string{"START=exits"}}, "exit status 1"},
+		"a process that never asks": {short, Options{Binary: self, Env: []string{"START=hangs"}}, "deadline exceeded"},
+	} {
+		if _, err := Start(test.ctx, test.o); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -214,7 +207,7 @@ func TestRuntimeAPIRefusesWhatIsNotDue(t *testing.T) {
 	}
 	h.invokeNothing(t)
 	h.Stop()
-	if lines := h.Lines(); lines[len(lines)-1] != "answers: 202 400 400 403" {
+	if lines := h.Lines(); lines[len(lines)-1] != "answers: 202 400 400" {
 		t.Errorf("the function has printed %q", lines)
 	}
 }
@@ -224,15 +217,6 @@ func (h *Host) invokeNothing(t *testing.T) {
 	t.Helper()
 	if r := invoke(t, h, `"nothing"`); string(r.Payload) != `"nothing"` {
 		t.Errorf("%+v", r)
-	}
-}
-
-func TestExtensionsHaveNoEvents(t *testing.T) {
-	t.Parallel()
-	h := start(t, Options{Env: []string{"START=extension"}})
-	h.invokeNothing(t)
-	if lines := h.Lines(); !reflect.DeepEqual(lines, []string{"registered: 200 true", "to stdout", "to stderr"}) {
-		t.Errorf("the function has printed %q", lines)
 	}
 }
 
@@ -248,38 +232,35 @@ func TestLinesAreOfBothStreams(t *testing.T) {
 
 func TestInvokeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	for _, env := range []string{"START=hangs", "START="} {
-		h := start(t, Options{Env: []string{env}})
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		_, err := h.Invoke(ctx, []byte(`"hang"`))
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: %v", env, err)
-		}
+	h := start(t, Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := h.Invoke(ctx, []byte(`"hang"`)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
 	}
 }
 
 func TestStopLeavesNothing(t *testing.T) {
 	before := runtime.NumGoroutine()
-	h := start(t, Options{Env: []string{"START=extension"}})
+	h := start(t, Options{})
 	h.invokeNothing(t)
-	pid := h.process.cmd.Process.Pid
-	ended := make(chan Result, 1)
+	pid := h.PID()
+	ended := make(chan error, 1)
 	go func() {
-		r, _ := h.Invoke(context.Background(), []byte(`"hang"`))
-		ended <- r
+		_, err := h.Invoke(context.Background(), []byte(`"hang"`))
+		ended <- err
 	}()
 	time.Sleep(100 * time.Millisecond)
 	h.Stop()
 	h.Stop() // once more is as well
-	if r := <-ended; !r.Exited {
-		t.Errorf("the invocation under way ends with %+v", r)
+	if err := <-ended; err == nil {
+		t.Error("the invocation under way has succeeded")
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("process %d: %v", pid, err)
 	}
-	if _, err := h.Invoke(t.Context(), nil); err == nil || h.ColdStarts() != 1 {
-		t.Errorf("an invocation after Stop: %v, %d cold starts", err, h.ColdStarts())
+	if _, err := h.Invoke(t.Context(), nil); err == nil {
+		t.Error("an invocation after Stop has succeeded")
 	}
 	for begin := time.Now(); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
 		if time.Since(begin) > 5*time.Second {
@@ -288,80 +269,50 @@ func TestStopLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestStartOfNoProgram(t *testing.T) {
-	t.Parallel()
-	h, err := Start(t.Context(), Options{Binary: "/no/such/program"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Stop()
-	if _, err := h.Invoke(t.Context(), nil); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%v", err)
-	}
-}
-
 func TestReadAnswer(t *testing.T) {
 	t.Parallel()
-	const refused = `{"message":"Internal Server Error"}`
-	asJSON := http.Header{"Content-Type": {"application/json"}}
-	for name, test := range map[string]struct {
-		result Result
-		want   Answer
-		ok     bool
-	}{
-		"a status and a body":       {Result{Payload: []byte(`{"statusCode":404,"headers":{"x-own":"1","content-type":"a/b"},"body":"b"}`)}, Answer{404, http.Header{"X-Own": {"1"}, "Content-Type": {"a/b"}}, []byte("b")}, true},
-		"a status alone":            {Result{Payload: []byte(`{"statusCode":204}`)}, Answer{204, http.Header{}, []byte("")}, true},
-		"base64":                    {Result{Payload: []byte(`{"statusCode":200,"body":"/w==","isBase64Encoded":true}`)}, Answer{200, http.Header{}, []byte{0xff}}, true},
-		"cookies":                   {Result{Payload: []byte(`{"statusCode":200,"cookies":["a=1","b=2"]}`)}, Answer{200, http.Header{"Set-Cookie": {"a=1", "b=2"}}, []byte("")}, true},
-		"no status":                 {Result{Payload: []byte(`{"code":"done"}`)}, Answer{200, asJSON, []byte(`{"code":"done"}`)}, true},
-		"a text":                    {Result{Payload: []byte(`"done"`)}, Answer{200, asJSON, []byte(`"done"`)}, true},
-		"no JSON":                   {Result{Payload: []byte(`done`)}, Answer{500, asJSON, []byte(refused)}, false},
-		"an empty reply":            {Result{Payload: []byte{}}, Answer{500, asJSON, []byte(refused)}, false},
-		"a status that is a text":   {Result{Payload: []byte(`{"statusCode":"abc"}`)}, Answer{500, asJSON, []byte(refused)}, false},
-		"a status of no meaning":    {Result{Payload: []byte(`{"statusCode":99}`)}, Answer{500, asJSON, []byte(refused)}, false},
-		"a body that is an object":  {Result{Payload: []byte(`{"statusCode":200,"body":{}}`)}, Answer{500, asJSON, []byte(refused)}, false},
-		"base64 that is none":       {Result{Payload: []byte(`{"statusCode":200,"body":"%","isBase64Encoded":true}`)}, Answer{500, asJSON, []byte(refused)}, false},
-		"an error of the function":  {Result{Error: &Error{"a", "b"}}, Answer{500, asJSON, []byte(refused)}, false},
-		"no answer within the time": {Result{TimedOut: true}, Answer{500, asJSON, []byte(refused)}, false},
-		"an end of the process":     {Result{Exited: true}, Answer{500, asJSON, []byte(refused)}, false},
+	for reply, want := range map[string]Answer{
+		`{"statusCode":404,"headers":{"x-own":"1","content-type":"a/b"},"body":"b"}`: {404, http.Header{"X-Own": {"1"}, "Content-Type": {"a/b"}}, []byte("b")},
+		`{"statusCode":204}`: {204, http.Header{}, []byte("")},
+		`{"statusCode":200,"body":"/w==","isBase64Encoded":true}`: {},
+		`{"statusCode":200,"cookies":["a=1","b=2"]}`:              {},
+		`{"code":"done"}`:              {},
+		`done`:                         {},
+		``:                             {},
+		`{"statusCode":"abc"}`:         {},
+		`{"statusCode":99}`:            {},
+		`{"statusCode":200,"body":{}}`: {},
 	} {
-		got, err := ReadAnswer(test.result)
-		if (err == nil) != test.ok || !reflect.DeepEqual(got, test.want) {
-			t.Errorf("%s: %v %q, %v; want %v", name, got, got.Body, err, test.want)
+		got, err := ReadAnswer(Result{Payload: []byte(reply)})
+		if (err == nil) != (want.Status != 0) || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v %q, %v; want %v", reply, got, got.Body, err, want)
 		}
 	}
 }
 
 func TestEvent(t *testing.T) {
 	t.Parallel()
-	header := http.Header{"X-Own": {"1", "2"}, "Cookie": {"a=1; b=2"}, "User-Agent": {"caller/1"}}
-	for name, test := range map[string]struct {
-		body   []byte
-		base64 bool
-		want   map[string]any // of the parts that differ
-	}{
-		"a text":              {[]byte(`{"a":1}`), false, map[string]any{"body": `{"a":1}`, "isBase64Encoded": false}},
-		"bytes":               {[]byte{0xff, 0}, true, map[string]any{"body": "/wA=", "isBase64Encoded": true}},
-		"no body":             {nil, false, map[string]any{"isBase64Encoded": false}},
-		"no body, for base64": {nil, true, map[string]any{"isBase64Encoded": false}},
-	} {
-		text, err := Event(http.MethodPost, "/api/unassign?a=1&a=%20", header, test.body, test.base64)
+	header := http.Header{"X-Own": {"1", "2"}, "User-Agent": {"caller/1"}}
+	for body, want := range map[string]any{`{"a":1}`: `{"a":1}`, "": nil} {
+		text, err := Event(http.MethodPost, "/api/unassign?a=1&a=%20", header, []byte(body))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got map[string]any
-		if err := json.NewDecoder(bytes.NewReader(text)).Decode(&got); err != nil {
+		if err := json.Unmarshal(text, &got); err != nil {
 			t.Fatal(err)
 		}
 		request, _ := got["requestContext"].(map[string]any)["http"].(map[string]any)
 		delete(got, "requestContext")
-		want := map[string]any{
-			"version": "2.0", "routeKey": "ANY /api/unassign", "rawPath": "/api/unassign", "rawQueryString": "a=1&a=%20", "cookies": []any{"a=1", "b=2"},
-			"headers": map[string]any{"x-own": "1,2", "user-agent": "caller/1"},
+		all := map[string]any{
+			"version": "2.0", "routeKey": "ANY /api/unassign", "rawPath": "/api/unassign", "rawQueryString": "a=1&a=%20",
+			"headers": map[string]any{"x-own": "1,2", "user-agent": "caller/1"}, "isBase64Encoded": false,
 		}
-		maps.Copy(want, test.want)
-		if !reflect.DeepEqual(got, want) || request["method"] != "POST" || request["path"] != "/api/unassign" {
-			t.Errorf("%s: %s", name, text)
+		if want != nil {
+			all["body"] = want
+		}
+		if !reflect.DeepEqual(got, all) || request["method"] != "POST" || request["path"] != "/api/unassign" {
+			t.Errorf("%s", text)
 		}
 	}
 }
