@@ -76,7 +76,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	h := &Host{
 		timeout: cmp.Or(o.Timeout, 28*time.Second), address: listener.Addr().String(),
-		asked: make(chan struct{}), ended: make(chan struct{}), events: make(chan *invocation),
+		asked: make(chan struct{}), ended: make(chan struct{}), events: make(chan *invocation), started: time.Now(),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", h.sendEvent)
@@ -216,7 +216,6 @@ func (h *Host) startProcess(o Options) error {
 	h.cmd.Env = append(h.cmd.Env, o.Env...)
 	r, w := io.Pipe()
 	h.cmd.Stdout, h.cmd.Stderr = w, w // L8
-	h.started = time.Now()
 	if err := h.cmd.Start(); err != nil {
 		return err
 	}
