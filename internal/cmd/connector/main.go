@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -48,272 +49,250 @@ func run(args []string) error {
 	return os.WriteFile(args[1], swagger, 0o644) //nolint:gosec // no secret
 }
 
-// object is a JSON object whose members keep their order, which is the order of the fields that a maker sees.
-type object []member
+// ordered is a JSON object whose members keep their order, which is the order of the fields that a maker sees.
+type ordered[V any] []member[V]
 
-type member struct {
+type member[V any] struct {
 	name  string
-	value any
+	value V
 }
 
-// get returns the value at a path, or nil.
-func (o object) get(path ...string) any {
-	var v any = o
-	for _, name := range path {
-		inner, _ := v.(object)
-		v = nil
-		for _, m := range inner {
-			if m.name == name {
-				v = m.value
-			}
+// get returns the member called name, or the zero value.
+func (o ordered[V]) get(name string) (value V, found bool) {
+	for _, m := range o {
+		if m.name == name {
+			return m.value, true
 		}
 	}
-	return v
-}
-
-func (o object) text(path ...string) string {
-	s, _ := o.get(path...).(string)
-	return s
-}
-
-func (o object) object(path ...string) object {
-	inner, _ := o.get(path...).(object)
-	return inner
+	return value, false
 }
 
 // MarshalJSON implements json.Marshaler.
-func (o object) MarshalJSON() ([]byte, error) {
+func (o ordered[V]) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	var err error
 	for i, m := range o {
 		b.WriteByte("{,"[min(i, 1)])
-		err = errors.Join(err, e.Encode(m.name))
-		b.WriteByte(':')
-		err = errors.Join(err, e.Encode(m.value))
-	}
-	if len(o) == 0 {
-		b.WriteByte('{')
+		fmt.Fprintf(&b, "%q:", m.name)
+		value, err := json.Marshal(m.value)
+		if err != nil {
+			return nil, err
+		}
+		b.Write(value)
 	}
 	b.WriteByte('}')
-	return b.Bytes(), err
+	return b.Bytes(), nil
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
-func (o *object) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind != yaml.MappingNode {
-		return errors.New("not an object")
-	}
-	for i := 0; i < len(n.Content); i += 2 {
-		v, err := toValue(n.Content[i+1])
-		if err != nil {
+func (o *ordered[V]) UnmarshalYAML(n *yaml.Node) error {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		m := member[V]{name: n.Content[i].Value}
+		if err := n.Content[i+1].Decode(&m.value); err != nil {
 			return err
 		}
-		*o = append(*o, member{n.Content[i].Value, v})
+		*o = append(*o, m)
 	}
 	return nil
 }
 
-// toValue returns a YAML node as a value whose objects keep their order.
-func toValue(n *yaml.Node) (any, error) {
-	switch n.Kind {
-	case yaml.MappingNode:
-		o := object{}
-		err := n.Decode(&o)
-		return o, err
-	case yaml.SequenceNode:
-		list := make([]any, len(n.Content))
-		for i, part := range n.Content {
-			var err error
-			if list[i], err = toValue(part); err != nil {
-				return nil, err
-			}
-		}
-		return list, nil
-	default:
-		var v any
-		err := n.Decode(&v)
-		return v, err
-	}
+// schema is a schema of the contract, or a property of one, and becomes one of the connector. The two write it alike,
+// but for the members of Microsoft's extensions.
+type schema struct {
+	Ref           string          `yaml:"$ref" json:"$ref,omitempty"`
+	Type          string          `yaml:"type" json:"type,omitempty"`
+	Title         string          `yaml:"-" json:"x-ms-summary,omitempty"`
+	Description   string          `yaml:"description" json:"description,omitempty"`
+	Visibility    string          `yaml:"-" json:"x-ms-visibility,omitempty"`
+	Default       any             `yaml:"-" json:"default,omitempty"`
+	Required      []string        `yaml:"required" json:"required,omitempty"`
+	Additional    any             `yaml:"additionalProperties" json:"additionalProperties,omitempty"`
+	MinProperties int             `yaml:"minProperties" json:"minProperties,omitempty"`
+	MaxProperties int             `yaml:"maxProperties" json:"maxProperties,omitempty"`
+	Enum          []any           `yaml:"enum" json:"enum,omitempty"`
+	Pattern       string          `yaml:"pattern" json:"pattern,omitempty"`
+	MinLength     int             `yaml:"minLength" json:"minLength,omitempty"`
+	MaxLength     int             `yaml:"maxLength" json:"maxLength,omitempty"`
+	MinItems      int             `yaml:"minItems" json:"minItems,omitempty"`
+	MaxItems      int             `yaml:"maxItems" json:"maxItems,omitempty"`
+	Items         *schema         `yaml:"items" json:"items,omitempty"`
+	Example       any             `yaml:"example" json:"example,omitempty"`
+	Properties    ordered[schema] `yaml:"properties" json:"properties,omitempty"`
+	Others        map[string]any  `yaml:",inline" json:"-"`
 }
+
+// refersTo returns the name of the schema that s refers to, "" for none.
+func (s schema) refersTo() string { return s.Ref[strings.LastIndex(s.Ref, "/")+1:] }
+
+func referTo(name string) *schema { return &schema{Ref: "#/definitions/" + name} }
+
+// contract is the part of handler/openapi.yaml that a connector has.
+type contract struct {
+	Paths map[string]map[string]struct {
+		Parameters []struct {
+			Name, In, Description, Example string
+			Schema                         schema
+		}
+		Responses map[string]struct {
+			Description string
+			Content     map[string]struct{ Schema schema }
+		}
+		Security *[]any
+	}
+	Components struct{ Schemas ordered[schema] }
+}
+
+// operation is an operation of the connector in base.yaml. Its request and response are a part of the contract's.
+type operation struct {
+	Path, Method, Route, Summary, Description, Visibility string
+	Request, Response                                     string
+	List                                                  bool
+	Without                                               []string
+	About                                                 map[string]string
+}
+
+type object = map[string]any
 
 // generator turns schemas of the contract into definitions.
 type generator struct {
-	schemas     object
-	definitions object
+	contract
+
+	definitions ordered[schema]
 }
 
-func generate(contract []byte) ([]byte, error) {
-	var source, base object
-	if err := errors.Join(yaml.Unmarshal(contract, &source), yaml.Unmarshal(baseYAML, &base)); err != nil {
+func generate(openAPI []byte) ([]byte, error) {
+	g := &generator{}
+	var base struct {
+		Operations ordered[operation]
+		Rest       object `yaml:",inline"`
+	}
+	if err := errors.Join(yaml.Unmarshal(openAPI, &g.contract), yaml.Unmarshal(baseYAML, &base)); err != nil {
 		return nil, err
 	}
-	g := &generator{schemas: source.object("components", "schemas")}
-	paths := object{}
-	for _, operation := range base.object("operations") {
-		o, _ := operation.value.(object)
-		made, err := g.makeOperation(source, operation.name, o)
+	var paths ordered[object]
+	for _, o := range base.Operations {
+		made, err := g.makeOperation(o.name, o.value)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", operation.name, err)
+			return nil, fmt.Errorf("%s: %w", o.name, err)
 		}
-		paths = append(paths, member{o.text("path"), object{{o.text("method"), made}}})
+		paths = append(paths, member[object]{o.value.Path, object{o.value.Method: made}})
 	}
-	swagger := object{}
-	for _, m := range base {
-		switch m.name {
-		case "operations":
-			swagger = append(swagger, member{"paths", paths}, member{"definitions", g.definitions})
-		default:
-			swagger = append(swagger, m)
-		}
-	}
-	encoded, err := json.MarshalIndent(swagger, "", "  ")
+	base.Rest["paths"], base.Rest["definitions"] = paths, g.definitions
+	encoded, err := json.MarshalIndent(base.Rest, "", "  ")
 	return append(encoded, '\n'), err
 }
 
-// makeOperation returns an operation of the connector. Its request and response are parts of the contract's.
-func (g *generator) makeOperation(source object, id string, o object) (object, error) {
-	route := source.object("paths", o.text("route"), o.text("method"))
-	if route == nil {
-		return nil, fmt.Errorf("the contract has no %s %s", o.text("method"), o.text("route"))
+// makeOperation returns an operation of the connector.
+func (g *generator) makeOperation(id string, o operation) (object, error) {
+	route, ok := g.Paths[o.Route][o.Method]
+	if !ok {
+		return nil, fmt.Errorf("the contract has no %s %s", o.Method, o.Route)
 	}
 	parameters := []any{}
-	given, _ := route.get("parameters").([]any)
-	for _, p := range given {
-		parameters = append(parameters, makeHeader(p.(object)))
+	for _, p := range route.Parameters {
+		made := object{
+			"name": p.Name, "in": p.In, "type": p.Schema.Type, "required": false, "x-ms-summary": toTitle(p.Name),
+			"description": toSentence(p.Description), "x-ms-visibility": "advanced", "x-example": p.Example,
+		}
+		if p.Name == "Prefer" { // with the value that brings a body
+			made["required"], made["x-ms-visibility"], made["default"] = true, "internal", "return=representation"
+			delete(made, "x-example")
+		}
+		parameters = append(parameters, made)
 	}
-	if name := o.text("request"); name != "" {
-		if err := g.addDefinition(name, "Request", o); err != nil {
+	if o.Request != "" {
+		if err := g.addDefinition(o.Request, "Request", o); err != nil {
 			return nil, err
 		}
 		parameters = append(parameters, object{
-			{"name", "body"},
-			{"in", "body"},
-			{"required", true},
-			{"x-ms-summary", "Request"},
-			{"description", "The request."},
-			{"schema", referTo(name)},
+			"name": "body", "in": "body", "required": true, "x-ms-summary": "Request", "description": "The request.",
+			"schema": referTo(o.Request),
 		})
 	}
 	responses := object{}
-	for _, m := range route.object("responses") {
-		r, _ := m.value.(object)
-		success := m.name == "200" || m.name == "207" && o.get("list") == true
-		if !success {
+	for status, r := range route.Responses {
+		if status != "200" && (status != "207" || !o.List) {
 			continue
 		}
-		schema := lastPart(r.text("content", "application/json", "schema", "$ref"))
-		name := o.text("response")
-		if name == "" {
-			name = schema
-		}
-		if err := g.addDefinition(name, schema, o); err != nil {
+		of := r.Content["application/json"].Schema.refersTo()
+		name := cmp.Or(o.Response, of)
+		if err := g.addDefinition(name, of, o); err != nil {
 			return nil, err
 		}
-		responses = append(responses, member{
-			m.name, object{{"description", toSentence(r.text("description"))}, {"schema", referTo(name)}},
-		})
+		responses[status] = object{"description": toSentence(r.Description), "schema": referTo(name)}
 	}
-	if err := g.addDefinition("Failure", "Failure", nil); err != nil {
+	if err := g.addDefinition("Failure", "Failure", operation{}); err != nil {
 		return nil, err
 	}
-	responses = append(responses, member{
-		"default",
-		object{{"description", toSentence(g.schemas.text("Failure", "description"))}, {"schema", referTo("Failure")}},
-	})
+	failure, _ := g.definitions.get("Failure")
+	responses["default"] = object{"description": failure.Description, "schema": referTo("Failure")}
 	made := object{
-		{"operationId", id},
-		{"summary", o.get("summary")},
-		{"description", o.get("description")},
-		{"x-ms-visibility", o.get("visibility")},
-		{"parameters", parameters},
-		{"responses", responses},
+		"operationId": id, "summary": o.Summary, "description": o.Description, "x-ms-visibility": o.Visibility,
+		"parameters": parameters, "responses": responses,
 	}
-	if security, ok := route.get("security").([]any); ok {
-		made = append(made, member{"security", security})
+	if route.Security != nil {
+		made["security"] = route.Security
 	}
 	return made, nil
 }
 
-// makeHeader returns a header of the contract as a parameter. Prefer has the value that brings a body, and is hidden.
-func makeHeader(p object) object {
-	name := p.text("name")
-	made := object{
-		{"name", name},
-		{"in", p.get("in")},
-		{"type", p.get("schema", "type")},
-		{"required", name == "Prefer"},
-		{"x-ms-summary", toTitle(name)},
-		{"description", toSentence(p.text("description"))},
-	}
-	if name == "Prefer" {
-		return append(made, member{"x-ms-visibility", "internal"}, member{"default", "return=representation"})
-	}
-	return append(made, member{"x-ms-visibility", "advanced"}, member{"x-example", p.get("example")})
-}
-
-// addDefinition adds a definition that has a part of a schema's properties: those that o does not leave out. With o
-// nil it has all.
-func (g *generator) addDefinition(name, schema string, o object) error {
-	if g.definitions.get(name) != nil {
+// addDefinition adds the definition called name: the schema called of or, where that has another name, a part of it
+// as o tells. It adds the definitions to which it refers too.
+func (g *generator) addDefinition(name, of string, o operation) error {
+	if _, known := g.definitions.get(name); known {
 		return nil
 	}
-	s := g.schemas.object(schema)
-	if s == nil {
-		return fmt.Errorf("the contract has no schema %s", schema)
+	s, ok := g.Components.Schemas.get(of)
+	if !ok {
+		return fmt.Errorf("the contract has no schema %s", of)
 	}
-	for _, m := range s {
-		if slices.Contains([]string{"oneOf", "anyOf", "allOf", "not", "nullable"}, m.name) {
-			return fmt.Errorf("%s has %s, which a connector cannot have", schema, m.name)
-		}
+	properties := s.Properties
+	s.Title, s.Properties = toTitle(name), nil
+	if name != of {
+		s.Description = o.About[of]
 	}
-	request := schema == "Request" || schema == "Device" || schema == "Expected"
-	words, _ := o.get("without").([]any)
-	without := func(property string) bool { return slices.Contains(words, any(property)) && name != schema }
-	required, _ := s.get("required").([]any)
-	properties, nested := object{}, []string{}
-	for _, m := range s.object("properties") {
-		if without(m.name) {
+	s.Description = toSentence(s.Description)
+	request := of == "Request" || of == "Device" || of == "Expected"
+	if request {
+		s.Visibility = "important"
+	}
+	var nested []string
+	for _, p := range properties {
+		if name != of && slices.Contains(o.Without, p.name) {
 			continue
 		}
-		p, _ := m.value.(object)
-		made, used := g.makeProperty(schema, m.name, p, request)
-		if schema == "Request" && m.name == "dryRun" {
-			made = slices.DeleteFunc(made, func(m member) bool { return m.name == "x-ms-visibility" })
-			made = append(made, member{"x-ms-visibility", "internal"}, member{"default", true})
-			required = append(required, "dryRun")
-		}
-		if schema == "Request" && m.name == "devices" {
-			required = append(required, "devices")
-		}
-		if m.name == "serialNumber" && request { // most makers have it
-			properties = append(object{{m.name, made}}, properties...)
-		} else {
-			properties = append(properties, member{m.name, made})
-		}
-		nested = append(nested, used...)
-	}
-	description := s.text("description")
-	if o != nil && name != schema {
-		description = o.text("about", schema)
-	}
-	made := object{{"type", "object"}, {"x-ms-summary", toTitle(name)}, {"description", toSentence(description)}}
-	if request {
-		made = append(made, member{"x-ms-visibility", "important"})
-	}
-	if len(required) > 0 {
-		made = append(made, member{"required", required})
-	}
-	for _, key := range []string{"additionalProperties", "minProperties", "maxProperties"} {
-		if v := s.get(key); v != nil {
-			made = append(made, member{key, v})
-		}
-	}
-	g.definitions = append(g.definitions, member{name, append(made, member{"properties", properties})})
-	for _, other := range nested {
-		if err := g.addDefinition(other, other, nil); err != nil {
+		made, refersTo, err := g.makeProperty(of, p.name, p.value, request)
+		if err != nil {
 			return err
+		}
+		if refersTo != "" {
+			nested = append(nested, refersTo)
+		}
+		if of == "Request" && (p.name == "devices" || p.name == "dryRun") {
+			s.Required = append(s.Required, p.name)
+		}
+		at := len(s.Properties)
+		if p.name == "serialNumber" && request {
+			at = 0 // most makers have it
+		}
+		s.Properties = slices.Insert(s.Properties, at, member[schema]{p.name, made})
+	}
+	if err := s.checkMembers(of); err != nil {
+		return err
+	}
+	g.definitions = append(g.definitions, member[schema]{name, s})
+	for _, other := range nested {
+		if err := g.addDefinition(other, other, operation{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkMembers returns an error for a member that a connector cannot have, such as oneOf.
+func (s schema) checkMembers(name string) error {
+	for other := range s.Others {
+		if !strings.HasPrefix(other, "x-") {
+			return fmt.Errorf("%s has %s, which a connector cannot have", name, other)
 		}
 	}
 	return nil
@@ -324,74 +303,54 @@ func (g *generator) addDefinition(name, schema string, o object) error {
 //nolint:gochecknoglobals // a table
 var important = []string{"serialNumber", "deviceId", "devices", "userPrincipalName", "reference"}
 
-// makeProperty returns a property of a definition, and the schemas that it names.
-func (g *generator) makeProperty(schema, name string, p object, request bool) (object, []string) {
-	if ref := lastPart(p.text("$ref")); ref != "" {
-		return referTo(ref), []string{ref}
+// makeProperty returns a property of a definition, and the name of the schema to which it refers.
+func (g *generator) makeProperty(of, name string, p schema, request bool) (schema, string, error) {
+	if ref := p.refersTo(); ref != "" {
+		return *referTo(ref), ref, nil
 	}
-	label := toTitle(name)
-	if schema == "Expected" {
-		label = "Expected " + label
+	p.Title = toTitle(name)
+	if of == "Expected" {
+		p.Title = "Expected " + p.Title
 	}
-	made := object{
-		{"type", p.get("type")},
-		{"x-ms-summary", label},
-		{"description", toSentence(g.descriptionOf(name, p, label))},
+	p.Description, p.Example = g.borrow(name, p)
+	if len(p.Description) < 5 { // less than the rules of connectors ask for
+		p.Description = "The " + strings.ToLower(p.Title[:1]) + p.Title[1:]
 	}
-	var used []string
-	for _, m := range p {
-		switch {
-		case slices.Contains([]string{"type", "description", "example"}, m.name), strings.HasPrefix(m.name, "x-"):
-		case m.name == "items":
-			items := m.value.(object)
-			if ref := lastPart(items.text("$ref")); ref != "" {
-				items, used = referTo(ref), append(used, ref)
-			}
-			made = append(made, member{"items", items})
-		default:
-			made = append(made, m)
+	p.Description = toSentence(p.Description)
+	refersTo := ""
+	if p.Items != nil {
+		if refersTo = p.Items.refersTo(); refersTo != "" {
+			p.Items = referTo(refersTo)
 		}
 	}
 	if request {
-		visibility := "advanced"
-		if slices.Contains(important, name) {
-			visibility = "important"
-		}
-		made = append(made, member{"x-ms-visibility", visibility})
-		if name == "verify" {
-			made = append(made, member{"default", false})
-		}
-	}
-	if example := g.lookUp(name, p, "example"); example != nil {
-		made = append(made, member{"example", example})
-	}
-	return made, used
-}
-
-// descriptionOf returns the description of a property, or the description that another schema has for its name.
-func (g *generator) descriptionOf(name string, p object, label string) string {
-	if s, _ := g.lookUp(name, p, "description").(string); len(s) > 4 {
-		return s
-	}
-	return "The " + strings.ToLower(label[:1]) + label[1:]
-}
-
-func (g *generator) lookUp(name string, p object, key string) any {
-	if v := p.get(key); v != nil {
-		return v
-	}
-	for _, schema := range g.schemas {
-		other := schema.value.(object).object("properties", name)
-		if other.get("type") == p.get("type") && other.get(key) != nil {
-			return other.get(key)
+		p.Visibility = "advanced"
+		switch {
+		case slices.Contains(important, name):
+			p.Visibility = "important"
+		case name == "dryRun":
+			p.Visibility, p.Default = "internal", true
+		case name == "verify":
+			p.Default = false
 		}
 	}
-	return nil
+	return p, refersTo, p.checkMembers(of + "." + name)
 }
 
-func referTo(name string) object { return object{{"$ref", "#/definitions/" + name}} }
-
-func lastPart(ref string) string { return ref[strings.LastIndex(ref, "/")+1:] }
+// borrow returns the description and the example of a property or, where it has none, of its namesakes in other schemas.
+func (g *generator) borrow(name string, p schema) (description string, example any) {
+	description, example = p.Description, p.Example
+	for _, s := range g.Components.Schemas {
+		other, _ := s.value.Properties.get(name)
+		if len(description) < 5 && other.Type == p.Type {
+			description = other.Description
+		}
+		if example == nil && other.Type == p.Type {
+			example = other.Example
+		}
+	}
+	return description, example
+}
 
 // toSentence returns a text as one line that ends with a full stop.
 func toSentence(s string) string {
