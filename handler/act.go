@@ -23,6 +23,11 @@ type work struct {
 // device is one device of a request.
 type device struct {
 	target
+	state
+}
+
+// state is what became of a device.
+type state struct {
 	known        graph.Device     // as read; before, the id and serial number that the caller sent
 	read         bool             // known was read
 	candidates   []graph.DeviceID // of the devices within the policy that share the serial number, at most maxDevices
@@ -46,7 +51,7 @@ func (w *work) setRequest(req request) {
 	w.request = req
 	w.devices = make([]*device, len(req.targets))
 	for i, t := range req.targets {
-		w.devices[i] = &device{target: t, known: graph.Device{ID: t.id, SerialNumber: t.serial}}
+		w.devices[i] = &device{t, state{known: graph.Device{ID: t.id, SerialNumber: t.serial}}}
 	}
 }
 

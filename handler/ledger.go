@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,57 +68,62 @@ type ledgerEntry struct {
 	storedAt time.Time // zero without stored results
 }
 
-// attempt is the state that the last attempt of a delivery left.
+// attempt holds the final results that the last attempt of a delivery left.
 type attempt struct {
 	requestID string
-	devices   []device // the zero device where the result was not final
-	complete  bool     // every device has a final result
+	devices   []state // the zero state where the result was not final; none without a final result
+	complete  bool    // every device has a final result
 }
 
-// storedAttempt is an attempt in the ledger. An attempt of successes alone, as nearly all are, is packed into one string:
-// the memory of a full ledger falls from 2.2 MB to 0.8 MB, and with it the peak that make bench limits.
+// storedAttempt is an attempt in the ledger. An attempt of successes alone, as nearly all are, is packed into one string: a full
+// ledger of plain attempts would add 1.8 MiB to the peak of memory that make bench limits.
 type storedAttempt struct {
 	packed  string
 	whole   *attempt // nil for a packed attempt
 	devices int      // zero for no final result
 }
 
+// textEnd ends a text in a packed attempt. It is in no text, because all are valid UTF-8.
+const textEnd = "\xff"
+
 // newStoredAttempt returns the final results of devices as the ledger stores them.
 func newStoredAttempt(requestID string, devices []*device) storedAttempt {
-	if packed, ok := packSuccesses(requestID, devices); ok {
-		return storedAttempt{packed: packed, devices: len(devices)}
-	}
-	whole, some := &attempt{requestID: requestID, devices: make([]device, len(devices)), complete: true}, false
-	for i, d := range devices {
+	final, successes := 0, 0
+	for _, d := range devices {
 		if d.result.isFinal() {
-			whole.devices[i], some = *d, true
-		} else {
-			whole.complete = false
+			final++
+		}
+		if d.result.succeeded() {
+			successes++
 		}
 	}
-	if !some {
+	switch {
+	case final == 0:
 		return storedAttempt{}
+	case successes == len(devices):
+		return storedAttempt{packed: packSuccesses(requestID, devices), devices: len(devices)}
+	}
+	whole := &attempt{requestID, make([]state, len(devices)), final == len(devices)}
+	for i, d := range devices {
+		if d.result.isFinal() {
+			whole.devices[i] = d.state
+		}
 	}
 	return storedAttempt{whole: whole, devices: len(devices)}
 }
 
-// packSuccesses packs the results of devices into a string, and returns false if one of them is no success.
-func packSuccesses(requestID string, devices []*device) (packed string, ok bool) {
-	text := appendString(make([]byte, 0, 256), requestID)
+func packSuccesses(requestID string, devices []*device) string {
+	packed := append(append(make([]byte, 0, 256), requestID...), textEnd...)
 	for _, d := range devices {
-		if !d.result.succeeded() {
-			return "", false
+		packed = append(packed, d.known.ID[:]...)
+		for _, text := range d.texts() {
+			packed = append(append(packed, *text...), textEnd...)
 		}
-		for _, s := range d.texts() {
-			text = appendString(text, *s)
-		}
-		text = append(text, d.known.ID[:]...)
-		text = append(text, flag(d.read), flag(d.known.Account.Unknown))
 	}
-	return string(text), true
+	return string(packed)
 }
 
-// attempt returns the attempt as it was, without the targets of its devices: the request has them.
+// attempt returns the attempt as it was.
 func (s storedAttempt) attempt() attempt {
 	switch {
 	case s.whole != nil:
@@ -126,47 +131,28 @@ func (s storedAttempt) attempt() attempt {
 	case s.devices == 0:
 		return attempt{}
 	}
-	a := attempt{devices: make([]device, s.devices), complete: true}
-	var text string
-	a.requestID, text = cutString(s.packed)
+	requestID, packed, _ := strings.Cut(s.packed, textEnd)
+	a := attempt{requestID, make([]state, s.devices), true}
 	for i := range a.devices {
 		d := &a.devices[i]
-		for _, s := range d.texts() {
-			*s, text = cutString(text)
+		packed = packed[copy(d.known.ID[:], packed):]
+		for _, text := range d.texts() {
+			*text, packed, _ = strings.Cut(packed, textEnd)
 		}
 		d.result = succeed(d.result.code)
-		text = text[copy(d.known.ID[:], text):]
-		d.read, d.known.Account.Unknown = text[0] == 1, text[1] == 1
-		text = text[2:]
+		d.read = true // or no text of its account is there
 	}
 	return a
 }
 
-// texts returns the texts that the state of a success consists of.
-func (d *device) texts() []*string {
-	account := &d.known.Account
+// texts returns the texts of a success that a repetition has in its response and its record.
+func (s *state) texts() []*string {
+	account := &s.known.Account
 	return []*string{
-		(*string)(&d.result.code), &d.known.SerialNumber, &d.known.GroupTag, &account.UserPrincipalName,
-		&account.AddressableUserName, &account.ResourceName, &d.verification, &d.replayOf, &d.graphRequestID,
-		&d.clientRequestID,
+		(*string)(&s.result.code), &s.known.SerialNumber, &s.known.GroupTag, &account.UserPrincipalName,
+		&account.AddressableUserName, &account.ResourceName, &s.verification, &s.replayOf, &s.graphRequestID,
+		&s.clientRequestID,
 	}
-}
-
-func appendString(text []byte, s string) []byte {
-	return append(binary.AppendUvarint(text, uint64(len(s))), s...)
-}
-
-func cutString(text string) (s, rest string) {
-	n, prefix := binary.Uvarint([]byte(text[:min(len(text), binary.MaxVarintLen64)]))
-	text = text[prefix:]
-	return text[:n], text[n:]
-}
-
-func flag(b bool) byte {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // lookup returns the entry of a delivery and its last attempt. Unless that is complete, the caller must carry out the
@@ -206,10 +192,9 @@ func (l *ledger) claim(key delivery, body digest) (e *ledgerEntry, last attempt,
 	case e.running != nil || e.body != body:
 		return e, attempt{}, e.running
 	}
-	if last = e.stored.attempt(); last.complete {
-		return e, last, nil
+	if last = e.stored.attempt(); !last.complete {
+		e.running = make(chan struct{})
 	}
-	e.running = make(chan struct{})
 	return e, last, nil
 }
 
@@ -261,8 +246,7 @@ func (a attempt) restore(devices []*device) {
 		if !stored.result.ended() {
 			continue
 		}
-		stored.target = devices[i].target
-		*devices[i] = stored
+		devices[i].state = stored
 		if !a.complete { // the other devices belong to this request
 			devices[i].replayOf = cmp.Or(stored.replayOf, a.requestID)
 		}

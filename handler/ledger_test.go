@@ -658,12 +658,12 @@ func TestLedgerPacksSuccesses(t *testing.T) {
 	full := func() *device {
 		d := &device{}
 		fill(reflect.ValueOf(d).Elem(), "device")
-		d.target, d.result = target{}, succeed(d.result.code)
+		d.target, d.result, d.known.Account.Unknown = target{}, succeed(d.result.code), false // of no use for a repetition
 		return d
 	}
-	empty := &device{result: succeed(AlreadyUnassigned)}
+	empty := &device{state: state{read: true, result: succeed(AlreadyUnassigned)}}
 	stored := newStoredAttempt("request-1", []*device{full(), empty, full()})
-	got, want := fmt.Sprintf("%#v", stored.attempt()), fmt.Sprintf("%#v", attempt{"request-1", []device{*full(), *empty, *full()}, true})
+	got, want := fmt.Sprintf("%#v", stored.attempt()), fmt.Sprintf("%#v", attempt{"request-1", []state{full().state, empty.state, full().state}, true})
 	if stored.packed == "" || got != want {
 		t.Errorf("%q\ncomes back as %s\nwant %s", stored.packed, got, want)
 	}

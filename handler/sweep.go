@@ -94,7 +94,7 @@ func (h *Handler) readInventory(ctx context.Context, report *Report) ([]*device,
 		case found.Account.Assigned():
 			report.Matching++
 			if report.Matching <= h.Sweep.MaxDevices {
-				matching = append(matching, &device{known: found, read: true})
+				matching = append(matching, &device{state: state{known: found, read: true}})
 			}
 		}
 	}
