@@ -8,14 +8,12 @@ package graph
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -33,15 +31,13 @@ import (
 )
 
 const (
-	maxRetries     = 2
-	firstDelay     = 400 * time.Millisecond // before the first retry without Retry-After; doubles, plus jitter
-	maxTryTime     = 30 * time.Second       // for one try, however much time the context has
-	defaultTimeout = 25 * time.Second       // for a call whose context has no deadline
-	maxConnectTime = 5 * time.Second        // for opening a connection before the first request
-	maxErrorBody   = 64 << 10               // bytes read of a failure's body
-	maxBody        = 16 << 20               // bytes read of a success's body: a page of a thousand devices is 1 MB
-	maxPooled      = 16 << 10               // bytes of a buffer that is kept: a body with one device has 1 KB
-	maxWalks       = 2                      // walks through the inventory at one time
+	maxTryTime     = 30 * time.Second // for one try, however much time the context has
+	defaultTimeout = 25 * time.Second // for a call whose context has no deadline
+	maxConnectTime = 5 * time.Second  // for opening a connection before the first request
+	maxErrorBody   = 64 << 10         // bytes read of a failure's body
+	maxBody        = 16 << 20         // bytes read of a success's body: a page of a thousand devices is 1 MB
+	maxPooled      = 16 << 10         // bytes of a buffer that is kept: a body with one device has 1 KB
+	maxWalks       = 2                // walks through the inventory at one time
 )
 
 // Client calls Graph. It is safe for concurrent use.
@@ -175,41 +171,6 @@ func (c *Client) expireToken(token string, h http.Header) (claims string) {
 	return claims
 }
 
-// sendWithRetries sends r with a token, and retries transient failures after the Retry-After of Graph, or a backoff, while
-// that fits into half of the remaining time. The tries share the time of ctx. doubt carries over from earlier tries.
-func (c *Client) sendWithRetries(ctx context.Context, r request, token string, doubt bool) outcome {
-	limit := min(remainingTime(ctx)/(maxRetries+1), maxTryTime)
-	for try := 0; ; try++ {
-		header, failure, inDoubt := c.sendOnce(ctx, limit, r, token)
-		doubt = doubt || inDoubt
-		if r.write || failure != nil && failure.Reason == upstream.Throttled {
-			c.reportWrites(failure)
-		}
-		if failure == nil || try == maxRetries || !c.retries(failure) ||
-			!waitFor(ctx, cmp.Or(failure.RetryAfter, backoffAfter(try))) {
-			return outcome{header, token, failure, doubt}
-		}
-	}
-}
-
-// retries reports whether a failure is worth another try now.
-func (c *Client) retries(failure *upstream.Error) bool {
-	return isTransient(failure.Reason) && (!c.paced || failure.Reason != upstream.Throttled)
-}
-
-// reportWrites reports the results of writes to the pace, each a failure or nil. Every response that is not throttled
-// counts as a success of the pace.
-func (c *Client) reportWrites(failures ...*upstream.Error) {
-	throttled, retryAfter := 0, time.Duration(0)
-	for _, failure := range failures {
-		if failure != nil && failure.Reason == upstream.Throttled {
-			throttled++
-			retryAfter = max(retryAfter, failure.RetryAfter)
-		}
-	}
-	c.pace.report(len(failures)-throttled, throttled, retryAfter)
-}
-
 // sendOnce sends r once and reads the response within limit. inDoubt reports whether a failure leaves open that Graph
 // has carried out the request.
 func (c *Client) sendOnce(
@@ -341,24 +302,6 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }} //nolint:g
 func discardBody(r io.Reader) error {
 	_, _ = io.Copy(io.Discard, io.LimitReader(r, maxErrorBody))
 	return nil
-}
-
-// backoffAfter returns the wait after try, counted from 0, without Retry-After.
-func backoffAfter(try int) time.Duration {
-	return firstDelay<<try + rand.N(firstDelay) //nolint:gosec // jitter, not a secret
-}
-
-// remainingTime returns the time until the deadline of ctx.
-func remainingTime(ctx context.Context) time.Duration {
-	if deadline, ok := ctx.Deadline(); ok {
-		return time.Until(deadline)
-	}
-	return defaultTimeout
-}
-
-// waitFor waits for d if d fits into half of the remaining time, and reports whether it did.
-func waitFor(ctx context.Context, d time.Duration) bool {
-	return d < remainingTime(ctx)/2 && upstream.Sleep(ctx, d)
 }
 
 // newClientRequestID returns the id of the request being served if it is a GUID, as Graph requires, else a new one.

@@ -63,21 +63,6 @@ func classifyFailure(status int, header http.Header, body []byte) *upstream.Erro
 	return e
 }
 
-// isTransient reports whether a retry may succeed.
-func isTransient(r upstream.Reason) bool {
-	switch r {
-	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout,
-		upstream.Unreachable, upstream.BadAnswer:
-		return true
-	}
-	return false
-}
-
-// leavesDoubt reports whether a response with that reason leaves open that Graph has carried out the request.
-func leavesDoubt(r upstream.Reason) bool {
-	return r == upstream.Internal || r == upstream.Timeout || r == upstream.BadAnswer
-}
-
 // errorBody holds the parts of a failure's body that could be parsed.
 type errorBody struct {
 	code       string

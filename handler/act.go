@@ -95,16 +95,7 @@ func (h *Handler) actOnDevices(ctx context.Context, o *origin, w *work) error {
 		return err
 	}
 	h.tryDevices(ctx, h.Devices, w, pending)
-	for try := range maxThrottledRetries {
-		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.throttled })
-		if len(pending) == 0 || !w.list && (try > 0 || pending[0].result.retryAfter < longRetryAfter) || !waitForGraph(ctx, pending) {
-			break
-		}
-		for _, d := range pending {
-			d.result = result{}
-		}
-		h.tryDevices(ctx, h.Devices, w, pending)
-	}
+	h.retryThrottled(ctx, w, pending)
 	if w.verify {
 		h.verifyDevices(ctx, w.devices)
 	}
@@ -131,27 +122,6 @@ func (h *Handler) tryDevices(ctx context.Context, via Devices, w *work, pending 
 	if !w.dryRun {
 		unassignDevices(ctx, via, w.devices, pending)
 	}
-}
-
-const (
-	// maxThrottledRetries is how often throttled devices are retried after Graph's client gave up.
-	maxThrottledRetries = 3
-	// longRetryAfter is the Retry-After from which on the client tries less than three times, as it waits for half of the
-	// remaining time at most: a single device is then retried once, and a list in any case.
-	longRetryAfter = 5 * time.Second
-	// minAttemptTime is the time that must be left for another attempt.
-	minAttemptTime = 3 * time.Second
-)
-
-// waitForGraph waits for the longest Retry-After of the devices. It returns false at once if too little time would be
-// left.
-func waitForGraph(ctx context.Context, throttled []*device) bool {
-	var longest time.Duration
-	for _, d := range throttled {
-		longest = max(longest, d.result.retryAfter)
-	}
-	deadline, limited := ctx.Deadline()
-	return (!limited || time.Until(deadline) >= longest+minAttemptTime) && upstream.Sleep(ctx, longest)
 }
 
 // requireExpected refuses the devices without the expected account if the policy for the caller requires it.

@@ -161,11 +161,9 @@ func (h *Handler) setFailureHeaders(header http.Header, ended result) {
 		header.Set("WWW-Authenticate", h.challengeFor(ended.err))
 	}
 	if ended.retryAfter > 0 {
-		header.Set("Retry-After", formatSeconds(ended.retryAfter))
+		setRetryAfter(header, ended.retryAfter)
 	}
 }
-
-func formatSeconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
 // challengeFor returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401
 // must name one.
@@ -207,7 +205,7 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 		return jsonResponse(http.StatusOK, "application/json", body)
 	case retry:
 		status = http.StatusServiceUnavailable
-		header.Set("Retry-After", formatSeconds(wait))
+		setRetryAfter(header, wait)
 	case !sameStatus:
 		return jsonResponse(http.StatusMultiStatus, "application/json", body)
 	case sameCode:

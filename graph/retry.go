@@ -1,0 +1,83 @@
+package graph
+
+import (
+	"cmp"
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"autopilot-unassign/internal/upstream"
+)
+
+const (
+	maxRetries = 2
+	firstDelay = 400 * time.Millisecond // before the first retry without Retry-After; doubles, plus jitter
+)
+
+// sendWithRetries sends r with a token, and retries transient failures after the Retry-After of Graph, or a backoff, while
+// that fits into half of the remaining time. The tries share the time of ctx. doubt carries over from earlier tries.
+func (c *Client) sendWithRetries(ctx context.Context, r request, token string, doubt bool) outcome {
+	limit := min(remainingTime(ctx)/(maxRetries+1), maxTryTime)
+	for try := 0; ; try++ {
+		header, failure, inDoubt := c.sendOnce(ctx, limit, r, token)
+		doubt = doubt || inDoubt
+		if r.write || failure != nil && failure.Reason == upstream.Throttled {
+			c.reportWrites(failure)
+		}
+		if failure == nil || try == maxRetries || !c.retries(failure) ||
+			!waitFor(ctx, cmp.Or(failure.RetryAfter, backoffAfter(try))) {
+			return outcome{header, token, failure, doubt}
+		}
+	}
+}
+
+// retries reports whether a failure is worth another try now.
+func (c *Client) retries(failure *upstream.Error) bool {
+	return isTransient(failure.Reason) && (!c.paced || failure.Reason != upstream.Throttled)
+}
+
+// backoffAfter returns the wait after try, counted from 0, without Retry-After.
+func backoffAfter(try int) time.Duration {
+	return firstDelay<<try + rand.N(firstDelay) //nolint:gosec // jitter, not a secret
+}
+
+// remainingTime returns the time until the deadline of ctx.
+func remainingTime(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return time.Until(deadline)
+	}
+	return defaultTimeout
+}
+
+// waitFor waits for d if d fits into half of the remaining time, and reports whether it did.
+func waitFor(ctx context.Context, d time.Duration) bool {
+	return d < remainingTime(ctx)/2 && upstream.Sleep(ctx, d)
+}
+
+// isTransient reports whether a retry may succeed.
+func isTransient(r upstream.Reason) bool {
+	switch r {
+	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout,
+		upstream.Unreachable, upstream.BadAnswer:
+		return true
+	}
+	return false
+}
+
+// leavesDoubt reports whether a response with that reason leaves open that Graph has carried out the request.
+func leavesDoubt(r upstream.Reason) bool {
+	return r == upstream.Internal || r == upstream.Timeout || r == upstream.BadAnswer
+}
+
+// reportWrites reports the results of writes to the pace, each a failure or nil. Every response that is not throttled
+// counts as a success of the pace.
+func (c *Client) reportWrites(failures ...*upstream.Error) {
+	throttled, retryAfter := 0, time.Duration(0)
+	for _, failure := range failures {
+		if failure != nil && failure.Reason == upstream.Throttled {
+			throttled++
+			retryAfter = max(retryAfter, failure.RetryAfter)
+		}
+	}
+	c.pace.report(len(failures)-throttled, throttled, retryAfter)
+}
