@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"syscall"
 )
@@ -40,23 +40,15 @@ func Classify(err error) Fault {
 	if known, ok := errors.AsType[*requestError](err); ok {
 		return known.Fault
 	}
-	step, proxied := opened, false
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		switch op.Op {
-		case "proxyconnect":
-			step, proxied = connecting, true
-		case "dial":
-			step = connecting
-		}
-	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || isUntrusted(err) {
-		step = handshaking
+	at := opened
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		at = connecting
 	}
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
-		step = resolving
+		at = resolving
 	}
-	if step != opened {
-		return unsentFault(err, step, proxied)
+	if at != opened || isUntrusted(err) {
+		return unsentFault(err, at, false)
 	}
 	return sentFault(err)
 }
@@ -79,36 +71,49 @@ func unsentFault(err error, at step, proxied bool) Fault {
 	if errors.Is(err, context.Canceled) || (at == queued || at == opened) && errors.Is(err, context.DeadlineExceeded) {
 		return Fault{Reason: Timeout, Cause: "no time left to send the request"}
 	}
-	f := Fault{Reason: Unreachable, Barrier: Connection, Cause: connectCause(err)}
-	var refused *proxyError
-	switch {
-	case isUntrusted(err):
+	if isUntrusted(err) {
 		return Fault{Reason: Untrusted, Barrier: TLS, Cause: "certificate not trusted"}
-	case errors.As(err, &refused):
-		f.Cause = fmt.Sprintf("answered CONNECT with %d", refused.status)
-	case at == resolving:
-		f.Barrier, f.Cause = DNS, resolveCause(err)
+	}
+	f := Fault{Reason: Unreachable, Barrier: Connection, Cause: unsentCause(err, at)}
+	switch {
 	case at == handshaking:
-		f.Barrier, f.Cause = TLS, "TLS handshake: "+handshakeCause(err)
+		f.Barrier, f.Cause = TLS, "TLS handshake: "+f.Cause
+	case proxied:
+		f.Barrier = Proxy
+	case at == resolving:
+		f.Barrier = DNS
 	}
 	if proxied {
-		if at != handshaking {
-			f.Barrier = Proxy
-		}
 		f.Cause = "proxy: " + f.Cause
 	}
 	return f
 }
 
-func resolveCause(err error) string {
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return "no such host"
-	}
-	return "name not resolved"
-}
-
-func connectCause(err error) string {
+// unsentCause returns the reason why a step failed, for the log.
+func unsentCause(err error, at step) string {
+	var (
+		refused *proxyError
+		dns     *net.DNSError
+		record  tls.RecordHeaderError
+		alert   tls.AlertError
+	)
 	switch {
+	case errors.As(err, &refused):
+		return fmt.Sprintf("answered CONNECT with %d", refused.status)
+	case at == resolving && errors.As(err, &dns) && dns.IsNotFound:
+		return "no such host"
+	case at == resolving:
+		return "name not resolved"
+	case errors.As(err, &record):
+		return "the other side does not speak TLS"
+	case errors.As(err, &alert):
+		return "refused by the other side"
+	case at == handshaking && timedOut(err):
+		return "no answer in time"
+	case at == handshaking && connectionLost(err):
+		return "connection reset"
+	case at == handshaking:
+		return "failed"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
@@ -119,22 +124,6 @@ func connectCause(err error) string {
 		return "connection lost before the request was sent"
 	}
 	return "no connection"
-}
-
-func handshakeCause(err error) string {
-	var alert tls.AlertError
-	var record tls.RecordHeaderError
-	switch {
-	case errors.As(err, &record):
-		return "the other side does not speak TLS"
-	case errors.As(err, &alert):
-		return "refused by the other side"
-	case timedOut(err):
-		return "no answer in time"
-	case connectionLost(err):
-		return "connection reset"
-	}
-	return "failed"
 }
 
 // sentFault classifies the error of a request that may have been sent.
@@ -156,22 +145,13 @@ func timedOut(err error) bool {
 }
 
 func connectionLost(err error) bool {
-	for _, lost := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed} {
-		if errors.Is(err, lost) {
-			return true
-		}
-	}
-	return false
+	lost := []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed}
+	return slices.ContainsFunc(lost, func(known error) bool { return errors.Is(err, known) })
 }
 
 func isUntrusted(err error) bool {
-	var (
-		cert    *tls.CertificateVerificationError
-		unknown x509.UnknownAuthorityError
-		host    x509.HostnameError
-		invalid x509.CertificateInvalidError
-	)
-	return errors.As(err, &cert) || errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &invalid)
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
 }
 
 // requestError is an error of NewClient's Doer with its Fault. It prints as that error.

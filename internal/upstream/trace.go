@@ -2,21 +2,19 @@ package upstream
 
 import (
 	"context"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Trace counts the time that one request waited for each service, and its requests to Graph. The packages that call a
-// service add to the Trace in their context; the audit record shows it.
+// service add to the Trace in their context; the audit record shows it. It is safe for concurrent use.
 type Trace struct {
-	mu                     sync.Mutex
-	graph, identity, vault time.Duration
-	waited                 time.Duration
-	tries                  int
+	graph, identity, vault, waited atomic.Int64 // nanoseconds
+	tries                          atomic.Int64
 }
 
 // counter returns the counter for s, and panics for an unknown service.
-func (t *Trace) counter(s Service) *time.Duration {
+func (t *Trace) counter(s Service) *atomic.Int64 {
 	switch s {
 	case Graph:
 		return &t.graph
@@ -37,50 +35,37 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 
 // Spent adds d to the time that the request of ctx waited for s. Without a Trace in ctx it does nothing.
 func Spent(ctx context.Context, s Service, d time.Duration) {
-	t, ok := ctx.Value(traceKey{}).(*Trace)
-	if !ok {
-		return
+	if t, ok := ctx.Value(traceKey{}).(*Trace); ok {
+		t.counter(s).Add(int64(d))
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	*t.counter(s) += d
 }
 
 // Tried counts one request sent to Graph. Without a Trace in ctx it does nothing.
 func Tried(ctx context.Context) {
 	if t, ok := ctx.Value(traceKey{}).(*Trace); ok {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.tries++
+		t.tries.Add(1)
 	}
 }
 
-// Add adds the counters of part to t.
+// Add adds the times and tries of part to t.
 func (t *Trace) Add(part *Trace) {
-	part.mu.Lock()
-	graph, identity, vault, tries := part.graph, part.identity, part.vault, part.tries
-	part.mu.Unlock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.graph += graph
-	t.identity += identity
-	t.vault += vault
-	t.tries += tries
+	for _, s := range []Service{Graph, Identity, Vault} {
+		t.counter(s).Add(int64(part.Spent(s)))
+	}
+	t.tries.Add(part.tries.Load())
 }
 
 // Spent returns the time that the request has waited for s so far.
-func (t *Trace) Spent(s Service) time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return *t.counter(s)
-}
+func (t *Trace) Spent(s Service) time.Duration { return time.Duration(t.counter(s).Load()) }
 
 // Tries returns how many requests were sent to Graph.
-func (t *Trace) Tries() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.tries
-}
+func (t *Trace) Tries() int { return int(t.tries.Load()) }
+
+// Wait adds d to the time that a request waited for permits to change devices in the background.
+func (t *Trace) Wait(d time.Duration) { t.waited.Add(int64(d)) }
+
+// Waited returns the time that a request waited for permits.
+func (t *Trace) Waited() time.Duration { return time.Duration(t.waited.Load()) }
 
 type requestIDKey struct{}
 
@@ -94,18 +79,4 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
-}
-
-// Wait adds d to the time that a request waited for permits to change devices in the background.
-func (t *Trace) Wait(d time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.waited += d
-}
-
-// Waited returns the time that a request waited for permits.
-func (t *Trace) Waited() time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.waited
 }

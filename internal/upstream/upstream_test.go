@@ -37,7 +37,7 @@ func TestTransport(t *testing.T) {
 		"connection refused":     {dial(syscall.ECONNREFUSED), upstream.Unreachable, false},
 		"dialling took too long": {dial(timeout{}), upstream.Unreachable, false},
 		"unknown authority":      {&url.Error{Op: "Post", URL: "https://canary.example", Err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}, upstream.Untrusted, false},
-		"wrong host name":        {x509.HostnameError{Host: "canary.example", Certificate: &x509.Certificate{}}, upstream.Untrusted, false},
+		"wrong host name":        {&tls.CertificateVerificationError{Err: x509.HostnameError{Host: "canary.example", Certificate: &x509.Certificate{}}}, upstream.Untrusted, false},
 		"deadline":               {&url.Error{Op: "Post", URL: "https://canary.example", Err: context.DeadlineExceeded}, upstream.Timeout, true},
 		"cancelled":              {context.Canceled, upstream.Timeout, true},
 		"time-out while reading": {read(timeout{}), upstream.Timeout, true},
