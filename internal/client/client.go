@@ -41,9 +41,6 @@ func Signature(key []byte) Evidence {
 // APIKey returns the Evidence of an API key.
 func APIKey(key string) Evidence { return headerEvidence("X-Api-Key", key) }
 
-// Token returns the Evidence of an access token of Entra ID.
-func Token(token string) Evidence { return headerEvidence("Authorization", "Bearer "+token) }
-
 // headerEvidence returns the Evidence of a header, beside which the delivery has its id.
 func headerEvidence(name, value string) Evidence {
 	return func(h http.Header, id string, _ []byte) {
@@ -52,12 +49,22 @@ func headerEvidence(name, value string) Evidence {
 	}
 }
 
-// decodeToken reads an access token: one word.
-func decodeToken(text string) (string, error) {
+func decodeSignature(text string) (Evidence, error) {
+	key, err := caller.DecodeSignatureKey(text)
+	return Signature(key), err
+}
+
+func decodeAPIKey(text string) (Evidence, error) {
+	key, err := caller.DecodeAPIKey(text)
+	return APIKey(string(key)), err
+}
+
+// decodeToken reads an access token of Entra ID: one word.
+func decodeToken(text string) (Evidence, error) {
 	if strings.ContainsAny(text, " \t") {
-		return "", errors.New("not an access token: it has more than one word")
+		return nil, errors.New("not an access token: it has more than one word")
 	}
-	return text, nil
+	return headerEvidence("Authorization", "Bearer "+text), nil
 }
 
 // Client sends requests to a deployment. The fields without a note are needed.

@@ -43,7 +43,7 @@ func TestClientRetries(t *testing.T) {
 	}{
 		"signed":  {Signature([]byte(strings.Repeat("k", 24))), []string{"Webhook-Id"}},
 		"API key": {APIKey("k"), []string{"X-Api-Key", "Idempotency-Key"}},
-		"token":   {Token("eyJ.e30.x"), []string{"Authorization", "Idempotency-Key"}},
+		"token":   {headerEvidence("Authorization", "Bearer eyJ.e30.x"), []string{"Authorization", "Idempotency-Key"}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &script{statuses: []int{429, 408, 500, 502, 503, 504, 0, 204, 404}, retryAfter: []string{"9"}}

@@ -10,10 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
-	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
@@ -151,83 +151,75 @@ func (c *connection) newClient(p Program, route string) (*Client, error) {
 	}, nil
 }
 
-func (c *connection) readFunctionKey(p Program, getenv func(string) string) (string, error) {
-	asIs := func(key string) (string, error) { return key, nil }
-	switch {
-	case c.functionKey != "" && c.functionKeyFile != "":
-		return "", text.UsageError("use one of -function-key and -function-key-file")
-	case c.functionKey != "":
-		return decodeKey("-function-key", strings.NewReader(c.functionKey), asIs)
-	case c.functionKeyFile != "":
-		return readKey(c.functionKeyFile, p.Stdin, asIs)
-	case getenv("UNASSIGN_FUNCTION_KEY_FILE") != "":
-		return readKey(getenv("UNASSIGN_FUNCTION_KEY_FILE"), p.Stdin, asIs)
-	case getenv("UNASSIGN_FUNCTION_KEY") != "":
-		return decodeKey("UNASSIGN_FUNCTION_KEY", strings.NewReader(getenv("UNASSIGN_FUNCTION_KEY")), asIs)
+// chooseSource returns the flag that is set or, without one, the setting: nil for none, and an error for several.
+func chooseSource(flags, settings []source) (*source, error) {
+	for _, all := range [][]source{flags, settings} {
+		var names []string
+		var found source
+		for _, s := range all {
+			if s.file != "" || strings.TrimSpace(s.value) != "" {
+				names, found = append(names, s.name), s
+			}
+		}
+		switch len(names) {
+		case 0:
+		case 1:
+			return &found, nil
+		default:
+			return nil, text.UsageError("use one of " + strings.Join(names, ", "))
+		}
 	}
-	return "", nil
+	return nil, nil //nolint:nilnil // none
+}
+
+// settingsOf returns the sources of a setting: the name of a file, and the value.
+func settingsOf(name string, getenv func(string) string, decode func(string) (Evidence, error)) []source {
+	return []source{
+		{name + "_FILE", strings.TrimSpace(getenv(name + "_FILE")), "", decode},
+		{name, "", getenv(name), decode},
+	}
+}
+
+func (c *connection) readFunctionKey(p Program, getenv func(string) string) (string, error) {
+	settings := settingsOf("UNASSIGN_FUNCTION_KEY", getenv, nil)
+	if settings[0].file != "" {
+		settings = settings[:1] // the file counts
+	}
+	from, err := chooseSource([]source{
+		{"-function-key", "", c.functionKey, nil}, {"-function-key-file", c.functionKeyFile, "", nil},
+	}, settings)
+	if from == nil {
+		return "", err
+	}
+	return from.readKey(p.Stdin)
 }
 
 // readEvidence reads the key or token of the caller, from a flag or else from the environment. With a function key
 // there may be none.
 func (c *connection) readEvidence(p Program, getenv func(string) string, optional bool) (Evidence, error) {
-	kinds := []struct {
-		flag, file, setting string
-		decode              func(string) (Evidence, error)
-	}{
-		{"-secret-file", c.secretFile, "UNASSIGN_SECRET", decodeAs(caller.DecodeSignatureKey, Signature)},
-		{
-			"-api-key-file", c.apiKeyFile, "UNASSIGN_API_KEY",
-			decodeAs(caller.DecodeAPIKey, func(key []byte) Evidence { return APIKey(string(key)) }),
-		},
-		{"-token-file", c.tokenFile, "UNASSIGN_TOKEN", decodeAs(decodeToken, Token)},
-	}
-	var found []func() (Evidence, error)
-	var names []string
-	add := func(name string, read func() (Evidence, error)) {
-		names, found = append(names, name), append(found, read)
-	}
-	for _, kind := range kinds {
-		if kind.file != "" {
-			add(kind.flag, func() (Evidence, error) { return readKey(kind.file, p.Stdin, kind.decode) })
-		}
-	}
-	if len(found) == 0 {
-		for _, kind := range kinds {
-			if file := strings.TrimSpace(getenv(kind.setting + "_FILE")); file != "" {
-				add(kind.setting+"_FILE", func() (Evidence, error) { return readKey(file, p.Stdin, kind.decode) })
-			}
-			if value := getenv(kind.setting); strings.TrimSpace(value) != "" {
-				add(kind.setting, func() (Evidence, error) {
-					return decodeKey(kind.setting, strings.NewReader(value), kind.decode)
-				})
-			}
-		}
-	}
+	from, err := chooseSource([]source{
+		{"-secret-file", c.secretFile, "", decodeSignature},
+		{"-api-key-file", c.apiKeyFile, "", decodeAPIKey},
+		{"-token-file", c.tokenFile, "", decodeToken},
+	}, slices.Concat(settingsOf("UNASSIGN_SECRET", getenv, decodeSignature),
+		settingsOf("UNASSIGN_API_KEY", getenv, decodeAPIKey), settingsOf("UNASSIGN_TOKEN", getenv, decodeToken)))
 	switch {
-	case len(found) > 1:
-		return nil, text.UsageError("use one of " + strings.Join(names, ", "))
-	case len(found) == 0 && optional:
+	case err != nil:
+		return nil, err
+	case from == nil && optional:
 		return func(h http.Header, id string, _ []byte) { h.Set("Idempotency-Key", id) }, nil
-	case len(found) == 0:
+	case from == nil:
 		return nil, text.UsageError("the key or token is missing: use one of -secret-file, -api-key-file and -token-file")
 	}
-	evidence, err := found[0]()
+	key, err := from.readKey(p.Stdin)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", names[0], err)
+		return nil, fmt.Errorf("%s: %w", from.name, err)
+	}
+	evidence, err := from.decode(key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", from.name, cmp.Or(from.file, from.name), err)
 	}
 	return evidence, nil
-}
-
-// decodeAs returns a decoder of the Evidence that a key stands for.
-func decodeAs[Key any](decode func(string) (Key, error), evidence func(Key) Evidence) func(string) (Evidence, error) {
-	return func(text string) (Evidence, error) {
-		key, err := decode(text)
-		if err != nil {
-			return nil, err
-		}
-		return evidence(key), nil
-	}
 }
 
 // endpointOf returns the address of a route, given the address of the deployment or of one of its routes. A key must

@@ -216,26 +216,24 @@ func (r *Results) readFile(f io.Reader) error {
 		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultHeader(), name) }) {
 		return errors.New("it exists and is not a results file; move it away or use another -out file")
 	}
-	for {
-		cells, line, err := l.nextRow()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		var row Result
-		if _, torn := errors.AsType[rowError](err); torn || err == nil && len(cells) != len(l.header) {
-			if _, _, err := l.nextRow(); errors.Is(err, io.EOF) {
+	for row := range l.readRows {
+		var result Result
+		err := row.err
+		if err != nil || len(row.cells) != len(l.header) {
+			if l.next == len(l.lines) {
 				return nil
 			}
 			err = errors.New("it has too few or too many cells")
 		}
 		if err == nil {
-			row, err = resultOf(l.header, cells)
+			result, err = resultOf(l.header, row.cells)
 		}
 		if err != nil {
-			return fmt.Errorf("line %d is not a result: %w", line, err)
+			return fmt.Errorf("line %d is not a result: %w", row.line, err)
 		}
-		r.rows[row.deviceKey()] = row
+		r.rows[result.deviceKey()] = result
 	}
+	return nil
 }
 
 // Of returns the result of a row, if there is one. A result counts for the account that was expected then: a row

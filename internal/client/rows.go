@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/csv"
@@ -95,25 +94,18 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 		Table: Table{Format: l.format, Notes: l.notes}, columns: c, options: o, first: map[string]int{},
 		leftOut: map[string]int{},
 	}
-	for {
+	for row := range l.readRows {
+		if row.err != nil {
+			t.addInvalid(row.line, row.err.Error())
+		} else if err := t.addRow(row.cells, row.line); err != nil {
+			return nil, err
+		}
 		if len(t.Invalid) > maxRows {
 			return nil, fmt.Errorf("more than %d of its rows are not valid; the first: %s", maxRows, t.Invalid[0])
 		}
-		cells, number, err := l.nextRow()
-		switch _, invalid := errors.AsType[rowError](err); {
-		case errors.Is(err, io.EOF):
-			t.addNotes()
-			return &t.Table, nil
-		case invalid:
-			t.addInvalid(number, err.Error())
-			continue
-		case err != nil:
-			return nil, err
-		}
-		if err := t.addRow(cells, number); err != nil {
-			return nil, err
-		}
 	}
+	t.addNotes()
+	return &t.Table, nil
 }
 
 // tableReader collects the rows of a file.
@@ -285,128 +277,106 @@ func shortenText(s string) string {
 // errEmpty is the error of a file without a line.
 var errEmpty = errors.New("it is empty; its first row must name the columns")
 
-// rowError is a fault of one row.
-type rowError string
-
-func (e rowError) Error() string { return string(e) }
-
 // layout reads the rows of a file.
 type layout struct {
-	lines  *lineReader
+	lines  []string
+	next   int // the index of the line behind the last row
 	format Format
 	header []string // its cells; nil in a list without a header
 	fixed  []int    // where the columns of a formatted table begin, in characters; nil for separated cells
 	ruled  bool     // the rows may have lines of dashes between them
 	notes  []string
-	text   bytes.Reader
-	buffer *bufio.Reader
+}
+
+// record is a row of a file.
+type record struct {
+	line  int // on which it begins
+	cells []string
+	err   error // the reason why it has no cells
 }
 
 // openLayout finds out how a file is written and reads its header.
 func openLayout(r io.Reader) (*layout, error) {
-	text, bom, err := decodeText(r)
+	lines, bom, err := readLines(r)
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{
-		lines: &lineReader{r: bufio.NewReader(text)}, format: Format{Comma: ',', BOM: bom},
-		buffer: bufio.NewReader(nil),
-	}
-	declared := false
-	for {
-		first, err := l.lines.nextLine()
-		if errors.Is(err, io.EOF) {
-			return nil, errEmpty
-		}
-		if err != nil {
-			return nil, err
-		}
+	l := &layout{lines: lines, format: Format{BOM: bom}}
+	for i, line := range lines {
 		// PowerShell writes #TYPE before the header, Excel sep=;, and a database a line of dashes.
-		trimmed := strings.TrimSpace(first.text)
-		switch separator, ok := strings.CutPrefix(first.text, "sep="); {
-		case trimmed == "", strings.HasPrefix(trimmed, "#TYPE"):
+		trimmed := strings.TrimSpace(line)
+		switch separator, ok := strings.CutPrefix(line, "sep="); {
+		case trimmed == "", strings.HasPrefix(trimmed, "#TYPE"), tableRule.MatchString(line):
 			continue
-		case ok && len(separator) == 1 && strings.IndexByte(",;\t|", separator[0]) >= 0:
-			l.format.Comma, declared = rune(separator[0]), true
-			continue
-		case tableRule.MatchString(first.text):
+		case ok && len(separator) == 1 && strings.ContainsAny(separator, ",;\t|"):
+			l.format.Comma = rune(separator[0])
 			continue
 		case strings.HasPrefix(trimmed, "PK\x03\x04"):
 			return nil, errors.New("it is an Excel workbook; save it as CSV UTF-8")
 		case trimmed[0] == '[' || trimmed[0] == '{':
 			return nil, errors.New("it is JSON; write a CSV file instead")
-		case listProperty.MatchString(first.text):
+		case listProperty.MatchString(line):
 			return nil, errors.New("it is a list that PowerShell printed; write the objects with Export-Csv instead")
 		}
-		if !declared {
-			l.format.Comma = separatorOf(first.text)
-		}
-		if err := l.readHeader(first); err != nil {
-			return nil, err
+		l.next = i
+		if err := l.readHeader(line); err != nil {
+			return nil, fmt.Errorf("its first row is not a header: %w", err)
 		}
 		return l, nil
 	}
+	return nil, errEmpty
 }
 
-// readHeader reads the header and the line of dashes below it, if there is one.
-func (l *layout) readHeader(first line) error {
-	second, err := l.lines.nextLine()
-	ruled := err == nil && tableRule.MatchString(second.text)
-	if err == nil && !ruled {
-		l.lines.pushBack(second)
+// readHeader reads the header, which begins with the line first, and the line of dashes below it, if there is one.
+func (l *layout) readHeader(first string) error {
+	if l.format.Comma == 0 {
+		l.format.Comma = separatorOf(first)
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	separated := strings.ContainsRune(first.text, l.format.Comma)
-	if ruled {
-		l.ruled = l.format.Comma == '|'
+	separated := strings.ContainsRune(first, l.format.Comma)
+	ruled := l.next+1 < len(l.lines) && tableRule.MatchString(l.lines[l.next+1])
+	switch {
+	case ruled:
+		l.ruled = separated
 		l.notes = append(l.notes, "the file is a printed table; Export-Csv writes a list that nothing cuts off")
-	}
-	if ruled && !separated {
-		rule := []rune(second.text)
+		rule := []rune(l.lines[l.next+1])
 		for i, c := range rule {
-			if c != ' ' && (i == 0 || rule[i-1] == ' ') {
+			if !separated && c != ' ' && (i == 0 || rule[i-1] == ' ') {
 				l.fixed = append(l.fixed, i)
 			}
 		}
-		if l.header, err = l.cutCells(first.text); err != nil {
-			return fmt.Errorf("its first row is not a header: %w", err)
-		}
-		return nil
-	}
-	if !ruled && !separated && columnNames[plainName(first.text)].purpose == "" &&
-		strings.ContainsAny(first.text, "0123456789") {
-		l.lines.pushBack(first)
+	case !separated && columnNames[plainName(first)].purpose == "" && strings.ContainsAny(first, "0123456789"):
 		l.notes = append(l.notes, "the file has no header: each line is read as a serial number, or as an id where it is a GUID")
 		return nil
 	}
-	l.lines.pushBack(first)
-	if l.header, _, err = l.nextRow(); err != nil {
-		return fmt.Errorf("its first row is not a header: %w", err)
+	header := l.readRow()
+	if l.header = header.cells; ruled {
+		l.next++
 	}
-	l.header = slices.Clone(l.header)
-	return nil
+	return header.err
 }
 
-// nextRow returns the cells of the next row, and the line on which it begins. Its error is io.EOF after the last row,
-// and a rowError for a row that cannot be read, behind which others may follow.
-func (l *layout) nextRow() ([]string, int, error) {
-	for {
-		first, err := l.lines.nextLine()
-		if err != nil {
-			return nil, 0, err
+// readRows passes the rows behind the last one to yield.
+func (l *layout) readRows(yield func(record) bool) {
+	for l.next < len(l.lines) {
+		if l.ruled && tableRule.MatchString(l.lines[l.next]) {
+			l.next++
+		} else if !yield(l.readRow()) {
+			return
 		}
-		switch {
-		case l.ruled && tableRule.MatchString(first.text):
-			continue
-		case l.fixed != nil:
-			cells, err := l.cutCells(first.text)
-			return cells, first.number, err
-		}
-		cells, err := l.readRecord(first)
-		return cells, first.number, err
 	}
+}
+
+// readRow reads the next row.
+func (l *layout) readRow() record {
+	first := l.lines[l.next]
+	l.next++
+	row := record{line: l.next}
+	if l.fixed != nil {
+		row.cells, row.err = l.cutCells(first)
+	} else if strings.TrimSpace(first) != "" {
+		row.cells, row.err = l.splitCells(first)
+	}
+	return row
 }
 
 // cutCells returns the cells of a row of a formatted table.
@@ -419,52 +389,42 @@ func (l *layout) cutCells(text string) ([]string, error) {
 			end = min(end, l.fixed[i+1])
 		}
 		if start > 0 && start < len(row) && row[start-1] != ' ' {
-			return nil, rowError("its cells do not stand below their headers; use Export-Csv instead")
+			return nil, errors.New("its cells do not stand below their headers; use Export-Csv instead")
 		}
 		cells = append(cells, strings.TrimSpace(string(row[min(start, len(row)):max(min(start, len(row)), end)])))
 	}
 	return cells, nil
 }
 
-// readRecord returns the cells of a row that begins with the line first. A quoted cell may go on over several lines;
+// splitCells returns the cells of a row that begins with the line first. A quoted cell may go on over the next lines;
 // where its quote is not closed, the row is that line alone.
-func (l *layout) readRecord(first line) ([]string, error) {
-	if strings.TrimSpace(first.text) == "" {
-		return nil, nil
-	}
-	text := []byte(first.text)
+func (l *layout) splitCells(first string) ([]string, error) {
+	text := []byte(first)
 	cells, err := l.parseCells(text, false)
 	if errors.Is(err, csv.ErrBareQuote) { // such as ="5CG1", or 12" of a screen
 		cells, err = l.parseCells(text, true)
 	}
-	var more []line
-	for open := bytes.Count(text, []byte(`"`))%2 == 1; open && errors.Is(err, csv.ErrQuote); {
-		next, failed := l.lines.nextLine()
-		if failed != nil {
+	end := l.next
+	for open := strings.Count(first, `"`)%2 == 1; open && errors.Is(err, csv.ErrQuote) && end < len(l.lines); end++ {
+		next := l.lines[end]
+		if text = append(append(text, '\n'), next...); len(text) > maxRecord {
 			break
 		}
-		more = append(more, next)
-		if len(text)+len(next.text) > maxRecord {
-			break
-		}
-		text = append(append(text, '\n'), next.text...)
-		if strings.Contains(next.text, `"`) {
+		if strings.Contains(next, `"`) {
 			cells, err = l.parseCells(text, false)
 			open = bytes.Count(text, []byte(`"`))%2 == 1
 		}
 	}
 	if err != nil {
-		l.lines.pushBack(more...)
-		return nil, rowError("a quote stands inside a cell, or is not closed")
+		return nil, errors.New("a quote stands inside a cell, or is not closed")
 	}
+	l.next = end
 	return cells, nil
 }
 
 // parseCells splits the text of a row into cells. A lazy parse takes a quote inside a cell as it is.
 func (l *layout) parseCells(text []byte, lazy bool) ([]string, error) {
-	l.text.Reset(text)
-	l.buffer.Reset(&l.text)
-	records := csv.NewReader(l.buffer)
+	records := csv.NewReader(bytes.NewReader(text))
 	records.Comma, records.LazyQuotes = l.format.Comma, lazy
 	return records.Read()
 }

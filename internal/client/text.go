@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -10,158 +9,95 @@ import (
 	"os"
 	"strings"
 	"unicode/utf16"
-	"unicode/utf8"
 
 	"autopilot-unassign/internal/upstream"
 )
 
-// maxKeyFile is the largest file with a key or a token, in bytes.
-const maxKeyFile = 64 << 10
+// The largest files with a list, and with a key or a token, in bytes.
+const (
+	maxFile    = 1 << 30
+	maxKeyFile = 64 << 10
+)
 
 const utf8BOM = "\xef\xbb\xbf"
 
-// decodeText returns a reader of r as UTF-8 without a byte order mark. Windows PowerShell 5.1 writes UTF-16 or
-// UTF-8 with the mark. bom reports whether r begins with the mark of UTF-8.
-func decodeText(r io.Reader) (text io.Reader, bom bool, err error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	start, err := b.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
+// decodeText returns a text as UTF-8 without byte order marks. Windows PowerShell 5.1 writes UTF-16, or UTF-8 with the
+// mark. bom reports whether it begins with the mark of UTF-8.
+func decodeText(b []byte) (text string, bom bool) {
+	var order binary.ByteOrder
+	switch {
+	case bytes.HasPrefix(b, []byte(utf8BOM)):
+		return string(b[len(utf8BOM):]), true
+	case bytes.HasPrefix(b, []byte{0xff, 0xfe}), len(b) > 3 && b[1] == 0 && b[3] == 0 && b[0] != 0:
+		order = binary.LittleEndian
+	case bytes.HasPrefix(b, []byte{0xfe, 0xff}), len(b) > 3 && b[0] == 0 && b[2] == 0 && b[1] != 0:
+		order = binary.BigEndian
+	default:
+		return string(b), false
+	}
+	units := make([]uint16, len(b)/2)
+	for i := range units {
+		units[i] = order.Uint16(b[2*i:])
+	}
+	return strings.ReplaceAll(string(utf16.Decode(units)), "\ufeff", ""), false
+}
+
+// readLines returns the lines of a text without their ends: \n, \r\n, or \r as Excel for Mac writes it.
+func readLines(r io.Reader) (lines []string, bom bool, err error) {
+	whole, err := io.ReadAll(upstream.Cap(io.NopCloser(r), maxFile))
+	if errors.Is(err, upstream.ErrTooLarge) {
+		return nil, false, fmt.Errorf("it is larger than %d bytes, so it is not a list", maxFile)
+	}
+	if err != nil {
 		return nil, false, err
 	}
-	switch {
-	case bytes.HasPrefix(start, []byte(utf8BOM)):
-		_, _ = b.Discard(len(utf8BOM))
-		return b, true, nil
-	case bytes.HasPrefix(start, []byte{0xff, 0xfe}), len(start) == 4 && start[1] == 0 && start[3] == 0 && start[0] != 0:
-		return &utf16Reader{r: b, order: binary.LittleEndian}, false, nil
-	case bytes.HasPrefix(start, []byte{0xfe, 0xff}), len(start) == 4 && start[0] == 0 && start[2] == 0 && start[1] != 0:
-		return &utf16Reader{r: b, order: binary.BigEndian}, false, nil
-	}
-	return b, false, nil
-}
-
-// utf16Reader reads UTF-16 as UTF-8, without byte order marks.
-type utf16Reader struct {
-	r     *bufio.Reader
-	order binary.ByteOrder
-	ready []byte
-	half  rune // the first half of a surrogate pair, else 0
-}
-
-func (u *utf16Reader) Read(p []byte) (int, error) {
-	for len(u.ready) < utf8.UTFMax {
-		var unit [2]byte
-		if _, err := io.ReadFull(u.r, unit[:]); err != nil {
-			if len(u.ready) > 0 {
-				break
-			}
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				err = io.EOF
-			}
-			return 0, err
+	text, bom := decodeText(whole)
+	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n")
+	lines = strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, line := range lines {
+		if len(line) > maxRecord {
+			return nil, false, fmt.Errorf("line %d is longer than %d bytes, so it is not a list", i+1, maxRecord)
 		}
-		c := rune(u.order.Uint16(unit[:]))
-		switch {
-		case u.half != 0:
-			c, u.half = utf16.DecodeRune(u.half, c), 0
-		case 0xd800 <= c && c < 0xdc00:
-			u.half = c
-			continue
-		case c == '\ufeff':
-			continue
-		}
-		u.ready = utf8.AppendRune(u.ready, c)
 	}
-	n := copy(p, u.ready)
-	u.ready = u.ready[n:]
-	return n, nil
+	return lines, bom, nil
 }
 
-// readKey reads and decodes the key or token in a file, or on standard input if name is "-". It refuses a file
-// that no header can carry, before any request is sent. Its errors never contain the text of the file.
-func readKey[Key any](name string, stdin io.Reader, decode func(string) (Key, error)) (key Key, err error) {
-	if name != "-" {
-		f, err := os.Open(name)
+// source is a place that a key or token may come from: a flag or a setting, with the name of a file or with the value.
+type source struct {
+	name, file, value string
+	decode            func(string) (Evidence, error)
+}
+
+// readKey reads a key or token, from standard input if the file is "-". It refuses a text that no header can carry,
+// before any request is sent. Its errors never contain the text.
+func (s source) readKey(stdin io.Reader) (string, error) {
+	name, from := s.name, io.Reader(strings.NewReader(s.value))
+	if s.file != "" {
+		name, from = s.file, stdin
+	}
+	if s.file != "" && s.file != "-" {
+		f, err := os.Open(s.file)
 		if err != nil {
-			return key, err
+			return "", err
 		}
 		defer func() { _ = f.Close() }()
-		stdin = f
+		from = f
 	}
-	return decodeKey(name, stdin, decode)
-}
-
-// decodeKey reads and decodes a key or token, whose source is called name.
-func decodeKey[Key any](name string, source io.Reader, decode func(string) (Key, error)) (key Key, err error) {
-	text, _, err := decodeText(source)
-	if err != nil {
-		return key, err
+	whole, err := io.ReadAll(upstream.Cap(io.NopCloser(from), maxKeyFile))
+	if err != nil && !errors.Is(err, upstream.ErrTooLarge) {
+		return "", err
 	}
-	whole, err := io.ReadAll(upstream.Cap(io.NopCloser(text), maxKeyFile))
+	text, _ := decodeText(whole)
+	text = strings.Trim(text, "\x00\t\r\n ")
 	switch {
-	case errors.Is(err, upstream.ErrTooLarge):
-		return key, fmt.Errorf("%s is larger than %d bytes, so it is not a key file", name, maxKeyFile)
 	case err != nil:
-		return key, err
+		return "", fmt.Errorf("%s is larger than %d bytes, so it is not a key file", name, maxKeyFile)
+	case text == "":
+		return "", fmt.Errorf("%s is empty", name)
+	case strings.ContainsAny(text, "\r\n"):
+		return "", fmt.Errorf("%s has more than one line; keep the line with the key", name)
+	case strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c > '~' }):
+		return "", fmt.Errorf("%s has characters that no HTTP header can carry; save the key as plain text", name)
 	}
-	value := strings.Trim(string(whole), "\x00\t\r\n ")
-	switch {
-	case value == "":
-		return key, fmt.Errorf("%s is empty", name)
-	case strings.ContainsAny(value, "\r\n"):
-		return key, fmt.Errorf("%s has more than one line; keep the line with the key", name)
-	case strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c > '~' }):
-		return key, fmt.Errorf("%s has characters that no HTTP header can carry; save the key as plain text", name)
-	}
-	if key, err = decode(value); err != nil {
-		return key, fmt.Errorf("%s: %w", name, err)
-	}
-	return key, nil
+	return text, nil
 }
-
-// lineReader reads the lines of a text, however they end: \n, \r\n, or \r as Excel for Mac writes it.
-type lineReader struct {
-	r      *bufio.Reader
-	read   int    // lines so far
-	unread []line // to be read again, the first one first
-	buffer []byte
-}
-
-// line is a line of a text without its end, with its number from 1.
-type line struct {
-	text   string
-	number int
-}
-
-// nextLine returns the next line. Its error is io.EOF after the last one.
-func (l *lineReader) nextLine() (line, error) {
-	if len(l.unread) > 0 {
-		first := l.unread[0]
-		l.unread = l.unread[1:]
-		return first, nil
-	}
-	l.buffer = l.buffer[:0]
-	for {
-		c, err := l.r.ReadByte()
-		switch {
-		case errors.Is(err, io.EOF) && len(l.buffer) > 0:
-		case err != nil:
-			return line{}, err
-		case c == '\r':
-			if after, _ := l.r.Peek(1); len(after) == 1 && after[0] == '\n' {
-				_, _ = l.r.Discard(1)
-			}
-		case c == '\n':
-		default:
-			if l.buffer = append(l.buffer, c); len(l.buffer) > maxRecord {
-				return line{}, fmt.Errorf("line %d is longer than %d bytes, so it is not a list", l.read+1, maxRecord)
-			}
-			continue
-		}
-		l.read++
-		return line{string(l.buffer), l.read}, nil
-	}
-}
-
-// pushBack makes lines the next ones.
-func (l *lineReader) pushBack(lines ...line) { l.unread = append(lines, l.unread...) }
