@@ -29,36 +29,59 @@ type origin struct {
 type entry struct {
 	message string // unassign, event, sweep, doctor or devices
 	level   slog.Level
-	code    Code
-	attrs   []slog.Attr // after the code
-	err     error       // the cause of a failure; nil without one
+	attrs   []slog.Attr
 }
 
 // maxAttrs is the usual number of attributes of a record, or more.
-const maxAttrs = 32
+const maxAttrs = 28
+
+// newEntry returns a record that says where its request comes from and how it ended.
+func (o *origin) newEntry(message string, level slog.Level, code Code) *entry {
+	e := &entry{message, level, make([]slog.Attr, 0, maxAttrs)}
+	e.add(slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))
+	e.addText("invocation_id", o.invocation.ID)
+	e.addText("caller_kind", string(o.caller.Kind))
+	e.addText("caller_id", o.caller.ID)
+	if o.flow.Key != "" {
+		e.add(o.flow)
+	}
+	e.add(slog.String("code", string(code)))
+	return e
+}
+
+func (e *entry) add(attrs ...slog.Attr) { e.attrs = append(e.attrs, attrs...) }
+
+// addText adds a text unless it is empty.
+func (e *entry) addText(key, value string) {
+	if value != "" {
+		e.add(slog.String(key, value))
+	}
+}
+
+// addContext adds the caller's data unless there is none.
+func (e *entry) addContext(context map[string]string) {
+	if len(context) > 0 {
+		e.add(slog.Any("context", context))
+	}
+}
+
+// addError adds the cause of a failure unless it is nil.
+func (e *entry) addError(err error) {
+	if failed, ok := errors.AsType[*upstream.Error](err); ok {
+		e.add(slog.Any("error", failed))
+	} else if err != nil {
+		e.add(slog.String("error", err.Error()))
+	}
+	if panicked, ok := errors.AsType[*singleflight.PanicError](err); ok {
+		e.add(slog.String("stack", string(panicked.Stack)))
+	}
+}
 
 // writeRecord writes an audit record at every log level: LOG_LEVEL must not hide a change.
-func (h *Handler) writeRecord(ctx context.Context, o *origin, e entry) {
-	attrs := append(make([]slog.Attr, 0, maxAttrs),
-		slog.String("request_id", o.requestID), slog.String("host", o.invocation.Host))
-	attrs = appendText(attrs, "invocation_id", o.invocation.ID)
-	attrs = appendText(attrs, "caller_kind", string(o.caller.Kind))
-	attrs = appendText(attrs, "caller_id", o.caller.ID)
-	if o.flow.Key != "" {
-		attrs = append(attrs, o.flow)
-	}
-	attrs = append(attrs, slog.String("code", string(e.code)))
-	attrs = append(attrs, e.attrs...)
-	if failed, ok := errors.AsType[*upstream.Error](e.err); ok {
-		attrs = append(attrs, slog.Any("error", failed))
-	} else if e.err != nil {
-		attrs = append(attrs, slog.String("error", e.err.Error()))
-	}
-	if panicked, ok := errors.AsType[*singleflight.PanicError](e.err); ok {
-		attrs = append(attrs, slog.String("stack", string(panicked.Stack)))
-	}
+func (h *Handler) writeRecord(ctx context.Context, e *entry) {
 	record := slog.NewRecord(time.Now(), e.level, e.message, 0)
-	record.AddAttrs(attrs...)
+	// A group without a key adds its attributes to the record as they are, and copies none.
+	record.AddAttrs(slog.Attr{Value: slog.GroupValue(e.attrs...)})
 	_ = h.Log.Handler().Handle(ctx, record) // without Enabled
 }
 
@@ -66,16 +89,16 @@ func (h *Handler) writeRecord(ctx context.Context, o *origin, e entry) {
 // the response's.
 func (h *Handler) auditWork(ctx context.Context, o *origin, w *work, status int) {
 	if len(w.devices) == 0 {
-		h.writeRecord(ctx, o, workEntry(o, w, nil, status))
+		h.writeRecord(ctx, workEntry(o, w, nil, status))
 	}
 	for _, d := range w.devices {
-		h.writeRecord(ctx, o, workEntry(o, w, d, status))
+		h.writeRecord(ctx, workEntry(o, w, d, status))
 	}
 }
 
 // workEntry returns the record of a device, or of w where d is nil. A device of a list has the status that it has in
 // results.
-func workEntry(o *origin, w *work, d *device, status int) entry {
+func workEntry(o *origin, w *work, d *device, status int) *entry {
 	ended := w.result
 	if !ended.failed() && d != nil {
 		ended = d.result
@@ -83,39 +106,38 @@ func workEntry(o *origin, w *work, d *device, status int) entry {
 			status = ended.status
 		}
 	}
-	e := entry{message: "unassign", level: levelOf(status), code: ended.code, err: ended.err}
+	level := levelOf(status)
 	switch {
 	case ended.code == inProgress: // the record of the running request has the result
-		e.level = slog.LevelWarn
+		level = slog.LevelWarn
 	case ended.failed() && o.caller.Kind == caller.KindEvent && !retryable(status): // no caller learns of it
-		e.level = slog.LevelError
+		level = slog.LevelError
 	}
-	attrs := append(make([]slog.Attr, 0, maxAttrs),
-		slog.Int("status", status), slog.String("outcome", string(ended.outcome)))
-	add := func(key, value string) { attrs = appendText(attrs, key, value) }
+	e := o.newEntry("unassign", level, ended.code)
+	e.add(slog.Int("status", status), slog.String("outcome", string(ended.outcome)))
 	replayOf := w.replayOf
 	if d != nil {
 		if d.known.ID != (graph.DeviceID{}) {
-			add("device_id", d.known.ID.String())
+			e.addText("device_id", d.known.ID.String())
 		}
-		add("serial_number", quoteUnprintable(d.known.SerialNumber))
-		add("group_tag", quoteUnprintable(d.known.GroupTag))
-		add("account_user_principal_name", quoteUnprintable(d.known.Account.UserPrincipalName))
-		add("account_resource_name", quoteUnprintable(d.known.Account.ResourceName))
+		e.addText("serial_number", quoteUnprintable(d.known.SerialNumber))
+		e.addText("group_tag", quoteUnprintable(d.known.GroupTag))
+		e.addText("account_user_principal_name", quoteUnprintable(d.known.Account.UserPrincipalName))
+		e.addText("account_resource_name", quoteUnprintable(d.known.Account.ResourceName))
 		replayOf = cmp.Or(d.replayOf, replayOf)
 	}
-	add("delivery_id", o.delivery)
+	e.addText("delivery_id", o.delivery)
 	if replayOf != "" {
-		attrs = append(attrs, slog.Bool("replayed", true), slog.String("replay_of", replayOf))
+		e.add(slog.Bool("replayed", true), slog.String("replay_of", replayOf))
 	}
-	add("reference", w.reference)
-	attrs = appendContext(attrs, w.context)
+	e.addText("reference", w.reference)
+	e.addContext(w.context)
 	if d != nil {
-		add("verification", d.verification)
-		add("graph_request_id", d.graphRequestID)
-		add("graph_client_request_id", d.clientRequestID)
+		e.addText("verification", d.verification)
+		e.addText("graph_request_id", d.graphRequestID)
+		e.addText("graph_client_request_id", d.clientRequestID)
 	}
-	attrs = append(attrs,
+	e.add(
 		slog.Bool("dry_run", w.dryRun),
 		slog.Int("attempts", o.trace.Tries()),
 		milliseconds("vault_ms", o.trace.Spent(upstream.Vault)),
@@ -124,21 +146,23 @@ func workEntry(o *origin, w *work, d *device, status int) entry {
 		milliseconds("total_ms", time.Since(o.start)),
 	)
 	if waited := o.trace.Waited(); waited > 0 {
-		attrs = append(attrs, milliseconds("waited_ms", waited))
+		e.add(milliseconds("waited_ms", waited))
 	}
-	e.attrs = attrs
+	e.addError(ended.err)
 	return e
 }
 
 // operatorEntry returns the record of a request for the doctor's report or the device list. details are from the
 // response.
-func operatorEntry(o *origin, message string, code Code, ended result, details ...slog.Attr) entry {
-	e := entry{message: message, code: code, level: slog.LevelInfo}
-	status := http.StatusOK
+func operatorEntry(o *origin, message string, code Code, ended result, details ...slog.Attr) *entry {
+	status, level := http.StatusOK, slog.LevelInfo
 	if ended.failed() {
-		status, e.code, e.err, e.level = ended.status, ended.code, ended.err, levelOf(ended.status)
+		status, code, level = ended.status, ended.code, levelOf(ended.status)
 	}
-	e.attrs = append([]slog.Attr{slog.Int("status", status), milliseconds("total_ms", time.Since(o.start))}, details...)
+	e := o.newEntry(message, level, code)
+	e.add(slog.Int("status", status), milliseconds("total_ms", time.Since(o.start)))
+	e.add(details...)
+	e.addError(ended.err)
 	return e
 }
 
@@ -161,22 +185,6 @@ func flowOf(h http.Header) slog.Attr {
 		return slog.Attr{}
 	}
 	return slog.GroupAttrs("flow", attrs...)
-}
-
-// appendText appends an attribute unless its value is empty.
-func appendText(attrs []slog.Attr, key, value string) []slog.Attr {
-	if value == "" {
-		return attrs
-	}
-	return append(attrs, slog.String(key, value))
-}
-
-// appendContext appends the caller's data unless there is none.
-func appendContext(attrs []slog.Attr, context map[string]string) []slog.Attr {
-	if len(context) == 0 {
-		return attrs
-	}
-	return append(attrs, slog.Any("context", context))
 }
 
 // quoteUnprintable returns a text from Intune for the log, quoted if a character would break a line or change its

@@ -46,7 +46,7 @@ func (h *Handler) serveDevices(w http.ResponseWriter, r *http.Request, o *origin
 		}
 		return err
 	})
-	h.writeRecord(ctx, o, operatorEntry(o, "devices", listed, ended,
+	h.writeRecord(ctx, operatorEntry(o, "devices", listed, ended,
 		slog.String("group_tag", quoteUnprintable(query.groupTag)), slog.String("serial_number", query.serial),
 		slog.Bool("first_page", query.pageToken == ""), slog.Int("devices", len(page.Devices)),
 		slog.Int("attempts", o.trace.Tries())))

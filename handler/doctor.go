@@ -18,11 +18,11 @@ func (h *Handler) serveDoctor(w http.ResponseWriter, r *http.Request, o *origin)
 		return err
 	})
 	if ended.failed() {
-		h.writeRecord(ctx, o, operatorEntry(o, "doctor", examined, ended))
+		h.writeRecord(ctx, operatorEntry(o, "doctor", examined, ended))
 		return h.failRequest(w.Header(), r, o, ended)
 	}
 	// The counts of the report stand beside the other attributes.
-	h.writeRecord(ctx, o, operatorEntry(o, "doctor", examined, ended, slog.Any("", report)))
+	h.writeRecord(ctx, operatorEntry(o, "doctor", examined, ended, slog.Any("", report)))
 	return jsonResponse(http.StatusOK, "application/json", report)
 }
 

@@ -129,8 +129,10 @@ func (h *Handler) auditEvent(ctx context.Context, o *origin, w *work) {
 		h.auditWork(ctx, o, w, w.result.status)
 		return
 	}
-	attrs := appendContext(nil, w.context)
-	h.writeRecord(ctx, o, entry{"event", slog.LevelError, w.result.code, attrs, w.result.err})
+	e := o.newEntry("event", slog.LevelError, w.result.code)
+	e.addContext(w.context)
+	e.addError(w.result.err)
+	h.writeRecord(ctx, e)
 }
 
 // eventResult returns the results of devices for the host, and the error of the first failed device. A retryable

@@ -308,7 +308,7 @@ func (m *messageRun) auditEnded(ctx context.Context, o *origin, w *work) {
 	for _, d := range w.devices {
 		if d.result.ended() && !m.audited[d] {
 			m.audited[d] = true
-			m.writeRecord(ctx, o, workEntry(o, w, d, 0))
+			m.writeRecord(ctx, workEntry(o, w, d, 0))
 		}
 	}
 }

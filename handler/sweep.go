@@ -69,7 +69,7 @@ func (h *Handler) runSweep(ctx context.Context, o *origin, w *work, args sweepAr
 	}
 	for _, d := range matching {
 		d.result = succeed(WouldUnassign)
-		h.writeRecord(ctx, o, workEntry(o, w, d, 0))
+		h.writeRecord(ctx, workEntry(o, w, d, 0))
 	}
 	report.Succeeded = len(matching)
 	return h.endSweep(ctx, o, w, report, result{code: swept})
@@ -143,7 +143,7 @@ func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, device
 					stop = d.result
 				}
 			}
-			h.writeRecord(ctx, &part, workEntry(&part, w, d, 0))
+			h.writeRecord(ctx, workEntry(&part, w, d, 0))
 		}
 		if stop.ended() {
 			report.HandedBack += len(devices)
@@ -159,23 +159,26 @@ func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, device
 // endSweep writes the one record of a sweep and returns its report and error.
 func (h *Handler) endSweep(ctx context.Context, o *origin, w *work, report Report, ended result) (any, error) {
 	report.Code = ended.code
-	e := entry{message: "sweep", level: slog.LevelError, code: ended.code, err: ended.err}
+	level := slog.LevelError
 	failed := &EventError{Code: ended.code, Retryable: retryable(ended.status), Throttled: ended.throttled}
 	switch {
 	case ended.code == sweepIncomplete:
-		failed.Retryable, e.level = true, slog.LevelWarn
+		failed.Retryable, level = true, slog.LevelWarn
 	case ended.code == swept && report.Failed == 0:
-		e.level = slog.LevelInfo
+		level = slog.LevelInfo
 	}
-	e.attrs = appendContext([]slog.Attr{
+	e := o.newEntry("sweep", level, ended.code)
+	e.add(
 		slog.String("group_tag", report.GroupTag), slog.Bool("dry_run", report.DryRun),
 		slog.Int("inventory", report.Inventory), slog.Int("tagged", report.Tagged),
 		slog.Int("unknown", report.Unknown), slog.Int("matching", report.Matching),
 		slog.Int("succeeded", report.Succeeded), slog.Int("failed", report.Failed),
 		slog.Int("handed_back", report.HandedBack),
 		slog.Int("attempts", o.trace.Tries()), milliseconds("total_ms", time.Since(o.start)),
-	}, w.context)
-	h.writeRecord(ctx, o, e)
+	)
+	e.addContext(w.context)
+	e.addError(ended.err)
+	h.writeRecord(ctx, e)
 	if ended.code == swept {
 		return report, nil
 	}
