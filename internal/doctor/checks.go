@@ -215,13 +215,11 @@ func (d *diagnosis) assertionStep(blocked string) *step {
 	s.run = func(ctx context.Context, f []Finding) {
 		ctx, cancel := context.WithTimeout(ctx, assertionStep)
 		defer cancel()
-		for i := range f {
-			if _, err := request(ctx); err != nil {
-				d.failWith(&f[i], err)
-			} else {
-				f[i].markOK("received")
-			}
+		if _, err := request(ctx); err != nil {
+			d.failWith(&f[0], err)
+			return
 		}
+		f[0].markOK("received")
 	}
 	return s
 }
@@ -252,71 +250,70 @@ func (d *diagnosis) identityStep(blocked, noAssertion string) *step {
 }
 
 func (d *diagnosis) askIdentity(ctx context.Context, f []Finding) {
-	for i := range f {
-		if d.scope == "" {
-			f[i].markSkipped("Key Vault was not reached, and the scope of its tokens is unknown")
-		} else if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
-			d.failWith(&f[i], err)
-		} else {
-			f[i].markOK("received")
-		}
+	if d.scope == "" {
+		f[0].markSkipped("Key Vault was not reached, and the scope of its tokens is unknown")
+	} else if _, err := d.Identity.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{d.scope}}); err != nil {
+		d.failWith(&f[0], err)
+	} else {
+		f[0].markOK("received")
 	}
 }
 
-// credentialStep checks the client secret or the certificate of the app that may call Graph, where there is one.
-func (d *diagnosis) credentialStep(blocked string) *step {
-	name := d.SecretName + d.CertificateName // one of them is ""
-	s := &step{blocked: blocked, otherwise: "the credential of the app cannot be used", run: d.readSecret}
-	if d.GraphDirect {
-		return s
+// secretStep returns the step that reads a secret and, for a second finding, has examine look at its content. renew is
+// the fix of a secret that is missing.
+func (d *diagnosis) secretStep(blocked, name, renew string, read func(context.Context, string) (vault.Secret, error),
+	content *Finding, examine func(*Finding, vault.Secret),
+) *step {
+	s := &step{blocked: blocked, findings: []Finding{{
+		Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: renew,
+	}}}
+	if content != nil {
+		content.Subject, content.renew = name, renew
+		s.findings = append(s.findings, *content)
 	}
-	s.findings = []Finding{{
-		Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: "app-secret",
-	}}
-	if d.CertificateName != "" {
-		s.findings[0].renew = "certificate"
-		s.findings = append(s.findings, Finding{
-			Check: checkCertificate, Subject: name, Tried: "read the certificate in " + name, renew: "certificate",
-		})
+	s.run = func(ctx context.Context, f []Finding) {
+		secret, err := read(ctx, name)
+		if err != nil {
+			d.failWith(&f[0], err)
+			if content != nil {
+				f[1].markSkipped("the secret could not be read")
+			}
+			return
+		}
+		version := "version " + secret.Version[:min(8, len(secret.Version))]
+		if secret.Trimmed {
+			version += " (without the invisible characters at its ends)"
+		}
+		d.recordExpiry(&f[0], version, "Key Vault serves it all the same", secret.Expires)
+		if content != nil {
+			examine(&f[1], secret)
+		}
 	}
 	return s
 }
 
-func (d *diagnosis) readSecret(ctx context.Context, f []Finding) {
-	if len(f) == 0 {
-		return
+// credentialStep checks the client secret or the certificate of the app that may call Graph, where there is one.
+func (d *diagnosis) credentialStep(blocked string) *step {
+	s := &step{blocked: blocked}
+	switch {
+	case d.GraphDirect:
+	case d.CertificateName != "":
+		content := &Finding{Check: checkCertificate, Tried: "read the certificate in " + d.CertificateName}
+		s = d.secretStep(blocked, d.CertificateName, "certificate", d.Vault.Certificate, content, d.recordCertificate)
+	default:
+		s = d.secretStep(blocked, d.SecretName, "app-secret", d.Vault.Secret, nil, nil)
 	}
-	read := d.Vault.Secret
-	if len(f) > 1 {
-		read = d.Vault.Certificate
-	}
-	s, err := read(ctx, f[0].Subject)
-	d.recordSecret(f, s, err)
-	if err != nil || len(f) == 1 {
-		return
-	}
-	cert, err := s.Certificate()
-	if err != nil {
-		f[1].markFailed(d.fixOf(&f[1], f[1].renew), "it %v", err)
-		return
-	}
-	d.recordExpiry(&f[1], "an RSA key and its certificate", "Entra ID decides whether it is valid", cert.NotAfter)
+	s.otherwise = "the credential of the app cannot be used"
+	return s
 }
 
-// recordSecret records the version of a secret, or the error of reading it. f has its finding first, then the findings that need it.
-func (d *diagnosis) recordSecret(f []Finding, s vault.Secret, err error) {
+func (d *diagnosis) recordCertificate(f *Finding, s vault.Secret) {
+	cert, err := s.Certificate()
 	if err != nil {
-		d.failWith(&f[0], err)
-		for i := range f[1:] {
-			f[1+i].markSkipped("the secret could not be read")
-		}
+		f.markFailed(d.fixOf(f, f.renew), "it %v", err)
 		return
 	}
-	version := "version " + s.Version[:min(8, len(s.Version))]
-	if s.Trimmed {
-		version += " (without the invisible characters at its ends)"
-	}
-	d.recordExpiry(&f[0], version, "Key Vault serves it all the same", s.Expires)
+	d.recordExpiry(f, "an RSA key and its certificate", "Entra ID decides whether it is valid", cert.NotAfter)
 }
 
 // recordExpiry records the expiry of a secret or a certificate, which is zero if there is none. late says why an
@@ -339,24 +336,19 @@ func (d *diagnosis) recordExpiry(f *Finding, object, late string, end time.Time)
 func (d *diagnosis) keySteps(blocked, kind, word string, names []string,
 	decode func(string) ([]byte, error),
 ) (steps []*step) {
+	record := func(f *Finding, s vault.Secret) {
+		switch key, err := decode(s.Value()); {
+		case err != nil:
+			f.markFailed(d.fixOf(f, kind), "the %v", err)
+		case !s.Expires.IsZero() && time.Now().After(s.Expires):
+			f.markFailed(d.fixOf(f, kind), "the secret has expired, and with it the key")
+		default:
+			f.markOK("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
+		}
+	}
 	for _, name := range names {
-		steps = append(steps, &step{blocked: blocked, findings: []Finding{
-			{Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: kind},
-			{Check: kind, Subject: name, Tried: "decode the " + word + " in " + name, renew: kind},
-		}, run: func(ctx context.Context, f []Finding) {
-			s, err := d.Vault.Secret(ctx, name)
-			if d.recordSecret(f, s, err); err != nil {
-				return
-			}
-			switch key, err := decode(s.Value()); {
-			case err != nil:
-				f[1].markFailed(d.fixOf(&f[1], kind), "the %v", err)
-			case !s.Expires.IsZero() && time.Now().After(s.Expires):
-				f[1].markFailed(d.fixOf(&f[1], kind), "the secret has expired, and with it the key")
-			default:
-				f[1].markOK("%d bytes, of which %d are enough", len(key), caller.MinKeySize)
-			}
-		}})
+		content := &Finding{Check: kind, Tried: "decode the " + word + " in " + name}
+		steps = append(steps, d.secretStep(blocked, name, kind, d.Vault.Secret, content, record))
 	}
 	return steps
 }
@@ -423,29 +415,22 @@ func (d *diagnosis) askEntra(ctx context.Context, f []Finding) {
 		return
 	}
 	f[0].markOK("received, valid for %.0f minutes", time.Until(token.ExpiresOn).Minutes())
-	d.roles, err = rolesIn(token.Token)
-	d.opaque = err != nil
+	d.roles, d.opaque = rolesIn(token.Token)
 }
 
-// errOpaque is the error for a token that is not a JWT.
-var errOpaque = errors.New("not a JWT")
-
-// rolesIn returns the roles in a token for Graph. The form of such a token is Graph's own and may change, so that only
-// the doctor looks into it.
-func rolesIn(token string) ([]string, error) {
+// rolesIn returns the roles in a token for Graph, and whether it is opaque. The form of such a token is Graph's own and
+// may change, so that only the doctor looks into it.
+func rolesIn(token string) (roles []string, opaque bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return nil, errOpaque
+		return nil, true
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil, errOpaque
-	}
 	var claims struct{ Roles []string }
-	if json.Unmarshal(payload, &claims) != nil {
-		return nil, errOpaque
+	if err != nil || json.Unmarshal(payload, &claims) != nil {
+		return nil, true
 	}
-	return claims.Roles, nil
+	return claims.Roles, false
 }
 
 // graphHolder returns the kind of principal that has the permission in Graph.

@@ -85,6 +85,9 @@ const (
 // tryStep runs the step unless it is blocked. A transient failure is retried once, if that fits into half of the remaining
 // time.
 func (s *step) tryStep(ctx context.Context) {
+	if len(s.findings) == 0 {
+		return
+	}
 	if s.blocked != "" {
 		for i := range s.findings {
 			s.findings[i].markSkipped(s.blocked)
