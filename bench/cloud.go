@@ -73,14 +73,11 @@ func serveCloud(in io.Reader, out io.Writer) error {
 	c.SetIdentityRoles(azuresim.GraphRole)
 	device := azuresim.Device{ID: deviceID, SerialNumber: "5CG1234ABC", GroupTag: "MTR-Oslo", UserPrincipalName: "room@contoso.com", ResourceName: "room"}
 	c.PutDevice(device)
-	served, err := c.Serve()
-	if err != nil {
-		return err
-	}
+	served := c.Serve()
 	defer served.Close()
 	token := c.Token(c.AppClaims("1.0", served.GraphEndpoint, c.ClientID, azuresim.GraphRole), nil)
 	encoder, decoder := json.NewEncoder(out), json.NewDecoder(in)
-	err = encoder.Encode(place{
+	err := encoder.Encode(place{
 		role, c.TenantID, c.ClientID, c.IdentityClientID, served.AuthorityHost, served.VaultURL, served.GraphEndpoint, served.STSEndpoint,
 		served.IdentityEndpoint, served.IdentityHeader, string(served.CA), token,
 	})

@@ -8,11 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"autopilot-unassign/handler"
@@ -176,23 +174,6 @@ func (a *azureWorker) runInvocation(ctx context.Context, in invocation) (result 
 	return result, settlement.Retry
 }
 
-// setOutput sets the messages of a queue output. One message is sent as base64, byte for byte: the host decodes it,
-// as it would also decode a plain text that happens to be base64. Several are a list of texts, which the host takes
-// one by one and as they are (FunctionBinding.ReadAsEnumerable of azure-functions-host).
-func (r *invocationResult) setOutput(name string, messages [][]byte) {
-	switch len(messages) {
-	case 0:
-	case 1:
-		r.Outputs[name] = messages[0]
-	default:
-		texts := make([]string, len(messages))
-		for i, m := range messages {
-			texts[i] = string(m)
-		}
-		r.Outputs[name] = texts
-	}
-}
-
 // maxInvocation limits the body of an invocation, in bytes. A message of a queue has at most 64 KiB.
 const maxInvocation = 1 << 20
 
@@ -220,52 +201,7 @@ func readInvocation(r *http.Request) (in invocation, err error) {
 	return in, nil
 }
 
-// storageMessage returns a message of a Storage queue for the handler, with the host's data for the log.
-func storageMessage(in invocation) handler.Message {
-	var metadata map[string]json.RawMessage
-	_ = json.Unmarshal(in.Metadata, &metadata) // not an object: no data
-	data := hostWords(map[string]string{
-		"messageId": string(messageText(metadata["Id"])), "dequeueCount": string(messageText(metadata["DequeueCount"])),
-	})
-	message := handler.Message{ID: data["messageId"], Text: messageText(in.Data.Message), Deliveries: 1, Context: data}
-	if n, err := strconv.Atoi(data["dequeueCount"]); err == nil {
-		message.Deliveries = n
-	}
-	if sent, err := time.Parse(time.RFC3339, string(messageText(metadata["InsertionTime"]))); err == nil {
-		message.Sent = sent
-	}
-	return message
-}
-
-// messageText returns the text of a queue's message. The host encodes a text as JSON, and that once more as a JSON
-// string; a message that it has decoded itself arrives as JSON.
-func messageText(data json.RawMessage) []byte {
-	var text string
-	if json.Unmarshal(data, &text) != nil {
-		return data
-	}
-	var inner string
-	if json.Unmarshal([]byte(text), &inner) == nil {
-		text = inner
-	}
-	return []byte(text)
-}
-
 // oneLine joins the lines of an error: of a worker that exits, the host reports the last three lines alone.
 func oneLine(text string) string {
 	return strings.NewReplacer(":\n  ", ": ", "\n  ", "; ", "\n", "; ").Replace(text)
-}
-
-// plainWord matches an id or a number of a host, of at most 64 characters. Compiling it would delay every start.
-var plainWord = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`) }) //nolint:gochecknoglobals // a constant
-
-// hostWords returns the plain words of a queue for the log, without other text: a sender can write into the metadata of
-// Azure, and each principal with the right to invoke the Lambda function can write its events.
-func hostWords(words map[string]string) map[string]string {
-	for name, word := range words {
-		if !plainWord().MatchString(word) {
-			delete(words, name)
-		}
-	}
-	return words
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -10,7 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"strconv"
+	"net/http/httptest"
 	"strings"
 	"time"
 
@@ -121,9 +120,13 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 	if err := json.Unmarshal(payload, &event); err != nil {
 		return nil, l.refuseEvent(ctx, "the event has the envelope of payload format 2.0 and not its form")
 	}
-	w := &recorder{header: http.Header{}}
+	w := httptest.NewRecorder()
 	l.http.ServeHTTP(w, httpRequest(ctx, event))
-	return json.Marshal(w.response())
+	response := events.LambdaFunctionURLResponse{StatusCode: w.Code, Headers: map[string]string{}, Body: w.Body.String()}
+	for name, values := range w.Result().Header {
+		response.Headers[strings.ToLower(name)] = strings.Join(values, ", ")
+	}
+	return json.Marshal(response)
 }
 
 // runSchedule runs the sweep of an EventBridge rule. A rule or a schedule with an input of its own sends that input
@@ -168,99 +171,6 @@ func (l *lambdaHost) runDoctor(ctx context.Context, payload []byte) ([]byte, err
 	return json.Marshal(r)
 }
 
-// runMessages works through a batch of messages of SQS, and returns those that SQS must deliver again. The messages
-// that replace the others are sent before the response, which deletes their originals. A message that is in the batch
-// twice is handled once.
-func (l *lambdaHost) runMessages(ctx context.Context, payload []byte) ([]byte, error) {
-	var batch events.SQSEvent
-	if err := json.Unmarshal(payload, &batch); err != nil || len(batch.Records) == 0 {
-		return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
-	}
-	var messages []handler.Message
-	var records []events.SQSMessage
-	seen := map[string]bool{}
-	for _, m := range batch.Records {
-		if m.EventSource != "aws:sqs" || m.MessageId == "" {
-			return nil, l.refuseEvent(ctx, "the event is a batch of records of no kind that is served")
-		}
-		if !seen[m.MessageId] {
-			seen[m.MessageId] = true
-			messages, records = append(messages, sqsMessage(m)), append(records, m)
-		}
-	}
-	l.hideMessages(ctx, records)
-	back, deleting := make([]bool, len(records)), true
-	l.settle(ctx, handler.SourceSQS, messages, func(i int, s handler.Settlement) {
-		back[i] = !l.sendMessages(ctx, records[i].EventSourceARN, messages[i].ID, s)
-		if !back[i] && deleting {
-			// At once, so that the message does not return if the process is killed. Otherwise the response deletes it.
-			deleting = l.queues.Delete(ctx, records[i].EventSourceARN, records[i].ReceiptHandle) == nil
-		}
-	})
-	reply := events.SQSEventResponse{BatchItemFailures: []events.SQSBatchItemFailure{}}
-	for i, m := range records {
-		if back[i] {
-			reply.BatchItemFailures = append(reply.BatchItemFailures, events.SQSBatchItemFailure{ItemIdentifier: m.MessageId})
-		}
-	}
-	return json.Marshal(reply)
-}
-
-// hideMessages sets the time after which messages are delivered again, unless they are settled before. Otherwise the
-// queue's visibility timeout holds, which must be above the function's timeout, and the sweep needs a long one.
-func (l *lambdaHost) hideMessages(ctx context.Context, records []events.SQSMessage) {
-	receipts := make([]string, len(records))
-	for i, m := range records {
-		receipts[i] = m.ReceiptHandle
-	}
-	if err := l.queues.Hide(ctx, records[0].EventSourceARN, l.hide, receipts...); err != nil {
-		l.warnUnsent(ctx, "visibility of messages not changed", "", err)
-	}
-}
-
-// sendMessages sends the messages that replace a message, and reports whether the message is done. Otherwise SQS
-// delivers it again.
-func (l *lambdaHost) sendMessages(ctx context.Context, queue, id string, s handler.Settlement) bool {
-	if s.Retry {
-		return false
-	}
-	if err := l.queues.Requeue(ctx, queue, s.Requeue...); err != nil {
-		l.warnUnsent(ctx, "messages not requeued", id, err)
-		return false
-	}
-	return l.sendDeadLetters(ctx, queue, id, s.DeadLetters)
-}
-
-// sqsMessage returns a message of SQS for the handler, with the host's data for the log.
-func sqsMessage(m events.SQSMessage) handler.Message {
-	data := hostWords(map[string]string{"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"]})
-	message := handler.Message{ID: data["messageId"], Text: []byte(m.Body), Deliveries: 1, Context: data}
-	if n, err := strconv.Atoi(data["receiveCount"]); err == nil {
-		message.Deliveries = n
-	}
-	if ms, err := strconv.ParseInt(m.Attributes["SentTimestamp"], 10, 64); err == nil {
-		message.Sent = time.UnixMilli(ms)
-	}
-	return message
-}
-
-// sendDeadLetters reports whether the dead letters of a message are in the dead-letter queue. Otherwise SQS moves the
-// message there after its last receive.
-func (l *lambdaHost) sendDeadLetters(ctx context.Context, queue, id string, dead []handler.DeadLetter) bool {
-	for _, d := range dead {
-		if err := l.queues.DeadLetter(ctx, queue, d.Text, id, string(d.Code)); err != nil {
-			l.warnUnsent(ctx, "dead letter not sent", id, err)
-			return false
-		}
-	}
-	return true
-}
-
-func (l *lambdaHost) warnUnsent(ctx context.Context, message, id string, err error) {
-	l.log.LogAttrs(ctx, slog.LevelWarn, message, slog.String("host", config.Lambda),
-		slog.String("invocation_id", invocationID(ctx)), slog.String("message_id", id), slog.String("reason", err.Error()))
-}
-
 func (l *lambdaHost) refuseEvent(ctx context.Context, why string) error {
 	l.log.ErrorContext(ctx, "event refused", slog.String("host", config.Lambda), slog.String("invocation_id",
 		invocationID(ctx)), slog.String("reason", why))
@@ -293,34 +203,4 @@ func invocationID(ctx context.Context) string {
 		return lc.AwsRequestID
 	}
 	return ""
-}
-
-// recorder keeps a response until it is complete.
-type recorder struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (w *recorder) Header() http.Header { return w.header }
-
-func (w *recorder) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
-}
-
-func (w *recorder) Write(p []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
-	return w.body.Write(p)
-}
-
-// response returns the response in payload format 2.0, whose headers are in lower case.
-func (w *recorder) response() events.LambdaFunctionURLResponse {
-	w.WriteHeader(http.StatusOK)
-	response := events.LambdaFunctionURLResponse{StatusCode: w.status, Headers: map[string]string{}, Body: w.body.String()}
-	for name, values := range w.header {
-		response.Headers[strings.ToLower(name)] = strings.Join(values, ", ")
-	}
-	return response
 }

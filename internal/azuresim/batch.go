@@ -51,7 +51,7 @@ func (c *Cloud) serveBatch(r *http.Request, body []byte) answer {
 		alone.Method = item.Method
 		alone.URL.Path, alone.URL.RawQuery = "/beta"+target.Path, target.RawQuery
 		c.recordRequest(StepItem, alone, nil, item.Body)
-		a := refusedToken("Access token is empty or not valid.")
+		a := refusedToken()
 		if !refused {
 			a = c.itemAnswer(alone)
 		}

@@ -68,7 +68,6 @@ type Cloud struct {
 	certs    []*x509.Certificate
 	roles    []string
 	revoked  time.Time // tokens for Graph issued before are refused
-	claims   string    // required in requests for Graph's tokens; "" for none
 	devices  map[string]Device
 	order    []string    // their ids in Graph's order; nil until the first list
 	writes   []time.Time // to Graph, for the limit

@@ -68,10 +68,6 @@ func (c *Cloud) SetGraphRoles(roles ...string) { c.changeLocked(func() { c.roles
 // RevokeTokens makes Graph refuse every token issued so far.
 func (c *Cloud) RevokeTokens() { c.changeLocked(func() { c.revoked = c.Now().Add(time.Nanosecond) }) }
 
-// RequireClaims makes Graph refuse tokens that were requested without claims (a JSON object), by the challenge of
-// continuous access evaluation.
-func (c *Cloud) RequireClaims(claims string) { c.changeLocked(func() { c.claims = claims }) }
-
 // entraError returns an error response of Entra.
 func (c *Cloud) entraError(status int, code string, number int, message string) answer {
 	return jsonAnswer(status, map[string]any{
@@ -179,7 +175,7 @@ func (c *Cloud) serveToken(form url.Values, endpoint string) answer {
 		roles = c.identityRoles
 	}
 	token := c.issueToken(Claims{
-		"aud": resource, "appid": client, "idtyp": "app", "roles": roles, "xms_claims": form.Get("claims"),
+		"aud": resource, "appid": client, "idtyp": "app", "roles": roles,
 	})
 	// The token stands first, so that a truncated response still contains it.
 	body := fmt.Appendf(nil, `{"access_token":%q,"token_type":"Bearer","expires_in":%d,"ext_expires_in":%[2]d,"padding":%q}`,

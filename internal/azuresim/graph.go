@@ -2,7 +2,6 @@ package azuresim
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -223,16 +222,8 @@ func (c *Cloud) graphAnswer(r *http.Request, body []byte) answer {
 func (c *Cloud) checkToken(r *http.Request) (answer, bool) {
 	claims, ok := c.claimsOf(r)
 	issued, _ := strconv.ParseInt(asString(claims["issued_ns"]), 10, 64)
-	switch {
-	case !ok, claims["aud"] != "https://"+r.Host, issued < c.revoked.UnixNano() && !c.revoked.IsZero():
-		return refusedToken("Access token is empty or not valid."), false
-	case c.claims != "" && !strings.Contains(asString(claims["xms_claims"]), c.claims):
-		a := refusedToken("Continuous access evaluation resulted in challenge.")
-		a.header.Set("WWW-Authenticate", `Bearer realm="", `+
-			`authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", `+
-			`client_id="00000003-0000-0000-c000-000000000000", error="insufficient_claims", claims="`+
-			base64.StdEncoding.EncodeToString([]byte(c.claims))+`"`)
-		return a, false
+	if !ok || claims["aud"] != "https://"+r.Host || issued < c.revoked.UnixNano() && !c.revoked.IsZero() {
+		return refusedToken(), false
 	}
 	roles, _ := claims["roles"].([]any)
 	if !slices.Contains(roles, any(GraphRole)) {
@@ -244,8 +235,8 @@ func (c *Cloud) checkToken(r *http.Request) (answer, bool) {
 }
 
 // refusedToken returns Graph's refusal of a token.
-func refusedToken(message string) answer {
-	return graphError(http.StatusUnauthorized, Plain, "InvalidAuthenticationToken", message, 0)
+func refusedToken() answer {
+	return graphError(http.StatusUnauthorized, Plain, "InvalidAuthenticationToken", "Access token is empty or not valid.", 0)
 }
 
 func asString(v any) string {

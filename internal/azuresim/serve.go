@@ -2,22 +2,15 @@ package azuresim
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"sync"
-	"time"
 )
 
 // Served is a Cloud on loopback. A program reaches it with AZURE_CLOUD=custom and these addresses, the identity by App
@@ -28,81 +21,62 @@ type Served struct {
 	IdentityEndpoint, IdentityHeader       string // plain http, as on App Service
 	CA                                     []byte // the certificate of the authority, in PEM
 
-	servers []*http.Server
-	running sync.WaitGroup
+	servers []*httptest.Server
 	stop    context.CancelFunc // ends all requests
 	idle    sync.Map           // open connections without a request
 }
 
 // Serve serves the Cloud on loopback until the Served is closed, each service at an address of its own. Faults happen
 // on the wire; NoHost, Refused and Untrusted break the connection instead.
-func (c *Cloud) Serve() (*Served, error) { return c.serveOver("http/1.1") }
+func (c *Cloud) Serve() *Served { return c.serveOver(false) }
 
 // ServeHTTP2 is Serve with HTTP/2 on offer, as the services do. A broken connection then fails all its requests.
-func (c *Cloud) ServeHTTP2() (*Served, error) { return c.serveOver("h2", "http/1.1") }
+func (c *Cloud) ServeHTTP2() *Served { return c.serveOver(true) }
 
-func (c *Cloud) serveOver(protocols ...string) (*Served, error) {
-	ca, certificate, err := selfSigned()
-	if err != nil {
-		return nil, fmt.Errorf("azuresim: %w", err)
-	}
+func (c *Cloud) serveOver(http2 bool) *Served {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Served{CA: ca, IdentityHeader: identityHeader, stop: stop}
-	for _, part := range []struct {
-		service service
-		address *string
-		scheme  string
-		path    string
-	}{
-		{entraService, &s.AuthorityHost, "https", ""},
-		{vaultService, &s.VaultURL, "https", ""},
-		{graphService, &s.GraphEndpoint, "https", ""},
-		{stsService, &s.STSEndpoint, "https", ""},
-		{identityService, &s.IdentityEndpoint, "http", "/msi/token"},
-	} {
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			s.Close()
-			return nil, fmt.Errorf("azuresim: %w", err)
+	s := &Served{IdentityHeader: identityHeader, stop: stop}
+	start := func(service service) *httptest.Server {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			writeAnswer(c, service, w, r)
+		}))
+		server.EnableHTTP2 = http2
+		server.Config.ConnState = func(conn net.Conn, state http.ConnState) {
+			if s.idle.Delete(conn); state == http.StateIdle {
+				s.idle.Store(conn, true)
+			}
 		}
-		*part.address = part.scheme + "://" + listener.Addr().String() + part.path
-		if part.scheme == "https" {
-			listener = tls.NewListener(listener, &tls.Config{
-				Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: protocols,
-			})
+		server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
+		server.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
 		}
-		server := &http.Server{
-			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				writeAnswer(c, part.service, w, r)
-			}),
-			ReadHeaderTimeout: 10 * time.Second,
-			ConnState: func(conn net.Conn, state http.ConnState) {
-				if s.idle.Delete(conn); state == http.StateIdle {
-					s.idle.Store(conn, true)
-				}
-			},
-			BaseContext: func(net.Listener) context.Context { return ctx },
-			ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-				return context.WithValue(ctx, connKey{}, conn)
-			},
-			ErrorLog: log.New(io.Discard, "", 0),
-		}
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
 		s.servers = append(s.servers, server)
-		s.running.Go(func() { _ = server.Serve(listener) })
+		return server
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.authority = s.AuthorityHost
-	return s, nil
+	for service, address := range map[*service]*string{
+		&entraService: &s.AuthorityHost, &vaultService: &s.VaultURL, &graphService: &s.GraphEndpoint,
+		&stsService: &s.STSEndpoint,
+	} {
+		server := start(*service)
+		server.StartTLS()
+		*address = server.URL
+		s.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}) // the same for all
+	}
+	identity := start(identityService)
+	identity.Start()
+	s.IdentityEndpoint = identity.URL + "/msi/token"
+	c.changeLocked(func() { c.authority = s.AuthorityHost })
+	return s
 }
 
 // Close stops serving. Requests in flight lose their connection.
 func (s *Served) Close() {
 	s.stop()
 	for _, server := range s.servers {
-		_ = server.Close()
+		server.CloseClientConnections()
+		server.Close()
 	}
-	s.running.Wait()
 }
 
 // CloseIdle closes the idle connections, as services do at any time.
@@ -155,24 +129,4 @@ func resetConnection(w http.ResponseWriter, r *http.Request) {
 	// Over HTTP/1.1 this makes net/http leave the connection alone; over HTTP/2 net/http finds it closed.
 	_, _, _ = http.NewResponseController(w).Hijack()
 	_ = raw.Close()
-}
-
-// selfSigned returns a new certificate for 127.0.0.1 that is its own authority, valid for a day.
-func selfSigned() ([]byte, tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, tls.Certificate{}, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "simulated cloud"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return nil, tls.Certificate{}, err
-	}
-	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return authority, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }

@@ -40,22 +40,22 @@ type Result struct {
 
 // Host is a function with its Runtime API.
 type Host struct {
-	timeout   time.Duration
-	address   string
-	server    *http.Server
-	running   sync.WaitGroup
-	cmd       *exec.Cmd
-	asked     chan struct{}    // closed at the first /next
-	ended     chan struct{}    // closed when the process has ended
-	events    chan *invocation // gets the next event
-	invoking  sync.Mutex       // one at a time
-	requests  int
-	started   time.Time
-	firstNext time.Duration // written before asked is closed
+	options  Options
+	address  string
+	server   *http.Server
+	running  sync.WaitGroup
+	asked    chan struct{}    // closed at the first /next
+	ended    chan struct{}    // closed when the process has ended
+	events   chan *invocation // gets the next event
+	invoking sync.Mutex       // one at a time
+	requests int
 
-	mu      sync.Mutex
-	current *invocation
-	lines   []string
+	mu        sync.Mutex
+	cmd       *exec.Cmd // nil before the first invocation
+	started   time.Time
+	firstNext time.Duration
+	current   *invocation
+	lines     []string
 }
 
 // invocation is one run of the function.
@@ -68,15 +68,16 @@ type invocation struct {
 // startLimit is the time for the start of a process (L5).
 const startLimit = 10 * time.Second
 
-// Start opens the Runtime API and starts the function. It returns when the function asks for its first event (L3, L5).
+// Start opens the Runtime API. The first invocation starts the process (L3).
 func Start(ctx context.Context, o Options) (*Host, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("lambda host: %w", err)
 	}
+	o.Timeout = cmp.Or(o.Timeout, 28*time.Second)
 	h := &Host{
-		timeout: cmp.Or(o.Timeout, 28*time.Second), address: listener.Addr().String(),
-		asked: make(chan struct{}), ended: make(chan struct{}), events: make(chan *invocation), started: time.Now(),
+		options: o, address: listener.Addr().String(),
+		asked: make(chan struct{}), ended: make(chan struct{}), events: make(chan *invocation),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", h.sendEvent)
@@ -92,22 +93,27 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	})
 	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	h.running.Go(func() { _ = h.server.Serve(listener) })
-	if err := h.startProcess(o); err != nil {
-		_ = h.server.Close()
-		return nil, fmt.Errorf("lambda host: %w", err)
+	return h, nil
+}
+
+// waitForStart starts the process before the first invocation, and waits until it asks for its first event (L3, L5).
+func (h *Host) waitForStart(ctx context.Context) error {
+	if err := h.startProcess(); err != nil {
+		return fmt.Errorf("lambda host: %w", err)
 	}
+	var err error
 	select {
 	case <-h.asked:
-		return h, nil
+		return nil
 	case <-h.ended:
-		err = h.describeEnd()
+		return h.describeEnd()
 	case <-time.After(startLimit):
 		err = fmt.Errorf("lambda host: no /next within %v", startLimit)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	h.Stop()
-	return nil, err
+	h.kill()
+	return err
 }
 
 // describeEnd returns the error of a process that has ended (L6).
@@ -131,7 +137,7 @@ func (h *Host) sendEvent(w http.ResponseWriter, r *http.Request) {
 		h.mu.Unlock()
 		header := w.Header()
 		header.Set("Lambda-Runtime-Aws-Request-Id", e.id)
-		header.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(time.Now().Add(h.timeout).UnixMilli(), 10))
+		header.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(time.Now().Add(h.options.Timeout).UnixMilli(), 10))
 		header.Set("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-west-1:123456789012:function:unassign")
 		header.Set("Lambda-Runtime-Trace-Id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0")
 		header.Set("Content-Type", "application/json")
@@ -168,6 +174,9 @@ func (h *Host) finishInvocation(w http.ResponseWriter, r *http.Request, result f
 func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	h.invoking.Lock()
 	defer h.invoking.Unlock()
+	if err := h.waitForStart(ctx); err != nil {
+		return Result{}, err
+	}
 	h.requests++
 	e := &invocation{
 		id: fmt.Sprintf("8476a536-e9f4-11e8-9739-%012d", h.requests), payload: payload, result: make(chan Result, 1),
@@ -179,7 +188,7 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	case <-ctx.Done():
 		return Result{}, ctx.Err()
 	}
-	timer := time.NewTimer(h.timeout)
+	timer := time.NewTimer(h.options.Timeout)
 	defer timer.Stop()
 	var err error
 	select {
@@ -193,7 +202,7 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 			return Result{}, h.describeEnd()
 		}
 	case <-timer.C:
-		err = fmt.Errorf("lambda host: the invocation took more than %v", h.timeout)
+		err = fmt.Errorf("lambda host: the invocation took more than %v", h.options.Timeout)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -201,28 +210,36 @@ func (h *Host) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	return Result{}, err
 }
 
-func (h *Host) startProcess(o Options) error {
-	h.cmd = exec.Command(o.Binary) //nolint:gosec,noctx // it ends by Stop
+// startProcess starts the process unless it was started before.
+func (h *Host) startProcess() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cmd != nil {
+		return nil
+	}
+	cmd := exec.Command(h.options.Binary) //nolint:gosec,noctx // it ends by Stop
 	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
 		if value, ok := os.LookupEnv(name); ok {
-			h.cmd.Env = append(h.cmd.Env, name+"="+value)
+			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
-	h.cmd.Env = append(h.cmd.Env,
+	cmd.Env = append(cmd.Env,
 		"AWS_LAMBDA_RUNTIME_API="+h.address, "AWS_LAMBDA_FUNCTION_NAME=unassign", "AWS_LAMBDA_FUNCTION_VERSION=$LATEST",
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=256", "AWS_REGION=eu-west-1", "AWS_LAMBDA_LOG_FORMAT=JSON",
 		"AWS_LAMBDA_INITIALIZATION_TYPE=on-demand",
 		"LAMBDA_TASK_ROOT=/var/task", "_HANDLER=bootstrap", "TZ=:UTC")
-	h.cmd.Env = append(h.cmd.Env, o.Env...)
+	cmd.Env = append(cmd.Env, h.options.Env...)
 	r, w := io.Pipe()
-	h.cmd.Stdout, h.cmd.Stderr = w, w // L8
-	if err := h.cmd.Start(); err != nil {
+	cmd.Stdout, cmd.Stderr = w, w // L8
+	h.started = time.Now()
+	if err := cmd.Start(); err != nil {
 		return err
 	}
+	h.cmd = cmd
 	var output sync.WaitGroup
 	output.Go(func() { h.captureOutput(r) })
 	h.running.Go(func() {
-		_ = h.cmd.Wait()
+		_ = cmd.Wait()
 		_ = w.Close()
 		output.Wait()
 		close(h.ended)
@@ -246,10 +263,15 @@ func (h *Host) captureOutput(r io.Reader) {
 	}
 }
 
-// kill ends the process and waits for its end.
+// kill ends the process, if it was started, and waits for its end.
 func (h *Host) kill() {
-	_ = h.cmd.Process.Kill()
-	<-h.ended
+	h.mu.Lock()
+	cmd := h.cmd
+	h.mu.Unlock()
+	if cmd != nil {
+		_ = cmd.Process.Kill()
+		<-h.ended
+	}
 }
 
 // Stop ends the process and the Runtime API. It leaves no process and no goroutine.
@@ -267,10 +289,18 @@ func (h *Host) Lines() []string {
 }
 
 // PID returns the id of the process.
-func (h *Host) PID() int { return h.cmd.Process.Pid }
+func (h *Host) PID() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cmd.Process.Pid
+}
 
 // FirstNext returns the time between the start of the process and its first /next.
-func (h *Host) FirstNext() time.Duration { return h.firstNext }
+func (h *Host) FirstNext() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.firstNext
+}
 
 // Answer is the response to a caller of an HTTP API or a Function URL.
 type Answer struct {

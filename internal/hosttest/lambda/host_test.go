@@ -193,9 +193,14 @@ func TestStartFails(t *testing.T) {
 		"a process that ends":       {t.Context(), Options{Binary: self, Env: []string{"START=exits"}}, "exit status 1"},
 		"a process that never asks": {short, Options{Binary: self, Env: []string{"START=hangs"}}, "deadline exceeded"},
 	} {
-		if _, err := Start(test.ctx, test.o); err == nil || !strings.Contains(err.Error(), test.want) {
+		h, err := Start(t.Context(), test.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Invoke(test.ctx, nil); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v", name, err)
 		}
+		h.Stop()
 	}
 }
 
