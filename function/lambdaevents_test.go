@@ -254,10 +254,10 @@ func TestLambdaEventsFail(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCloud()
-			d := eventsOnLambda(t, c, lambda.Options{}, "SWEEP_APPLY=true", "SWEEP_MAX_DEVICES=1")
 			if test.prepare != nil {
 				test.prepare(c)
 			}
+			d := eventsOnLambda(t, c, lambda.Options{}, "SWEEP_APPLY=true", "SWEEP_MAX_DEVICES=1")
 			answer, failure, id := invoke(t, d, c, test.event)
 			if !strings.Contains(answer, test.answer) || (test.answer == "") != (answer == "") || failure != test.failure {
 				t.Errorf("%q, the error %q; want %q, %q", answer, failure, test.answer, test.failure)

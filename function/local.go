@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -66,7 +65,7 @@ const (
 	maxDrain     = 16 << 20               // bytes of that rest
 )
 
-// drainBody returns a body and a writer for r: the first write of a response reads the rest of the body and discards
+// drainBody returns a writer and a body for r: the first write of a response reads the rest of the body and discards
 // it, up to maxDrain and drainTimeout. Without it net/http holds a response for as long as the body takes; and a
 // host that is still sending when the connection closes reports 500 instead of the response.
 //
@@ -77,12 +76,7 @@ func drainBody(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, io.
 	_ = control.EnableFullDuplex() // or net/http reads the rest itself, until its own deadline
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body := &requestBody{ReadCloser: r.Body, control: control, awaited: r.Header.Get("Expect") != ""}
-	drain := sync.OnceFunc(func() {
-		if body.drain(); !body.complete {
-			w.Header().Set("Connection", "close")
-		}
-	})
-	return &drainingWriter{ResponseWriter: w, drain: drain}, body
+	return &drainingWriter{ResponseWriter: w, body: body}, body
 }
 
 // requestBody is a body that knows whether it has ended.
@@ -109,19 +103,26 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *requestBody) drain() {
-	if b.ended || b.awaited {
-		return
-	}
-	_ = b.control.SetReadDeadline(time.Now().Add(drainTimeout))
-	_, _ = io.CopyN(io.Discard, b, maxDrain)
-}
-
-// drainingWriter calls drain before the first write.
+// drainingWriter drains the body before the first write.
 type drainingWriter struct {
 	http.ResponseWriter
 
-	drain func()
+	body    *requestBody
+	drained bool
+}
+
+func (w *drainingWriter) drain() {
+	if w.drained {
+		return
+	}
+	w.drained = true
+	if !w.body.ended && !w.body.awaited {
+		_ = w.body.control.SetReadDeadline(time.Now().Add(drainTimeout))
+		_, _ = io.CopyN(io.Discard, w.body, maxDrain)
+	}
+	if !w.body.complete {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // WriteHeader implements http.ResponseWriter.
