@@ -193,7 +193,7 @@ func (s *settings) checkGraphApp(c *Config) {
 	}
 }
 
-// checkSeparation reports a secret that two settings name: a caller would hold the app's secret, or a signing key
+// checkSeparation reports a secret that the settings name twice: a caller would hold the app's secret, or a signing key
 // would be sent as an API key. Key Vault ignores the case of names.
 func (s *settings) checkSeparation(c Config) {
 	setting := map[string]string{}
@@ -208,7 +208,11 @@ func (s *settings) checkSeparation(c Config) {
 	} {
 		for _, secret := range named.secrets {
 			secret = strings.ToLower(secret)
-			if other := setting[secret]; secret != "" && other != "" && other != named.setting {
+			switch other := setting[secret]; {
+			case secret == "" || other == "":
+			case other == named.setting:
+				s.addf("%s has a name twice; Key Vault ignores case", other)
+			default:
 				s.addf("%s and %s name the same secret: use one secret for each", other, named.setting)
 			}
 			setting[secret] = named.setting

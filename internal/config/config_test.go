@@ -127,7 +127,7 @@ func TestLoadNamesEveryFault(t *testing.T) {
 			"https://graph.microsoft.com/,00000003-0000-0000-C000-000000000000"), Azure, []string{"ENTRA_AUDIENCE is Graph's"}},
 		"tenants that are none": {
 			complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", "common"), Azure,
-			[]string{"ENTRA_TENANT_ID must be GUIDs"},
+			[]string{"ENTRA_TENANT_ID is not a GUID"},
 		},
 		"a list of no tenants": {
 			complete("ENTRA_AUDIENCE", clientID, "ENTRA_TENANT_ID", ","), Azure,
@@ -188,8 +188,8 @@ func TestLoadNamesEveryFault(t *testing.T) {
 			"GRAPH_CERTIFICATE_NAME are both set"}},
 		"names that are none": {complete("GRAPH_SECRET_NAME", "../keys/x", "WEBHOOK_SECRET_NAMES", "a/b",
 			"API_KEY_SECRET_NAMES", strings.Repeat("x", 128)), Azure, []string{
-			"API_KEY_SECRET_NAMES must be names",
-			"GRAPH_SECRET_NAME must be the name", "WEBHOOK_SECRET_NAMES must be names",
+			"API_KEY_SECRET_NAMES must name secrets",
+			"GRAPH_SECRET_NAME must name secrets", "WEBHOOK_SECRET_NAMES must name secrets",
 		}},
 		"a name twice": {complete("WEBHOOK_SECRET_NAMES", "a,a"), Azure, []string{"WEBHOOK_SECRET_NAMES has " +
 			"a name twice"}},

@@ -44,44 +44,44 @@ var settingsTable string
 // listSettings returns all settings. Their parse functions write to c and s.
 func listSettings(c *Config, s *settings) []Setting {
 	parsers := map[string]func(string) error{
-		"KEY_VAULT_URL":          parseAddress(&c.VaultURL),
-		"VAULT_CREDENTIAL":       parseWord(&c.VaultCredential, ManagedIdentity, AWSFederation, ClientSecret, AzureCLI),
-		"AZURE_CLIENT_ID":        storeText(&s.azureClientID),
-		"AZURE_TENANT_ID":        storeText(&s.azureTenantID),
-		"AZURE_CLIENT_SECRET":    storeText(&s.azureSecret),
-		"GRAPH_CREDENTIAL":       parseWord(&s.graphCredential, "vault", "identity"),
-		"GRAPH_TENANT_ID":        parseID(&c.TenantID),
-		"GRAPH_CLIENT_ID":        parseID(&c.ClientID),
-		"GRAPH_SECRET_NAME":      parseSecretName(&c.SecretName),
-		"GRAPH_CERTIFICATE_NAME": parseSecretName(&c.CertificateName),
-		"WEBHOOK_SECRET_NAMES":   parseSecretNames(&c.WebhookSecretNames),
-		"API_KEY_SECRET_NAMES":   parseSecretNames(&c.APIKeySecretNames),
-		"ENTRA_AUDIENCE":         parseList(&c.EntraAudiences, parseAudience),
-		"ENTRA_TENANT_ID":        parseList(&s.entraTenants, parseTenant),
-		"ENTRA_ROLE":             parseRole(&c.EntraRole),
-		"ENTRA_SCOPE":            parseRole(&c.EntraScope),
-		"AUTH":                   parseWord(&s.auth, authVerify, authPlatform, authPlatformAnonymous),
-		"ALLOWED_GROUP_TAGS":     parseList(&c.GroupTags, parseGroupTag),
-		"CALLER_POLICY":          storeText(&s.policies),
-		"RATE_LIMIT":             parseNumber(&c.RateLimit, 0, 10000),
-		"DRY_RUN":                parseBool(&c.DryRun),
-		"OPERATOR_CALLERS":       storeText(&s.operators),
-		"SWEEP_GROUP_TAG":        storeText(&c.SweepGroupTag),
-		"SWEEP_MAX_DEVICES":      parseNumber(&c.SweepMaxDevices, 1, 10000),
-		"SWEEP_MIN_INVENTORY":    parseNumber(&c.SweepMinInventory, 1, 1000000),
-		"SWEEP_APPLY":            parseBool(&c.SweepApply),
-		"QUEUE_MAX_AGE":          parseDuration(&c.QueueMaxAge, time.Minute, 14*24*time.Hour),
-		"SIGNATURE_TOLERANCE":    parseDuration(&c.Tolerance, 60*time.Second, 900*time.Second),
-		"REQUEST_TIMEOUT":        parseDuration(&c.Timeout, time.Second, 200*time.Second),
-		"AZURE_CLOUD":            parseWord(&s.cloudName, "public", "usgov", "usgov-dod", "china", customCloud),
-		"AZURE_AUTHORITY_HOST":   parseAddress(&s.authority),
-		"GRAPH_ENDPOINT":         parseAddress(&s.graphEndpoint),
-		"AWS_ENDPOINT_URL_STS":   parseAddress(&c.Role.Endpoint),
-		"LOG_LEVEL":              parseWord(&s.level, "info", "warn", "error"),
-		"AWS_REGION":             storeText(&c.Role.Region),
-		"AWS_ACCESS_KEY_ID":      storeText(&c.Role.KeyID),
-		"AWS_SECRET_ACCESS_KEY":  storeText(&c.Role.Secret),
-		"AWS_SESSION_TOKEN":      storeText(&c.Role.Session),
+		"KEY_VAULT_URL":          store(&c.VaultURL, parseAddress),
+		"VAULT_CREDENTIAL":       store(&c.VaultCredential, oneOf(ManagedIdentity, AWSFederation, ClientSecret, AzureCLI)),
+		"AZURE_CLIENT_ID":        store(&s.azureClientID, parseText),
+		"AZURE_TENANT_ID":        store(&s.azureTenantID, parseText),
+		"AZURE_CLIENT_SECRET":    store(&s.azureSecret, parseText),
+		"GRAPH_CREDENTIAL":       store(&s.graphCredential, oneOf("vault", "identity")),
+		"GRAPH_TENANT_ID":        store(&c.TenantID, parseID),
+		"GRAPH_CLIENT_ID":        store(&c.ClientID, parseID),
+		"GRAPH_SECRET_NAME":      store(&c.SecretName, parseSecretName),
+		"GRAPH_CERTIFICATE_NAME": store(&c.CertificateName, parseSecretName),
+		"WEBHOOK_SECRET_NAMES":   store(&c.WebhookSecretNames, listOf(parseSecretName)),
+		"API_KEY_SECRET_NAMES":   store(&c.APIKeySecretNames, listOf(parseSecretName)),
+		"ENTRA_AUDIENCE":         store(&c.EntraAudiences, listOf(parseAudience)),
+		"ENTRA_TENANT_ID":        store(&s.entraTenants, listOf(parseID)),
+		"ENTRA_ROLE":             store(&c.EntraRole, parseRole),
+		"ENTRA_SCOPE":            store(&c.EntraScope, parseRole),
+		"AUTH":                   store(&s.auth, oneOf(authVerify, authPlatform, authPlatformAnonymous)),
+		"ALLOWED_GROUP_TAGS":     store(&c.GroupTags, listOf(parseGroupTag)),
+		"CALLER_POLICY":          store(&s.policies, parseText),
+		"RATE_LIMIT":             store(&c.RateLimit, numberIn(0, 10000)),
+		"DRY_RUN":                store(&c.DryRun, parseBool),
+		"OPERATOR_CALLERS":       store(&s.operators, parseText),
+		"SWEEP_GROUP_TAG":        store(&c.SweepGroupTag, parseText),
+		"SWEEP_MAX_DEVICES":      store(&c.SweepMaxDevices, numberIn(1, 10000)),
+		"SWEEP_MIN_INVENTORY":    store(&c.SweepMinInventory, numberIn(1, 1000000)),
+		"SWEEP_APPLY":            store(&c.SweepApply, parseBool),
+		"QUEUE_MAX_AGE":          store(&c.QueueMaxAge, durationIn(time.Minute, 14*24*time.Hour)),
+		"SIGNATURE_TOLERANCE":    store(&c.Tolerance, durationIn(60*time.Second, 900*time.Second)),
+		"REQUEST_TIMEOUT":        store(&c.Timeout, durationIn(time.Second, 200*time.Second)),
+		"AZURE_CLOUD":            store(&s.cloudName, oneOf("public", "usgov", "usgov-dod", "china", customCloud)),
+		"AZURE_AUTHORITY_HOST":   store(&s.authority, parseAddress),
+		"GRAPH_ENDPOINT":         store(&s.graphEndpoint, parseAddress),
+		"AWS_ENDPOINT_URL_STS":   store(&c.Role.Endpoint, parseAddress),
+		"LOG_LEVEL":              store(&s.level, oneOf("info", "warn", "error")),
+		"AWS_REGION":             store(&c.Role.Region, parseText),
+		"AWS_ACCESS_KEY_ID":      store(&c.Role.KeyID, parseText),
+		"AWS_SECRET_ACCESS_KEY":  store(&c.Role.Secret, parseText),
+		"AWS_SESSION_TOKEN":      store(&c.Role.Session, parseText),
 	}
 	var all []Setting
 	for line := range strings.Lines(settingsTable) {
@@ -140,123 +140,94 @@ func (s *settings) readSetting(one Setting, value string) {
 	}
 }
 
-// The kinds of values. Each returns a function that checks a value and stores it in dst. Its error continues the name of the
-// setting, and never has the value in it.
-
-func storeText(dst *string) func(string) error {
-	return func(value string) error { *dst = value; return nil }
+// store returns a function that stores the value that parse reads.
+func store[T any](dst *T, parse func(value string) (T, error)) func(value string) error {
+	return func(value string) (err error) {
+		*dst, err = parse(value)
+		return err
+	}
 }
 
-// parseWord takes one of words, in any case.
-func parseWord(dst *string, words ...string) func(string) error {
-	return func(value string) error {
-		if *dst = strings.ToLower(value); !slices.Contains(words, *dst) {
-			return errors.New("must be one of " + strings.Join(words, ", "))
+// The kinds of values. Their errors continue the name of the setting, and never have the value in them.
+
+func parseText(value string) (string, error) { return value, nil }
+
+// oneOf takes one of words, in any case.
+func oneOf(words ...string) func(string) (string, error) {
+	return func(value string) (string, error) {
+		value = strings.ToLower(value)
+		if !slices.Contains(words, value) {
+			return "", errors.New("must be one of " + strings.Join(words, ", "))
 		}
-		return nil
+		return value, nil
 	}
 }
 
 // parseBool takes true and false, in any case: Azure turns true into True.
-func parseBool(dst *bool) func(string) error {
-	return func(value string) error {
-		*dst = strings.EqualFold(value, "true")
-		if !*dst && !strings.EqualFold(value, "false") {
-			return errors.New("must be one of true, false")
-		}
-		return nil
-	}
+func parseBool(value string) (bool, error) {
+	word, err := oneOf("true", "false")(value)
+	return word == "true", err
 }
 
-func parseID(dst *string) func(string) error {
-	return func(value string) error {
-		parsed, err := guid.Parse(value)
-		if err != nil {
-			return fmt.Errorf("is %w", err)
-		}
-		*dst = parsed.String()
-		return nil
+func parseID(value string) (string, error) {
+	id, err := guid.Parse(value)
+	if err != nil {
+		return "", fmt.Errorf("is %w", err)
 	}
+	return id.String(), nil
 }
 
 // parseAddress takes https:// and a host, and nothing more.
-func parseAddress(dst *string) func(string) error {
-	return func(value string) error {
-		u, err := url.Parse(value)
-		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-			return errors.New("must be https:// and a host, without a path")
-		}
-		*dst = "https://" + u.Host
-		return nil
+func parseAddress(value string) (string, error) {
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", errors.New("must be https:// and a host, without a path")
 	}
+	return "https://" + u.Host, nil
 }
 
-func parseNumber(dst *int, least, most int) func(string) error {
-	return func(value string) error {
+func numberIn(least, most int) func(string) (int, error) {
+	return func(value string) (int, error) {
 		n, err := strconv.Atoi(value)
 		if err != nil || n < least || n > most {
-			return fmt.Errorf("must be a number from %d to %d", least, most)
+			return 0, fmt.Errorf("must be a number from %d to %d", least, most)
 		}
-		*dst = n
-		return nil
+		return n, nil
 	}
 }
 
-func parseDuration(dst *time.Duration, least, most time.Duration) func(string) error {
-	return func(value string) error {
+func durationIn(least, most time.Duration) func(string) (time.Duration, error) {
+	return func(value string) (time.Duration, error) {
 		d, err := time.ParseDuration(value)
 		if err != nil || d < least || d > most {
-			return fmt.Errorf("must be a time from %v to %v, such as %v", least, most, max(least, most/2))
+			return 0, fmt.Errorf("must be a time from %v to %v, such as %v", least, most, max(least, most/2))
 		}
-		*dst = d
-		return nil
+		return d, nil
 	}
 }
 
-const secretNameForm = "1 to 127 letters, digits and hyphens"
-
-func parseSecretName(dst *string) func(string) error {
-	return func(value string) error {
-		if !vault.ValidName(value) {
-			return errors.New("must be the name of a secret in Key Vault: " + secretNameForm)
-		}
-		*dst = value
-		return nil
+func parseSecretName(name string) (string, error) {
+	if !vault.ValidName(name) {
+		return "", errors.New("must name secrets in Key Vault, by 1 to 127 letters, digits and hyphens each")
 	}
+	return name, nil
 }
 
-// parseSecretNames takes names of secrets. Key Vault ignores the case of names, so two that differ in case alone are one secret.
-func parseSecretNames(dst *[]string) func(string) error {
-	seen := map[string]bool{}
-	return parseList(dst, func(name string) (string, error) {
-		switch lower := strings.ToLower(name); {
-		case !vault.ValidName(name):
-			return "", errors.New("must be names of secrets in Key Vault, separated by commas: " + secretNameForm + " each")
-		case seen[lower]:
-			return "", errors.New("has a name twice; Key Vault ignores case")
-		default:
-			seen[lower] = true
-			return name, nil
-		}
-	})
-}
-
-// parseList takes members separated by commas, each checked by parse.
-func parseList(dst *[]string, parse func(string) (string, error)) func(string) error {
-	return func(value string) error {
+// listOf takes members separated by commas, each read by parse.
+func listOf(parse func(string) (string, error)) func(string) ([]string, error) {
+	return func(value string) ([]string, error) {
 		members := splitList(value)
 		if len(members) == 0 {
-			return errors.New("has nothing in it")
+			return nil, errors.New("has nothing in it")
 		}
-		for _, member := range members {
+		for i, member := range members {
 			parsed, err := parse(member)
 			if err != nil {
-				*dst = nil
-				return err
+				return nil, err
 			}
-			*dst = append(*dst, parsed)
+			members[i] = parsed
 		}
-		return nil
+		return members, nil
 	}
 }
 
@@ -276,14 +247,6 @@ func parseGroupTag(tag string) (string, error) {
 		return "", errors.New("must be group tags, separated by commas: a * may stand only at the end of one")
 	}
 	return tag, nil
-}
-
-func parseTenant(tenant string) (string, error) {
-	id, err := guid.Parse(tenant)
-	if err != nil {
-		return "", errors.New("must be GUIDs, separated by commas")
-	}
-	return id.String(), nil
 }
 
 // The forms of app roles, scopes and App ID URIs, narrower than Entra ID's
@@ -307,13 +270,10 @@ func parseAudience(audience string) (string, error) {
 }
 
 // parseRole takes the value of an app role or a scope.
-func parseRole(dst *string) func(string) error {
-	return func(value string) error {
-		// The defaults are valid.
-		if value != "Device.Unassign" && value != "user_impersonation" && (len(value) > maxRole || !regexp.MustCompile(rolePattern).MatchString(value)) {
-			return errors.New("must be the value of one app role or scope: up to 120 letters, digits and . _ : / -")
-		}
-		*dst = value
-		return nil
+func parseRole(value string) (string, error) {
+	// The defaults are valid.
+	if value != "Device.Unassign" && value != "user_impersonation" && (len(value) > maxRole || !regexp.MustCompile(rolePattern).MatchString(value)) {
+		return "", errors.New("must be the value of one app role or scope: up to 120 letters, digits and . _ : / -")
 	}
+	return value, nil
 }
