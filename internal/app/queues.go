@@ -31,8 +31,8 @@ type Queues struct {
 	credentials aws.Credentials
 	client      upstream.Doer
 
-	mu     sync.Mutex
-	queues map[string]queueAddress // by the ARN of the source
+	mu               sync.Mutex
+	deadLetterQueues map[string]string // ARNs, by the ARN of the source
 }
 
 // NewQueues takes the credentials of the function's role, which Lambda puts into the environment.
@@ -42,31 +42,16 @@ func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
 			AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"),
 			SessionToken: getenv("AWS_SESSION_TOKEN"),
 		},
-		client: upstream.Capped(client, 64<<10), queues: map[string]queueAddress{},
+		client: upstream.Capped(client, 64<<10), deadLetterQueues: map[string]string{},
 	}
 }
 
-// queueAddress is the region and the URL of a queue.
-type queueAddress struct{ region, host, url string }
-
-// queueARN matches the ARN of a standard queue: a FIFO queue takes no message without a group, and a group would make
+// arnOfQueue matches the ARN of a standard queue: a FIFO queue takes no message without a group, and a group would make
 // its messages wait for one another. Compiling it would delay every start.
-var queueARN = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // a constant
+var arnOfQueue = sync.OnceValue(func() *regexp.Regexp { //nolint:gochecknoglobals // a constant
 	return regexp.MustCompile(
 		`^arn:(aws|aws-cn|aws-us-gov):sqs:([a-z0-9-]{1,32}):([0-9]{12}):([0-9A-Za-z_-]{1,80})$`)
 })
-
-func parseQueueARN(arn string) (queueAddress, error) {
-	m := queueARN().FindStringSubmatch(arn)
-	if m == nil {
-		return queueAddress{}, errors.New("the ARN is not of a standard queue")
-	}
-	host := "sqs." + m[2] + ".amazonaws.com"
-	if m[1] == "aws-cn" {
-		host += ".cn"
-	}
-	return queueAddress{region: m[2], host: host, url: "https://" + host + "/" + m[3] + "/" + m[4]}, nil
-}
 
 var errNoRole = errors.New("there are no credentials of a role")
 
@@ -83,28 +68,17 @@ const (
 
 // Requeue sends messages to a queue. After an error some of them may have been sent.
 func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte) error {
-	if len(bodies) == 0 {
-		return nil
-	}
-	if q == nil {
-		return errNoRole
-	}
-	queue, err := parseQueueARN(queueARN)
-	if err != nil {
-		return err
-	}
 	for len(bodies) > 0 {
-		var entries []map[string]string
-		size := 0
-		for len(entries) < min(maxBatch, len(bodies)) && (len(entries) == 0 ||
-			size+len(bodies[len(entries)]) <= maxBatchBytes) {
+		var entries []entry
+		for size := 0; len(entries) < min(maxBatch, len(bodies)); {
 			body := bodies[len(entries)]
-			size += len(body)
-			entries = append(entries, map[string]string{"Id": strconv.Itoa(len(entries)), "MessageBody": string(body)})
+			if size += len(body); size > maxBatchBytes && len(entries) > 0 {
+				break
+			}
+			entries = append(entries, entry{"Id": strconv.Itoa(len(entries)), "MessageBody": string(body)})
 		}
 		var out struct{ Failed []struct{ Code string } }
-		if err := q.call(ctx, queue, "SendMessageBatch", map[string]any{"QueueUrl": queue.url, "Entries": entries},
-			&out); err != nil {
+		if err := q.call(ctx, queueARN, "SendMessageBatch", entry{"Entries": entries}, &out); err != nil {
 			return err
 		}
 		if len(out.Failed) > 0 {
@@ -117,14 +91,7 @@ func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte)
 
 // Delete deletes a message from a queue, by the receipt of its delivery.
 func (q *Queues) Delete(ctx context.Context, queueARN, receipt string) error {
-	if q == nil {
-		return errNoRole
-	}
-	queue, err := parseQueueARN(queueARN)
-	if err != nil {
-		return err
-	}
-	return q.call(ctx, queue, "DeleteMessage", map[string]string{"QueueUrl": queue.url, "ReceiptHandle": receipt}, nil)
+	return q.call(ctx, queueARN, "DeleteMessage", entry{"ReceiptHandle": receipt}, nil)
 }
 
 // Hide makes a queue deliver messages again after d, counted from now, and not after its visibility timeout. It ignores
@@ -133,19 +100,12 @@ func (q *Queues) Hide(ctx context.Context, queueARN string, d time.Duration, rec
 	if q == nil {
 		return nil
 	}
-	queue, err := parseQueueARN(queueARN)
-	if err != nil {
-		return err
-	}
 	for chunk := range slices.Chunk(receipts, maxBatch) {
-		entries := make([]map[string]any, len(chunk))
+		entries := make([]entry, len(chunk))
 		for i, receipt := range chunk {
-			entries[i] = map[string]any{
-				"Id": strconv.Itoa(i), "ReceiptHandle": receipt, "VisibilityTimeout": int(d.Seconds()),
-			}
+			entries[i] = entry{"Id": strconv.Itoa(i), "ReceiptHandle": receipt, "VisibilityTimeout": int(d.Seconds())}
 		}
-		in := map[string]any{"QueueUrl": queue.url, "Entries": entries}
-		if err := q.call(ctx, queue, "ChangeMessageVisibilityBatch", in, nil); err != nil {
+		if err := q.call(ctx, queueARN, "ChangeMessageVisibilityBatch", entry{"Entries": entries}, nil); err != nil {
 			return err
 		}
 	}
@@ -155,78 +115,77 @@ func (q *Queues) Hide(ctx context.Context, queueARN string, d time.Duration, rec
 // DeadLetter sends a message to the dead-letter queue of a queue, with the id of the original and the code of the
 // failure as attributes.
 func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, id, code string) error {
-	if q == nil {
-		return errNoRole
-	}
-	target, err := q.target(ctx, sourceARN)
+	target, err := q.deadLetterQueue(ctx, sourceARN)
 	if err != nil {
 		return err
 	}
-	attribute := func(value string) map[string]string {
-		return map[string]string{"DataType": "String", "StringValue": value}
-	}
-	attributes := map[string]any{"code": attribute(code)}
+	attributes := entry{"code": entry{"DataType": "String", "StringValue": code}}
 	if id != "" {
-		attributes["messageId"] = attribute(id)
+		attributes["messageId"] = entry{"DataType": "String", "StringValue": id}
 	}
-	return q.call(ctx, target, "SendMessage", map[string]any{
-		"QueueUrl": target.url, "MessageBody": string(body),
-		"MessageAttributes": attributes,
-	}, nil)
+	return q.call(ctx, target, "SendMessage", entry{"MessageBody": string(body), "MessageAttributes": attributes}, nil)
 }
 
-// target returns the dead-letter queue of a queue.
-func (q *Queues) target(ctx context.Context, sourceARN string) (queueAddress, error) {
+// deadLetterQueue returns the ARN of the dead-letter queue of a queue.
+func (q *Queues) deadLetterQueue(ctx context.Context, sourceARN string) (string, error) {
+	if q == nil {
+		return "", errNoRole
+	}
 	q.mu.Lock()
-	target, ok := q.queues[sourceARN]
+	target, ok := q.deadLetterQueues[sourceARN]
 	q.mu.Unlock()
 	if ok {
 		return target, nil
 	}
-	source, err := parseQueueARN(sourceARN)
-	if err != nil {
-		return queueAddress{}, err
-	}
 	var out struct {
 		Attributes struct{ RedrivePolicy string }
 	}
-	in := map[string]any{"QueueUrl": source.url, "AttributeNames": []string{"RedrivePolicy"}}
-	if err := q.call(ctx, source, "GetQueueAttributes", in, &out); err != nil {
-		return queueAddress{}, err
+	in := entry{"AttributeNames": []string{"RedrivePolicy"}}
+	if err := q.call(ctx, sourceARN, "GetQueueAttributes", in, &out); err != nil {
+		return "", err
 	}
 	var policy struct{ DeadLetterTargetARN string }
-	if err := json.Unmarshal([]byte(out.Attributes.RedrivePolicy), &policy); err != nil {
-		return queueAddress{}, errors.New("the queue has no redrive policy")
-	}
-	if target, err = parseQueueARN(policy.DeadLetterTargetARN); err != nil {
-		return queueAddress{}, err
+	_ = json.Unmarshal([]byte(out.Attributes.RedrivePolicy), &policy) // empty without a policy
+	if !arnOfQueue().MatchString(policy.DeadLetterTargetARN) {
+		return "", errors.New("the queue has no redrive policy to a standard queue")
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.queues[sourceARN] = target
-	return target, nil
+	q.deadLetterQueues[sourceARN] = policy.DeadLetterTargetARN
+	return policy.DeadLetterTargetARN, nil
 }
 
-// call calls an action of SQS in its JSON protocol. Its errors quote nothing of the response but the status.
-func (q *Queues) call(ctx context.Context, queue queueAddress, action string, in, out any) error {
-	if q.credentials.AccessKeyID == "" {
+// entry is an object in a request.
+type entry map[string]any
+
+// call calls an action of SQS on a queue, in its JSON protocol. Its errors quote nothing of the response but the status.
+func (q *Queues) call(ctx context.Context, queueARN, action string, in entry, out any) error {
+	if q == nil || q.credentials.AccessKeyID == "" {
 		return errNoRole
 	}
+	arn := arnOfQueue().FindStringSubmatch(queueARN)
+	if arn == nil {
+		return errors.New("the ARN is not of a standard queue")
+	}
+	region, host := arn[2], "https://sqs."+arn[2]+".amazonaws.com"
+	if arn[1] == "aws-cn" {
+		host += ".cn"
+	}
+	in["QueueUrl"] = host + "/" + arn[3] + "/" + arn[4]
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+queue.host+"/", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, host+"/", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/x-amz-json-1.0")
 	req.Header.Set("X-Amz-Target", "AmazonSQS."+action)
 	hash := sha256.Sum256(body)
-	if err := v4.NewSigner().SignHTTP(ctx, q.credentials, req, hex.EncodeToString(hash[:]), "sqs", queue.region,
-		time.Now()); err != nil {
+	if err := v4.NewSigner().SignHTTP(ctx, q.credentials, req, hex.EncodeToString(hash[:]), "sqs", region, time.Now()); err != nil {
 		return errors.New("sign: " + action)
 	}
 	resp, err := q.client.Do(req)
