@@ -73,18 +73,11 @@ func (c *Client) findOne(ctx context.Context, s Selector) Found {
 	return s.checkID(device)
 }
 
-// findByFilter finds a serial number in the pages that the filter returns, up to the first page that decides.
+// findByFilter finds a serial number in the pages that the filter returns.
 func (c *Client) findByFilter(ctx context.Context, s Selector) Found {
-	var m matches
-	for page, err := range c.readPages(ctx, c.endpoint+root+s.path()) {
-		if err != nil {
-			return m.partialResult(err)
-		}
-		if m.addPage(page, s.SerialNumber); m.count > 1 {
-			break
-		}
-	}
-	return m.result()
+	found := []Found{{walk: true}}
+	c.searchPages(ctx, c.endpoint+root+s.path(), []Selector{s}, found)
+	return found[0]
 }
 
 // findBatch finds the devices of a chunk of the selectors by one request.
@@ -125,45 +118,49 @@ func (s Selector) decodeReply(reply batchReply) Found {
 	return m.result()
 }
 
-// walkInventory reads the inventory once for all serial numbers that the filter cannot find, up to the page that
-// decides all.
+// walkInventory reads the inventory once for all serial numbers that the filter cannot find.
 func (c *Client) walkInventory(ctx context.Context, selectors []Selector, found []Found) {
+	if !slices.ContainsFunc(found, func(f Found) bool { return f.walk }) {
+		return
+	}
+	select {
+	case c.walks <- struct{}{}:
+		defer func() { <-c.walks }()
+		c.searchPages(ctx, c.endpoint+devices, selectors, found)
+	case <-ctx.Done():
+		for i := range found {
+			if found[i].walk {
+				found[i] = Found{Err: noTime()}
+			}
+		}
+	}
+}
+
+// searchPages finds the selectors with walk in the pages from address on, up to the page that decides all.
+func (c *Client) searchPages(ctx context.Context, address string, selectors []Selector, found []Found) {
 	wanted := map[int]*matches{}
 	for i := range found {
 		if found[i].walk {
 			wanted[i] = &matches{}
 		}
 	}
-	if len(wanted) == 0 {
-		return
-	}
-	select {
-	case c.walks <- struct{}{}:
-		defer func() { <-c.walks }()
-	case <-ctx.Done():
-		for i := range wanted {
-			found[i] = Found{Err: noTime()}
-		}
-		return
-	}
-	for page, err := range c.readPages(ctx, c.endpoint+devices) {
+	var broken error
+	for page, err := range c.readPages(ctx, address) {
+		broken = err
 		undecided := 0
 		for i, m := range wanted {
-			if err != nil {
-				found[i] = m.partialResult(err)
-			} else if m.addPage(page, selectors[i].SerialNumber); m.count < 2 {
+			if m.addPage(page, selectors[i].SerialNumber); m.count < 2 {
 				undecided++
 			}
-		}
-		if err != nil {
-			return
 		}
 		if undecided == 0 {
 			break
 		}
 	}
 	for i, m := range wanted {
-		found[i] = m.result()
+		if found[i] = m.result(); broken != nil && m.count < 2 { // missing pages do not matter once several devices match
+			found[i] = Found{Err: broken, walk: filterRefused(broken)}
+		}
 	}
 }
 
@@ -206,15 +203,6 @@ func (m *matches) result() Found {
 		return Found{Err: badPage("the device with the serial number has no valid id")}
 	}
 	return Found{Device: m.devices[0]}
-}
-
-// partialResult returns the result of a list that broke off with err. If several
-// devices match already, the missing pages do not matter.
-func (m *matches) partialResult(err error) Found {
-	if m.count > 1 {
-		return m.result()
-	}
-	return Found{Err: err, walk: filterRefused(err)}
 }
 
 // filterRefused reports whether err may mean that Graph does not accept the filter. It has returned 400 and 500 to
