@@ -2,7 +2,6 @@ package entra
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -46,8 +45,8 @@ func ClientSecret(tenantID, clientID, secret string, o azsdk.Options) (azcore.To
 func AzureCLI(o azsdk.Options) (azcore.TokenCredential, error) {
 	credential, err := azidentity.NewAzureCLICredential(nil)
 	i := newIdentity(credential, o.WithDefaults().Timeout)
-	i.tenants = true
-	return signedIn{i}, err
+	i.cli = true
+	return i, err
 }
 
 // identity is a credential of azidentity with a limit to its time and its errors reduced. Concurrent callers share one
@@ -56,7 +55,7 @@ type identity struct {
 	azcore.TokenCredential
 	limit    time.Duration
 	requests *singleflight.Group[azcore.AccessToken]
-	tenants  bool // it has tokens of other tenants than its own
+	cli      bool // of the user signed in with az on this machine, in any tenant
 }
 
 func newIdentity(credential azcore.TokenCredential, limit time.Duration) identity {
@@ -67,7 +66,7 @@ func newIdentity(credential azcore.TokenCredential, limit time.Duration) identit
 
 // GetToken returns a token, or an *upstream.Error.
 func (i identity) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	if !i.tenants { // so the vault's is its own, or the vault will not take the token
+	if !i.cli { // so the vault's tenant is its own, or the vault will not take the token
 		o.TenantID = ""
 	}
 	token, err := i.requests.Do(ctx, fmt.Sprint(o), func(ctx context.Context) (azcore.AccessToken, error) {
@@ -87,22 +86,15 @@ func (i identity) requestToken(ctx context.Context, o policy.TokenRequestOptions
 	step, seen := azsdk.Watch(step)
 	token, err := i.TokenCredential.GetToken(step, o)
 	upstream.Spent(ctx, upstream.Identity, time.Since(start))
-	if err != nil {
-		return azcore.AccessToken{}, reduceIdentity(step, err, seen)
+	if err == nil {
+		return token, nil
 	}
-	return token, nil
-}
-
-// signedIn is the identity of az, which runs on this machine.
-type signedIn struct{ identity }
-
-func (s signedIn) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	token, err := s.identity.GetToken(ctx, o)
-	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Reason == upstream.BadAnswer {
-		err = &upstream.Error{
+	failure := reduceIdentity(step, err, seen)
+	if i.cli && failure.Reason == upstream.BadAnswer {
+		failure = &upstream.Error{
 			Service: upstream.Identity, Reason: upstream.CredentialRejected,
 			Cause: "the Azure CLI gave no token: run az login",
 		}
 	}
-	return token, err
+	return azcore.AccessToken{}, failure
 }

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
@@ -97,20 +99,14 @@ func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKe
 
 // Warm reads the keys of all tenants that were not read yet. Its error is the first failure.
 func (s *Source) Warm(ctx context.Context) error {
-	errs := make(chan error, len(s.tenants))
+	var reads errgroup.Group
 	for id := range s.tenants {
-		go func() {
+		reads.Go(func() error {
 			_, err := s.Keys(ctx, id, "")
-			errs <- err
-		}()
+			return err
+		})
 	}
-	var first error
-	for range s.tenants {
-		if err := <-errs; first == nil {
-			first = err
-		}
-	}
-	return first
+	return reads.Wait()
 }
 
 // needsRead reports whether a request for the key with an id must wait for a read.

@@ -95,16 +95,6 @@ func (s Secret) Certificate() (*x509.Certificate, error) {
 	return certs[0], nil
 }
 
-// KeyPair returns the certificate of s with its RSA key, in PEM or as PKCS#12. The leaf comes first, the rest of its
-// chain follows. The error names the fault in fixed words.
-func (s Secret) KeyPair() ([]*x509.Certificate, crypto.PrivateKey, error) {
-	certs, key, err := parseCertificate(s.value)
-	if err != nil {
-		return nil, nil, certificateError(FaultOf(err))
-	}
-	return certs, key, nil
-}
-
 // certificateError names the fault of a certificate in fixed words.
 type certificateError string
 
@@ -118,19 +108,14 @@ func FaultOf(err error) string {
 	return "cannot be used to sign in"
 }
 
-// parseCertificate reads a certificate with its RSA key, in PEM or as PKCS#12 in base64 without a password. The
-// certificate that the key belongs to comes first, then the others that there are.
-func parseCertificate(text string) ([]*x509.Certificate, crypto.PrivateKey, error) {
-	var (
-		certs []*x509.Certificate
-		key   any
-		err   error
-	)
-	if strings.Contains(text, "-----BEGIN ") {
-		certs, key, err = parsePEM(restoreLines(text))
-	} else {
-		certs, key, err = parsePKCS12(text)
+// KeyPair returns the certificate of s with its RSA key, in PEM or as PKCS#12 in base64 without a password. The certificate
+// that the key belongs to comes first, then the others that there are. The error names the fault in fixed words.
+func (s Secret) KeyPair() ([]*x509.Certificate, crypto.PrivateKey, error) {
+	parse := parsePKCS12
+	if strings.Contains(s.value, "-----BEGIN ") {
+		parse = parsePEM
 	}
+	certs, key, err := parse(s.value)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,10 +153,10 @@ func restoreLines(text string) []byte {
 	}
 }
 
-func parsePEM(text []byte) (certs []*x509.Certificate, key any, err error) {
-	for {
+func parsePEM(text string) (certs []*x509.Certificate, key any, err error) {
+	for rest := restoreLines(text); ; {
 		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
+		if block, rest = pem.Decode(rest); block == nil {
 			return certs, key, nil
 		}
 		switch block.Type {
