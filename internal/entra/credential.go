@@ -40,14 +40,17 @@ type Credential struct {
 	requests singleflight.Group[azcore.AccessToken]
 	stage    atomic.Value // the upstream.Service that a request waits for
 
-	mu       sync.Mutex
-	token    azcore.AccessToken // the last one; its Token is "" before there is one
-	secret   vault.Secret
-	signed   azcore.TokenCredential // made of secret; nil before that is read
-	readAt   time.Time              // when secret was read
-	rereadAt time.Time              // when it was read because Entra refused it
-	failure  error                  // of the last try, nil if it was a success
-	failedAt time.Time
+	mu      sync.Mutex
+	token   azcore.AccessToken // the last one; its Token is "" before there is one
+	expired bool               // Graph has refused the token
+
+	acquiring sync.Mutex // held by the one request for a token; the fields below are its own
+	secret    vault.Secret
+	signed    azcore.TokenCredential // made of secret; nil before that is read
+	readAt    time.Time              // when secret was read
+	rereadAt  time.Time              // when it was read because Entra refused it
+	failure   error                  // of the last try, nil if it was a success
+	failedAt  time.Time
 }
 
 // The lifetimes of a read secret.
@@ -143,48 +146,53 @@ func (c *Credential) acquisition(o policy.TokenRequestOptions) func(context.Cont
 func (c *Credential) Expire(token string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if token == "" || c.token.Token != token {
-		return
-	}
-	c.token = azcore.AccessToken{}
-	// azidentity has a cache of its own, and would hand out the same token again.
-	if signed, err := c.signIn(c.secret); err == nil {
-		c.signed = signed
+	if token != "" && c.token.Token == token {
+		c.token, c.expired = azcore.AccessToken{}, true
 	}
 }
 
-// acquireToken gets a token from Entra ID, and the secret from the vault where that is due. It runs in one goroutine at
-// a time for each set of claims.
+// acquireToken gets a token from Entra ID, and the secret from the vault where that is due.
 func (c *Credential) acquireToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.mu.Lock()
-	failure, since := c.failure, time.Since(c.failedAt)
-	c.mu.Unlock()
-	if failure != nil && since < failureTTL {
-		return azcore.AccessToken{}, failure
+	c.acquiring.Lock()
+	defer c.acquiring.Unlock()
+	if c.failure != nil && time.Since(c.failedAt) < failureTTL {
+		return azcore.AccessToken{}, c.failure
 	}
+	c.dropCache()
 	token, err := c.requestToken(ctx, o)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch {
 	case err == nil:
-		c.token, c.failure = token, nil
+		c.failure = nil
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.token = token
 	case !upstream.WarmUp(ctx):
 		c.failure, c.failedAt = err, time.Now()
 	}
 	return token, err
 }
 
+// dropCache replaces the token source after Expire: azidentity has a cache of its own, and would hand out the same token.
+func (c *Credential) dropCache() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.expired {
+		return
+	}
+	if signed, err := c.signIn(c.secret); err == nil {
+		c.signed, c.expired = signed, false
+	}
+}
+
 // requestToken requests a token with the current version of the secret, and with a fresh or an older one if Entra ID
 // refuses that.
 func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.mu.Lock()
 	before := c.signed
-	c.mu.Unlock()
-	signed, justRead, err := c.currentSource(ctx)
+	justRead, err := c.readIfDue(ctx)
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
-	token, err := c.signInWith(ctx, signed, o)
+	token, err := c.signInWith(ctx, c.signed, o)
 	failed, _ := errors.AsType[*upstream.Error](err)
 	if failed == nil || failed.Reason != upstream.CredentialRejected && failed.Reason != upstream.CredentialExpired {
 		return token, err
@@ -194,29 +202,19 @@ func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOpti
 		return c.signInWithBefore(ctx, before, o, failed)
 	case justRead:
 		return c.signInWithOlder(ctx, o, failed)
-	}
-	// Refused: it may have been rotated. If it has not been, the refusal stands.
-	now := time.Now()
-	c.mu.Lock()
-	version, tooSoon := c.secret.Version, now.Sub(c.rereadAt) < minReread
-	if !tooSoon {
-		c.rereadAt = now
-	}
-	c.mu.Unlock()
-	if tooSoon {
+	case time.Since(c.rereadAt) < minReread:
 		return token, err
 	}
-	signed, after, rereadErr := c.readSecret(ctx)
-	switch {
-	case rereadErr != nil: // the next call may read again at once
-		c.mu.Lock()
-		c.rereadAt = time.Time{}
-		c.mu.Unlock()
-		return azcore.AccessToken{}, rereadErr
-	case after == version:
+	// Refused: it may have been rotated. If it has not been, the refusal stands.
+	version, rereadAt := c.secret.Version, time.Now()
+	if err := c.readSecret(ctx); err != nil { // the next call may read again at once
+		return azcore.AccessToken{}, err
+	}
+	c.rereadAt = rereadAt
+	if c.secret.Version == version {
 		return c.signInWithOlder(ctx, o, failed)
 	}
-	return c.signInWith(ctx, signed, o)
+	return c.signInWith(ctx, c.signed, o)
 }
 
 // signInWithBefore requests a token with the version in memory after Entra ID refused the version that was just read: a
@@ -239,11 +237,8 @@ func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestO
 	if c.older == nil {
 		return azcore.AccessToken{}, refusal
 	}
-	c.mu.Lock()
-	newest := c.secret.Version
-	c.mu.Unlock()
 	c.stage.Store(upstream.Vault)
-	older, err := c.older(ctx, newest)
+	older, err := c.older(ctx, c.secret.Version)
 	if err != nil {
 		c.options.Log.WarnContext(ctx, "the older versions of the app's credential cannot be read",
 			slog.String("secret", c.name), slog.Any("error", err))
@@ -265,49 +260,41 @@ func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestO
 func (c *Credential) keepOlder(ctx context.Context, older azcore.TokenCredential, refusal *upstream.Error) {
 	c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; "+
 		"the version before is used: add the newest to the app", slog.String("secret", c.name), slog.Any("error", refusal))
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.signed = older
 }
 
-// currentSource returns the current token source, and whether the secret has just been read for it.
-func (c *Credential) currentSource(ctx context.Context) (signed azcore.TokenCredential, justRead bool, err error) {
-	c.mu.Lock()
+// readIfDue reads the secret if that is due, and reports whether it did.
+func (c *Credential) readIfDue(ctx context.Context) (justRead bool, err error) {
 	signed, age := c.signed, time.Since(c.readAt)
-	c.mu.Unlock()
 	if signed != nil && age < refreshAfter {
-		return signed, false, nil
+		return false, nil
 	}
-	again, _, err := c.readSecret(ctx)
-	switch {
-	case err == nil:
-		return again, true, nil
-	case signed != nil && age < maxStale && vault.KeepsSecret(err):
+	err = c.readSecret(ctx)
+	if err != nil && signed != nil && age < maxStale && vault.KeepsSecret(err) {
 		c.options.Log.WarnContext(ctx, "the vault is not answering; the app's credential is used on", slog.String("secret",
 			c.name), slog.Any("error", err))
-		return signed, false, nil
+		return false, nil
 	}
-	return nil, false, err
+	return err == nil, err
 }
 
-// readSecret reads the secret and returns its token source and version.
-func (c *Credential) readSecret(ctx context.Context) (signed azcore.TokenCredential, version string, err error) {
+// readSecret reads the secret and makes its token source. A failure may keep the version before.
+func (c *Credential) readSecret(ctx context.Context) error {
 	c.stage.Store(upstream.Vault)
 	secret, err := c.read(ctx)
+	var signed azcore.TokenCredential
 	if err == nil {
 		if signed, err = c.signIn(secret); err != nil {
 			err = vault.Invalid(c.name, vault.FaultOf(err))
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch {
 	case err == nil:
 		c.secret, c.signed, c.readAt = secret, signed, time.Now()
-	case !vault.KeepsSecret(err): // the cached secret is dropped too, even if the vault is down the next time
+	case !vault.KeepsSecret(err): // dropped too, even if the vault is down the next time
 		c.secret, c.signed = vault.Secret{}, nil
 	}
-	return signed, secret.Version, err
+	return err
 }
 
 // signInWith requests a token of Entra ID from a token source.
