@@ -7,20 +7,20 @@
 package jwks
 
 import (
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
@@ -99,14 +99,14 @@ func (s *Source) Keys(ctx context.Context, tenantID, id string) ([]*rsa.PublicKe
 
 // Warm reads the keys of all tenants that were not read yet. Its error is the first failure.
 func (s *Source) Warm(ctx context.Context) error {
-	var reads errgroup.Group
-	for id := range s.tenants {
-		reads.Go(func() error {
-			_, err := s.Keys(ctx, id, "")
-			return err
-		})
+	ids := slices.Collect(maps.Keys(s.tenants))
+	errs := make([]error, len(ids))
+	var reads sync.WaitGroup
+	for i, id := range ids {
+		reads.Go(func() { _, errs[i] = s.Keys(ctx, id, "") })
 	}
-	return reads.Wait()
+	reads.Wait()
+	return cmp.Or(errs...)
 }
 
 // needsRead reports whether a request for the key with an id must wait for a read.
