@@ -277,7 +277,7 @@ func TestTimer(t *testing.T) {
 				p.Data = decodePayload(t, `{"Data":{"timer":`+timer+`}}`).Data
 			}
 			p.Metadata["unknown"] = []any{1, "2"}
-			result, err := d.Invoke(t.Context(), "sweep", p.Data, p.Metadata)
+			result, err := d.InvokeWith(t.Context(), "sweep", p.Data, p.Metadata)
 			if err != nil || result.Attempts != 1 || len(result.Outputs) != 0 {
 				t.Errorf("%s: %+v, %v", name, result, err)
 				continue
@@ -308,7 +308,7 @@ func TestTimerApplies(t *testing.T) {
 	secondDevice(c)
 	d := eventsOnAzure(t, c, functions.Options{}, "SWEEP_APPLY=true")
 	for run, want := range []map[string]string{{"matching": "2", "succeeded": "2"}, {"matching": "0", "succeeded": "0"}} {
-		if result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil); err != nil || result.Attempts != 1 {
+		if result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil); err != nil || result.Attempts != 1 {
 			t.Fatalf("%+v, %v", result, err)
 		}
 		maps.Copy(want, map[string]string{"code": "swept", "dry_run": "false", "failed": "0", "level": "INFO"})
@@ -360,7 +360,7 @@ func TestTimerFails(t *testing.T) {
 				test.prepare(c)
 			}
 			d := eventsOnAzure(t, c, functions.Options{}, append([]string{"SWEEP_APPLY=true"}, test.env...)...)
-			result, err := d.Invoke(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil)
+			result, err := d.InvokeWith(t.Context(), "sweep", decodePayload(t, fixture(t, "azure-timer.json")).Data, nil)
 			if (err != nil) != test.fails || result.Attempts != test.attempts {
 				t.Fatalf("%d attempts, %v; want %d", result.Attempts, err, test.attempts)
 			}
@@ -447,7 +447,7 @@ func deliver(t *testing.T, d azureDeployment, id string, message any, dequeued i
 	if message != nil {
 		p.Data["message"] = message
 	}
-	return d.Invoke(t.Context(), "queue", p.Data, p.Metadata)
+	return d.InvokeWith(t.Context(), "queue", p.Data, p.Metadata)
 }
 
 const (
@@ -598,7 +598,7 @@ func TestMetadataIsNotTrusted(t *testing.T) {
 		p := decodePayload(t, sentNow(fixture(t, "azure-queue.json")))
 		p.Data["message"] = `"x"`
 		p.Metadata["Id"], p.Metadata["DequeueCount"] = test.id, test.count
-		if result, err := d.Invoke(t.Context(), "queue", p.Data, p.Metadata); err != nil || result.Outputs["poison"] == nil {
+		if result, err := d.InvokeWith(t.Context(), "queue", p.Data, p.Metadata); err != nil || result.Outputs["poison"] == nil {
 			t.Errorf("%v: %+v, %v", test.id, result, err)
 		}
 		check(t, fmt.Sprint(test.id), records(t, d, "event", i+1)[i], map[string]string{"code": "invalid_json", "context": test.want})

@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,10 +33,13 @@ func Stage(dir, root, worker string, parts ...string) error {
 type app struct {
 	dir         string
 	executable  string
+	runnable    bool // the file has the run bit, or is left to PATH
 	arguments   []string
+	proxying    bool
+	forwarding  bool
 	prefix      string
-	outstanding int // requests that may run or wait; 0 means any number
-	concurrent  int // requests that may run; 0 means any number
+	outstanding int // requests that may run or wait; -1 means any number
+	concurrent  int // requests that may run; -1 means any number
 	functions   []*function
 }
 
@@ -44,10 +48,9 @@ type function struct {
 	name     string
 	bindings []binding
 	trigger  binding
-	route    string // of an HTTP function: with the prefix, without slashes around it
-	retries  int
-	delay    time.Duration // before each retry
-	alone    sync.Mutex    // held by a run of a timer
+	retries  int                             // -1 means no limit
+	delay    func(attempt int) time.Duration // before the attempt of that number, the first retry being 1
+	alone    sync.Mutex                      // held by a run of a timer
 }
 
 type binding struct {
@@ -71,63 +74,82 @@ func load(dir string) (*app, error) {
 			}
 		}
 		CustomHandler struct {
-			Description struct {
+			Description *struct {
 				DefaultExecutablePath string
 				Arguments             []string
 			}
 			EnableProxyingHTTPRequest, EnableForwardingHTTPRequest bool
-			HTTP                                                   json.RawMessage
+			HTTP                                                   *struct{ Routes json.RawMessage }
 		}
 	}
 	if err := readJSON(filepath.Join(dir, "host.json"), &host); err != nil {
 		return nil, err
 	}
-	handler, limits := host.CustomHandler, host.Extensions.HTTP
+	handler := host.CustomHandler
+	if handler.Description == nil || handler.Description.DefaultExecutablePath == "" {
+		return nil, errors.New("functions host: host.json has no customHandler.description.defaultExecutablePath")
+	}
 	a := &app{
-		dir: dir, executable: filepath.Join(dir, handler.Description.DefaultExecutablePath),
-		arguments: handler.Description.Arguments, prefix: "api",
-		outstanding: limits.MaxOutstandingRequests, concurrent: limits.MaxConcurrentRequests,
+		dir:        dir,
+		executable: handler.Description.DefaultExecutablePath,
+		arguments:  handler.Description.Arguments,
+		runnable:   true,
+		proxying:   handler.EnableProxyingHTTPRequest,
+		forwarding: handler.EnableForwardingHTTPRequest,
+		prefix:     "api",
+
+		outstanding: cmp.Or(host.Extensions.HTTP.MaxOutstandingRequests, -1),
+		concurrent:  cmp.Or(host.Extensions.HTTP.MaxConcurrentRequests, -1),
 	}
-	if limits.RoutePrefix != nil {
-		a.prefix = *limits.RoutePrefix
+	if host.Extensions.HTTP.RoutePrefix != nil {
+		a.prefix = *host.Extensions.HTTP.RoutePrefix
 	}
-	switch info, err := os.Stat(a.executable); {
-	case err != nil, info.IsDir(), info.Mode()&0o100 == 0:
-		return nil, fmt.Errorf("functions host: %s is not an executable (customHandler.description)", a.executable)
-	case !handler.EnableProxyingHTTPRequest || !handler.EnableForwardingHTTPRequest || handler.HTTP != nil:
-		return nil, errors.New("functions host: host.json must ask for proxying and for forwarding, and have no http.routes")
+	path := a.executable
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
 	}
-	files, err := filepath.Glob(filepath.Join(dir, "*", "function.json"))
+	if info, err := os.Stat(path); err == nil {
+		a.runnable = info.Mode()&0o100 != 0
+		a.executable = path
+	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("functions host: %w", err)
 	}
-	for _, file := range files {
-		f, err := loadFunction(file, a.prefix)
+	for _, entry := range entries {
+		file := filepath.Join(dir, entry.Name(), "function.json")
+		if _, err := os.Stat(file); err != nil {
+			continue // a folder without that file, or a file, is no function
+		}
+		f, err := loadFunction(file)
 		if err != nil {
-			return nil, fmt.Errorf("functions host: %s: %w", filepath.Base(filepath.Dir(file)), err)
+			return nil, err
 		}
 		a.functions = append(a.functions, f)
+	}
+	if len(a.functions) > 0 && handler.HTTP != nil && handler.HTTP.Routes != nil {
+		return nil, errors.New("functions host: both function.json files and customHandler.http.routes")
 	}
 	return a, nil
 }
 
-func loadFunction(file, prefix string) (*function, error) {
+func loadFunction(file string) (*function, error) {
 	f := &function{name: filepath.Base(filepath.Dir(file))}
 	if !functionName.MatchString(f.name) || strings.EqualFold(f.name, "host") {
-		return nil, errors.New("this is no name of a function")
+		return nil, fmt.Errorf("functions host: %q is no name of a function", f.name)
 	}
 	var parsed struct {
 		Bindings []binding
-		Retry    struct {
-			Strategy      string
-			MaxRetryCount int
-			DelayInterval string
+		Retry    *struct {
+			Strategy                                        string
+			MaxRetryCount                                   int
+			DelayInterval, MinimumInterval, MaximumInterval string
 		}
 	}
 	if err := readJSON(file, &parsed); err != nil {
 		return nil, err
 	}
-	f.bindings, f.retries = parsed.Bindings, parsed.Retry.MaxRetryCount
+	f.bindings = parsed.Bindings
 	triggers, names := 0, map[string]bool{}
 	for _, b := range f.bindings {
 		if strings.HasSuffix(strings.ToLower(b.Type), "trigger") {
@@ -136,98 +158,169 @@ func loadFunction(file, prefix string) (*function, error) {
 		}
 		name := strings.ToLower(b.Name)
 		if !bindingName.MatchString(b.Name) || names[name] {
-			return nil, fmt.Errorf("%q is no name of a binding, or is there twice", b.Name)
+			return nil, fmt.Errorf("functions host: %s: %q is no name of a binding, or is there twice", f.name, b.Name)
 		}
 		names[name] = true
 	}
 	if triggers != 1 {
-		return nil, fmt.Errorf("%d triggers", triggers)
+		return nil, fmt.Errorf("functions host: %s has %d triggers", f.name, triggers)
 	}
-	if f.byHTTP() {
-		f.route = strings.Trim(prefix+"/"+f.trigger.Route, "/")
-		output := slices.IndexFunc(f.bindings, func(b binding) bool { return b.Type == "http" && b.Direction == "out" })
-		switch parameter := strings.Index(f.route, "{"); {
-		case len(f.bindings) != 2 || output < 0:
-			return nil, errors.New("this double sends no request by JSON: an httpTrigger has one other binding, an http output")
-		case f.trigger.AuthLevel != "anonymous":
-			return nil, errors.New("this double has no keys: the authLevel must be anonymous")
-		case f.trigger.Route == "", parameter > 0, parameter == 0 && !strings.HasPrefix(f.route, "{*"):
-			return nil, fmt.Errorf("this double has no route %q", f.trigger.Route)
-		}
-	}
-	if f.retries == 0 {
+	if parsed.Retry == nil {
 		return f, nil
 	}
-	var err error
-	if f.delay, err = parseInterval(parsed.Retry.DelayInterval); err != nil || parsed.Retry.Strategy != "fixedDelay" {
-		return nil, fmt.Errorf("retry: this double knows the strategy fixedDelay alone: %+v, %w", parsed.Retry, err)
+	f.retries = parsed.Retry.MaxRetryCount
+	switch parsed.Retry.Strategy {
+	case "exponentialBackoff":
+		least, err1 := interval(parsed.Retry.MinimumInterval)
+		most, err2 := interval(parsed.Retry.MaximumInterval)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, fmt.Errorf("functions host: %s: retry: %w", f.name, err)
+		}
+		f.delay = func(attempt int) time.Duration { return min(least<<min(attempt-1, 20), most) }
+	case "fixedDelay":
+		fixed, err := interval(parsed.Retry.DelayInterval)
+		if err != nil {
+			return nil, fmt.Errorf("functions host: %s: retry: %w", f.name, err)
+		}
+		f.delay = func(int) time.Duration { return fixed }
+	default:
+		return nil, fmt.Errorf("functions host: %s: retry: %q is no strategy", f.name, parsed.Retry.Strategy)
 	}
 	return f, nil
 }
 
-func (f *function) byHTTP() bool { return strings.EqualFold(f.trigger.Type, "httpTrigger") }
-
-// parseInterval reads hours, minutes and seconds, as in 00:00:01.5.
-func parseInterval(text string) (time.Duration, error) {
+// interval reads hours, minutes and seconds, as in 00:00:01.5.
+func interval(text string) (time.Duration, error) {
 	at, err := time.Parse("15:04:05", text)
-	return at.Sub(at.Truncate(24 * time.Hour)), err
+	if err != nil {
+		return 0, err
+	}
+	return at.Sub(at.Truncate(24 * time.Hour)), nil
 }
 
-// findFunction returns the function for a method and a path, nil if there is none (E7). A route for every path comes
-// last.
-func (a *app) findFunction(method, path string) (found *function) {
+// plainHTTP reports whether a function is one HTTP trigger and one HTTP output. Any other is invoked by JSON (E13).
+func (f *function) plainHTTP() bool {
+	return len(f.bindings) == 2 && strings.EqualFold(f.trigger.Type, "httpTrigger") &&
+		slices.ContainsFunc(f.bindings, func(b binding) bool {
+			return strings.EqualFold(b.Type, "http") && strings.EqualFold(b.Direction, "out")
+		})
+}
+
+// route returns the function for a method and a path, and the parameters in the path (E7). A route without
+// parameters comes before one with.
+func (a *app) route(method, path string) (*function, map[string]string) {
+	var found *function
+	var params map[string]string
 	for _, f := range a.functions {
+		if !strings.EqualFold(f.trigger.Type, "httpTrigger") {
+			continue
+		}
 		known := slices.ContainsFunc(f.trigger.Methods, func(m string) bool { return strings.EqualFold(m, method) })
-		if f.byHTTP() && f.takesPath(path) && (known || len(f.trigger.Methods) == 0) &&
-			(found == nil || strings.HasPrefix(found.route, "{*")) {
-			found = f
+		if !known && len(f.trigger.Methods) > 0 {
+			continue
+		}
+		template := f.trigger.Route
+		if template == "" {
+			template = f.name
+		}
+		values, ok := match(strings.Trim(a.prefix+"/"+template, "/"), path)
+		if ok && (found == nil || len(values) < len(params)) {
+			found, params = f, values
 		}
 	}
-	return found
+	return found, params
 }
 
-// takesPath reports whether the route of a function matches a path: in any case, with or without a slash at its end, or
-// any path for the route {*name}. An empty segment at the start matches none.
-func (f *function) takesPath(path string) bool {
+// match holds a path to the template of a route, with the parameters {name}, {name?} and, for the rest of the path,
+// {*name}. A constraint behind a colon is ignored.
+func match(template, path string) (map[string]string, bool) {
 	path = strings.TrimPrefix(path, "/")
-	if strings.HasPrefix(path, "/") {
-		return false
+	if path == "/" {
+		return nil, false // an empty segment
 	}
-	return strings.HasPrefix(f.route, "{*") || strings.EqualFold(strings.TrimSuffix(path, "/"), f.route)
+	path = strings.TrimSuffix(path, "/")
+	values := map[string]string{}
+	for part := range strings.SplitSeq(template, "/") {
+		segment, rest, more := strings.Cut(path, "/")
+		if segment == "" && more {
+			return nil, false
+		}
+		inner, ok := strings.CutPrefix(part, "{")
+		if !ok {
+			if !strings.EqualFold(part, segment) {
+				return nil, false
+			}
+			path = rest
+			if more && rest == "" {
+				return nil, false // two slashes at the end
+			}
+			continue
+		}
+		name, _, _ := strings.Cut(strings.TrimSuffix(inner, "}"), ":")
+		optional := strings.HasSuffix(inner, "?}")
+		name = strings.TrimSuffix(name, "?")
+		if all, ok := strings.CutPrefix(name, "*"); ok {
+			values[all] = path
+			return values, true
+		}
+		if segment == "" && !optional {
+			return nil, false
+		}
+		values[name] = segment
+		path = rest
+	}
+	return values, path == ""
 }
-
-// An encoded slash of a path stays encoded (E7).
-var (
-	keepSlashes    = strings.NewReplacer("%2f", "%252f", "%2F", "%252F") //nolint:gochecknoglobals // a constant
-	restoreSlashes = strings.NewReplacer("%252f", "%2f", "%252F", "%2F") //nolint:gochecknoglobals // a constant
-)
 
 // normalPath returns a path as the host sees it: decoded but for encoded slashes, without dot segments (E7).
 func normalPath(escaped string) string {
 	var segments []string
 	parts := strings.Split(strings.TrimPrefix(escaped, "/"), "/")
 	for i, part := range parts {
-		segment, err := url.PathUnescape(keepSlashes.Replace(part))
-		if err != nil {
-			segment = part
-		}
-		if segment != "." && segment != ".." {
+		last := i == len(parts)-1
+		switch segment := decodeSegment(part); segment {
+		case ".", "..":
+			if segment == ".." && len(segments) > 0 {
+				segments = segments[:len(segments)-1]
+			}
+			if last {
+				segments = append(segments, "")
+			}
+		default:
 			segments = append(segments, segment)
-			continue
-		}
-		if segment == ".." && len(segments) > 0 {
-			segments = segments[:len(segments)-1]
-		}
-		if i == len(parts)-1 {
-			segments = append(segments, "")
 		}
 	}
 	return "/" + strings.Join(segments, "/")
 }
 
+var encodedSlash = regexp.MustCompile(`(?i)%2f`)
+
+// decodeSegment decodes a segment of a path, without its encoded slashes.
+func decodeSegment(part string) string {
+	return mapBetween(encodedSlash, part, func(text string) string {
+		decoded, err := url.PathUnescape(text)
+		if err != nil {
+			return text
+		}
+		return decoded
+	})
+}
+
 // encodePath is the inverse of normalPath.
 func encodePath(path string) string {
-	return restoreSlashes.Replace((&url.URL{Path: path}).EscapedPath())
+	return mapBetween(encodedSlash, path, func(text string) string { return (&url.URL{Path: text}).EscapedPath() })
+}
+
+// mapBetween replaces the parts of a text between the matches of keep.
+func mapBetween(keep *regexp.Regexp, text string, replace func(string) string) string {
+	var b strings.Builder
+	at := 0
+	for _, found := range keep.FindAllStringIndex(text, -1) {
+		b.WriteString(replace(text[at:found[0]]) + text[found[0]:found[1]])
+		at = found[1]
+	}
+	b.WriteString(replace(text[at:]))
+	return b.String()
 }
 
 func readJSON(file string, into any) error {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -48,15 +49,22 @@ func work(start string) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { do(w, r, r.Header.Get("X-Do")) })
 	}
 	mux.HandleFunc("POST /{function}", invoked)
+	moved := func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		reply(w, fmt.Sprintf(`{"ReturnValue":"%s with %d bytes"}`, r.Method, len(body)))
+	}
+	mux.HandleFunc("GET /moved", moved)
+	mux.HandleFunc("POST /moved", moved)
 	switch start {
-	case "exits 0":
-		os.Exit(0)
+	case "exits 0", "exits 1":
+		os.Exit(int(start[6] - '0'))
 	case "never listens":
 		select {}
 	case "prints":
 		fmt.Println("to stdout, with an error")
 		fmt.Fprintln(os.Stderr, "to stderr")
 		fmt.Fprintln(os.Stderr, "a Warning to stderr")
+		fmt.Println("LanguageWorkerConsoleLogfor the host")
 		fmt.Fprintln(os.Stderr, "azfuncjsonlog:{}")
 		fmt.Println(strings.Repeat("x", 2<<20))
 		fmt.Print("no end of line")
@@ -159,20 +167,24 @@ func do(w http.ResponseWriter, r *http.Request, what string) {
 			_, _ = w.Write(one)
 			_ = control.Flush()
 		}
-	case "exit 1":
-		os.Exit(1)
+	case "exit 0", "exit 1", "exit 200":
+		var code int
+		_, _ = fmt.Sscanf(what, "exit %d", &code)
+		os.Exit(code)
 	}
 }
 
 // hostJSON is a host.json with more in customHandler.
-func hostJSON(more string) string { return strings.TrimSuffix(plainHost, "}}") + more + "}}" }
+func hostJSON(more string) string {
+	return `{"version":"2.0","customHandler":{"description":{"defaultExecutablePath":"worker"}` + more + `}}`
+}
 
 const (
-	plainHost  = `{"version":"2.0","customHandler":{"description":{"defaultExecutablePath":"worker"},"enableProxyingHttpRequest":true,"enableForwardingHttpRequest":true}}`
+	proxying   = `,"enableProxyingHttpRequest":true,"enableForwardingHttpRequest":true`
 	output     = `{"type":"http","direction":"out","name":"res"}`
 	echoes     = `{"bindings":[{"type":"httpTrigger","direction":"in","name":"req","authLevel":"anonymous","route":"echo"},` + output + `]}`
 	timer      = `{"type":"timerTrigger","direction":"in","name":"timer","schedule":"0 0 2 * * *"}`
-	timerAlone = `{"bindings":[` + timer + `,{"type":"queue","direction":"out","name":"seen"}]}`
+	timerAlone = `{"bindings":[` + timer + `]}`
 )
 
 // newApp makes a folder with host.json, the worker and functions.
@@ -203,11 +215,11 @@ func write(t *testing.T, file, text string) {
 	}
 }
 
-// start starts a host whose worker starts in that way, for an app with an HTTP function and a timer.
+// start starts a host whose worker starts in that way, for an app with proxying, an HTTP function and a timer.
 func start(t *testing.T, how string, o Options) (*Host, error) {
 	t.Helper()
 	if o.AppDir == "" {
-		o.AppDir = newApp(t, plainHost, map[string]string{"unassign": echoes, "sweep": timerAlone})
+		o.AppDir = newApp(t, hostJSON(proxying), map[string]string{"unassign": echoes, "sweep": timerAlone})
 	}
 	o.Env = append(o.Env, "WORKER_START="+how)
 	h, err := Start(t.Context(), o)
@@ -257,8 +269,9 @@ func TestStartFailsAsTheHostWould(t *testing.T) {
 		"E4: more than a second for /":         {"is slow", 5 * time.Second, "functions host: the worker took 1."},
 		"E4: no answer to /":                   {"hangs", 600 * time.Millisecond, "functions host: the worker did not answer in time; the host shuts down"},
 		"E4: nobody who listens":               {"never listens", 300 * time.Millisecond, "functions host: the worker did not answer in time; the host shuts down"},
-		"E22: an end with 0 before it listens": {"exits 0", 30 * time.Second, "functions host: the worker has ended; the host shuts down: exit status 0"},
-		"E22: the last words of a worker":      {"exits 1 with a word", 30 * time.Second, "functions host: the worker has ended; the host shuts down: exit status 1: two, three, four"},
+		"E22: an end with 0 before it listens": {"exits 0", 600 * time.Millisecond, "functions host: the worker did not answer in time; the host shuts down"},
+		"E22: three ends with 1":               {"exits 1", 30 * time.Second, "functions host: exceeded the restarts of the worker; the host shuts down"},
+		"E22: the last words of a worker":      {"exits 1 with a word", 30 * time.Second, "functions host: exceeded the restarts of the worker; the host shuts down: exit status 1: two, three, four"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -270,7 +283,7 @@ func TestStartFailsAsTheHostWould(t *testing.T) {
 	}
 }
 
-func TestStartWaitsForAWorkerThatListensLate(t *testing.T) { // E4: a refused connection is no failure, any status is an answer
+func TestStartWaitsForAWorkerThatListensLate(t *testing.T) { // E4, E5: a refused connection is no failure, any status is an answer
 	t.Parallel()
 	begin := time.Now()
 	h := mustStart(t, "listens late", Options{})
@@ -289,7 +302,7 @@ func TestStartWaitsForAWorkerThatListensLate(t *testing.T) { // E4: a refused co
 
 func TestWorkerGetsItsEnvironmentAndFolder(t *testing.T) { // E3
 	t.Setenv("OF_THE_PARENT", "1")
-	dir := newApp(t, plainHost, nil)
+	dir := newApp(t, hostJSON(`,"x":1`), nil)
 	// This worker is the shell: it prints its environment, and continues as the other worker.
 	if err := os.Rename(filepath.Join(dir, "worker"), filepath.Join(dir, "other")); err != nil {
 		t.Fatal(err)
@@ -298,7 +311,7 @@ func TestWorkerGetsItsEnvironmentAndFolder(t *testing.T) { // E3
 	if err := os.Chmod(filepath.Join(dir, "worker"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "host.json"), strings.Replace(plainHost, `"worker"`, `"worker","arguments":["-only"]`, 1))
+	write(t, filepath.Join(dir, "host.json"), `{"customHandler":{"description":{"defaultExecutablePath":"worker","arguments":["-only"]}}}`)
 	h := mustStart(t, "listens", Options{AppDir: dir, Env: []string{"OWN=2"}})
 	env := map[string]string{}
 	var other []string
@@ -319,7 +332,7 @@ func TestWorkerGetsItsEnvironmentAndFolder(t *testing.T) { // E3
 			t.Errorf("%s is %q, want %q", name, env[name], want)
 		}
 	}
-	if id := env["FUNCTIONS_CUSTOMHANDLER_WORKER_ID"]; len(id) != 36 {
+	if id := env["FUNCTIONS_CUSTOMHANDLER_WORKER_ID"]; !isGUID(id) {
 		t.Errorf("the worker's id is %q", id)
 	}
 	resolved, err := filepath.EvalSymlinks(dir)
@@ -329,6 +342,17 @@ func TestWorkerGetsItsEnvironmentAndFolder(t *testing.T) { // E3
 	if len(other) < 2 || (other[0] != dir && other[0] != resolved) || other[1] != "arguments: 1 -only" {
 		t.Errorf("the worker prints %q; want its folder %s and one argument", other, dir)
 	}
+}
+
+func isGUID(s string) bool {
+	parts := strings.Split(s, "-")
+	return len(s) == 36 && len(parts) == 5 && strings.Trim(s, "0123456789abcdef-") == "" && len(parts[0]) == 8 && len(parts[4]) == 12
+}
+
+func TestPingGoesOn(t *testing.T) { // E5
+	t.Parallel()
+	h := mustStart(t, "listens", Options{Ping: 10 * time.Millisecond})
+	eventually(t, "/ is asked for again", func() bool { return h.printed("pinged") >= 3 })
 }
 
 func TestLinesHaveTheLevelOfTheirStream(t *testing.T) { // E6
@@ -341,12 +365,13 @@ func TestLinesHaveTheLevelOfTheirStream(t *testing.T) { // E6
 		got[line] = true
 	}
 	for _, want := range []Line{
-		{"Information", "to stdout, with an error"},
-		{"Error", "to stderr"},
-		{"Warning", "a Warning to stderr"},
-		{"Error", "azfuncjsonlog:{}"},
-		{"Information", strings.Repeat("x", 2<<20)},
-		{"Information", "no end of linepinged map[]"},
+		{"Information", "to stdout, with an error", "Console", ""},
+		{"Error", "to stderr", "Console", ""},
+		{"Warning", "a Warning to stderr", "Console", ""},
+		{"Information", "for the host", "Host", ""},
+		{"Error", "azfuncjsonlog:{}", "Console", ""},
+		{"Information", strings.Repeat("x", 2<<20), "Console", ""},
+		{"Information", "no end of linepinged map[]", "Console", ""},
 	} {
 		if !got[want] {
 			t.Errorf("there is no line %.60v", want)
@@ -358,35 +383,91 @@ func TestLinesHaveTheLevelOfTheirStream(t *testing.T) { // E6
 	}
 }
 
-func TestEndOfTheWorkerStopsTheHost(t *testing.T) { // E22
+// pid returns the id of the worker's process, by a request that is answered when there is a worker.
+func pid(t *testing.T, h *Host) int {
+	t.Helper()
+	return call(t, h, http.MethodPost, "/api/echo", "x").seen(t).PID
+}
+
+func TestExit(t *testing.T) { // E22
 	t.Parallel()
-	h := mustStart(t, "listens", Options{})
-	if a, err := send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"), "X-Do", "exit 1"); err == nil && a.status != http.StatusInternalServerError {
-		t.Errorf("the request that ended the worker has status %d, want 500 or none", a.status)
-	}
-	eventually(t, "connections are refused", func() bool {
-		_, err := send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"))
-		return errors.Is(err, syscall.ECONNREFUSED)
+	t.Run("0 is not followed by another worker", func(t *testing.T) {
+		t.Parallel()
+		h := mustStart(t, "listens", Options{})
+		w := h.worker
+		call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "exit 0")
+		<-w.ended
+		if a := call(t, h, http.MethodPost, "/api/echo", "x"); a.status != http.StatusInternalServerError || h.Restarts() != 0 || h.Err() != nil {
+			t.Errorf("status %d, %d restarts, %v; want 500 for ever", a.status, h.Restarts(), h.Err())
+		}
+		if _, err := h.Invoke(t.Context(), "sweep", nil); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("an invocation ends with %v; want a refused connection", err)
+		}
 	})
-	if _, err := h.Invoke(t.Context(), "sweep", nil, nil); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("an invocation ends with %v; want a refused connection", err)
-	}
+	t.Run("200 is followed by another worker as often as it comes, on the same port", func(t *testing.T) {
+		t.Parallel()
+		h := mustStart(t, "listens", Options{})
+		port, before := h.port, pid(t, h)
+		for i := range 4 {
+			call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "exit 200")
+			eventually(t, "there is another worker", func() bool { return h.Restarts() == i+1 })
+		}
+		if after := pid(t, h); after == before || h.port != port || h.Err() != nil {
+			t.Errorf("worker %d, then %d, on ports %d and %d, %v", before, after, port, h.port, h.Err())
+		}
+	})
+	t.Run("1 is followed by another worker twice, and the third time stops the host", func(t *testing.T) {
+		t.Parallel()
+		h := mustStart(t, "listens", Options{})
+		for i := range 2 {
+			if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "exit 1"); a.status != http.StatusInternalServerError {
+				t.Errorf("the request that ended the worker has status %d, want 500", a.status)
+			}
+			eventually(t, "there is another worker", func() bool { return h.Restarts() == i+1 })
+			pid(t, h) // E5: a request that comes meanwhile is held
+		}
+		_, _ = send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"), "X-Do", "exit 1")
+		eventually(t, "the host stops", func() bool { return h.Err() != nil })
+		eventually(t, "connections are refused", func() bool {
+			_, err := send(t, h, http.MethodPost, "/api/echo", strings.NewReader("x"))
+			return errors.Is(err, syscall.ECONNREFUSED)
+		})
+		if h.Restarts() != 2 {
+			t.Errorf("%d restarts, want 2", h.Restarts())
+		}
+		if _, err := h.Invoke(t.Context(), "sweep", nil); err == nil || err.Error() != h.Err().Error() {
+			t.Errorf("an invocation ends with %v, want %v", err, h.Err())
+		}
+	})
+	t.Run("crashes more than half an hour apart are not added up", func(t *testing.T) {
+		t.Parallel()
+		h := mustStart(t, "listens", Options{})
+		for i := range 4 {
+			call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "exit 1")
+			eventually(t, "there is another worker", func() bool { return h.Restarts() == i+1 })
+			h.mu.Lock()
+			for at := range h.crashes {
+				h.crashes[at] = h.crashes[at].Add(-31 * time.Minute)
+			}
+			h.mu.Unlock()
+		}
+	})
 }
 
 func TestTerminateReturnsTheExitCode(t *testing.T) { // E21: ours, the host sends no SIGTERM
 	t.Parallel()
 	for how, want := range map[string]int{"ends by SIGTERM with 7": 7, "listens": -1} {
 		h := mustStart(t, how, Options{})
-		if got := h.End(syscall.SIGTERM); got != want {
-			t.Errorf("a worker that %s: code %d; want %d", how, got, want)
+		if got := h.End(syscall.SIGTERM); got != want || h.Restarts() != 0 {
+			t.Errorf("a worker that %s: code %d, %d restarts; want %d and none", how, got, h.Restarts(), want)
 		}
 	}
 }
 
 func TestStopLeavesNothing(t *testing.T) { // E21: by SIGKILL, also in the middle of requests
 	before := runtime.NumGoroutine()
-	h := mustStart(t, "ends by SIGTERM with 7", Options{})
-	id := h.WorkerPID()
+	h := mustStart(t, "ends by SIGTERM with 7", Options{Ping: time.Millisecond})
+	id := pid(t, h)
 	hanging := make(chan struct{})
 	go func() {
 		defer close(hanging)
@@ -396,16 +477,57 @@ func TestStopLeavesNothing(t *testing.T) { // E21: by SIGKILL, also in the middl
 	h.Stop()
 	h.Stop() // once more is as well
 	<-hanging
-	if state := h.worker.ProcessState; !state.Sys().(syscall.WaitStatus).Signaled() || state.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	if state := h.worker.cmd.ProcessState; !state.Sys().(syscall.WaitStatus).Signaled() || state.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("the worker has ended with %v; want SIGKILL", state)
 	}
 	if err := syscall.Kill(id, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("process %d: %v", id, err)
 	}
-	if _, err := h.Invoke(t.Context(), "sweep", nil, nil); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := h.Invoke(t.Context(), "sweep", nil); !errors.Is(err, errClosed) {
 		t.Errorf("an invocation after Stop: %v", err)
 	}
+	if h.Err() != nil {
+		t.Errorf("Stop is no failure: %v", h.Err())
+	}
 	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+func TestStopDuringARestartStartsNothing(t *testing.T) { // E21, E22
+	t.Parallel()
+	for range 5 {
+		h := mustStart(t, "listens", Options{})
+		w := h.worker
+		go func() { _ = w.cmd.Process.Kill() }()
+		h.Stop()
+		h.mu.Lock()
+		last := h.worker
+		h.mu.Unlock()
+		select {
+		case <-last.ended:
+		default:
+			t.Error("a worker is left")
+		}
+	}
+}
+
+func TestWorkerWithoutTheRunBit(t *testing.T) { // E1
+	t.Parallel()
+	dir := newApp(t, strings.Replace(hostJSON(proxying), `"worker"`, `"host.json"`, 1), map[string]string{"unassign": echoes})
+	h := mustStart(t, "listens", Options{AppDir: dir})
+	if a := call(t, h, http.MethodPost, "/api/echo", "x"); a.status != http.StatusInternalServerError || a.body != "" {
+		t.Errorf("%d %q; want 500", a.status, a.body)
+	}
+	if lines := h.Lines(); len(lines) != 1 || lines[0].Text != "Permission denied" {
+		t.Errorf("the log has %v", lines)
+	}
+}
+
+func TestStartFailsWithoutTheProgram(t *testing.T) { // E1: a name that is no file in the folder is looked for in PATH
+	t.Parallel()
+	dir := newApp(t, strings.Replace(hostJSON(""), "worker", "no-such-worker", 1), nil)
+	if _, err := start(t, "listens", Options{AppDir: dir}); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("%v; want %v", err, exec.ErrNotFound)
+	}
 }
 
 // No process that starts meanwhile gets the port of a worker.

@@ -14,22 +14,27 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"autopilot-unassign/internal/guid"
 )
 
-// Result is the end of an invocation.
+// Result is the end of an invocation that succeeded.
 type Result struct {
-	Outputs  map[string]any // by the names of the bindings (E18)
-	Attempts int            `json:"-"`
+	Logs        []string
+	Outputs     map[string]any // by the names of the bindings (E18)
+	ReturnValue any
+	Attempts    int `json:"-"`
 }
 
 // errHang fails an invocation that would never end (E17).
 var errHang = errors.New("functions host: 2xx with no body or null: the invocation would hang until its time is up")
 
-// Invoke invokes a function as its trigger does, with data by the names of its bindings and metadata of the trigger, and
-// retries it as function.json says (E13 to E19). The error is the error of the last try.
-func (h *Host) Invoke(ctx context.Context, name string, data, metadata map[string]any) (Result, error) {
+// Invoke invokes a function as its trigger does, with data by the names of its bindings, and retries it as
+// function.json says (E13 to E20). The error is the one of the last try.
+func (h *Host) Invoke(ctx context.Context, name string, data map[string]any) (Result, error) {
+	return h.InvokeWith(ctx, name, data, nil)
+}
+
+// InvokeWith is Invoke with metadata of the trigger.
+func (h *Host) InvokeWith(ctx context.Context, name string, data, metadata map[string]any) (Result, error) {
 	at := slices.IndexFunc(h.app.functions, func(f *function) bool { return f.name == name })
 	if at < 0 {
 		return Result{}, fmt.Errorf("functions host: there is no function %q", name)
@@ -42,28 +47,33 @@ func (h *Host) Invoke(ctx context.Context, name string, data, metadata map[strin
 	id := h.newInvocation() // the same for all tries
 	var failure error
 	for attempt := 0; ; attempt++ {
-		result, err := h.invokeOnce(ctx, f, id, data, f.describeTry(metadata, attempt, failure))
+		result, err := h.attempt(ctx, f, id, data, metadata, attempt, failure)
 		result.Attempts = attempt + 1
 		if err == nil || attempt == f.retries || errors.Is(err, errHang) || ctx.Err() != nil || h.ctx.Err() != nil {
 			return result, err
 		}
 		failure = err
 		select {
-		case <-time.After(f.delay):
+		case <-time.After(f.delay(attempt + 1)):
 		case <-ctx.Done():
 			return result, err
 		}
 	}
 }
 
-// describeTry returns the metadata of a try: the trigger's and the host's (E14).
-func (f *function) describeTry(metadata map[string]any, attempt int, failure error) map[string]any {
-	all := maps.Clone(metadata)
-	if all == nil {
-		all = map[string]any{}
+// attempt is one run of a function.
+func (h *Host) attempt(
+	ctx context.Context, f *function, id string, data, more map[string]any, attempt int, failure error,
+) (Result, error) {
+	worker, err := h.await(ctx)
+	if err != nil {
+		return Result{}, err
 	}
-	all["sys"] = map[string]any{
-		"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano), "RandGuid": guid.New().String(),
+	metadata := map[string]any{}
+	maps.Copy(metadata, more)
+	metadata["sys"] = map[string]any{
+		"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano),
+		"RandGuid": newID(),
 	}
 	if f.retries != 0 {
 		retry := map[string]any{
@@ -73,18 +83,15 @@ func (f *function) describeTry(metadata map[string]any, attempt int, failure err
 		if failure != nil {
 			retry["Exception"] = exception(f.name, failure)
 		}
-		all["RetryContext"] = retry
+		metadata["RetryContext"] = retry
 	}
-	return all
-}
-
-// invokeOnce is one try of an invocation.
-func (h *Host) invokeOnce(ctx context.Context, f *function, id string, data, metadata map[string]any) (Result, error) {
 	body, err := json.Marshal(map[string]any{"Data": data, "Metadata": metadata})
 	if err != nil {
 		return Result{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.workerURL("/"+f.name), bytes.NewReader(body))
+	limited, cancel := h.limitTime(ctx)
+	defer cancel()
+	req, err := http.NewRequestWithContext(limited, http.MethodPost, h.workerURL("/"+f.name), bytes.NewReader(body))
 	if err != nil {
 		return Result{}, err
 	}
@@ -96,14 +103,25 @@ func (h *Host) invokeOnce(ctx context.Context, f *function, id string, data, met
 	req.Header.Set(headerHostVersion, hostVersion)
 	req.Header.Set(headerInvocationID, id)
 	resp, err := h.client.Do(req)
-	if err != nil {
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(resp.Body)
+		err = errors.Join(err, resp.Body.Close())
+	}
+	switch {
+	case err != nil && errors.Is(context.Cause(limited), errFunctionTimeout):
+		h.kill(worker)
+		return Result{}, errFunctionTimeout
+	case err != nil:
 		return Result{}, fmt.Errorf("functions host: %w", err)
 	}
-	text, err := io.ReadAll(resp.Body)
-	if err := errors.Join(err, resp.Body.Close()); err != nil {
-		return Result{}, fmt.Errorf("functions host: %w", err)
+	result, err := f.result(resp, text)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, line := range result.Logs {
+		h.lines = append(h.lines, Line{Level: "Information", Text: line, Log: "Function", InvocationID: id})
 	}
-	return f.readResult(resp, text)
+	return result, err
 }
 
 // exception returns the exception of a failed try as .NET serialises it (E14).
@@ -123,8 +141,8 @@ func exception(name string, failure error) map[string]any {
 	return outer
 }
 
-// readResult reads a worker's response to an invocation (E16, E17, E18).
-func (f *function) readResult(resp *http.Response, body []byte) (Result, error) {
+// result reads a worker's response to an invocation (E16, E17, E18).
+func (f *function) result(resp *http.Response, body []byte) (Result, error) {
 	if resp.StatusCode/100 != 2 {
 		return Result{}, fmt.Errorf("functions host: response status code does not indicate success: %s", resp.Status)
 	}
@@ -138,12 +156,7 @@ func (f *function) readResult(resp *http.Response, body []byte) (Result, error) 
 	if text := bytes.TrimSpace(body); len(text) == 0 || string(text) == "null" {
 		return Result{}, errHang
 	}
-	var result struct {
-		Result
-
-		Logs        []string
-		ReturnValue any
-	}
+	var result Result
 	if err := json.Unmarshal(body, &result); err != nil {
 		return Result{}, fmt.Errorf("functions host: invalid HttpResponseMessage: %w", err)
 	}
@@ -155,7 +168,8 @@ func (f *function) readResult(resp *http.Response, body []byte) (Result, error) 
 	for name, value := range result.Outputs {
 		result.Outputs[name] = decoded(value)
 	}
-	return result.Result, nil
+	result.ReturnValue = decoded(result.ReturnValue)
+	return result, nil
 }
 
 // decoded returns the bytes of a string that is valid base64, and anything else unchanged.

@@ -1,12 +1,14 @@
 package functions
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,15 +35,24 @@ func invoked(w http.ResponseWriter, r *http.Request) {
 	var in invocation
 	_ = json.Unmarshal(body, &in)
 	what, _ := in.Data["do"].(string)
+	if req, ok := in.Data["req"].(map[string]any); ok {
+		query, _ := req["Query"].(map[string]any)
+		what, _ = query["do"].(string)
+	}
 	switch what {
 	case "see":
 		seen := map[string]any{
-			"Outputs": map[string]any{"seen": map[string]any{
+			"ReturnValue": map[string]any{
 				"Method": r.Method, "URI": r.RequestURI, "Host": r.Host, "Header": r.Header, "Chunked": slices.Contains(r.TransferEncoding, "chunked"),
 				"Body": json.RawMessage(body),
-			}},
+			},
 		}
 		text, _ := json.Marshal(seen)
+		reply(w, string(text))
+	case "echo request":
+		text, _ := json.Marshal(map[string]any{"Outputs": map[string]any{"res": map[string]any{
+			"statusCode": "201", "headers": map[string]string{"X-Answer": "1"}, "body": in.Data["req"],
+		}}})
 		reply(w, string(text))
 	case "retry":
 		retry, _ := in.Metadata["RetryContext"].(map[string]any)
@@ -52,10 +63,13 @@ func invoked(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		reply(w, `{}`)
-	case "redirect":
+	case "redirect 302":
+		http.Redirect(w, r, "/moved", http.StatusFound)
+	case "redirect 307":
 		http.Redirect(w, r, "/moved", http.StatusTemporaryRedirect)
 	case "500":
 		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, `{"Logs":["lost"]}`)
 	case "answer":
 		if media, _ := in.Data["type"].(string); media != "" {
 			w.Header().Set("Content-Type", media)
@@ -71,11 +85,20 @@ func invoked(w http.ResponseWriter, r *http.Request) {
 			}
 			_, _ = io.WriteString(w, text)
 		}
-	case "slowly":
+	case "hang":
+		fmt.Println("asked")
+		<-r.Context().Done()
+	case "hang in the answer":
+		fmt.Println("asked")
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, "{")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	case "pid":
 		fmt.Println("begins")
 		time.Sleep(50 * time.Millisecond)
 		fmt.Println("ends")
-		reply(w, `{}`)
+		reply(w, fmt.Sprintf(`{"ReturnValue":%d}`, os.Getpid()))
 	}
 }
 
@@ -95,11 +118,11 @@ func TestInvocationIsSentAsTheHostSendsIt(t *testing.T) { // E13, E14
 		if err := json.Unmarshal([]byte(test.data), &data); err != nil {
 			t.Fatal(err)
 		}
-		result, err := h.Invoke(t.Context(), "sweep", data, map[string]any{"DequeueCount": "2", "sys": "forged"})
+		result, err := h.Invoke(t.Context(), "sweep", data)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		text, _ := json.Marshal(result.Outputs["seen"])
+		text, _ := json.Marshal(result.ReturnValue)
 		var got struct {
 			Method, URI, Host string
 			Header            http.Header
@@ -123,15 +146,46 @@ func TestInvocationIsSentAsTheHostSendsIt(t *testing.T) { // E13, E14
 		}
 		sys, _ := got.Body.Metadata["sys"].(map[string]any)
 		_, notUTC := time.Parse(time.RFC3339Nano, fmt.Sprint(sys["UtcNow"]))
-		if !reflect.DeepEqual(got.Body.Data, data) || len(got.Body.Metadata) != 2 || got.Body.Metadata["DequeueCount"] != "2" || sys["MethodName"] != "sweep" || notUTC != nil || len(fmt.Sprint(sys["RandGuid"])) != 36 {
+		if !reflect.DeepEqual(got.Body.Data, data) || len(got.Body.Metadata) != 1 || sys["MethodName"] != "sweep" || notUTC != nil || !isGUID(fmt.Sprint(sys["RandGuid"])) {
 			t.Errorf("%s: the worker has got %v; want %v, and no RetryContext", name, got.Body, data)
+		}
+	}
+}
+
+func TestInvocationHasTheMetadataOfItsTrigger(t *testing.T) { // E13
+	t.Parallel()
+	h := mustStart(t, "listens", Options{})
+	result, err := h.InvokeWith(t.Context(), "sweep", map[string]any{"do": "see"}, map[string]any{"DequeueCount": "2", "sys": "forged"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, _ := result.ReturnValue.(map[string]any)
+	body, _ := seen["Body"].(map[string]any)
+	metadata, _ := body["Metadata"].(map[string]any)
+	if sys, ok := metadata["sys"].(map[string]any); !ok || sys["MethodName"] != "sweep" || metadata["DequeueCount"] != "2" || len(metadata) != 2 {
+		t.Errorf("the worker has got %v", seen)
+	}
+}
+
+func TestInvocationFollowsRedirectsOnlyWithoutForwarding(t *testing.T) { // E15
+	t.Parallel()
+	for more, want := range map[string]map[string]string{
+		"":       {"redirect 302": "GET with 0 bytes", "redirect 307": "POST with "},
+		proxying: {"redirect 302": "302 Found", "redirect 307": "307 Temporary Redirect"},
+	} {
+		h := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(more), map[string]string{"sweep": timerAlone})})
+		for what, text := range want {
+			result, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": what})
+			if got := fmt.Sprint(result.ReturnValue, err); !strings.Contains(got, text) || strings.Contains(got, "POST with 0 bytes") || (err == nil) != (more == "") {
+				t.Errorf("%s, %s: %s; want %s", more, what, got, text)
+			}
 		}
 	}
 }
 
 func TestInvocationEndsByItsAnswer(t *testing.T) { // E16, E17, E18
 	t.Parallel()
-	h := mustStart(t, "listens", Options{AppDir: newApp(t, plainHost, map[string]string{
+	h := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(proxying), map[string]string{
 		"sweep": `{"bindings":[` + timer + `,{"type":"queue","direction":"out","name":"out"},{"type":"blob","direction":"in","name":"in"}]}`,
 	})})
 	const (
@@ -146,7 +200,7 @@ func TestInvocationEndsByItsAnswer(t *testing.T) { // E16, E17, E18
 		"E16: an empty object":                  {map[string]any{"type": "application/json", "text": `{}`}, Result{}, ""},
 		"E16: text/json":                        {map[string]any{"type": "text/json", "text": `{}`}, Result{}, ""},
 		"E16: nulls":                            {map[string]any{"type": "application/json", "text": `{"Outputs":null,"Logs":null,"ReturnValue":null}`}, Result{}, ""},
-		"E16: names in another case":            {map[string]any{"type": "application/json", "text": `{"returnvalue":1,"LOGS":["a"]}`}, Result{}, ""},
+		"E16: names in another case":            {map[string]any{"type": "application/json", "text": `{"returnvalue":1,"LOGS":["a"]}`}, Result{ReturnValue: 1.0, Logs: []string{"a"}}, ""},
 		"E16: unknown members":                  {map[string]any{"type": "application/json", "text": `{"Attempts":7,"x":1}`}, Result{}, ""},
 		"E16: no Content-Type":                  {map[string]any{"text": `{}`}, Result{}, media + `""`},
 		"E16: text/plain":                       {map[string]any{"type": "text/plain; charset=utf-8", "text": `{}`}, Result{}, media + `"text/plain; charset=utf-8"`},
@@ -160,33 +214,44 @@ func TestInvocationEndsByItsAnswer(t *testing.T) { // E16, E17, E18
 		"E17: no body, chunked":                 {map[string]any{"type": "application/json", "chunked": true}, Result{}, errHang.Error()},
 		"E17: 204":                              {map[string]any{"status": 204}, Result{}, errHang.Error()},
 		"E17: null":                             {map[string]any{"type": "application/json", "text": " null\n"}, Result{}, errHang.Error()},
-		"E18: base64 becomes bytes":             {map[string]any{"type": "application/json", "text": `{"Outputs":{"out":"abcd"}}`}, Result{Outputs: map[string]any{"out": []byte{0x69, 0xb7, 0x1d}}}, ""},
+		"E18: base64 becomes bytes":             {map[string]any{"type": "application/json", "text": `{"Outputs":{"out":"abcd"},"ReturnValue":"abcd"}`}, Result{Outputs: map[string]any{"out": []byte{0x69, 0xb7, 0x1d}}, ReturnValue: []byte{0x69, 0xb7, 0x1d}}, ""},
 		"E18: other texts stay":                 {map[string]any{"type": "application/json", "text": `{"Outputs":{"out":"abc"}}`}, Result{Outputs: map[string]any{"out": "abc"}}, ""},
 		"E18: objects stay":                     {map[string]any{"type": "application/json", "text": `{"Outputs":{"out":{"a":"abcd"}}}`}, Result{Outputs: map[string]any{"out": map[string]any{"a": "abcd"}}}, ""},
 		"E18: what is no output binding is not": {map[string]any{"type": "application/json", "text": `{"Outputs":{"in":1,"timer":2,"x":3}}`}, Result{Outputs: map[string]any{}}, ""},
 	} {
 		test.answer["do"] = "answer"
-		result, err := h.Invoke(t.Context(), "sweep", test.answer, nil)
+		result, err := h.Invoke(t.Context(), "sweep", test.answer)
 		test.want.Attempts = 1
 		if (err == nil) != (test.err == "") || (err != nil && !strings.HasPrefix(err.Error(), test.err)) || !reflect.DeepEqual(result, test.want) {
 			t.Errorf("%s: %+v, %v; want %+v, %s", name, result, err, test.want, test.err)
 		}
 	}
-	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "500"}, nil); err == nil || err.Error() != "functions host: response status code does not indicate success: 500 Internal Server Error" {
+	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "500"}); err == nil || err.Error() != "functions host: response status code does not indicate success: 500 Internal Server Error" {
 		t.Errorf("E16: a 500: %v", err)
 	}
-	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "redirect"}, nil); err == nil || !strings.Contains(err.Error(), "307 Temporary Redirect") {
-		t.Errorf("E15: a redirect: %v", err)
-	}
-	if _, err := h.Invoke(t.Context(), "sweeper", nil, nil); err == nil {
+	if _, err := h.Invoke(t.Context(), "sweeper", nil); err == nil {
 		t.Error("a function that is not there was invoked")
+	}
+	// E18: the log has the logs of a successful invocation by its id; a failed one loses its logs.
+	if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "answer", "type": "application/json", "text": `{"Logs":["one","two"]}`}); err != nil {
+		t.Fatal(err)
+	}
+	var logs []Line
+	for _, line := range h.Lines() {
+		if line.InvocationID == h.InvocationID() || line.Text == "lost" {
+			logs = append(logs, line)
+		}
+	}
+	id := h.InvocationID()
+	if want := []Line{{"Information", "one", "Function", id}, {"Information", "two", "Function", id}}; !reflect.DeepEqual(logs, want) {
+		t.Errorf("E18: %v, want %v", logs, want)
 	}
 }
 
 func TestInvocationIsRetried(t *testing.T) { // E14, E19
 	t.Parallel()
 	retries := `{"retry":{"strategy":"fixedDelay","maxRetryCount":%d,"delayInterval":"00:00:00.100"},"bindings":[` + timer + `]}`
-	dir := newApp(t, plainHost, map[string]string{"twice": fmt.Sprintf(retries, 2), "forEver": fmt.Sprintf(retries, -1), "once": timerAlone})
+	dir := newApp(t, hostJSON(proxying), map[string]string{"twice": fmt.Sprintf(retries, 2), "forEver": fmt.Sprintf(retries, -1), "once": timerAlone})
 	h := mustStart(t, "listens", Options{AppDir: dir})
 	for name, test := range map[string]struct {
 		function string
@@ -200,7 +265,7 @@ func TestInvocationIsRetried(t *testing.T) { // E14, E19
 		"-1 is without end":                          {"forEver", 4, 5, true},
 	} {
 		before := len(attempts(h))
-		result, err := h.Invoke(t.Context(), test.function, map[string]any{"do": "retry", "succeed at": test.succeed}, nil)
+		result, err := h.Invoke(t.Context(), test.function, map[string]any{"do": "retry", "succeed at": test.succeed})
 		if result.Attempts != test.attempts || (err == nil) != test.ok {
 			t.Errorf("%s: %d attempts, %v; want %d", name, result.Attempts, err, test.attempts)
 			continue
@@ -242,7 +307,7 @@ func TestInvocationIsRetried(t *testing.T) { // E14, E19
 			t.Errorf("%s: the ids %v; want one for all of %d tries", name, ids, test.attempts)
 		}
 	}
-	if result, err := h.Invoke(t.Context(), "twice", map[string]any{"do": "answer", "status": 204}, nil); !errors.Is(err, errHang) || result.Attempts != 1 {
+	if result, err := h.Invoke(t.Context(), "twice", map[string]any{"do": "answer", "status": 204}); !errors.Is(err, errHang) || result.Attempts != 1 {
 		t.Errorf("E17: %d attempts, %v; what hangs is not retried", result.Attempts, err)
 	}
 }
@@ -264,7 +329,7 @@ func TestRunsOfATimerDoNotOverlap(t *testing.T) { // E19
 	var runs sync.WaitGroup
 	for range 3 {
 		runs.Go(func() {
-			if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "slowly"}, nil); err != nil {
+			if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "pid"}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -279,6 +344,36 @@ func TestRunsOfATimerDoNotOverlap(t *testing.T) { // E19
 	}
 	if want := []string{"begins", "ends", "begins", "ends", "begins", "ends"}; !slices.Equal(order, want) {
 		t.Errorf("%q, want %q", order, want)
+	}
+}
+
+func TestFunctionTimeoutEndsTheWorker(t *testing.T) { // E20
+	t.Parallel()
+	for _, what := range []string{"hang", "hang in the answer"} {
+		h := mustStart(t, "listens", Options{FunctionTimeout: 1500 * time.Millisecond, Grace: 500 * time.Millisecond})
+		port := h.port
+		before, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "pid"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		others := make(chan answered, 1) // a request that goes down with the worker
+		go func() {
+			for h.printed("asked") == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			a, _ := send(t, h, http.MethodPost, "/api/echo", bytes.NewReader([]byte("x")), "X-Do", "hang")
+			others <- a
+		}()
+		if _, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": what}); !errors.Is(err, errFunctionTimeout) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if a := <-others; a.status != http.StatusInternalServerError {
+			t.Errorf("%s: the other request has %d, want 500", what, a.status)
+		}
+		after, err := h.Invoke(t.Context(), "sweep", map[string]any{"do": "pid"}) // E5: held until there is a worker
+		if err != nil || after.ReturnValue == before.ReturnValue || h.port != port || h.Restarts() != 1 || h.Err() != nil || len(h.crashes) != 0 {
+			t.Errorf("%s: workers %v and %v, %d restarts, %v, %v; want two on one port, and no crash counted", what, before, after, h.Restarts(), h.Err(), err)
+		}
 	}
 }
 

@@ -38,5 +38,5 @@ func (h *Host) Deliver(ctx context.Context, name string, m Message) (Result, err
 		"Id": m.ID, "DequeueCount": strconv.Itoa(m.Receives), "InsertionTime": m.Sent.UTC().Format(time.RFC3339),
 		"ExpirationTime": m.Sent.UTC().AddDate(0, 0, 7).Format(time.RFC3339), "PopReceipt": strings.ToUpper(m.ID),
 	})
-	return h.Invoke(ctx, name, map[string]any{binding: string(text)}, metadata)
+	return h.InvokeWith(ctx, name, map[string]any{binding: string(text)}, metadata)
 }

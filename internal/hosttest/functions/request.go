@@ -2,16 +2,19 @@ package functions
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
-	"log"
 	"maps"
 	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
@@ -27,19 +30,42 @@ const (
 	headerInvocationID = "X-Azure-Functions-Invocationid"
 )
 
+// Causes of a context that ends before the worker responds.
+var (
+	errFunctionTimeout = errors.New("functions host: the function's time is up; the worker was killed")
+	errActivityTimeout = errors.New("functions host: no byte for too long")
+)
+
+// newID returns a GUID.
+func newID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	s := hex.EncodeToString(b)
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}
+
 // drainTimeout limits the reading of a body after the response.
 const drainTimeout = 5 * time.Second
 
 // serve handles a caller's request. As Kestrel does, it reads the rest of a body after the response instead of
 // closing the connection on a caller that still sends.
 func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	if h.closed && h.ctx.Err() != nil {
+		h.mu.Unlock()
+		return
+	}
+	h.running.Add(1)
+	h.mu.Unlock()
+	defer h.running.Done()
+
 	if r.ContentLength == 0 {
 		h.admit(w, r)
 		return
 	}
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // or nothing could be read after the response
-	body := &requestBody{from: r.Body, control: control, begun: time.Now()}
+	body := &requestBody{from: http.MaxBytesReader(nil, r.Body, h.options.MaxBody), control: control, begun: time.Now()}
 	body.extend(0)
 	in := r.WithContext(r.Context())
 	in.Body = body
@@ -50,7 +76,7 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = control.Flush()
 	_ = control.SetReadDeadline(time.Now().Add(drainTimeout))
-	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+	if _, err := io.CopyN(io.Discard, r.Body, h.options.MaxBody); err != nil && !errors.Is(err, io.EOF) {
 		panic(http.ErrAbortHandler) // closes the connection
 	}
 }
@@ -66,7 +92,8 @@ type requestBody struct {
 	from    io.Reader
 	control *http.ResponseController
 	begun   time.Time
-	size    int // read so far
+	size    int    // read so far
+	active  func() // called after each read; may be nil
 	read    atomic.Bool
 	closed  atomic.Bool
 }
@@ -87,6 +114,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.extend(n)
 	if errors.Is(err, io.EOF) {
 		_ = b.control.SetReadDeadline(time.Time{}) // or it would end the request's context
+	}
+	if b.active != nil {
+		b.active()
 	}
 	return n, err
 }
@@ -151,7 +181,7 @@ func (h *Host) admit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := normalPath(r.URL.EscapedPath())
-	f := h.app.findFunction(r.Method, path)
+	f, params := h.app.route(r.Method, path)
 	switch {
 	case strings.HasPrefix(strings.ToLower(path), "/admin/"):
 		respondEmpty(w, http.StatusUnauthorized)
@@ -166,6 +196,12 @@ func (h *Host) admit(w http.ResponseWriter, r *http.Request) {
 	case f == nil:
 		respondEmpty(w, http.StatusNotFound)
 		return
+	case !h.acceptsKey(r, f.trigger.AuthLevel):
+		respondEmpty(w, http.StatusUnauthorized)
+		return
+	case r.ContentLength > h.options.MaxBody:
+		respondEmpty(w, http.StatusRequestEntityTooLarge)
+		return
 	}
 	defer h.outstanding.Add(-1)
 	if n := h.outstanding.Add(1); h.app.outstanding > 0 && n > int64(h.app.outstanding) {
@@ -177,12 +213,24 @@ func (h *Host) admit(w http.ResponseWriter, r *http.Request) {
 		h.places <- struct{}{}
 		defer func() { <-h.places }()
 	}
-	w.Header()["Content-Type"] = nil // or the server would guess one
-	if h.options.Mode == Forwarding {
+	switch {
+	case !f.plainHTTP():
+		h.byJSON(w, r, f, params)
+	case h.app.proxying && h.options.Mode != Forwarding:
+		h.proxyRequest(w, r, path)
+	case h.app.forwarding || h.options.Mode == Forwarding:
 		h.forwardRequest(w, r, path)
-		return
+	default:
+		h.byJSON(w, r, f, params)
 	}
-	h.proxy.ServeHTTP(w, r)
+}
+
+// acceptsKey reports whether a request has a key for a level. A function that names no level has the level function.
+func (h *Host) acceptsKey(r *http.Request, level string) bool {
+	if strings.EqualFold(level, "anonymous") {
+		return true
+	}
+	return slices.Contains(h.options.Keys, cmp.Or(r.Header.Get("X-Functions-Key"), r.URL.Query().Get("code")))
 }
 
 // hopByHop are the headers that are not passed on, in either direction (E8).
@@ -218,63 +266,127 @@ func outgoingHeader(in http.Header, without []string) http.Header {
 	return out
 }
 
-// keepHeaders removes the headers of a response that do not come back (E9).
-func keepHeaders(resp *http.Response) error {
+// copyResponse copies the status and headers of the worker's response (E9).
+func copyResponse(w http.ResponseWriter, resp *http.Response) {
+	header := w.Header()
+	maps.Copy(header, resp.Header)
 	for _, name := range hopByHop {
-		resp.Header.Del(name)
+		header.Del(name)
 	}
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusResetContent {
-		resp.Header.Del("Content-Length")
+		header.Del("Content-Length")
 	}
-	return nil
+	if header["Content-Type"] == nil {
+		header["Content-Type"] = nil // or the server would guess one
+	}
+	w.WriteHeader(resp.StatusCode)
 }
 
-// newProxy returns a proxy that passes a request on, and the response back, both as they came (E8 to E11).
-func (h *Host) newProxy() *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			id := h.newInvocation()
-			target, _ := url.Parse(h.workerURL(encodePath(normalPath(r.In.URL.EscapedPath())))) // it is valid
-			target.RawQuery, target.ForceQuery = r.In.URL.RawQuery, r.In.URL.ForceQuery
-			r.Out.URL, r.Out.Body = target, r.In.Body // which send looks at
-			r.Out.Header = outgoingHeader(r.In.Header, hopByHop)
-			r.Out.Header.Set(headerHostVersion, hostVersion)
-			r.Out.Header.Set(headerInvocationID, id)
-			r.Out.Header.Set("X-Ms-Invocation-Id", id)
-			if h.options.Mode == Proxying {
-				peer, _, _ := net.SplitHostPort(r.In.RemoteAddr)
-				r.Out.Host = target.Host
-				r.Out.Header.Set("X-Forwarded-For", peer)
-				r.Out.Header.Set("X-Forwarded-Host", r.In.Host)
-				r.Out.Header.Set("X-Forwarded-Proto", "http")
+// limitTime returns a context that ends when the function's time is up (E20).
+func (h *Host) limitTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, h.options.FunctionTimeout+h.options.Grace, errFunctionTimeout)
+}
+
+// proxyRequest passes a request on, and the response back, both as they came (E8, E9, E11).
+func (h *Host) proxyRequest(w http.ResponseWriter, r *http.Request, path string) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	ctx, end := h.limitTime(ctx)
+	defer end()
+	idle := time.AfterFunc(h.options.ActivityTimeout, func() { cancel(errActivityTimeout) })
+	defer idle.Stop()
+	active := func() { idle.Reset(h.options.ActivityTimeout) }
+
+	worker, err := h.await(ctx)
+	if err != nil {
+		respondFailure(w, err)
+		return
+	}
+	id := h.newInvocation()
+	target, err := url.Parse(h.workerURL(encodePath(path)))
+	if err != nil {
+		respondFailure(w, err)
+		return
+	}
+	target.RawQuery, target.ForceQuery = r.URL.RawQuery, r.URL.ForceQuery
+	out := (&http.Request{
+		Method: r.Method, Host: r.Host, Header: outgoingHeader(r.Header, hopByHop), ContentLength: r.ContentLength,
+		Body: http.NoBody, URL: target,
+	}).WithContext(ctx)
+	if body, ok := r.Body.(*requestBody); ok {
+		body.active = active
+		out.Body = io.NopCloser(body)
+	}
+	out.Header.Set(headerHostVersion, hostVersion)
+	out.Header.Set(headerInvocationID, id)
+	out.Header.Set("X-Ms-Invocation-Id", id)
+	if h.options.Mode == Proxying {
+		peer, _, _ := net.SplitHostPort(r.RemoteAddr)
+		out.Host = target.Host
+		out.Header.Set("X-Forwarded-For", peer)
+		out.Header.Set("X-Forwarded-Host", r.Host)
+		out.Header.Set("X-Forwarded-Proto", "http")
+	}
+	resp, err := h.send(out, r.Body)
+	if err == nil {
+		active()
+		copyResponse(w, resp)
+		err = errors.Join(streamBody(w, resp.Body, active), resp.Body.Close())
+		if err == nil {
+			return
+		}
+	}
+	if errors.Is(context.Cause(ctx), errFunctionTimeout) {
+		h.kill(worker)
+	}
+	if resp != nil {
+		panic(http.ErrAbortHandler) // the response breaks off
+	}
+	respondFailure(w, err)
+}
+
+// respondFailure responds to a request that has no response of the worker.
+func respondFailure(w http.ResponseWriter, err error) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		respondEmpty(w, http.StatusRequestEntityTooLarge)
+		return
+	}
+	respondEmpty(w, http.StatusInternalServerError)
+}
+
+// streamBody copies a body as it comes, after the headers.
+func streamBody(w http.ResponseWriter, from io.Reader, active func()) error {
+	buffer := make([]byte, 32<<10)
+	control := http.NewResponseController(w)
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	for {
+		n, err := from.Read(buffer)
+		active()
+		if n > 0 {
+			if _, err := w.Write(buffer[:n]); err != nil {
+				return err
 			}
-		},
-		Transport:      transportFunc(h.send),
-		FlushInterval:  -1,
-		ModifyResponse: keepHeaders,
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
-			respondEmpty(w, http.StatusInternalServerError)
-		},
-		ErrorLog: log.New(io.Discard, "", 0),
+			if err := control.Flush(); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
 	}
 }
-
-type transportFunc func(*http.Request) (*http.Response, error)
-
-// RoundTrip implements http.RoundTripper.
-func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // send sends a request to the worker, and again if the connection breaks before the body has been read (E10).
-func (h *Host) send(req *http.Request) (*http.Response, error) {
-	body, ok := req.Body.(*requestBody)
-	if ok {
-		req = req.Clone(req.Context())
-		req.Body = io.NopCloser(body) // or the first attempt would close it
-	}
+func (h *Host) send(req *http.Request, body io.Reader) (*http.Response, error) {
 	delay := 50 * time.Millisecond
 	for attempt := 1; ; attempt++ {
 		resp, err := h.sendOnce(req)
-		if err == nil || attempt == 10 || ok && body.read.Load() {
+		if b, ok := body.(*requestBody); err == nil || attempt == 10 || ok && b.read.Load() {
 			return resp, err
 		}
 		select {
@@ -347,56 +459,132 @@ func forwardQuery(raw string) string {
 
 // forwardRequest builds the request anew, as hosts before 2025 do (E12).
 func (h *Host) forwardRequest(w http.ResponseWriter, r *http.Request, path string) {
-	resp, body, err := h.exchangeAnew(r, path) //nolint:bodyclose // it is closed
-	if err != nil {
-		respondEmpty(w, http.StatusInternalServerError)
+	media := r.Header.Get("Content-Type")
+	if _, _, err := mime.ParseMediaType(media); r.ContentLength < 0 || media != "" &&
+		(err != nil || !strings.Contains(media, "/")) {
+		respondFailure(w, nil)
 		return
 	}
-	_ = keepHeaders(resp)
-	header := w.Header()
-	maps.Copy(header, resp.Header)
+	sent, err := io.ReadAll(r.Body)
+	if err != nil {
+		respondFailure(w, err)
+		return
+	}
+	target := h.workerURL(encodePath(path))
+	if query := forwardQuery(r.URL.RawQuery); query != "" {
+		target += "?" + query
+	}
+	ctx, end := h.limitTime(context.WithoutCancel(r.Context()))
+	defer end()
+	worker, err := h.await(ctx)
+	if err != nil {
+		respondFailure(w, err)
+		return
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, target, bytes.NewReader(sent))
+	if err != nil {
+		respondFailure(w, err)
+		return
+	}
+	id := h.newInvocation()
+	in := r.Header.Clone()
+	in.Add(headerHostVersion, hostVersion)
+	in.Add(headerInvocationID, id)
+	in.Add("User-Agent", "Azure-Functions-Host/"+hostVersion)
+	req.Host, req.Header = r.Host, outgoingHeader(in, contentHeaders)
+	resp, err := h.sendOnce(req)
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(resp.Body)
+		err = errors.Join(err, resp.Body.Close())
+	}
+	if err != nil {
+		if errors.Is(context.Cause(ctx), errFunctionTimeout) {
+			h.kill(worker)
+		}
+		respondFailure(w, err)
+		return
+	}
 	if resp.ContentLength < 0 {
-		header.Set("Content-Length", strconv.Itoa(len(body))) // the body is buffered
+		resp.Header.Set("Content-Length", strconv.Itoa(len(text))) // the body is buffered
 	}
-	if allowed := header.Get("Allow"); allowed != "" {
-		header["Allow"] = strings.Split(allowed, ", ")
+	if allowed := resp.Header.Get("Allow"); allowed != "" {
+		resp.Header["Allow"] = strings.Split(allowed, ", ")
 	}
-	w.WriteHeader(resp.StatusCode)
-	_, _ = w.Write(body) //nolint:gosec // the worker's, for a test
+	copyResponse(w, resp)
+	_, _ = w.Write(text)
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler) // closes the connection
 	}
 }
 
-// exchangeAnew sends the worker a request built from r, and returns the response and its whole body.
-func (h *Host) exchangeAnew(r *http.Request, path string) (*http.Response, []byte, error) {
-	media := r.Header.Get("Content-Type")
-	if _, _, err := mime.ParseMediaType(media); r.ContentLength < 0 || media != "" &&
-		(err != nil || !strings.Contains(media, "/")) {
-		return nil, nil, errors.New("a chunked body or an invalid Content-Type")
-	}
-	sent, err := io.ReadAll(r.Body)
+// byJSON passes a request on as an invocation (E13). The output must be an object with a status, headers and a body,
+// all of them optional; anything else is a 500.
+func (h *Host) byJSON(w http.ResponseWriter, r *http.Request, f *function, params map[string]string) {
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, nil, err
+		respondFailure(w, err)
+		return
 	}
-	target := h.workerURL(encodePath(path))
-	if query := forwardQuery(r.URL.RawQuery); query != "" {
-		target += "?" + query
+	query := map[string]string{}
+	for name, values := range r.URL.Query() {
+		query[name] = strings.Join(values, ",")
 	}
-	req, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, target, bytes.NewReader(sent))
+	request := map[string]any{
+		"Url": "http://" + r.Host + r.URL.String(), "Method": r.Method, "Query": query, "Headers": r.Header,
+		"Params": params, "Identities": []any{},
+	}
+	if r.ContentLength > 0 {
+		request["Body"] = string(body)
+		media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if media == "application/octet-stream" || strings.HasPrefix(media, "multipart/") {
+			request["Body"] = base64.StdEncoding.EncodeToString(body)
+		}
+	}
+	result, err := h.Invoke(r.Context(), f.name, map[string]any{f.trigger.Name: request})
 	if err != nil {
-		return nil, nil, err
+		respondFailure(w, err)
+		return
 	}
-	in := r.Header.Clone()
-	in.Add(headerHostVersion, hostVersion)
-	in.Add(headerInvocationID, h.newInvocation())
-	in.Add("User-Agent", "Azure-Functions-Host/"+hostVersion)
-	req.Host, req.Header = r.Host, outgoingHeader(in, contentHeaders)
-	resp, err := h.sendOnce(req)
-	if err != nil {
-		return nil, nil, err
+	var out map[string]any
+	for _, b := range f.bindings {
+		if strings.EqualFold(b.Type, "http") && strings.EqualFold(b.Direction, "out") {
+			out, _ = result.Outputs[b.Name].(map[string]any)
+		}
 	}
-	body, err := io.ReadAll(resp.Body)
-	return resp, body, errors.Join(err, resp.Body.Close())
+	if out == nil {
+		respondFailure(w, err)
+		return
+	}
+	status := http.StatusOK
+	for _, name := range []string{"status", "statusCode"} {
+		switch value := out[name].(type) {
+		case float64:
+			status = int(value)
+		case string:
+			status, _ = strconv.Atoi(value)
+		}
+	}
+	if status < 200 || status > 599 {
+		respondFailure(w, err)
+		return
+	}
+	headers, _ := out["headers"].(map[string]any)
+	for name, value := range headers {
+		if text, ok := value.(string); ok {
+			w.Header().Set(name, text)
+		}
+	}
+	text, ok := out["body"].(string)
+	if object := out["body"]; !ok && object != nil {
+		encoded, err := json.Marshal(object)
+		if err != nil {
+			respondFailure(w, err)
+			return
+		}
+		text = string(encoded)
+	}
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text)
 }

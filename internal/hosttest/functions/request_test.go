@@ -78,44 +78,72 @@ type unsized struct{ io.Reader }
 
 func TestResponsesWithoutTheWorker(t *testing.T) { // E7
 	t.Parallel()
-	open := strings.Replace(echoes, `"route":"echo"`, `"route":"open","methods":["post"]`, 1)
-	h := mustStart(t, "listens", Options{AppDir: newApp(t, plainHost, map[string]string{"open": open, "sweep": timerAlone})})
-	headers := func(n int) (list []string) {
-		for i := range n {
-			list = append(list, fmt.Sprint("X-", i), "x")
-		}
-		return list
-	}
+	const open = `{"bindings":[{"type":"httpTrigger","direction":"in","name":"req","authLevel":"anonymous","methods":["post"]},` + output + `]}`
+	h := mustStart(t, "listens", Options{Keys: []string{"k", "host", "master"}, MaxBody: 100, AppDir: newApp(t, hostJSON(proxying), map[string]string{
+		"open": open, "closed": strings.Replace(open, "anonymous", "function", 1), "unsaid": strings.Replace(open, `"authLevel":"anonymous",`, "", 1),
+		"sweep": timerAlone,
+	})})
+	tooLong := strings.Repeat("x", 101)
 	for name, test := range map[string]struct {
-		method, target string
-		headers        []string
-		want           int
+		method, target, body, header string
+		want                         int
 	}{
-		"no such route":               {"POST", "/api/other", nil, 404},
-		"a timer":                     {"POST", "/api/sweep", nil, 404},
-		"no prefix":                   {"POST", "/open", nil, 404},
-		"a method that is not listed": {"GET", "/api/open", nil, 404},
-		"an unknown method":           {"BREW", "/api/open", nil, 404},
-		"an admin's path":             {"POST", "/admin/functions/sweep", nil, 401},
-		"two slashes":                 {"POST", "//api/open", nil, 404},
-		"a long request line":         {"POST", "/api/open?" + strings.Repeat("x", 8<<10), nil, 414},
-		"a header that is not ASCII":  {"POST", "/api/open", []string{"X-Own", "é"}, 400},
-		"101 headers":                 {"POST", "/api/open", headers(101), 431},
-		"90 headers":                  {"POST", "/api/open", headers(90), 200},
-		"a path with dots":            {"POST", "/api/../api/open", nil, 200},
+		"no such route":                 {"POST", "/api/other", "", "", 404},
+		"a timer":                       {"POST", "/api/sweep", "", "", 404},
+		"no prefix":                     {"POST", "/open", "", "", 404},
+		"a method that is not listed":   {"GET", "/api/open", "", "", 404},
+		"no key":                        {"POST", "/api/closed", "", "", 401},
+		"no key, and no level is said":  {"POST", "/api/unsaid", "", "", 401},
+		"a wrong key":                   {"POST", "/api/closed", "", "wrong", 401},
+		"a wrong key in the query":      {"POST", "/api/closed?code=wrong", "", "", 401},
+		"a body that is too long":       {"POST", "/api/open", tooLong, "", 413},
+		"the key in a header":           {"POST", "/api/closed", "", "k", 200},
+		"the key in the query":          {"POST", "/api/closed?code=k", "", "", 200},
+		"the host's key":                {"POST", "/api/closed", "", "host", 200},
+		"the master key":                {"POST", "/api/closed?code=master", "", "", 200},
+		"an unknown method":             {"BREW", "/api/open", "", "", 404},
+		"an admin's path":               {"POST", "/admin/functions/sweep", "", "", 401},
+		"two slashes":                   {"POST", "//api/open", "", "", 404},
+		"a long request line":           {"POST", "/api/open?" + strings.Repeat("x", 8<<10), "", "", 414},
+		"a header that is not ASCII":    {"POST", "/api/open", "", "é", 400},
+		"a path with dots":              {"POST", "/api/../api/open", "", "", 200},
+		"the longest body":              {"POST", "/api/open", tooLong[1:], "", 200},
+		"a wrong key where none is due": {"POST", "/api/open", "", "wrong", 200},
 	} {
 		asked := h.InvocationID()
-		a := call(t, h, test.method, test.target, "", test.headers...)
+		a := call(t, h, test.method, test.target, test.body, "X-Functions-Key", test.header)
 		if a.status != test.want || (test.want != 200) != (a.body == "") || (test.want != 200) != (asked == h.InvocationID()) {
 			t.Errorf("%s: %d %q; want %d, and the worker asked only for 200", name, a.status, a.body, test.want)
 		}
+	}
+	if a, err := send(t, h, http.MethodPost, "/api/open", unsized{strings.NewReader(tooLong)}); err != nil || a.status != 413 {
+		t.Errorf("a chunked body that is too long: %d, %v; want 413", a.status, err)
+	}
+	keyless := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(proxying), map[string]string{"closed": strings.Replace(open, "anonymous", "function", 1)})})
+	if a := call(t, keyless, http.MethodPost, "/api/closed", ""); a.status != 401 {
+		t.Errorf("no key, and none is set: %d; want 401", a.status)
+	}
+}
+
+func TestManyHeadersAreRefused(t *testing.T) { // E7
+	t.Parallel()
+	h := mustStart(t, "listens", Options{})
+	var headers []string
+	for i := range 101 {
+		headers = append(headers, fmt.Sprint("X-", i), "x")
+	}
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", headers...); a.status != http.StatusRequestHeaderFieldsTooLarge || a.body != "" {
+		t.Errorf("%d %q, want 431", a.status, a.body)
+	}
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", headers[:180]...); a.status != http.StatusOK {
+		t.Errorf("90 headers: %d", a.status)
 	}
 }
 
 // B5: the host has a 429 of its own, which the double of before did not have.
 func TestTooManyRequests(t *testing.T) { // E7
 	t.Parallel()
-	host := `{"version":"2.0","extensions":{"http":{"maxOutstandingRequests":4,"maxConcurrentRequests":2}},` + plainHost[1:]
+	host := `{"version":"2.0","extensions":{"http":{"maxOutstandingRequests":4,"maxConcurrentRequests":2}},` + hostJSON(proxying)[1:]
 	h := mustStart(t, "listens", Options{AppDir: newApp(t, host, map[string]string{"unassign": echoes})})
 	statuses := make(chan answered, 6)
 	var sent sync.WaitGroup
@@ -143,15 +171,15 @@ func TestTooManyRequests(t *testing.T) { // E7
 func TestHomepage(t *testing.T) { // E7
 	t.Parallel()
 	root := strings.Replace(echoes, `"echo"`, `"/"`, 1)
-	host := `{"version":"2.0","extensions":{"http":{"routePrefix":""}},` + plainHost[1:]
+	host := `{"version":"2.0","extensions":{"http":{"routePrefix":""}},` + hostJSON(proxying)[1:]
 	for name, test := range map[string]struct {
 		dir    string
 		env    []string
 		status int
 		media  string
 	}{
-		"the homepage":          {newApp(t, plainHost, map[string]string{"unassign": echoes}), nil, 200, "text/html"},
-		"a disabled homepage":   {newApp(t, plainHost, map[string]string{"unassign": echoes}), []string{"AzureWebJobsDisableHomepage=true"}, 204, ""},
+		"the homepage":          {newApp(t, hostJSON(proxying), map[string]string{"unassign": echoes}), nil, 200, "text/html"},
+		"a disabled homepage":   {newApp(t, hostJSON(proxying), map[string]string{"unassign": echoes}), []string{"AzureWebJobsDisableHomepage=true"}, 204, ""},
 		"a function of its own": {newApp(t, host, map[string]string{"root": root}), []string{"AzureWebJobsDisableHomepage=true"}, 405, "text/plain; charset=utf-8"},
 	} {
 		h := mustStart(t, "listens", Options{AppDir: test.dir, Env: test.env})
@@ -203,14 +231,14 @@ func proxiesAsItCame(t *testing.T, mode Mode) {
 	if mode == Proxying {
 		want["X-Forwarded-For"], want["X-Forwarded-Host"], want["X-Forwarded-Proto"] = []string{"127.0.0.1"}, []string{"front.example"}, []string{"http"}
 	}
-	if !reflect.DeepEqual(s.Header, want) {
+	if !reflect.DeepEqual(s.Header, want) || !isGUID(id) {
 		t.Errorf("the worker has seen the headers\n%v, want\n%v", s.Header, want)
 	}
 }
 
 func TestProxyAddsNoHeaders(t *testing.T) { // E8: neither a User-Agent nor an Accept-Encoding, and an escaped path stays so
 	t.Parallel()
-	h := mustStart(t, "listens", Options{AppDir: newApp(t, `{"extensions":{"http":{"routePrefix":""}},`+plainHost[1:], map[string]string{"any": strings.Replace(echoes, `"echo"`, `"{*rest}"`, 1)})})
+	h := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(proxying), map[string]string{"any": strings.Replace(echoes, `"echo"`, `"{*rest}"`, 1)})})
 	s := call(t, h, http.MethodGet, "/api/a%2Fb%20c?", "", "User-Agent", "").seen(t)
 	if s.URI != "/api/a%2Fb%20c?" || len(s.Header) != 6 || s.Length != 0 {
 		t.Errorf("the worker has seen %+v; want six headers, all of the host's", s)
@@ -291,6 +319,25 @@ func TestProxySendsARequestAgainOnlyWithoutABody(t *testing.T) { // E10
 				t.Errorf("%d %q after %d requests and %v; want %d after %d", a.status, a.body, arrivals(), took, test.status, test.arrivals)
 			}
 		})
+	}
+}
+
+func TestProxyGivesUpWithoutAByte(t *testing.T) { // E10
+	t.Parallel()
+	h := mustStart(t, "listens", Options{ActivityTimeout: time.Second})
+	if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "hang"); a.status != 500 || a.body != "" || h.Restarts() != 0 {
+		t.Errorf("%d %q, %d restarts; want 500 and the worker as it was", a.status, a.body, h.Restarts())
+	}
+	r, w := io.Pipe() // bytes now and then are enough
+	go func() {
+		for range 6 {
+			time.Sleep(250 * time.Millisecond)
+			_, _ = io.WriteString(w, "x")
+		}
+		_ = w.Close()
+	}()
+	if a, err := send(t, h, http.MethodPost, "/api/echo", r, "X-Do", "stream"); err != nil || a.body != "xxxxxx" {
+		t.Errorf("%v, %v", a, err)
 	}
 }
 
@@ -392,6 +439,30 @@ func TestForwardingBuildsTheRequestAnew(t *testing.T) { // E12
 	}
 }
 
+func TestOldHostForwardsWhereProxyingIsNotAskedFor(t *testing.T) { // E12
+	t.Parallel()
+	h := mustStart(t, "listens", Options{AppDir: newApp(t, hostJSON(`,"enableForwardingHttpRequest":true`), map[string]string{"a": echoes})})
+	if s := call(t, h, http.MethodGet, "/api/echo?a=1&a=2", "").seen(t); s.URI != "/api/echo?a=1,2" {
+		t.Errorf("the worker has seen %s", s.URI)
+	}
+}
+
+func TestFunctionTimeoutOfARequestEndsTheWorker(t *testing.T) { // E20
+	t.Parallel()
+	for name, mode := range Modes() {
+		h := mustStart(t, "listens", Options{Mode: mode, FunctionTimeout: 200 * time.Millisecond, Grace: 300 * time.Millisecond})
+		begin := time.Now()
+		before := h.worker
+		if a := call(t, h, http.MethodPost, "/api/echo", "x", "X-Do", "hang"); a.status != 500 || h.Restarts() != 1 || time.Since(begin) < 500*time.Millisecond {
+			t.Errorf("%s: %d, %d restarts, after %v; want 500 and one", name, a.status, h.Restarts(), time.Since(begin))
+		}
+		<-before.ended
+		if a := call(t, h, http.MethodPost, "/api/echo", "x"); a.status != 200 {
+			t.Errorf("%s: the next request has %d", name, a.status)
+		}
+	}
+}
+
 func TestConnectionsToTheWorkerAreKept(t *testing.T) { // E23
 	t.Parallel()
 	h := mustStart(t, "listens", Options{IdleTimeout: 200 * time.Millisecond})
@@ -485,4 +556,37 @@ func TestHostReadsTheBodyAfterItsOwnResponse(t *testing.T) { // E7: callers who 
 		t.Fatalf("%v, %v; want 404 at once", resp, err)
 	}
 	_ = resp.Body.Close()
+}
+
+func TestRequestByJSON(t *testing.T) { // E13: a function with more than the two bindings, and any one without proxying and forwarding
+	t.Parallel()
+	more := strings.Replace(echoes, "]}", `,{"type":"queue","direction":"out","name":"out"}]}`, 1)
+	for name, test := range map[string]struct {
+		host, function string
+	}{
+		"a mixed function":                    {hostJSON(proxying), more},
+		"neither proxying nor forwarding":     {hostJSON(""), echoes},
+		"an HTTP function that has no output": {hostJSON(proxying), strings.Replace(echoes, ","+output, "", 1)},
+	} {
+		h := mustStart(t, "listens", Options{AppDir: newApp(t, test.host, map[string]string{"byJSON": test.function})})
+		a := call(t, h, http.MethodPut, "/api/echo?a=1&a=2&do=echo%20request", "body", "Content-Type", "text/plain", "X-Own", "1")
+		if strings.Contains(name, "no output") {
+			if a.status != 500 || h.InvocationID() == "" {
+				t.Errorf("%s: %v; want 500, as nothing can be answered", name, a)
+			}
+			continue
+		}
+		var got map[string]any
+		if err := json.Unmarshal([]byte(a.body), &got); err != nil || a.status != 201 || a.header.Get("X-Answer") != "1" {
+			t.Fatalf("%s: %v, %v", name, a, err)
+		}
+		headers, _ := got["Headers"].(map[string]any)
+		if got["Method"] != "PUT" || got["Body"] != "body" || !strings.HasSuffix(fmt.Sprint(got["Url"]), "/api/echo?a=1&a=2&do=echo%20request") ||
+			!reflect.DeepEqual(got["Query"], map[string]any{"a": "1,2", "do": "echo request"}) || !reflect.DeepEqual(headers["X-Own"], []any{"1"}) {
+			t.Errorf("%s: the worker has seen %v", name, got)
+		}
+		if a := call(t, h, http.MethodPost, "/api/echo?do=500", "x"); a.status != 500 || a.body != "" {
+			t.Errorf("%s: the worker refuses: %v; want 500 without its body", name, a)
+		}
+	}
 }
