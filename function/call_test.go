@@ -244,8 +244,9 @@ func TestLoop(t *testing.T) {
 		before  string
 	}{
 		"sh": {[]string{"bash", "-euc"}, "unassign() { " + binary + " \"$@\"; }\n"},
-		"powershell": {[]string{"pwsh", "-NonInteractive", "-Command"}, "$ErrorActionPreference = 'Stop'; Import-Module " +
-			module + "\n"},
+		"powershell": { // which asks nobody
+			[]string{"pwsh", "-NonInteractive", "-Command"}, "$ErrorActionPreference = 'Stop'; $ConfirmPreference = 'None'\n",
+		},
 	} {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
@@ -269,6 +270,9 @@ func TestLoop(t *testing.T) {
 			s, url := serveSimulation(t)
 			command := exec.CommandContext(t.Context(), path, append(slices.Clone(test.program[1:]), test.before+m[1])...)
 			command.Dir = t.TempDir()
+			if err := os.Symlink(module, filepath.Join(command.Dir, "AutopilotUnassign")); err != nil {
+				t.Fatal(err)
+			}
 			command.Env = append(os.Environ(), "UNASSIGN_URL="+url, "UNASSIGN_SECRET_FILE="+writeFile(t, "key", s.WebhookKey))
 			out, err := command.CombinedOutput()
 			if err != nil || !containsAll(string(out), "room.elv@contoso.com", "room.dal@contoso.com") {

@@ -371,7 +371,7 @@ func sicknesses() map[string]sickness {
 			withCertificate(until(5 * 24 * time.Hour)), byCertificate,
 			[]string{"warning certificate graph-certificate"},
 			[]string{"expires in 5 days, on 2000-01-06"},
-			"--append --cert @new.pem",
+			"--append --cert \"@new.pem\"",
 		},
 		"a certificate that has expired": {
 			withCertificate(until(-30 * time.Minute)), byCertificate,
