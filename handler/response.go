@@ -122,17 +122,22 @@ func (h *Handler) respond(header http.Header, r *http.Request, o *origin, w *wor
 		id = w.replayOf
 		header.Set("Idempotent-Replayed", "true")
 	}
-	if w.result.failed() || len(w.devices) == 1 && !w.list && w.devices[0].result.failed() {
-		ended := w.result
-		body := newFailure(ended)
-		if len(w.devices) == 1 {
-			if !ended.failed() {
-				ended = w.devices[0].result
-			}
-			body = w.devices[0].failure(ended)
+	var d *device // the only one
+	ended := w.result
+	if len(w.devices) == 1 {
+		if d = w.devices[0]; !ended.failed() && !w.list {
+			ended = d.result
 		}
+	}
+	if ended.failed() {
+		body := newFailure(ended, d)
 		body.RequestID, body.Reference = id, w.reference
-		h.setFailureHeaders(header, ended)
+		if ended.status == http.StatusUnauthorized || ended.code == forbidden {
+			header.Set("WWW-Authenticate", caller.Challenge(h.Verifier, ended.err))
+		}
+		if ended.retryAfter > 0 {
+			setRetryAfter(header, ended.retryAfter)
+		}
 		return jsonResponse(ended.status, failureType(r.Header), body)
 	}
 	if w.list {
@@ -145,7 +150,7 @@ func (h *Handler) respond(header http.Header, r *http.Request, o *origin, w *wor
 	if prefers {
 		header.Set("Preference-Applied", "return=representation")
 	}
-	body := w.devices[0].success()
+	body := d.success()
 	body.Reference, body.RequestID = w.reference, id
 	return jsonResponse(http.StatusOK, "application/json", body)
 }
@@ -153,27 +158,6 @@ func (h *Handler) respond(header http.Header, r *http.Request, o *origin, w *wor
 // failRequest returns the response to a request that failed as a whole, without devices.
 func (h *Handler) failRequest(header http.Header, r *http.Request, o *origin, ended result) response {
 	return h.respond(header, r, o, &work{result: ended})
-}
-
-// setFailureHeaders sets WWW-Authenticate and Retry-After.
-func (h *Handler) setFailureHeaders(header http.Header, ended result) {
-	if ended.status == http.StatusUnauthorized || ended.code == forbidden {
-		header.Set("WWW-Authenticate", h.challengeFor(ended.err))
-	}
-	if ended.retryAfter > 0 {
-		setRetryAfter(header, ended.retryAfter)
-	}
-}
-
-// challengeFor returns the value of WWW-Authenticate: the schemes of the Verifier. An API key has no scheme, and a 401
-// must name one.
-func (h *Handler) challengeFor(err error) string {
-	if c, ok := h.Verifier.(caller.Challenger); ok {
-		if challenge := c.Challenge(err); challenge != "" {
-			return challenge
-		}
-	}
-	return (&caller.Signature{}).Challenge(err)
 }
 
 // listResponse returns the response for a list of devices. Its status is 200 if all succeeded, 503 if a retry may help
@@ -227,7 +211,7 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 // listBody returns the result of d in a list.
 func (d *device) listBody() any {
 	if d.result.failed() {
-		return d.failure(d.result)
+		return newFailure(d.result, d)
 	}
 	body := d.success()
 	body.Status = d.result.status
@@ -271,8 +255,9 @@ func (d *device) account() *Account {
 	return &Account{d.known.Account.UserPrincipalName, d.known.Account.ResourceName}
 }
 
-// newFailure returns the body for a failure, without the members about a device.
-func newFailure(ended result) Failure {
+// newFailure returns the body for a failure. d is the device that failed, nil for a request without one. For a device
+// outside the policy it has only the caller's own words.
+func newFailure(ended result, d *device) Failure {
 	row := statusOf(ended.code)
 	body := Failure{
 		Error:     FailureError{ended.code, row.message},
@@ -290,13 +275,9 @@ func newFailure(ended result) Failure {
 	if ok && failed.Service == upstream.Graph && failed.Status != 0 {
 		body.Graph = &GraphFailure{failed.Status, failed.Code, failed.RequestID}
 	}
-	return body
-}
-
-// failure returns the body for a device that failed. For a device outside the policy it has only the caller's own
-// words.
-func (d *device) failure(ended result) Failure {
-	body := newFailure(ended)
+	if d == nil {
+		return body
+	}
 	known := d.known
 	if ended.code == policyDenied {
 		known = graph.Device{ID: d.id, SerialNumber: d.serial}

@@ -86,18 +86,10 @@ func matchKey(ctx context.Context, keys Keys, fits func([]Key) (name string, ok 
 	return "", deny("matches no key")
 }
 
-// Challenger is a Verifier with a scheme for WWW-Authenticate.
-type Challenger interface {
-	Verifier
-	// Challenge returns the value of WWW-Authenticate for a request that failed with err, "" for none. It may say that
-	// the evidence was refused, never why.
-	Challenge(err error) string
-}
-
 // Any returns a Verifier that accepts the evidence of any of verifiers, and tries all of them. Its error is
 // ErrNoEvidence if no verifier found evidence, else the most specific one: unreadable keys, then ErrForbidden,
-// ErrExpired, ErrDenied. Its challenge joins the verifiers' challenges.
-func Any(verifiers ...Verifier) Challenger { return anyOf(verifiers) }
+// ErrExpired, ErrDenied.
+func Any(verifiers ...Verifier) Verifier { return anyOf(verifiers) }
 
 type anyOf []Verifier
 
@@ -147,16 +139,30 @@ func MayCarryEvidence(v Verifier, h http.Header) bool {
 	return true
 }
 
-func (a anyOf) Challenge(err error) string {
-	var challenges []string
-	for _, v := range a {
-		if c, ok := v.(Challenger); ok {
-			if challenge := c.Challenge(err); challenge != "" {
-				challenges = append(challenges, challenge)
-			}
-		}
+// Challenge returns the value of WWW-Authenticate for a request that v refused with err: the schemes of its evidence. It
+// may say that the evidence was refused, never why. An API key has no scheme, and a 401 must name one.
+func Challenge(v Verifier, err error) string {
+	schemes := challenges(v, err)
+	if len(schemes) == 0 {
+		return signatureChallenge
 	}
-	return strings.Join(challenges, ", ")
+	return strings.Join(schemes, ", ")
+}
+
+func challenges(v Verifier, err error) (schemes []string) {
+	switch v := v.(type) {
+	case anyOf:
+		for _, v := range v {
+			schemes = append(schemes, challenges(v, err)...)
+		}
+	case *Signature:
+		if !errors.Is(err, ErrForbidden) { // another scheme would not help
+			schemes = []string{signatureChallenge}
+		}
+	case *Token:
+		schemes = []string{tokenChallenge(err)}
+	}
+	return schemes
 }
 
 // PlatformID is the ID of the one caller behind Platform.

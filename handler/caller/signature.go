@@ -78,14 +78,8 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	return Caller{Kind: KindSignature, ID: name, Delivery: id}, nil
 }
 
-// Challenge returns the value of WWW-Authenticate for signatures, for which no scheme is registered. It is "" after
-// ErrForbidden: another scheme would not help.
-func (s *Signature) Challenge(err error) string {
-	if errors.Is(err, ErrForbidden) {
-		return ""
-	}
-	return `Webhook-Signature realm="unassign"`
-}
+// signatureChallenge is the value of WWW-Authenticate for signatures, for which no scheme is registered.
+const signatureChallenge = `Webhook-Signature realm="unassign"`
 
 // findSigner returns the name of the key of one of the candidates. It compares every pair, so that its time does not
 // reveal the match.

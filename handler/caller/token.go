@@ -218,8 +218,8 @@ func describeError(err error) string {
 	return "it cannot be verified"
 }
 
-// Challenge returns the value of WWW-Authenticate for bearer tokens (RFC 6750, section 3). It names no tenant.
-func (t *Token) Challenge(err error) string {
+// tokenChallenge returns the value of WWW-Authenticate for bearer tokens (RFC 6750, section 3). It names no tenant.
+func tokenChallenge(err error) string {
 	const challenge = `Bearer realm="unassign"`
 	if errors.Is(err, ErrForbidden) {
 		return challenge + `, error="insufficient_scope"`

@@ -432,7 +432,7 @@ func TestChallenge(t *testing.T) {
 		want  string
 	}{
 		"signatures":                     {[]caller.Verifier{signature, key}, caller.ErrDenied, webhook},
-		"keys":                           {[]caller.Verifier{key}, caller.ErrDenied, ""},
+		"keys":                           {[]caller.Verifier{key}, caller.ErrDenied, webhook},
 		"tokens":                         {[]caller.Verifier{key, token}, caller.ErrNoEvidence, bearer},
 		"both, none was sent":            {[]caller.Verifier{signature, token}, caller.ErrNoEvidence, webhook + ", " + bearer},
 		"both, a signature was refused":  {[]caller.Verifier{signature, token}, caller.ErrDenied, webhook + ", " + bearer},
@@ -441,7 +441,7 @@ func TestChallenge(t *testing.T) {
 		"both, both were refused":        {[]caller.Verifier{signature, token}, errors.Join(caller.ErrDenied, denied), webhook + ", " + bearer + `, error="invalid_token"`},
 		"both, the signature is too old": {[]caller.Verifier{signature, token}, caller.ErrExpired, webhook + ", " + bearer},
 	} {
-		if got := caller.Any(test.asked...).Challenge(test.err); got != test.want {
+		if got := caller.Challenge(caller.Any(test.asked...), test.err); got != test.want {
 			t.Errorf("%s: %s, want %s", name, got, test.want)
 		}
 	}
