@@ -12,7 +12,7 @@ import (
 )
 
 func (w *world) appCertificate() *entra.Credential {
-	return entra.AppCertificate(w.cloud.TenantID, w.cloud.ClientID, appSecretName, w.vault, w.options)
+	return entra.AppCertificate(w.Cloud.TenantID, w.Cloud.ClientID, simulated.AppSecretName, w.Vault, w.Options)
 }
 
 // pair is a certificate with its key.
@@ -42,16 +42,16 @@ func TestCertificate(t *testing.T) {
 		"vault: secret_invalid: secret graph-client-secret has no private key": simulated.InPEM(nil, oldPair().cert),
 	} {
 		simulate(t, func(w *world) {
-			w.cloud.SetAppCertificates(oldPair().cert)
-			w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: value})
+			w.Cloud.SetAppCertificates(oldPair().cert)
+			w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: value})
 			c := w.appCertificate()
 			if want == "" {
 				w.wantToken(c, "cold")
-				w.wantRequests("1 1 1 1 1", "cold")
+				w.WantRequests("1 1 1 1 1", "cold")
 				return
 			}
 			w.wantFailure(c, want, "cold")
-			w.wantRequests("1 1 1 0 0", "cold")
+			w.WantRequests("1 1 1 0 0", "cold")
 		})
 	}
 }

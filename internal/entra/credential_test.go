@@ -11,28 +11,29 @@ import (
 
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/upstream"
 )
 
 // wantToken gets a token and returns it.
 func (w *world) wantToken(c *entra.Credential, when string) string {
-	w.t.Helper()
-	token, err := c.GetToken(w.t.Context(), graphToken)
+	w.T.Helper()
+	token, err := c.GetToken(w.T.Context(), graphToken)
 	if err != nil || !strings.HasPrefix(token.Token, "eyJ") {
-		w.t.Fatalf("%s: no token: %v", when, err)
+		w.T.Fatalf("%s: no token: %v", when, err)
 	}
 	return token.Token
 }
 
 // wantFailure fails the test unless getting a token fails with that error.
 func (w *world) wantFailure(c *entra.Credential, want, when string) {
-	w.t.Helper()
-	token, err := c.GetToken(w.t.Context(), graphToken)
+	w.T.Helper()
+	token, err := c.GetToken(w.T.Context(), graphToken)
 	if err == nil {
-		w.t.Fatalf("%s: a token, want %s", when, want)
+		w.T.Fatalf("%s: a token, want %s", when, want)
 	}
-	if failed := w.failure(err); failed.Error() != want || token.Token != "" {
-		w.t.Errorf("%s: %v, want %s", when, failed, want)
+	if failed := w.Failure(err); failed.Error() != want || token.Token != "" {
+		w.T.Errorf("%s: %v, want %s", when, failed, want)
 	}
 }
 
@@ -46,23 +47,23 @@ type kind struct {
 }
 
 func kinds() map[string]kind {
-	value := map[bool]string{false: oldSecret, true: newSecret}
+	value := map[bool]string{false: simulated.OldSecret, true: simulated.NewSecret}
 	pair := map[bool]*pair{false: oldPair(), true: newPair()}
 	return map[string]kind{
 		"client secret": {
 			(*world).appSecret,
 			func(w *world, renewed bool) {
-				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: value[renewed]})
+				w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: value[renewed]})
 			},
-			func(w *world, renewed bool) { w.cloud.SetAppSecrets(value[renewed]) },
+			func(w *world, renewed bool) { w.Cloud.SetAppSecrets(value[renewed]) },
 			"identity: credential_rejected (401 AADSTS7000215)", 0,
 		},
 		"certificate": {
 			(*world).appCertificate,
 			func(w *world, renewed bool) {
-				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: pair[renewed].pem()})
+				w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: pair[renewed].pem()})
 			},
-			func(w *world, renewed bool) { w.cloud.SetAppCertificates(pair[renewed].cert) },
+			func(w *world, renewed bool) { w.Cloud.SetAppCertificates(pair[renewed].cert) },
 			"identity: credential_rejected (401 AADSTS700027)", 1,
 		},
 	}
@@ -78,11 +79,11 @@ func eachKind(t *testing.T, test func(w *world, k kind, c *entra.Credential, fir
 				k.put(w, false)
 				c := k.credential(w)
 				first := w.wantToken(c, "cold")
-				w.wantRequests("1 1 1 1 1", "cold")
+				w.WantRequests("1 1 1 1 1", "cold")
 				if again := w.wantToken(c, "warm"); again != first {
-					w.t.Error("a token is not kept")
+					w.T.Error("a token is not kept")
 				}
-				w.wantRequests("1 1 1 1 1", "warm")
+				w.WantRequests("1 1 1 1 1", "warm")
 				test(w, k, c, first)
 			})
 		})
@@ -95,7 +96,7 @@ func TestRotation(t *testing.T) {
 		k.accept(w, true)
 		c.Expire(first)
 		w.wantToken(c, "after a rotation")
-		w.wantRequests("1 1 2 3 3", "after a rotation")
+		w.WantRequests("1 1 2 3 3", "after a rotation")
 	})
 }
 
@@ -104,14 +105,14 @@ func TestRefusedWithoutRotation(t *testing.T) {
 		k.accept(w, true)
 		c.Expire(first)
 		w.wantFailure(c, k.refused, "with the same version in the vault")
-		w.wantRequests(fmt.Sprintf("1 1 %d 2 2", 2+k.lists), "with the same version in the vault")
+		w.WantRequests(fmt.Sprintf("1 1 %d 2 2", 2+k.lists), "with the same version in the vault")
 		k.put(w, true)
 		time.Sleep(30*time.Second - time.Nanosecond)
 		w.wantFailure(c, k.refused, "before 30 s are over")
-		w.wantRequests(fmt.Sprintf("1 1 %d 3 3", 2+k.lists), "before 30 s are over")
+		w.WantRequests(fmt.Sprintf("1 1 %d 3 3", 2+k.lists), "before 30 s are over")
 		time.Sleep(5 * time.Second)
 		w.wantToken(c, "after 30 s")
-		w.wantRequests(fmt.Sprintf("1 1 %d 4 5", 3+k.lists), "after 30 s")
+		w.WantRequests(fmt.Sprintf("1 1 %d 4 5", 3+k.lists), "after 30 s")
 	})
 }
 
@@ -122,7 +123,7 @@ func TestRefusedWhenJustRead(t *testing.T) {
 				k.accept(w, true)
 				k.put(w, false)
 				w.wantFailure(k.credential(w), k.refused, "cold")
-				w.wantRequests(fmt.Sprintf("1 1 %d 1 1", 1+k.lists), "cold")
+				w.WantRequests(fmt.Sprintf("1 1 %d 1 1", 1+k.lists), "cold")
 			})
 		})
 	}
@@ -135,14 +136,14 @@ func TestRefusedWithTheVaultDown(t *testing.T) {
 		eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 			k.put(w, true)
 			k.accept(w, true)
-			w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
+			w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
 			c.Expire(first)
 			time.Sleep(age)
 			for range 3 {
 				w.wantFailure(c, "vault: unreachable: connection refused", "with the vault down")
 				time.Sleep(5 * time.Second)
 			}
-			w.cloud.Heal()
+			w.Cloud.Heal()
 			w.wantToken(c, "with the vault back")
 		})
 	}
@@ -152,11 +153,11 @@ func TestRefusedWithTheVaultDown(t *testing.T) {
 func TestRefusedTwice(t *testing.T) {
 	eachKind(t, func(w *world, k kind, c *entra.Credential, first string) {
 		k.put(w, true)
-		w.cloud.SetAppSecrets()
-		w.cloud.SetAppCertificates()
+		w.Cloud.SetAppSecrets()
+		w.Cloud.SetAppCertificates()
 		c.Expire(first)
 		w.wantFailure(c, k.refused, "with a new version that is refused too")
-		w.wantRequests("1 1 2 3 3", "with a new version that is refused too")
+		w.WantRequests("1 1 2 3 3", "with a new version that is refused too")
 	})
 }
 
@@ -164,10 +165,10 @@ func TestExpiredSecret(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
 		first := w.wantToken(c, "cold")
-		w.cloud.ExpireAppSecret(oldSecret)
+		w.Cloud.ExpireAppSecret(simulated.OldSecret)
 		c.Expire(first)
 		w.wantFailure(c, "identity: credential_expired (401 AADSTS7000222)", "expired")
-		w.wantRequests("1 1 2 2 2", "expired")
+		w.WantRequests("1 1 2 2 2", "expired")
 	})
 }
 
@@ -181,17 +182,17 @@ func TestUsedOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachKind(t, func(w *world, _ kind, c *entra.Credential, first string) {
-				w.cloud.Fail(azuresim.StepSecret, -1, fault)
+				w.Cloud.Fail(azuresim.StepSecret, -1, fault)
 				const warning = "the vault is not answering; the app's credential is used on"
 				for _, pause := range []time.Duration{time.Hour + time.Second, 22*time.Hour + 58*time.Minute} {
 					time.Sleep(pause)
-					w.log.Reset()
+					before := strings.Count(w.Log.String(), warning)
 					if again := w.wantToken(c, "with the vault down"); again == first {
-						w.t.Error("a token is used past its end")
+						w.T.Error("a token is used past its end")
 					}
-					if warned := strings.Count(w.log.String(), warning); warned != 1 || !strings.Contains(w.log.String(),
+					if warned := strings.Count(w.Log.String(), warning) - before; warned != 1 || !strings.Contains(w.Log.String(),
 						`"level":"WARN"`) {
-						w.t.Errorf("%d warnings: %s", warned, w.log)
+						w.T.Errorf("%d warnings: %s", warned, w.Log)
 					}
 				}
 				time.Sleep(time.Hour + time.Second)
@@ -205,16 +206,16 @@ func TestUsedOn(t *testing.T) {
 func TestNotUsedOn(t *testing.T) {
 	for want, change := range map[string]func(*world){
 		"vault: not_found (404 SecretNotFound): secret graph-client-secret": func(w *world) {
-			w.cloud.DeleteSecret(
-				appSecretName)
+			w.Cloud.DeleteSecret(
+				simulated.AppSecretName)
 		},
 		"vault: secret_disabled (403 SecretDisabled): secret graph-client-secret": func(w *world) {
-			w.cloud.PutSecret(
-				appSecretName, azuresim.Secret{Disabled: true})
+			w.Cloud.PutSecret(
+				simulated.AppSecretName, azuresim.Secret{Disabled: true})
 		},
 		"vault: secret_invalid: secret graph-client-secret has no value": func(w *world) {
-			w.cloud.PutSecret(
-				appSecretName, azuresim.Secret{})
+			w.Cloud.PutSecret(
+				simulated.AppSecretName, azuresim.Secret{})
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -222,10 +223,10 @@ func TestNotUsedOn(t *testing.T) {
 				change(w)
 				time.Sleep(time.Hour + time.Second)
 				w.wantFailure(c, want, "gone")
-				w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
+				w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Refused())
 				time.Sleep(5 * time.Second)
 				w.wantFailure(c, "vault: unreachable: connection refused", "gone, and the vault down")
-				w.cloud.Heal()
+				w.Cloud.Heal()
 				k.put(w, false)
 				time.Sleep(5 * time.Second)
 				w.wantToken(c, "back again")
@@ -238,18 +239,18 @@ func TestNotUsedOn(t *testing.T) {
 func TestFailureIsKept(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
-		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
+		w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
 		const want = "vault: forbidden (403 SimulatedFault): secret graph-client-secret"
 		for range 20 {
 			w.wantFailure(c, want, "at once")
 		}
 		time.Sleep(5*time.Second - time.Nanosecond)
 		w.wantFailure(c, want, "before 5 s are over")
-		w.wantRequests("1 1 1 0 0", "before 5 s are over")
+		w.WantRequests("1 1 1 0 0", "before 5 s are over")
 		time.Sleep(time.Nanosecond)
 		w.wantFailure(c, want, "after 5 s")
-		w.wantRequests("1 1 2 0 0", "after 5 s")
-		w.cloud.Heal()
+		w.WantRequests("1 1 2 0 0", "after 5 s")
+		w.Cloud.Heal()
 		time.Sleep(5 * time.Second)
 		w.wantToken(c, "healed")
 	})
@@ -262,42 +263,42 @@ func TestOneForAll(t *testing.T) {
 		azuresim.StepToken:  upstream.Identity,
 	} {
 		simulate(t, func(w *world) {
-			w.cloud.Fail(step, 1, azuresim.Delay(2*time.Second))
-			w.cloud.Fail(azuresim.StepIdentity, 1, azuresim.Delay(500*time.Millisecond))
+			w.Cloud.Fail(step, 1, azuresim.Delay(2*time.Second))
+			w.Cloud.Fail(azuresim.StepIdentity, 1, azuresim.Delay(500*time.Millisecond))
 			c := w.appSecret()
 			var waiting sync.WaitGroup
 			for range 200 {
 				waiting.Go(func() {
 					trace := &upstream.Trace{}
-					if _, err := c.GetToken(upstream.WithTrace(w.t.Context(), trace), graphToken); err != nil {
-						w.t.Error(err)
+					if _, err := c.GetToken(upstream.WithTrace(w.T.Context(), trace), graphToken); err != nil {
+						w.T.Error(err)
 					}
 					spent := map[upstream.Service]time.Duration{upstream.Vault: 0, upstream.Identity: 500 * time.Millisecond}
 					spent[service] += 2 * time.Second
 					for of, want := range spent {
 						if got := trace.Spent(of); got != want {
-							w.t.Errorf("waited %v for %s, want %v", got, of, want)
+							w.T.Errorf("waited %v for %s, want %v", got, of, want)
 						}
 					}
 				})
 			}
 			waiting.Go(func() {
-				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+				ctx, cancel := context.WithTimeout(w.T.Context(), time.Second)
 				defer cancel()
 				start := time.Now()
 				_, err := c.GetToken(ctx, graphToken)
 				if took := time.Since(start); took != time.Second {
-					w.t.Errorf("a deadline of a second was kept after %v", took)
+					w.T.Errorf("a deadline of a second was kept after %v", took)
 				}
-				if failed := w.failure(err); *failed != (upstream.Error{
+				if failed := w.Failure(err); *failed != (upstream.Error{
 					Service: service, Reason: upstream.Timeout,
 					Cause: "no answer in time",
 				}) {
-					w.t.Errorf("%v, want a time-out of %s", failed, service)
+					w.T.Errorf("%v, want a time-out of %s", failed, service)
 				}
 			})
 			waiting.Wait()
-			w.wantRequests("1 1 1 1 1", "for 201")
+			w.WantRequests("1 1 1 1 1", "for 201")
 		})
 	}
 }
@@ -305,14 +306,14 @@ func TestOneForAll(t *testing.T) {
 // TestNobodyWaits cancels all callers before the token arrives. Later callers get it.
 func TestNobodyWaits(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		w.Cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
 		c := w.appSecret()
-		ctx, cancel := context.WithCancel(w.t.Context())
+		ctx, cancel := context.WithCancel(w.T.Context())
 		var waiting sync.WaitGroup
 		for range 3 {
 			waiting.Go(func() {
-				if _, err := c.GetToken(ctx, graphToken); w.failure(err).Reason != upstream.Timeout {
-					w.t.Error(err)
+				if _, err := c.GetToken(ctx, graphToken); w.Failure(err).Reason != upstream.Timeout {
+					w.T.Error(err)
 				}
 			})
 		}
@@ -321,8 +322,8 @@ func TestNobodyWaits(t *testing.T) {
 		waiting.Wait()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		w.wantRequests("1 1 1 1 1", "when all have left")
+		w.WantRequests("1 1 1 1 1", "when all have left")
 		w.wantToken(c, "later")
-		w.wantRequests("1 1 1 1 1", "later")
+		w.WantRequests("1 1 1 1 1", "later")
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 // A certificate that renews itself (the default policy of az keyvault certificate) has a version that Entra ID does
@@ -14,17 +15,17 @@ import (
 func TestCertificateThatRenewsItself(t *testing.T) {
 	simulate(t, func(w *world) {
 		first, renewed := oldPair(), newPair()
-		w.cloud.SetAppCertificates(first.cert)
-		w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: first.pem()})
+		w.Cloud.SetAppCertificates(first.cert)
+		w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: first.pem()})
 		c := w.appCertificate()
 		w.wantToken(c, "with the first version")
-		w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: renewed.pem()})
+		w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: renewed.pem()})
 		time.Sleep(2 * time.Hour) // the secret is read again, and the token has expired
 		w.wantToken(c, "with a version that Entra ID does not know")
-		if !strings.Contains(w.log.String(), "the version before is used") {
-			t.Errorf("no warning: %s", w.log.String())
+		if !strings.Contains(w.Log.String(), "the version before is used") {
+			t.Errorf("no warning: %s", w.Log.String())
 		}
-		w.cloud.SetAppCertificates(renewed.cert)
+		w.Cloud.SetAppCertificates(renewed.cert)
 		time.Sleep(2 * time.Hour)
 		w.wantToken(c, "once the app has it")
 	})
@@ -47,23 +48,23 @@ func TestColdCertificateThatRenewedItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				first, renewed := oldPair(), newPair()
-				w.cloud.SetAppCertificates(first.cert)
+				w.Cloud.SetAppCertificates(first.cert)
 				test.first.Value = first.pem()
-				w.cloud.PutSecret(appSecretName, test.first)
+				w.Cloud.PutSecret(simulated.AppSecretName, test.first)
 				time.Sleep(time.Minute)
-				w.cloud.PutSecret(appSecretName, azuresim.Secret{Value: renewed.pem()})
+				w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: renewed.pem()})
 				c := w.appCertificate()
 				if test.want != "" {
 					w.wantFailure(c, test.want, "cold")
 					return
 				}
 				token := w.wantToken(c, "cold")
-				if !strings.Contains(w.log.String(), "the version before is used") {
-					t.Errorf("no warning: %s", w.log.String())
+				if !strings.Contains(w.Log.String(), "the version before is used") {
+					t.Errorf("no warning: %s", w.Log.String())
 				}
 				c.Expire(token)
 				w.wantToken(c, "after Graph refused the token")
-				w.cloud.SetAppCertificates(renewed.cert)
+				w.Cloud.SetAppCertificates(renewed.cert)
 				time.Sleep(2 * time.Hour)
 				w.wantToken(c, "once the app has the newest")
 			})

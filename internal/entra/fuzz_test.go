@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -16,7 +17,7 @@ import (
 //  2. Its text, the log and its log value have nothing of the response except a short and plain code.
 //  3. It does not say that a device may have been acted on.
 func FuzzReduce(f *testing.F) {
-	for step := range coldSteps {
+	for step := range simulated.ColdSteps {
 		for _, seed := range []struct {
 			status int
 			kind   string
@@ -41,13 +42,13 @@ func FuzzReduce(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, step, status int, kind string, body []byte) {
-		if step < 0 || step >= len(coldSteps) || status < 200 || status > 599 || strings.ContainsAny(kind, "\r\n\x00") {
+		if step < 0 || step >= len(simulated.ColdSteps) || status < 200 || status > 599 || strings.ContainsAny(kind, "\r\n\x00") {
 			return
 		}
 		const canary = "zqxcanary"
 		simulate(t, func(w *world) {
-			w.cloud.Fail(coldSteps[step], -1, azuresim.Body(status, kind, string(body)+canary))
-			_, err := w.appSecret().GetToken(w.t.Context(), graphToken)
+			w.Cloud.Fail(simulated.ColdSteps[step], -1, azuresim.Body(status, kind, string(body)+canary))
+			_, err := w.appSecret().GetToken(w.T.Context(), graphToken)
 			if err == nil {
 				return
 			}
@@ -58,7 +59,7 @@ func FuzzReduce(f *testing.F) {
 			}
 			var logged bytes.Buffer
 			slog.New(slog.NewJSONHandler(&logged, nil)).Error("x", slog.Any("error", failed))
-			for _, text := range []string{failed.Error(), logged.String(), w.log.String()} {
+			for _, text := range []string{failed.Error(), logged.String(), w.Log.String()} {
 				if strings.Contains(text, canary) {
 					t.Fatalf("the answer is in %s", text)
 				}

@@ -17,6 +17,7 @@ import (
 	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -88,10 +89,10 @@ func TestRefusals(t *testing.T) {
 			"graph-client-secret has no value"},
 	} {
 		simulate(t, func(w *world) {
-			w.cloud.Fail(test.step, -1, test.fault)
-			_, err := w.appSecret().GetToken(w.t.Context(), graphToken)
-			if failed := w.failure(err); failed.Error() != test.want {
-				w.t.Errorf("%v, want %s", failed, test.want)
+			w.Cloud.Fail(test.step, -1, test.fault)
+			_, err := w.appSecret().GetToken(w.T.Context(), graphToken)
+			if failed := w.Failure(err); failed.Error() != test.want {
+				w.T.Errorf("%v, want %s", failed, test.want)
 			}
 		})
 	}
@@ -124,18 +125,18 @@ func (s stuck) Read([]byte) (int, error) {
 // TestBodyThatHangs has an answer begin and never end: that is a time-out too, although the libraries do not say so.
 func TestBodyThatHangs(t *testing.T) {
 	for at, want := range map[string]string{
-		"/msi/token":                      "identity: timeout: no answer in time",
-		"/secrets/" + appSecretName + "/": "vault: timeout: no answer in time",
-		"/openid-configuration":           "identity: timeout: no answer in time",
-		"/oauth2/v2.0/token":              "identity: timeout: no answer in time",
+		"/msi/token": "identity: timeout: no answer in time",
+		"/secrets/" + simulated.AppSecretName + "/": "vault: timeout: no answer in time",
+		"/openid-configuration":                     "identity: timeout: no answer in time",
+		"/oauth2/v2.0/token":                        "identity: timeout: no answer in time",
 	} {
 		t.Run("at "+at, func(t *testing.T) {
 			simulate(t, func(w *world) {
-				w.rewire(stuckBodies{w.cloud, at}, entra.ManagedIdentity)
+				w.Rewire(stuckBodies{w.Cloud, at}, entra.ManagedIdentity)
 				start := time.Now()
-				_, err := w.appSecret().GetToken(w.t.Context(), graphToken)
-				if failed := w.failure(err); failed.Error() != want || time.Since(start) > 7500*time.Millisecond {
-					w.t.Errorf("%v after %v, want %s within 7.5 s", failed, time.Since(start), want)
+				_, err := w.appSecret().GetToken(w.T.Context(), graphToken)
+				if failed := w.Failure(err); failed.Error() != want || time.Since(start) > 7500*time.Millisecond {
+					w.T.Errorf("%v after %v, want %s within 7.5 s", failed, time.Since(start), want)
 				}
 			})
 		})
@@ -145,13 +146,13 @@ func TestBodyThatHangs(t *testing.T) {
 // TestMalformedChallengePasses has the SDK panic once, and not be the worse for it.
 func TestMalformedChallengePasses(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepChallenge, 1, azuresim.MalformedChallenge())
-		_, err := w.vault.Secret(w.t.Context(), appSecretName)
-		if failed := w.failure(err); failed.Error() != "vault: bad_answer: malformed challenge" {
-			w.t.Error(failed)
+		w.Cloud.Fail(azuresim.StepChallenge, 1, azuresim.MalformedChallenge())
+		_, err := w.Vault.Secret(w.T.Context(), simulated.AppSecretName)
+		if failed := w.Failure(err); failed.Error() != "vault: bad_answer: malformed challenge" {
+			w.T.Error(failed)
 		}
-		if _, err := w.vault.Secret(w.t.Context(), appSecretName); err != nil {
-			w.t.Error(err)
+		if _, err := w.Vault.Secret(w.T.Context(), simulated.AppSecretName); err != nil {
+			w.T.Error(err)
 		}
 	})
 }
@@ -159,13 +160,13 @@ func TestMalformedChallengePasses(t *testing.T) {
 // TestForeignChallenge has the vault request a token for another service. The identity must not be asked for it.
 func TestForeignChallenge(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepChallenge, -1, azuresim.Status(http.StatusUnauthorized, "WWW-Authenticate",
+		w.Cloud.Fail(azuresim.StepChallenge, -1, azuresim.Status(http.StatusUnauthorized, "WWW-Authenticate",
 			`Bearer authorization="https://login.microsoftonline.com/canary", resource="https://canary.example"`))
-		_, err := w.vault.Secret(w.t.Context(), appSecretName)
-		if failed := w.failure(err); failed.Service != upstream.Vault || failed.Reason != upstream.BadAnswer {
-			w.t.Error(failed)
+		_, err := w.Vault.Secret(w.T.Context(), simulated.AppSecretName)
+		if failed := w.Failure(err); failed.Service != upstream.Vault || failed.Reason != upstream.BadAnswer {
+			w.T.Error(failed)
 		}
-		w.wantRequests("0 1 0 0 0", "a foreign challenge")
+		w.WantRequests("0 1 0 0 0", "a foreign challenge")
 	})
 }
 
@@ -176,12 +177,12 @@ func TestNames(t *testing.T) {
 			"", ".", "..", "../keys/canary", "canary/", "canary?x", "canary_1", "cänary",
 			"canary\n", strings.Repeat("x", 128),
 		} {
-			_, err := w.vault.Secret(w.t.Context(), name)
-			if failed := w.failure(err); failed.Error() != "vault: not_found: no name of a secret" {
-				w.t.Errorf("%q: %v", name, failed)
+			_, err := w.Vault.Secret(w.T.Context(), name)
+			if failed := w.Failure(err); failed.Error() != "vault: not_found: no name of a secret" {
+				w.T.Errorf("%q: %v", name, failed)
 			}
 		}
-		w.wantRequests("0 0 0 0 0", "names that are none")
+		w.WantRequests("0 0 0 0 0", "names that are none")
 	})
 }
 
@@ -191,17 +192,17 @@ func TestExpiry(t *testing.T) {
 	for in, warned := range map[time.Duration]bool{-day: true, day: true, 14*day - time.Minute: true, 14*day +
 		time.Minute: false} {
 		simulate(t, func(w *world) {
-			w.cloud.PutSecret(appSecretName, azuresim.Secret{
-				Value: oldSecret, ContentType: "text/plain",
+			w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{
+				Value: simulated.OldSecret, ContentType: "text/plain",
 				Expires: time.Now().Add(in),
 			})
-			s, err := w.vault.Secret(w.t.Context(), appSecretName)
-			if err != nil || s.Value() != oldSecret || s.ContentType != "text/plain" || !s.Expires.Equal(time.Now().Add(in)) {
-				w.t.Errorf("read %v that expires %v, %v", s.ContentType, s.Expires, err)
+			s, err := w.Vault.Secret(w.T.Context(), simulated.AppSecretName)
+			if err != nil || s.Value() != simulated.OldSecret || s.ContentType != "text/plain" || !s.Expires.Equal(time.Now().Add(in)) {
+				w.T.Errorf("read %v that expires %v, %v", s.ContentType, s.Expires, err)
 			}
-			if logged := strings.Contains(w.log.String(),
+			if logged := strings.Contains(w.Log.String(),
 				`"msg":"a secret is about to expire or has expired","secret":"graph-client-secret"`); logged != warned {
-				w.t.Errorf("expires in %v: warned %v, want %v: %s", in, logged, warned, w.log)
+				w.T.Errorf("expires in %v: warned %v, want %v: %s", in, logged, warned, w.Log)
 			}
 		})
 	}
@@ -210,30 +211,30 @@ func TestExpiry(t *testing.T) {
 // TestTenantThatIsNone has the library refuse its arguments. Its words are not passed on.
 func TestTenantThatIsNone(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.wantFailure(entra.AppSecret("canary tenant", w.cloud.ClientID, appSecretName, w.vault, w.options),
+		w.wantFailure(entra.AppSecret("canary tenant", w.Cloud.ClientID, simulated.AppSecretName, w.Vault, w.Options),
 			"vault: secret_invalid: secret graph-client-secret cannot be used to sign in", "no tenant")
-		w.wantRequests("1 1 1 0 0", "no tenant")
+		w.WantRequests("1 1 1 0 0", "no tenant")
 	})
 }
 
 // TestClientSecret reads the vault as an app, as a host does that has no identity of its own.
 func TestClientSecret(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.IdentityClientID = w.cloud.ClientID
+		w.Cloud.IdentityClientID = w.Cloud.ClientID
 		asApp := func(secret string) func(string, azsdk.Options) (azcore.TokenCredential, error) {
 			return func(id string, o azsdk.Options) (azcore.TokenCredential, error) {
-				return entra.ClientSecret(w.cloud.TenantID, id, secret, o)
+				return entra.ClientSecret(w.Cloud.TenantID, id, secret, o)
 			}
 		}
-		w.rewire(w.cloud, asApp(oldSecret))
-		if _, err := w.appSecret().GetToken(w.t.Context(), graphToken); err != nil {
-			w.t.Error(err)
+		w.Rewire(w.Cloud, asApp(simulated.OldSecret))
+		if _, err := w.appSecret().GetToken(w.T.Context(), graphToken); err != nil {
+			w.T.Error(err)
 		}
-		w.wantRequests("0 1 1 2 2", "reading as an app")
-		w.rewire(w.cloud, asApp("canary-wrong"))
-		_, err := w.appSecret().GetToken(w.t.Context(), graphToken)
-		if failed := w.failure(err); failed.Error() != "identity: credential_rejected (401 AADSTS7000215)" {
-			w.t.Error(failed)
+		w.WantRequests("0 1 1 2 2", "reading as an app")
+		w.Rewire(w.Cloud, asApp("canary-wrong"))
+		_, err := w.appSecret().GetToken(w.T.Context(), graphToken)
+		if failed := w.Failure(err); failed.Error() != "identity: credential_rejected (401 AADSTS7000215)" {
+			w.T.Error(failed)
 		}
 	})
 }
@@ -265,7 +266,7 @@ func TestAzureCLI(t *testing.T) {
 			token, err := credential.GetToken(t.Context(), graphToken)
 			got := ""
 			if err != nil {
-				got = (&world{t: t, cloud: azuresim.New()}).failure(err).Error()
+				got = (&simulated.World{T: t, Cloud: azuresim.New()}).Failure(err).Error()
 			}
 			if got != test.want || (got == "") != (token.Token == "canary") {
 				t.Errorf("%s with a token %v; want %q", got, token.Token != "", test.want)

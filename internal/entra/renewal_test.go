@@ -21,29 +21,29 @@ func TestRenewal(t *testing.T) {
 		time.Sleep(55 * time.Minute)
 		w.wantToken(c, "with 5 min left")
 		synctest.Wait()
-		w.wantRequests("1 1 1 1 1", "with 5 min left")
+		w.WantRequests("1 1 1 1 1", "with 5 min left")
 
 		time.Sleep(time.Nanosecond)
-		w.cloud.Fail(azuresim.StepToken, 1, azuresim.Delay(2*time.Second))
+		w.Cloud.Fail(azuresim.StepToken, 1, azuresim.Delay(2*time.Second))
 		start := time.Now()
 		for range 10 {
 			if w.wantToken(c, "with less than 5 min left") != first || time.Since(start) > 0 {
-				w.t.Fatalf("waited %v for another token", time.Since(start))
+				w.T.Fatalf("waited %v for another token", time.Since(start))
 			}
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		w.wantRequests("1 1 1 1 2", "renewed")
+		w.WantRequests("1 1 1 1 2", "renewed")
 		second := w.wantToken(c, "renewed")
 		if second == first {
-			w.t.Error("the renewed token is not used")
+			w.T.Error("the renewed token is not used")
 		}
 
 		time.Sleep(59*time.Minute + time.Second)
-		w.cloud.Fail(azuresim.StepToken, 1, azuresim.Delay(2*time.Second))
+		w.Cloud.Fail(azuresim.StepToken, 1, azuresim.Delay(2*time.Second))
 		start = time.Now()
 		if w.wantToken(c, "in its last minute") == second || time.Since(start) != 2*time.Second {
-			w.t.Errorf("waited %v for another token, want 2 s", time.Since(start))
+			w.T.Errorf("waited %v for another token, want 2 s", time.Since(start))
 		}
 	})
 }
@@ -54,16 +54,16 @@ func TestRenewalFails(t *testing.T) {
 	simulate(t, func(w *world) {
 		c := w.appSecret()
 		first := w.wantToken(c, "cold")
-		w.cloud.Fail(azuresim.StepToken, -1, azuresim.Status(503, "Retry-After", "3600"))
+		w.Cloud.Fail(azuresim.StepToken, -1, azuresim.Status(503, "Retry-After", "3600"))
 		time.Sleep(55*time.Minute + time.Nanosecond)
 		for range 41 { // the last of them 1 min before the end
 			if w.wantToken(c, "with Entra down") != first {
-				w.t.Error("another token")
+				w.T.Error("another token")
 			}
 			synctest.Wait()
 			time.Sleep(5*time.Second + time.Nanosecond)
 		}
-		w.wantRequests("1 1 1 1 42", "with Entra down")
+		w.WantRequests("1 1 1 1 42", "with Entra down")
 		time.Sleep(time.Minute)
 		w.wantFailure(c, "identity: unavailable (503)", "in its last minute")
 	})
@@ -72,18 +72,18 @@ func TestRenewalFails(t *testing.T) {
 // TestRefreshIn has Entra say that a token is to be renewed long before its end.
 func TestRefreshIn(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepToken, 1, azuresim.Body(200, "application/json",
+		w.Cloud.Fail(azuresim.StepToken, 1, azuresim.Body(200, "application/json",
 			`{"access_token":"eyJ.first","token_type":"Bearer","expires_in":7200,"refresh_in":600}`))
 		c := w.appSecret()
 		w.wantToken(c, "cold")
 		time.Sleep(10*time.Minute + time.Second)
 		if w.wantToken(c, "after 10 min") != "eyJ.first" {
-			w.t.Error("the token was not used while it is renewed")
+			w.T.Error("the token was not used while it is renewed")
 		}
 		synctest.Wait()
-		w.wantRequests("1 1 1 1 2", "after 10 min")
+		w.WantRequests("1 1 1 1 2", "after 10 min")
 		if w.wantToken(c, "renewed") == "eyJ.first" {
-			w.t.Error("the renewed token is not used")
+			w.T.Error("the renewed token is not used")
 		}
 	})
 }
@@ -93,19 +93,19 @@ func TestExpire(t *testing.T) {
 		for _, other := range []string{"", "eyJ.other"} {
 			c.Expire(other)
 			if w.wantToken(c, fmt.Sprintf("%q expired", other)) != first {
-				w.t.Errorf("Expire(%q) takes another token away", other)
+				w.T.Errorf("Expire(%q) takes another token away", other)
 			}
 		}
-		w.wantRequests("1 1 1 1 1", "others expired")
+		w.WantRequests("1 1 1 1 1", "others expired")
 		c.Expire(first)
 		second := w.wantToken(c, "expired")
 		if second == first {
-			w.t.Error("the same token again")
+			w.T.Error("the same token again")
 		}
-		w.wantRequests("1 1 1 2 2", "expired")
+		w.WantRequests("1 1 1 2 2", "expired")
 		c.Expire(first)
 		if w.wantToken(c, "an old one expired") != second {
-			w.t.Error("the new token went with the old one")
+			w.T.Error("the new token went with the old one")
 		}
 	})
 }
@@ -119,16 +119,16 @@ func TestClaims(t *testing.T) {
 			Scopes: graphToken.Scopes,
 			Claims: `{"access_token":{"nbf":{"essential":true,"value":"1"}}}`, EnableCAE: true,
 		}
-		second, err := c.GetToken(w.t.Context(), claims)
+		second, err := c.GetToken(w.T.Context(), claims)
 		if err != nil || second.Token == first {
-			w.t.Errorf("a token that Graph has refused again, %v", err)
+			w.T.Errorf("a token that Graph has refused again, %v", err)
 		}
-		if requests := w.cloud.Requests(azuresim.StepToken); len(requests) != 2 ||
+		if requests := w.Cloud.Requests(azuresim.StepToken); len(requests) != 2 ||
 			!strings.Contains(string(requests[1].Body), "nbf") {
-			w.t.Errorf("%d requests for tokens, the last without the claims", len(requests))
+			w.T.Errorf("%d requests for tokens, the last without the claims", len(requests))
 		}
 		if w.wantToken(c, "after that") != second.Token {
-			w.t.Error("the token for the claims is not kept")
+			w.T.Error("the token for the claims is not kept")
 		}
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/vault"
 )
 
@@ -132,15 +133,15 @@ func TestCertificateForms(t *testing.T) {
 			base64.StdEncoding.EncodeToString([]byte("canary")),
 			"is no PKCS#12 file with a key and without a password",
 		},
-		"a client secret in the wrong place": {oldSecret, "is neither PEM nor PKCS#12 in base64"},
+		"a client secret in the wrong place": {simulated.OldSecret, "is neither PEM nor PKCS#12 in base64"},
 		"white space":                        {" \n", "has no value"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(w *world) {
-				w.cloud.PutSecret("certificate", azuresim.Secret{Value: test.value})
-				s, err := w.vault.Certificate(w.t.Context(), "certificate")
+				w.Cloud.PutSecret("certificate", azuresim.Secret{Value: test.value})
+				s, err := w.Vault.Certificate(w.T.Context(), "certificate")
 				if name == "white space" {
-					if err == nil || w.failure(err).Error() != "vault: secret_invalid: secret certificate has no value" {
+					if err == nil || w.Failure(err).Error() != "vault: secret_invalid: secret certificate has no value" {
 						t.Errorf("%v", err)
 					}
 					return
@@ -190,17 +191,17 @@ func TestCertificateAsPEM(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			simulate(t, func(w *world) {
-				w.cloud.PutSecret(appSecretName, azuresim.Secret{
+				w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{
 					Value:       oldPair().pfx(pkcs12.LegacyDES, ""),
 					ContentType: "application/x-pkcs12",
 				})
-				w.cloud.Fail(azuresim.StepSecret, test.times, azuresim.Status(test.status))
-				if _, err := w.vault.Certificate(w.t.Context(), appSecretName); test.want == "" && err != nil ||
-					test.want != "" && (err == nil || w.failure(err).Error() != test.want) {
+				w.Cloud.Fail(azuresim.StepSecret, test.times, azuresim.Status(test.status))
+				if _, err := w.Vault.Certificate(w.T.Context(), simulated.AppSecretName); test.want == "" && err != nil ||
+					test.want != "" && (err == nil || w.Failure(err).Error() != test.want) {
 					t.Errorf("%v, want %s", err, test.want)
 				}
 				var asked []string
-				for _, r := range w.cloud.Requests(azuresim.StepSecret) {
+				for _, r := range w.Cloud.Requests(azuresim.StepSecret) {
 					query := must(url.ParseQuery(r.RawQuery))
 					asked = append(asked, cmp.Or(query.Get("outContentType"), "any"))
 				}
@@ -224,14 +225,14 @@ func TestOlderCertificates(t *testing.T) {
 			{Value: "fifth"},
 			{Value: "sixth"},
 		} {
-			w.cloud.PutSecret("certificate", s)
+			w.Cloud.PutSecret("certificate", s)
 			time.Sleep(time.Hour)
 		}
-		current, err := w.vault.Certificate(w.t.Context(), "certificate")
+		current, err := w.Vault.Certificate(w.T.Context(), "certificate")
 		if err != nil {
 			t.Fatal(err)
 		}
-		older, err := w.vault.OlderCertificates(w.t.Context(), "certificate", current.Version)
+		older, err := w.Vault.OlderCertificates(w.T.Context(), "certificate", current.Version)
 		var values []string
 		for _, s := range older {
 			values = append(values, s.Value())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
+	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/vault"
 )
 
@@ -24,7 +25,7 @@ func plain(value string) ([]byte, error) {
 // putKeys stores keys by the names of their secrets.
 func (w *world) putKeys(namesAndValues ...string) {
 	for i := 0; i+1 < len(namesAndValues); i += 2 {
-		w.cloud.PutSecret(namesAndValues[i], azuresim.Secret{Value: namesAndValues[i+1]})
+		w.Cloud.PutSecret(namesAndValues[i], azuresim.Secret{Value: namesAndValues[i+1]})
 	}
 }
 
@@ -33,24 +34,24 @@ func (w *world) putKeys(namesAndValues ...string) {
 func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKeys, wantErr string, requests int,
 	when string,
 ) {
-	w.t.Helper()
-	keys, err := get(w.t.Context())
+	w.T.Helper()
+	keys, err := get(w.T.Context())
 	var texts []string
 	for _, k := range keys {
 		texts = append(texts, k.Name+"="+string(k.Value))
 	}
 	if got := strings.Join(texts, " "); got != wantKeys {
-		w.t.Errorf("%s: keys %q, want %q", when, got, wantKeys)
+		w.T.Errorf("%s: keys %q, want %q", when, got, wantKeys)
 	}
 	got := ""
 	if err != nil {
-		got = w.failure(err).Error()
+		got = w.Failure(err).Error()
 	}
 	if got != wantErr {
-		w.t.Errorf("%s: error %q, want %q", when, got, wantErr)
+		w.T.Errorf("%s: error %q, want %q", when, got, wantErr)
 	}
-	if got := w.cloud.Count(azuresim.StepSecret); got != requests {
-		w.t.Errorf("%s: %d requests for secrets, want %d", when, got, requests)
+	if got := w.Cloud.Count(azuresim.StepSecret); got != requests {
+		w.T.Errorf("%s: %d requests for secrets, want %d", when, got, requests)
 	}
 }
 
@@ -58,8 +59,8 @@ func (w *world) wantKeys(get func(context.Context) ([]vault.Key, error), wantKey
 func TestKeysAreKept(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b", "key-c", "canary-key-c")
-		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(time.Second))
-		k := w.vault.Keys(plain, "key-b", "key-c", "key-a")
+		w.Cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(time.Second))
+		k := w.Vault.Keys(plain, "key-b", "key-c", "key-a")
 		const want = "key-b=canary-key-b key-c=canary-key-c key-a=canary-key-a"
 		w.wantKeys(k.Current, want, "", 3, "cold")
 		w.putKeys("key-c", "canary-new-key-c")
@@ -74,7 +75,7 @@ func TestKeysAreKept(t *testing.T) {
 func TestRefresh(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
-		k := w.vault.Keys(plain, "key-a")
+		k := w.Vault.Keys(plain, "key-a")
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
 		w.putKeys("key-a", "canary-new-key-a")
 		w.wantKeys(k.Refresh, "key-a=canary-new-key-a", "", 2, "the first misfit")
@@ -93,10 +94,10 @@ func TestRefresh(t *testing.T) {
 func TestRefreshForAll(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
-		k := w.vault.Keys(plain, "key-a")
+		k := w.Vault.Keys(plain, "key-a")
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
 		w.putKeys("key-a", "canary-new-key-a")
-		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		w.Cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
 		var waiting sync.WaitGroup
 		for i := range 200 {
 			waiting.Go(func() {
@@ -113,24 +114,24 @@ func TestRefreshForAll(t *testing.T) {
 func TestColdCrowd(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
-		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
-		k := w.vault.Keys(plain, "key-a")
+		w.Cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		k := w.Vault.Keys(plain, "key-a")
 		var waiting sync.WaitGroup
 		for range 200 {
 			waiting.Go(func() { w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "in a crowd") })
 		}
 		waiting.Go(func() {
-			ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(w.T.Context(), time.Second)
 			defer cancel()
 			start := time.Now()
 			_, err := k.Current(ctx)
-			if failed := w.failure(err); failed.Error() != "vault: timeout: no answer in time" ||
+			if failed := w.Failure(err); failed.Error() != "vault: timeout: no answer in time" ||
 				time.Since(start) != time.Second {
-				w.t.Errorf("%v after %v, want a time-out after a second", failed, time.Since(start))
+				w.T.Errorf("%v after %v, want a time-out after a second", failed, time.Since(start))
 			}
 		})
 		waiting.Wait()
-		w.wantRequests("1 1 1 0 0", "for 201")
+		w.WantRequests("1 1 1 0 0", "for 201")
 	})
 }
 
@@ -138,12 +139,12 @@ func TestColdCrowd(t *testing.T) {
 func TestNobodyWaitsForKeys(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
-		w.cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
-		k := w.vault.Keys(plain, "key-a")
-		ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+		w.Cloud.Fail(azuresim.StepSecret, 1, azuresim.Delay(2*time.Second))
+		k := w.Vault.Keys(plain, "key-a")
+		ctx, cancel := context.WithTimeout(w.T.Context(), time.Second)
 		defer cancel()
 		if keys, err := k.Current(ctx); err == nil {
-			w.t.Errorf("%d keys in less time than they take", len(keys))
+			w.T.Errorf("%d keys in less time than they take", len(keys))
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -155,12 +156,12 @@ func TestNobodyWaitsForKeys(t *testing.T) {
 func TestSomeKeys(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a", "key-c", "canary-key-c")
-		k := w.vault.Keys(plain, "key-a", "key-b", "key-c")
+		k := w.Vault.Keys(plain, "key-a", "key-b", "key-c")
 		const some, missing = "key-a=canary-key-a key-c=canary-key-c", "vault: not_found (404 SecretNotFound): secret key-b"
 		w.wantKeys(k.Current, some, missing, 3, "cold")
-		if !strings.Contains(w.log.String(),
+		if !strings.Contains(w.Log.String(),
 			`"level":"WARN","msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
-			w.t.Errorf("no warning: %s", w.log)
+			w.T.Errorf("no warning: %s", w.Log)
 		}
 		w.putKeys("key-b", "canary-key-b")
 		time.Sleep(30*time.Second - time.Nanosecond)
@@ -177,8 +178,8 @@ func TestKeyExpires(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		simulate(t, func(w *world) {
 			w.putKeys("key-a", "canary-key-a")
-			w.cloud.PutSecret("key-b", azuresim.Secret{Value: "canary-key-b", Expires: time.Now().Add(10 * time.Minute)})
-			k := w.vault.Keys(plain, "key-a", "key-b")
+			w.Cloud.PutSecret("key-b", azuresim.Secret{Value: "canary-key-b", Expires: time.Now().Add(10 * time.Minute)})
+			k := w.Vault.Keys(plain, "key-a", "key-b")
 			const both = "key-a=canary-key-a key-b=canary-key-b"
 			w.wantKeys(k.Current, both, "", 2, "cold")
 			time.Sleep(10*time.Minute - 2*time.Second)
@@ -187,15 +188,15 @@ func TestKeyExpires(t *testing.T) {
 			w.wantKeys(k.Current, both, "", 4, "just before")
 			time.Sleep(2 * time.Second) // the vault's time has whole seconds
 			if down {
-				w.cloud.Fail(azuresim.StepSecret, 100, azuresim.Refused())
-				if keys, err := k.Current(w.t.Context()); len(keys) != 1 || keys[0].Name != "key-a" || err == nil {
-					w.t.Errorf("%v, %v", keys, err)
+				w.Cloud.Fail(azuresim.StepSecret, 100, azuresim.Refused())
+				if keys, err := k.Current(w.T.Context()); len(keys) != 1 || keys[0].Name != "key-a" || err == nil {
+					w.T.Errorf("%v, %v", keys, err)
 				}
 				return
 			}
 			w.wantKeys(k.Current, "key-a=canary-key-a", "vault: secret_invalid: secret key-b has expired", 6, "after")
-			if !strings.Contains(w.log.String(), `"msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
-				w.t.Errorf("no warning: %s", w.log)
+			if !strings.Contains(w.Log.String(), `"msg":"a caller's key could not be read","secret":"key-b","used_on":false`) {
+				w.T.Errorf("no warning: %s", w.Log)
 			}
 		})
 	}
@@ -204,7 +205,7 @@ func TestKeyExpires(t *testing.T) {
 // TestNoKeys has no key be there: that is looked at again after 5 s, however many ask.
 func TestNoKeys(t *testing.T) {
 	simulate(t, func(w *world) {
-		k := w.vault.Keys(plain, "key-a")
+		k := w.Vault.Keys(plain, "key-a")
 		const missing = "vault: not_found (404 SecretNotFound): secret key-a"
 		for range 20 {
 			w.wantKeys(k.Current, "", missing, 1, "at once")
@@ -228,15 +229,15 @@ func TestWhichErrorCounts(t *testing.T) {
 		{[]string{"key-a", notAName}, "vault: forbidden (403 SimulatedFault): secret key-a"},
 	} {
 		simulate(t, func(w *world) {
-			w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
-			w.wantKeys(w.vault.Keys(plain, test.names...).Current, "", test.want, 1, strings.Join(test.names, ", "))
+			w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
+			w.wantKeys(w.Vault.Keys(plain, test.names...).Current, "", test.want, 1, strings.Join(test.names, ", "))
 		})
 	}
 	simulate(t, func(w *world) {
 		w.putKeys(short, "canary")
-		w.wantKeys(w.vault.Keys(plain, notAName, short).Current, "", "vault: not_found: no name of a secret", 1,
+		w.wantKeys(w.Vault.Keys(plain, notAName, short).Current, "", "vault: not_found: no name of a secret", 1,
 			"two that do not pass")
-		w.wantKeys(w.vault.Keys(plain, short, notAName).Current, "", "vault: secret_invalid: secret key-short is unusable: "+
+		w.wantKeys(w.Vault.Keys(plain, short, notAName).Current, "", "vault: secret_invalid: secret key-short is unusable: "+
 			"key is too short", 2, "two that do not pass")
 	})
 }
@@ -251,13 +252,13 @@ func TestKeysUsedOn(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				w.putKeys("key-a", "canary-key-a")
-				k := w.vault.Keys(plain, "key-a")
+				k := w.Vault.Keys(plain, "key-a")
 				w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
-				w.cloud.Fail(azuresim.StepSecret, -1, fault)
+				w.Cloud.Fail(azuresim.StepSecret, -1, fault)
 				time.Sleep(time.Minute)
 				w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "with the vault down")
-				if !strings.Contains(w.log.String(), `"msg":"a caller's key could not be read","secret":"key-a","used_on":true`) {
-					w.t.Errorf("no warning: %s", w.log)
+				if !strings.Contains(w.Log.String(), `"msg":"a caller's key could not be read","secret":"key-a","used_on":true`) {
+					w.T.Errorf("no warning: %s", w.Log)
 				}
 				time.Sleep(30*time.Second - time.Nanosecond)
 				w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "before 30 s are over")
@@ -267,7 +268,7 @@ func TestKeysUsedOn(t *testing.T) {
 				w.wantKeys(k.Current, "key-a=canary-key-a", "", 4, "before a day is over")
 				time.Sleep(30 * time.Second)
 				w.wantKeys(k.Current, "", want, 5, "after a day")
-				w.cloud.Heal()
+				w.Cloud.Heal()
 				time.Sleep(5 * time.Second)
 				w.wantKeys(k.Current, "key-a=canary-key-a", "", 6, "healed")
 			})
@@ -278,9 +279,9 @@ func TestKeysUsedOn(t *testing.T) {
 // TestKeysNotUsedOn has the vault say that a key is no more, and go down after that.
 func TestKeysNotUsedOn(t *testing.T) {
 	for want, change := range map[string]func(*world){
-		"vault: not_found (404 SecretNotFound): secret key-a": func(w *world) { w.cloud.DeleteSecret("key-a") },
+		"vault: not_found (404 SecretNotFound): secret key-a": func(w *world) { w.Cloud.DeleteSecret("key-a") },
 		"vault: secret_disabled (403 SecretDisabled): secret key-a": func(w *world) {
-			w.cloud.PutSecret("key-a",
+			w.Cloud.PutSecret("key-a",
 				azuresim.Secret{Disabled: true})
 		},
 		"vault: secret_invalid: secret key-a has no value":                  func(w *world) { w.putKeys("key-a", "") },
@@ -289,11 +290,11 @@ func TestKeysNotUsedOn(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			simulate(t, func(w *world) {
 				w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b")
-				k := w.vault.Keys(plain, "key-a", "key-b")
+				k := w.Vault.Keys(plain, "key-a", "key-b")
 				w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b", "", 2, "cold")
 				change(w)
 				w.wantKeys(k.Refresh, "key-b=canary-key-b", want, 4, "gone")
-				w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
+				w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Status(403))
 				time.Sleep(30 * time.Second)
 				w.wantKeys(k.Current, "key-b=canary-key-b", "vault: forbidden (403 SimulatedFault): secret key-a", 6,
 					"gone, and the vault down")
@@ -305,12 +306,12 @@ func TestKeysNotUsedOn(t *testing.T) {
 // TestManyKeysInTime has the identity hang under more keys than fit into the time one after the other.
 func TestManyKeysInTime(t *testing.T) {
 	simulate(t, func(w *world) {
-		w.cloud.Fail(azuresim.StepIdentity, -1, azuresim.Hang())
+		w.Cloud.Fail(azuresim.StepIdentity, -1, azuresim.Hang())
 		start := time.Now()
-		w.wantKeys(w.vault.Keys(plain, "key-a", "key-b", "key-c", "key-d", "key-e").Current, "",
+		w.wantKeys(w.Vault.Keys(plain, "key-a", "key-b", "key-c", "key-d", "key-e").Current, "",
 			"identity: timeout: no answer in time", 0, "with the identity hanging")
-		if took := time.Since(start); took > timeout*3/10 {
-			w.t.Errorf("it took %v of %v", took, timeout*3/10)
+		if took := time.Since(start); took > simulated.Timeout*3/10 {
+			w.T.Errorf("it took %v of %v", took, simulated.Timeout*3/10)
 		}
 	})
 }
@@ -321,23 +322,23 @@ func TestManyKeysInTime(t *testing.T) {
 func TestRevocation(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b")
-		k := w.vault.Keys(plain, "key-a", "key-b")
+		k := w.Vault.Keys(plain, "key-a", "key-b")
 		w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b", "", 2, "cold")
 		w.wantKeys(k.Refresh, "key-a=canary-key-a key-b=canary-key-b", "", 4, "a stranger")
 		time.Sleep(17 * time.Second)
-		w.cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
+		w.Cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
 		disabled := time.Now()
 		for {
-			keys, _ := k.Current(w.t.Context())
+			keys, _ := k.Current(w.T.Context())
 			if len(keys) == 1 && keys[0].Name == "key-b" {
 				break
 			}
 			if time.Since(disabled) > time.Minute {
-				w.t.Fatalf("the key is in use after %v", time.Since(disabled))
+				w.T.Fatalf("the key is in use after %v", time.Since(disabled))
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		w.t.Logf("refused after %v", time.Since(disabled))
+		w.T.Logf("refused after %v", time.Since(disabled))
 	})
 }
 
@@ -349,7 +350,7 @@ func TestRevocationDuringARead(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b")
 		lasts, begun := 5*time.Second, time.Now()
-		k := w.vault.Keys(func(value string) ([]byte, error) {
+		k := w.Vault.Keys(func(value string) ([]byte, error) {
 			if value == "canary-key-b" {
 				time.Sleep(lasts)
 			}
@@ -357,7 +358,7 @@ func TestRevocationDuringARead(t *testing.T) {
 		}, "key-a", "key-b")
 		go func() {
 			time.Sleep(time.Nanosecond)
-			w.cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
+			w.Cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
 		}()
 		w.wantKeys(k.Current, both, "", 2, "a slow read")
 		lasts = 0
@@ -371,7 +372,7 @@ func TestRevocationDuringARead(t *testing.T) {
 		time.Sleep(55 * time.Second)
 		w.wantKeys(k.Current, both, "", 6, "with a read beside it")
 		synctest.Wait()
-		w.cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
+		w.Cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
 		time.Sleep(lasts - time.Second)
 		lasts = 0
 		w.wantKeys(k.Current, "key-b=canary-key-b", disabled, 10, "half an hour later")
@@ -383,32 +384,32 @@ func TestRevocationDuringARead(t *testing.T) {
 func TestKeysAreReadBesideARequest(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
-		k := w.vault.Keys(plain, "key-a")
+		k := w.Vault.Keys(plain, "key-a")
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
-		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Delay(time.Second))
+		w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Delay(time.Second))
 		requests, last := 1, time.Now()
 		for _, after := range []time.Duration{48 * time.Second, time.Second, 10 * time.Second, 45 * time.Second, 58 * time.Second} {
 			time.Sleep(after)
 			start := time.Now()
-			if _, err := k.Current(w.t.Context()); err != nil || time.Since(start) != 0 {
-				w.t.Errorf("%v after the last request: waited for %v, %v", after, time.Since(start), err)
+			if _, err := k.Current(w.T.Context()); err != nil || time.Since(start) != 0 {
+				w.T.Errorf("%v after the last request: waited for %v, %v", after, time.Since(start), err)
 			}
 			if time.Since(last) >= 50*time.Second {
 				requests, last = requests+1, time.Now()
 			}
 			for range 10 {
-				w.wantKeys(k.Current, "key-a=canary-key-a", "", w.cloud.Count(azuresim.StepSecret), "at the same time")
+				w.wantKeys(k.Current, "key-a=canary-key-a", "", w.Cloud.Count(azuresim.StepSecret), "at the same time")
 			}
 			time.Sleep(time.Second)
-			if got := w.cloud.Count(azuresim.StepSecret); got != requests {
-				w.t.Errorf("%v after the last request: %d requests for secrets, want %d", after, got, requests)
+			if got := w.Cloud.Count(azuresim.StepSecret); got != requests {
+				w.T.Errorf("%v after the last request: %d requests for secrets, want %d", after, got, requests)
 			}
 		}
 		time.Sleep(time.Minute)
 		start := time.Now()
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", requests+1, "after a quiet minute")
 		if took := time.Since(start); took != time.Second {
-			w.t.Errorf("after a quiet minute it took %v, want one round trip", took)
+			w.T.Errorf("after a quiet minute it took %v, want one round trip", took)
 		}
 	})
 }
@@ -417,15 +418,15 @@ func TestKeysAreReadBesideARequest(t *testing.T) {
 func TestSlowVaultHoldsNobody(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.putKeys("key-a", "canary-key-a")
-		k := w.vault.Keys(plain, "key-a")
+		k := w.Vault.Keys(plain, "key-a")
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", 1, "cold")
-		w.cloud.Fail(azuresim.StepSecret, -1, azuresim.Hang())
+		w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Hang())
 		time.Sleep(time.Minute)
 		start := time.Now()
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "with the vault hanging")
 		w.wantKeys(k.Current, "key-a=canary-key-a", "", 2, "while it hangs")
 		if took := time.Since(start); took != 2*time.Second {
-			w.t.Errorf("it took %v", took)
+			w.T.Errorf("it took %v", took)
 		}
 		time.Sleep(time.Minute)
 	})

@@ -9,6 +9,7 @@ import (
 
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/entra"
+	"autopilot-unassign/internal/hosttest/simulated"
 )
 
 // Tools store more than the secret: a line end (azure-cli#27500), CRLF (WSL#7248), a byte order mark
@@ -20,8 +21,8 @@ func TestSecretsFromTheWild(t *testing.T) {
 			"a line feed": secret + "\n", "CRLF": secret + "\r\n", "a byte order mark": "\ufeff" + secret, "a NUL": secret +
 				"\x00", "a no-break space": "\u00a0" + secret,
 		} {
-			w.cloud.PutSecret("wild", azuresim.Secret{Value: value})
-			s, err := w.vault.Secret(w.t.Context(), "wild")
+			w.Cloud.PutSecret("wild", azuresim.Secret{Value: value})
+			s, err := w.Vault.Secret(w.T.Context(), "wild")
 			if err != nil || s.Value() != secret || !s.Trimmed {
 				t.Errorf("%s: trimmed: %t, %v", name, s.Trimmed, err)
 			}
@@ -30,15 +31,15 @@ func TestSecretsFromTheWild(t *testing.T) {
 			"two lines": secret + "\n" + secret, "a NUL inside": "canary\x00secret",
 			"a letter outside ASCII": "canary\u00e4secret", "UTF-16": "\xff\xfec\x00a\x00",
 		} {
-			w.cloud.PutSecret("wild", azuresim.Secret{Value: value})
-			_, err := w.vault.Secret(w.t.Context(), "wild")
-			if err == nil || w.failure(err).Error() != "vault: secret_invalid: secret wild has a character that no HTTP header "+
+			w.Cloud.PutSecret("wild", azuresim.Secret{Value: value})
+			_, err := w.Vault.Secret(w.T.Context(), "wild")
+			if err == nil || w.Failure(err).Error() != "vault: secret_invalid: secret wild has a character that no HTTP header "+
 				"carries" {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		w.cloud.PutSecret("wild", azuresim.Secret{Value: secret})
-		if s, err := w.vault.Secret(w.t.Context(), "wild"); err != nil || s.Trimmed {
+		w.Cloud.PutSecret("wild", azuresim.Secret{Value: secret})
+		if s, err := w.Vault.Secret(w.T.Context(), "wild"); err != nil || s.Trimmed {
 			t.Errorf("a clean secret: trimmed: %t, %v", s.Trimmed, err)
 		}
 	})
@@ -70,10 +71,10 @@ func (o *oldVault) Do(req *http.Request) (*http.Response, error) {
 // version is used, and the new one is tried again later.
 func TestVaultThatKnowsNoNewVersion(t *testing.T) {
 	simulate(t, func(w *world) {
-		old := &oldVault{Transporter: w.cloud}
-		w.rewire(old, entra.ManagedIdentity)
+		old := &oldVault{Transporter: w.Cloud}
+		w.Rewire(old, entra.ManagedIdentity)
 		for range 2 {
-			if s, err := w.vault.Secret(w.t.Context(), appSecretName); err != nil || s.Value() != oldSecret {
+			if s, err := w.Vault.Secret(w.T.Context(), simulated.AppSecretName); err != nil || s.Value() != simulated.OldSecret {
 				t.Fatal(err)
 			}
 		}
