@@ -36,11 +36,9 @@ func signingKey() (key []byte, stored string) {
 
 // place holds the addresses and identities of the cloud.
 type place struct {
+	*azuresim.Served
 	azuresim.Role
-	TenantID, ClientID, IdentityClientID        string
-	AuthorityHost, VaultURL, GraphEndpoint      string
-	STSEndpoint                                 string
-	IdentityEndpoint, IdentityHeader, CA, Token string
+	TenantID, ClientID, IdentityClientID, Token string
 }
 
 // order is a command for the cloud, which replies with its state.
@@ -77,10 +75,7 @@ func serveCloud(in io.Reader, out io.Writer) error {
 	defer served.Close()
 	token := c.Token(c.AppClaims("1.0", served.GraphEndpoint, c.ClientID, azuresim.GraphRole), nil)
 	encoder, decoder := json.NewEncoder(out), json.NewDecoder(in)
-	err := encoder.Encode(place{
-		role, c.TenantID, c.ClientID, c.IdentityClientID, served.AuthorityHost, served.VaultURL, served.GraphEndpoint, served.STSEndpoint,
-		served.IdentityEndpoint, served.IdentityHeader, string(served.CA), token,
-	})
+	err := encoder.Encode(place{served, role, c.TenantID, c.ClientID, c.IdentityClientID, token})
 	if err != nil {
 		return err
 	}
@@ -145,7 +140,7 @@ func startCloud(dir string) (*simulated, error) {
 		c.stop()
 		return nil, fmt.Errorf("the simulated cloud: %w", err)
 	}
-	return c, os.WriteFile(c.ca(), []byte(c.CA), 0o600)
+	return c, os.WriteFile(c.ca(), c.CA, 0o600)
 }
 
 // ca is the file of the certificate authority.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -61,29 +60,20 @@ func allContestants() []contestant {
 }
 
 // size returns the bytes of the contestant's files.
-func (who contestant) size() (int64, error) {
-	total := int64(0)
+func (who contestant) size() (total float64, err error) {
 	for _, path := range who.files {
 		if program, err := exec.LookPath(path); err == nil {
 			path = program
 		}
-		path, err := filepath.EvalSymlinks(path)
+		out, err := exec.Command("du", "--bytes", "--summarize", "--dereference-args", path).Output() //nolint:gosec,noctx // one of ours
 		if err != nil {
+			return 0, fmt.Errorf("du %s: %w", path, err)
+		}
+		bytes := 0.0
+		if _, err := fmt.Sscan(string(out), &bytes); err != nil {
 			return 0, err
 		}
-		err = filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.Type().IsRegular() {
-				return err
-			}
-			info, err := entry.Info()
-			if err == nil {
-				total += info.Size()
-			}
-			return err
-		})
-		if err != nil {
-			return 0, err
-		}
+		total += bytes
 	}
 	return total, nil
 }

@@ -7,6 +7,7 @@ require (
 	github.com/Azure/azure-sdk-for-go/sdk/azidentity v1.15.0
 	github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets v1.5.1
 	github.com/microsoftgraph/msgraph-sdk-go v1.89.0
+	github.com/prometheus/procfs v0.23.0
 	golang.org/x/sync v0.24.0
 )
 

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,133 +9,121 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
+	"text/tabwriter"
 	"time"
-	"unicode/utf8"
+
+	"github.com/prometheus/procfs"
 )
 
-// lines are the rows of the tables, in order, with their units.
-var lines = []struct { //nolint:gochecknoglobals // a constant table
+// figure is a measured quantity of a contestant.
+type figure struct {
+	who  contestantName
 	what string
-	unit func(float64) string
-}{
-	{ready, formatMilliseconds},
-	{first, formatMilliseconds},
-	{firstSlow, formatMilliseconds},
-	{inSequence, formatTenths},
-	{coldRequests, formatCount},
-	{warmRequests, formatCount},
-	{p50, formatMilliseconds},
-	{throughput, formatCount},
-	{processor, formatMicroseconds},
-	{memory, formatMebibytes},
-	{disk, formatMebibytes},
 }
 
-func formatMilliseconds(v float64) string {
-	if v >= 0.1 {
-		return fmt.Sprintf("%.0f ms", v*1e3)
+// results hold a value of each figure for each round.
+type results map[figure][]float64
+
+func (r results) add(who contestantName, what string, value float64) {
+	f := figure{who, what}
+	r[f] = append(r[f], value)
+}
+
+// ratios returns the ratios to the floor's figure of the same round, none if one of the two was not measured.
+func (r results) ratios(who contestantName, what string) []float64 {
+	values, others := r[figure{who, what}], r[figure{contestantName{floor, who.cloud}, what}]
+	if len(values) != len(others) {
+		return nil
 	}
-	return fmt.Sprintf("%.2f ms", v*1e3)
+	ratios := make([]float64, len(values))
+	for i := range values {
+		ratios[i] = values[i] / others[i]
+	}
+	return ratios
 }
-func formatMicroseconds(v float64) string { return fmt.Sprintf("%.0f µs", v*1e6) }
-func formatMebibytes(v float64) string    { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
-func formatCount(v float64) string        { return fmt.Sprintf("%.0f", v) }
-func formatTenths(v float64) string       { return fmt.Sprintf("%.1f", v) }
 
-// formatReport returns a table for each cloud, with the date and the machine.
+// median returns the middle value, or the mean of the two middle values.
+func median[T float64 | time.Duration](values []T) T {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+// lines are the rows of the tables, in order: a figure, its format, and how many of the unit shown are one of the measured.
+var lines = []struct { //nolint:gochecknoglobals // a constant table
+	what, format string
+	scale        float64
+}{
+	{ready, "%.2f ms", 1e3},
+	{first, "%.2f ms", 1e3},
+	{firstSlow, "%.0f ms", 1e3},
+	{inSequence, "%.1f", 1},
+	{coldRequests, "%.0f", 1},
+	{warmRequests, "%.0f", 1},
+	{p50, "%.2f ms", 1e3},
+	{throughput, "%.0f", 1},
+	{processor, "%.0f µs", 1e6},
+	{memory, "%.1f MiB", 1.0 / (1 << 20)},
+	{disk, "%.1f MiB", 1.0 / (1 << 20)},
+}
+
+// formatReport returns a table in Markdown for each cloud, with the date and the machine.
 func formatReport(r results, field []contestant, rounds int) string {
 	var b strings.Builder
 	date := time.Now().UTC().Format("2 January 2006")
-	fmt.Fprintf(&b, "Measured on %s, %s, median of %d rounds.\n\n", date, describeMachine(), rounds)
+	fmt.Fprintf(&b, "Measured on %s, %s, median of %d rounds.\n", date, describeMachine(), rounds)
 	for _, cloud := range []string{azure, aws} {
-		var names []contestantName
+		heads, rule, rows := []string{cloud}, []string{"---"}, make([][]string, len(lines))
 		for _, who := range field {
-			if who.cloud == cloud {
-				names = append(names, who.contestantName)
+			if who.cloud != cloud {
+				continue
+			}
+			heads, rule = append(heads, who.name), append(rule, "---:")
+			if who.name != floor {
+				heads, rule = append(heads, "to floor"), append(rule, "---:")
+			}
+			for i, line := range lines {
+				value, ratio := "", ""
+				if values := r[figure{who.contestantName, line.what}]; len(values) > 0 {
+					value = fmt.Sprintf(line.format, median(values)*line.scale)
+				}
+				if ratios := r.ratios(who.contestantName, line.what); len(ratios) > 0 {
+					ratio = fmt.Sprintf("%.2f", median(ratios))
+				}
+				if rows[i] = append(rows[i], value); who.name != floor {
+					rows[i] = append(rows[i], ratio)
+				}
 			}
 		}
-		if len(names) == 0 {
+		if len(heads) == 1 {
 			continue
 		}
-		rows := [][]string{{cloud}}
-		withFloor := slices.Contains(names, contestantName{floor, cloud})
-		for _, who := range names {
-			if rows[0] = append(rows[0], who.name); withFloor && who.name != floor {
-				rows[0] = append(rows[0], "to floor")
+		table := tabwriter.NewWriter(&b, 0, 0, 1, ' ', 0)
+		for _, row := range [][]string{{}, heads, rule} {
+			fmt.Fprintln(table, strings.Join(row, "\t| "))
+		}
+		for i, row := range rows {
+			if strings.Join(row, "") != "" {
+				fmt.Fprintln(table, lines[i].what+"\t| "+strings.Join(row, "\t| "))
 			}
 		}
-		for _, line := range lines {
-			row, known := []string{line.what}, false
-			for _, who := range names {
-				cell, ratio := "", ""
-				if value, ok := r.median(who, line.what); ok {
-					cell, known = line.unit(value), true
-				}
-				if line.what == inSequence {
-					cell, known = line.unit(r.inSequence(who)), true
-				}
-				if value, ok := r.ratio(who, line.what); ok {
-					ratio = fmt.Sprintf("%.2f", value)
-				}
-				if row = append(row, cell); withFloor && who.name != floor {
-					row = append(row, ratio)
-				}
-			}
-			if known {
-				rows = append(rows, row)
-			}
-		}
-		writeTable(&b, rows)
+		_ = table.Flush() // never fails into memory
 	}
-	return b.String()
-}
-
-// writeTable writes rows as a table in Markdown, the first row being the heads.
-func writeTable(out io.Writer, rows [][]string) {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	for n, row := range rows {
-		cells := make([]string, len(row))
-		for i, cell := range row {
-			padding := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if cells[i] = padding + cell; i == 0 {
-				cells[i] = cell + padding
-			}
-		}
-		fmt.Fprintln(out, "| "+strings.Join(cells, " | ")+" |")
-		if n == 0 {
-			fmt.Fprintln(out, "| --- "+strings.Repeat("| ---: ", len(row)-1)+"|")
-		}
-	}
-	fmt.Fprintln(out)
+	return b.String() + "\n"
 }
 
 // describeMachine describes this machine.
 func describeMachine() string {
 	model := runtime.GOARCH
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for scanner := bufio.NewScanner(bytes.NewReader(text)); scanner.Scan(); {
-			if name, value, ok := strings.Cut(scanner.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
+	if proc, err := procfs.NewDefaultFS(); err == nil {
+		if cpus, err := proc.CPUInfo(); err == nil && len(cpus) > 0 {
+			model = cpus[0].ModelName
 		}
 	}
-	var name syscall.Utsname
-	kernel := []byte{}
-	if syscall.Uname(&name) == nil {
-		for _, c := range name.Release {
-			if c == 0 {
-				break
-			}
-			kernel = append(kernel, byte(c)) //nolint:gosec // a character; int8 or uint8, by architecture
-		}
-	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	kernel := strings.TrimSpace(string(release))
 	return fmt.Sprintf("%d cores of %s, Linux %s, %s", runtime.NumCPU(), model, kernel, runtime.Version())
 }
 
@@ -159,12 +145,8 @@ func writePage(text string) error {
 	if !ok1 || !ok2 {
 		return fmt.Errorf("%s lacks the line %q or %q", pageFile, pageBegin, pageEnd)
 	}
-	page = []byte(before + pageBegin + "\n" + text + pageEnd + after)
-	return os.WriteFile(pageFile, page, 0o644) //nolint:gosec // a page of the documentation
+	return os.WriteFile(pageFile, []byte(before+pageBegin+"\n"+text+pageEnd+after), 0o644) //nolint:gosec // a page of the documentation
 }
-
-// maxBinary is the size that the program must stay below, in bytes. The Makefile holds the packages to the same limit.
-const maxBinary = 10485760
 
 // The round trips of a cold call in sequence: the shortest chain and one more. TestColdCall names the chains. The
 // simulated vault is of a custom cloud, which takes one more.
@@ -173,38 +155,41 @@ const (
 	maxInSequenceAWS   = 5 + 1
 )
 
+// maxBinary is the size that the program must stay below, in bytes. The Makefile holds the packages to the same limit.
+const maxBinary = 10485760
+
 // checkLimits prints each limit and whether it holds. Its error names the limits that do not hold.
 func checkLimits(out io.Writer, r results) error {
-	var broken []error
-	hold := func(what string, got, limit float64, holds bool) {
-		verdict := "holds"
-		if !holds {
-			verdict = "DOES NOT HOLD"
-			broken = append(broken, fmt.Errorf("limit: %s: %.2f, the limit is %.2f", what, got, limit))
-		}
-		fmt.Fprintf(out, "limit: %-60s %12.2f of %12.2f: %s\n", what, got, limit, verdict)
-	}
 	onAzure, onAWS := contestantName{ours, azure}, contestantName{ours, aws}
-	if _, ok := r.ratio(onAzure, p50); !ok {
+	ratio := func(what string) float64 { return median(r.ratios(onAzure, what)) }
+	if ratio(p50) == 0 {
 		return errors.New("-limits compares ours with the floor: -only must name both")
 	}
-	toFloor := func(what string, limit float64) {
-		ratio, _ := r.ratio(onAzure, what)
-		hold(what+", times the floor's, at most", ratio, limit, ratio <= limit)
-	}
-	toFloor(p50, 1.20)
-	ratio, _ := r.ratio(onAzure, throughput)
-	hold(throughput+", times the floor's, at least", ratio, 0.85, ratio >= 0.85)
-	toFloor(memory, 1.5)
-	toFloor(ready, 1.4)
-	size, _ := r.median(onAzure, disk) // make reproducible holds the package for Lambda, of another architecture
-	hold(disk+", bytes, below", size, maxBinary, size < maxBinary)
-	for who, limit := range map[contestantName]float64{onAzure: maxInSequenceAzure, onAWS: maxInSequenceAWS} {
+	value := func(who contestantName, what string) float64 { return median(r[figure{who, what}]) }
+	var broken []error
+	for _, limit := range []struct {
+		what      string
+		got       float64
+		direction string
+		limit     float64
+	}{
+		{p50 + ", to floor", ratio(p50), "at most", 1.20},
+		{throughput + ", to floor", ratio(throughput), "at least", 0.85},
+		{memory + ", to floor", ratio(memory), "at most", 1.5},
+		{ready + ", to floor", ratio(ready), "at most", 1.4},
+		{disk + ", bytes", value(onAzure, disk), "at most", maxBinary - 1}, // make reproducible holds the package for Lambda
 		// The fraction is the difference between two processes.
-		trips := r.inSequence(who)
-		hold(inSequence+", "+who.cloud+", at most", math.Round(trips), limit, math.Round(trips) <= limit)
-		requests, _ := r.median(who, warmRequests)
-		hold(warmRequests+", "+who.cloud+", at most", requests, 2, requests <= 2)
+		{inSequence + ", Azure", math.Round(value(onAzure, inSequence)), "at most", maxInSequenceAzure},
+		{inSequence + ", AWS", math.Round(value(onAWS, inSequence)), "at most", maxInSequenceAWS},
+		{warmRequests + ", Azure", value(onAzure, warmRequests), "at most", 2},
+		{warmRequests + ", AWS", value(onAWS, warmRequests), "at most", 2},
+	} {
+		verdict := "holds"
+		if limit.direction == "at most" && limit.got > limit.limit || limit.direction == "at least" && limit.got < limit.limit {
+			verdict = "DOES NOT HOLD"
+			broken = append(broken, fmt.Errorf("limit: %s: %.2f, %s %.2f", limit.what, limit.got, limit.direction, limit.limit))
+		}
+		fmt.Fprintf(out, "limit: %-46s %12.2f, %s %11.2f: %s\n", limit.what, limit.got, limit.direction, limit.limit, verdict)
 	}
 	return errors.Join(broken...)
 }
