@@ -69,16 +69,16 @@ const (
 // Requeue sends messages to a queue. After an error some of them may have been sent.
 func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte) error {
 	for len(bodies) > 0 {
-		var entries []entry
+		var entries []object
 		for size := 0; len(entries) < min(maxBatch, len(bodies)); {
 			body := bodies[len(entries)]
 			if size += len(body); size > maxBatchBytes && len(entries) > 0 {
 				break
 			}
-			entries = append(entries, entry{"Id": strconv.Itoa(len(entries)), "MessageBody": string(body)})
+			entries = append(entries, object{"Id": strconv.Itoa(len(entries)), "MessageBody": string(body)})
 		}
 		var out struct{ Failed []struct{ Code string } }
-		if err := q.call(ctx, queueARN, "SendMessageBatch", entry{"Entries": entries}, &out); err != nil {
+		if err := q.call(ctx, queueARN, "SendMessageBatch", object{"Entries": entries}, &out); err != nil {
 			return err
 		}
 		if len(out.Failed) > 0 {
@@ -91,7 +91,7 @@ func (q *Queues) Requeue(ctx context.Context, queueARN string, bodies ...[]byte)
 
 // Delete deletes a message from a queue, by the receipt of its delivery.
 func (q *Queues) Delete(ctx context.Context, queueARN, receipt string) error {
-	return q.call(ctx, queueARN, "DeleteMessage", entry{"ReceiptHandle": receipt}, nil)
+	return q.call(ctx, queueARN, "DeleteMessage", object{"ReceiptHandle": receipt}, nil)
 }
 
 // Hide makes a queue deliver messages again after d, counted from now, and not after its visibility timeout. It ignores
@@ -101,11 +101,11 @@ func (q *Queues) Hide(ctx context.Context, queueARN string, d time.Duration, rec
 		return nil
 	}
 	for chunk := range slices.Chunk(receipts, maxBatch) {
-		entries := make([]entry, len(chunk))
+		entries := make([]object, len(chunk))
 		for i, receipt := range chunk {
-			entries[i] = entry{"Id": strconv.Itoa(i), "ReceiptHandle": receipt, "VisibilityTimeout": int(d.Seconds())}
+			entries[i] = object{"Id": strconv.Itoa(i), "ReceiptHandle": receipt, "VisibilityTimeout": int(d.Seconds())}
 		}
-		if err := q.call(ctx, queueARN, "ChangeMessageVisibilityBatch", entry{"Entries": entries}, nil); err != nil {
+		if err := q.call(ctx, queueARN, "ChangeMessageVisibilityBatch", object{"Entries": entries}, nil); err != nil {
 			return err
 		}
 	}
@@ -119,11 +119,11 @@ func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, 
 	if err != nil {
 		return err
 	}
-	attributes := entry{"code": entry{"DataType": "String", "StringValue": code}}
+	attributes := object{"code": object{"DataType": "String", "StringValue": code}}
 	if id != "" {
-		attributes["messageId"] = entry{"DataType": "String", "StringValue": id}
+		attributes["messageId"] = object{"DataType": "String", "StringValue": id}
 	}
-	return q.call(ctx, target, "SendMessage", entry{"MessageBody": string(body), "MessageAttributes": attributes}, nil)
+	return q.call(ctx, target, "SendMessage", object{"MessageBody": string(body), "MessageAttributes": attributes}, nil)
 }
 
 // deadLetterQueue returns the ARN of the dead-letter queue of a queue.
@@ -140,7 +140,7 @@ func (q *Queues) deadLetterQueue(ctx context.Context, sourceARN string) (string,
 	var out struct {
 		Attributes struct{ RedrivePolicy string }
 	}
-	in := entry{"AttributeNames": []string{"RedrivePolicy"}}
+	in := object{"AttributeNames": []string{"RedrivePolicy"}}
 	if err := q.call(ctx, sourceARN, "GetQueueAttributes", in, &out); err != nil {
 		return "", err
 	}
@@ -155,11 +155,11 @@ func (q *Queues) deadLetterQueue(ctx context.Context, sourceARN string) (string,
 	return policy.DeadLetterTargetARN, nil
 }
 
-// entry is an object in a request.
-type entry map[string]any
+// object is an object in a request.
+type object map[string]any
 
 // call calls an action of SQS on a queue, in its JSON protocol. Its errors quote nothing of the response but the status.
-func (q *Queues) call(ctx context.Context, queueARN, action string, in entry, out any) error {
+func (q *Queues) call(ctx context.Context, queueARN, action string, in object, out any) error {
 	if q == nil || q.credentials.AccessKeyID == "" {
 		return errNoRole
 	}
