@@ -118,113 +118,45 @@ var keyKinds = map[string]keyKind{
 	},
 }
 
-// keyRotation is the rotation of a key of a kind. The settings name two secrets, key-a with the old key, and key-b.
-type keyRotation struct {
-	*testing.T
-	keyKind
-	cloud    *azuresim.Cloud
-	settings []string
-}
-
-// keyInterval is how often a caller calls while its key is rotated.
-const keyInterval = 20 * time.Second
-
-// gather is the function of that name.
-func (r keyRotation) gather() *crowd {
-	r.Helper()
-	return gather(r.T, r.cloud, keyInterval, r.prove(r.old), r.prove(r.new), r.settings...)
-}
-
-// eachKeyKind runs a test for each kind of callers' keys.
-func eachKeyKind(t *testing.T, test func(r keyRotation)) {
-	t.Helper()
-	for name, kind := range keyKinds {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				cloud := newCloud()
-				cloud.PutSecret("key-a", azuresim.Secret{Value: kind.old})
-				test(keyRotation{t, kind, cloud, []string{"WEBHOOK_SECRET_NAMES", "", kind.setting, "key-a,key-b"}})
-			})
-		})
-	}
-}
-
 // TestKeyRotation replaces a key of callers as docs/operations.md says, while they call: the new one is stored beside
 // the old, the callers switch, the old one is disabled.
 func TestKeyRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
 	t.Parallel()
-	eachKeyKind(t, func(r keyRotation) {
-		start := time.Now()
-		c := r.gather()
-		time.Sleep(time.Minute)
-		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.new})
-		time.Sleep(30 * time.Second)
-		c.switchOver()
-		if n := r.cloud.Count(azuresim.StepSecret); n > 9 { // the app's secret, and two keys at 0, 30, 60 and 90 s
-			r.Errorf("%d requests for secrets until all had switched, want at most 9", n)
-		}
-		r.cloud.PutSecret("key-a", azuresim.Secret{Value: r.old, Disabled: true})
-		before := r.cloud.Count(azuresim.StepSecret)
-		// No request has missed all keys so far. The first miss refreshes the keys, so that the old one is gone at once.
-		if w := ask(r.T, c.handler, post(validBody, r.prove(r.old+"BBBB"))); w.Code != http.StatusUnauthorized {
-			r.Errorf("a key that is none: %d %s", w.Code, w.Body)
-		}
-		if w := ask(r.T, c.handler, post(validBody, r.prove(r.old))); w.Code != http.StatusUnauthorized {
-			r.Errorf("the old key after its end: %d %s", w.Code, w.Body)
-		}
-		time.Sleep(5 * time.Minute)
-		c.leave(r.T, callers*int(time.Since(start)/(keyInterval+3*time.Second)-1))
-		c.atMost(r.T, azuresim.StepSecret, before, 2*11, "after the old key was disabled, which is looked for every 30 s")
-		c.atMost(r.T, azuresim.StepToken, 0, 1, "for callers' keys")
-		c.atMost(r.T, azuresim.StepIdentity, 0, 1, "for callers' keys")
-	})
-}
-
-// TestHastyKeyRotation has all callers use the new key in the moment in which it is stored.
-func TestHastyKeyRotation(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
-	t.Parallel()
-	eachKeyKind(t, func(r keyRotation) {
-		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"}) // another old one, which is overwritten
-		r.cloud.Fail(azuresim.StepSecret, -1, azuresim.Delay(2*time.Second))
-		c := r.gather()
-		time.Sleep(time.Minute)
-		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.new})
-		c.switched.Store(callers)
-		time.Sleep(time.Minute)
-		c.leave(r.T, 4*callers)
-		c.atMost(r.T, azuresim.StepSecret, 0, 9, "in all: the app's secret, and two keys at the start, after 50 s, when nothing "+
-			"fitted and after another 50 s")
-	})
-}
-
-// TestKeyRotationUnderAttack has strangers send invalid evidence all the time, so that honest callers cannot refresh
-// the keys. Five minutes after the new key was stored it is known nevertheless.
-func TestKeyRotationUnderAttack(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
-	t.Parallel()
-	eachKeyKind(t, func(r keyRotation) {
-		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.old + "BBBB"})
-		c := r.gather()
-		start := time.Now()
-		c.calling.Go(func() {
-			for ; ; time.Sleep(time.Second) {
-				select {
-				case <-c.home:
-					return
-				default:
-				}
-				if w := ask(r.T, c.handler, post(validBody, r.prove(r.new+"BBBB"))); w.Code != http.StatusUnauthorized {
-					r.Errorf("a stranger: %d %s", w.Code, w.Body)
-				}
-			}
+	for name, kind := range keyKinds {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { rotateKey(t, kind) })
 		})
-		time.Sleep(time.Minute)
-		r.cloud.PutSecret("key-b", azuresim.Secret{Value: r.new})
-		time.Sleep(5 * time.Minute)
-		c.switchOver()
-		time.Sleep(time.Minute)
-		c.leave(r.T, 18*callers)
-		c.atMost(r.T, azuresim.StepSecret, 0, 1+2*(2+int(time.Since(start)/time.Minute)+int(time.Since(start)/(5*time.Minute))), "under attack")
-	})
+	}
+}
+
+func rotateKey(t *testing.T, kind keyKind) {
+	t.Helper()
+	const every = 20 * time.Second
+	cloud := newCloud()
+	cloud.PutSecret("key-a", azuresim.Secret{Value: kind.old})
+	start := time.Now()
+	c := gather(t, cloud, every, kind.prove(kind.old), kind.prove(kind.new), "WEBHOOK_SECRET_NAMES", "", kind.setting, "key-a,key-b")
+	time.Sleep(time.Minute)
+	cloud.PutSecret("key-b", azuresim.Secret{Value: kind.new})
+	time.Sleep(30 * time.Second)
+	c.switchOver()
+	if n := cloud.Count(azuresim.StepSecret); n > 9 { // the app's secret, and two keys at 0, 30, 60 and 90 s
+		t.Errorf("%d requests for secrets until all had switched, want at most 9", n)
+	}
+	cloud.PutSecret("key-a", azuresim.Secret{Value: kind.old, Disabled: true})
+	before := cloud.Count(azuresim.StepSecret)
+	// No request has missed all keys so far. The first miss refreshes the keys, so that the old one is gone at once.
+	if w := ask(t, c.handler, post(validBody, kind.prove(kind.old+"BBBB"))); w.Code != http.StatusUnauthorized {
+		t.Errorf("a key that is none: %d %s", w.Code, w.Body)
+	}
+	if w := ask(t, c.handler, post(validBody, kind.prove(kind.old))); w.Code != http.StatusUnauthorized {
+		t.Errorf("the old key after its end: %d %s", w.Code, w.Body)
+	}
+	time.Sleep(5 * time.Minute)
+	c.leave(t, callers*int(time.Since(start)/(every+3*time.Second)-1))
+	c.atMost(t, azuresim.StepSecret, before, 2*11, "after the old key was disabled, which is looked for every 30 s")
+	c.atMost(t, azuresim.StepToken, 0, 1, "for callers' keys")
+	c.atMost(t, azuresim.StepIdentity, 0, 1, "for callers' keys")
 }
 
 // TestClientSecretRotation has Entra refuse the app's old secret in the moment in which the new one is stored, and in

@@ -75,38 +75,6 @@ func TestSigningKeyRotationUnderLoad(t *testing.T) {
 	})
 }
 
-// Strangers' keys cost at most one refresh, and cost other callers nothing.
-func TestManyStrangersCauseOneReading(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := newTokens(t)
-		if status := p.send(p.cloud.Token(fromServiceNow(p.cloud), nil)); status != http.StatusNoContent {
-			t.Fatalf("%d\n%s", status, p.log.String())
-		}
-		p.cloud.Fail(azuresim.StepKeys, -1, azuresim.Delay(2*time.Second))
-		var sending sync.WaitGroup
-		for i := range 200 {
-			sending.Go(func() {
-				if status := p.send(p.cloud.Token(fromServiceNow(p.cloud), map[string]any{"kid": fmt.Sprint("stranger-",
-					i)})); status != http.StatusUnauthorized {
-					t.Errorf("a stranger: %d", status)
-				}
-			})
-		}
-		sending.Go(func() {
-			start := time.Now()
-			if status := p.send(p.cloud.Token(fromPowerAutomate(p.cloud), nil)); status != http.StatusNoContent ||
-				time.Since(start) > 0 {
-				t.Errorf("a caller: %d after %v", status, time.Since(start))
-			}
-		})
-		sending.Wait()
-		if reads := p.cloud.Count(azuresim.StepKeys); reads != 2 {
-			t.Errorf("the keys were read %d times, want 2", reads)
-		}
-	})
-}
-
 // A fault of Entra's keys is not the caller's: no token is refused for it. The response is in time, and its outcome is
 // not_done.
 func TestFaultsOfSigningKeys(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
