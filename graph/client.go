@@ -55,7 +55,7 @@ type Client struct {
 
 // Options configure a Client.
 type Options struct {
-	Transport policy.Transporter // the boundary to the cloud; nil means [upstream.NewClient]
+	Transport policy.Transporter // the boundary to the cloud
 	Version   string             // of this program, for User-Agent
 	Pace      *Pace              // learns from the results of writes; nil for a pace of its own
 }
@@ -67,9 +67,6 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 	root, err := url.Parse(endpoint)
 	if err != nil || root.Scheme != "https" || root.Host == "" || strings.Trim(root.Path, "/") != "" || root.RawQuery != "" {
 		return nil, errors.New("graph: the endpoint must be https:// and a host")
-	}
-	if o.Transport == nil {
-		o.Transport = upstream.NewClient()
 	}
 	if o.Pace == nil {
 		o.Pace = NewPace()

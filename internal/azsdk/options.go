@@ -16,9 +16,9 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Options configure credentials and the vault.
+// Options configure credentials and the vault. Transport, Timeout and Log are required.
 type Options struct {
-	azcore.ClientOptions               // Transport is the boundary to the cloud; nil means upstream.NewClient
+	azcore.ClientOptions               // Transport is the boundary to the cloud
 	Timeout              time.Duration // the time for one request of a caller; each step gets a share of it
 	Scope                string        // of the vault's tokens; "" if the vault must be asked for it
 	Custom               bool          // a custom cloud: Key Vault's challenge may name another domain than the vault's
@@ -38,20 +38,6 @@ func (o *Options) Share(of float64) time.Duration { return time.Duration(of * fl
 
 // maxResponse is the largest response that is read, in bytes. A certificate with its chain has some ten thousand.
 const maxResponse = 256 << 10
-
-// WithDefaults returns o with a value in every field that needs one.
-func (o Options) WithDefaults() Options {
-	if o.Transport == nil {
-		o.Transport = upstream.NewClient()
-	}
-	if o.Timeout == 0 {
-		o.Timeout = 25 * time.Second
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return o
-}
 
 // Client returns the options of an SDK client whose step may take limit: up to three attempts in that time. An
 // attempt that hangs leaves enough time for a second one.

@@ -130,7 +130,7 @@ func sicknesses() map[string]sickness {
 				"a/b",
 			},
 			[]string{"failed settings", "failed settings", "failed settings", "not_tried vault*"},
-			[]string{"GRAPH_CLIENT_ID is not a GUID", "RATE_LIMIT must be", "API_KEY_SECRET_NAMES must be"},
+			[]string{"GRAPH_CLIENT_ID is not a GUID", "RATE_LIMIT must be", "API_KEY_SECRET_NAMES must name"},
 			"docs/settings.md",
 		},
 		"the vault of another cloud": {

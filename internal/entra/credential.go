@@ -70,7 +70,6 @@ const (
 // AppSecret returns the credential of an app of a tenant whose client secret is the secret of that name in store. It
 // makes no request.
 func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
-	o = o.WithDefaults()
 	return &Credential{
 		options: o,
 		name:    name,
@@ -87,7 +86,6 @@ func AppSecret(tenantID, clientID, name string, store *vault.Vault, o azsdk.Opti
 // AppCertificate returns the credential of an app of a tenant that signs in with the certificate of that name in
 // store. It makes no request.
 func AppCertificate(tenantID, clientID, name string, store *vault.Vault, o azsdk.Options) *Credential {
-	o = o.WithDefaults()
 	return &Credential{
 		options: o,
 		name:    name,

@@ -20,7 +20,6 @@ type Assertion func(ctx context.Context) (string, error)
 // Shared returns an Assertion that runs assertion once for concurrent callers, within the time of an identity's step: an
 // issuer that hangs must not hold later callers.
 func Shared(assertion Assertion, o azsdk.Options) Assertion {
-	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
 	requests := &singleflight.Group[string]{}
 	return func(ctx context.Context) (string, error) {
@@ -40,7 +39,6 @@ func Shared(assertion Assertion, o azsdk.Options) Assertion {
 // credential (https://learn.microsoft.com/entra/workload-id/workload-identity-federation). No secret is stored
 // anywhere. The errors of its tokens are *upstream.Errors.
 func Federated(tenantID, clientID string, assertion Assertion, o azsdk.Options) (azcore.TokenCredential, error) {
-	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
 	fromContext := func(ctx context.Context) (string, error) {
 		text, _ := ctx.Value(assertionKey{}).(string)
@@ -85,7 +83,7 @@ func Direct(signIn func() (azcore.TokenCredential, error), o azsdk.Options) (*Cr
 		return nil, err
 	}
 	return &Credential{
-		options: o.WithDefaults(),
+		options: o,
 		read:    func(context.Context) (vault.Secret, error) { return vault.Secret{}, nil },
 		signIn:  func(vault.Secret) (azcore.TokenCredential, error) { return signIn() },
 	}, nil

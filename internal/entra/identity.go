@@ -17,7 +17,6 @@ import (
 // ManagedIdentity returns the credential of the host's managed identity, the user-assigned one with that client id,
 // or the system-assigned one if it is "". The errors of its tokens are *upstream.Errors.
 func ManagedIdentity(clientID string, o azsdk.Options) (azcore.TokenCredential, error) {
-	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
 	options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o.Client(limit)}
 	if clientID != "" {
@@ -30,7 +29,6 @@ func ManagedIdentity(clientID string, o azsdk.Options) (azcore.TokenCredential, 
 // ClientSecret returns the credential of an app with a client secret, for hosts that have no identity of their own. The
 // errors of its tokens are *upstream.Errors.
 func ClientSecret(tenantID, clientID, secret string, o azsdk.Options) (azcore.TokenCredential, error) {
-	o = o.WithDefaults()
 	limit := o.Share(azsdk.IdentityShare)
 	credential, err := azidentity.NewClientSecretCredential(tenantID, clientID, secret,
 		&azidentity.ClientSecretCredentialOptions{
@@ -44,7 +42,7 @@ func ClientSecret(tenantID, clientID, secret string, o azsdk.Options) (azcore.To
 // *upstream.Errors.
 func AzureCLI(o azsdk.Options) (azcore.TokenCredential, error) {
 	credential, err := azidentity.NewAzureCLICredential(nil)
-	i := newIdentity(credential, o.WithDefaults().Timeout)
+	i := newIdentity(credential, o.Timeout)
 	i.cli = true
 	return i, err
 }

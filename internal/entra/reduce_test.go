@@ -259,7 +259,7 @@ func TestAzureCLI(t *testing.T) {
 			if test.script == "" {
 				t.Setenv("PATH", dir)
 			}
-			credential, err := entra.AzureCLI(azsdk.Options{})
+			credential, err := entra.AzureCLI(azsdk.Options{Timeout: simulated.Timeout})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -57,7 +57,6 @@ type Vault struct {
 // New returns the Vault at an address (https://contoso.vault.azure.net), read with the tokens of identity. It makes no
 // request.
 func New(vaultURL string, identity azcore.TokenCredential, o azsdk.Options) (*Vault, error) {
-	o = o.WithDefaults()
 	sdk := o.Client(o.Share(azsdk.VaultShare))
 	sdk.Transport = &versioned{next: sdk.Transport}
 	client, err := azsecrets.NewClient(vaultURL, identity, &azsecrets.ClientOptions{

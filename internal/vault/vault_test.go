@@ -8,9 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-
-	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/hosttest/simulated"
 	"autopilot-unassign/internal/vault"
@@ -76,7 +73,7 @@ func TestScope(t *testing.T) {
 			simulate(t, func(w *world) {
 				w.Cloud.Fail(azuresim.StepChallenge, test.times, test.fault)
 				scope, err := vault.Scope(w.T.Context(), w.Cloud.VaultURL,
-					azsdk.Options{ClientOptions: azcore.ClientOptions{Transport: w.Cloud}, Timeout: simulated.Timeout})
+					w.Options)
 				if got := fmt.Sprint(scope, " ", err); !strings.HasPrefix(got, test.want) {
 					w.T.Errorf("Scope = %s, want %s", got, test.want)
 				}
