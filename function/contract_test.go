@@ -55,23 +55,26 @@ var representation = header("Prefer", "return=representation")
 // contractCases are every success, every refusal, and every fault of the services.
 func contractCases() map[string]contractCase {
 	challenge := map[string]string{"WWW-Authenticate": `Webhook-Signature realm="unassign"`}
-	retryIn := func(seconds string) map[string]string { return map[string]string{"Retry-After": seconds} }
+	// failing makes a case of a valid request while a step fails.
+	failing := func(step azuresim.Step, f azuresim.Fault, status int, code string, retryAfter ...string) contractCase {
+		test := contractCase{prepare: fail(step, f), request: valid, status: status, code: code}
+		if len(retryAfter) > 0 {
+			test.header = map[string]string{"Retry-After": retryAfter[0]}
+		}
+		return test
+	}
 	return map[string]contractCase{
 		"done": {nil, nil, valid, 204, "", nil},
 		"done, with a representation": {
 			nil, nil, with(representation), 200, "unassigned",
 			map[string]string{"Preference-Applied": "return=representation"},
 		},
-		"done, no Content-Type":    {nil, nil, with(header("Content-Type")), 204, "", nil},
-		"done, by API key":         {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, "", nil},
-		"done, a wrong key beside": {nil, nil, with(header("X-Api-Key", "wrong")), 204, "", nil},
-		"done, Graph says 200": {fail(azuresim.StepGraph, azuresim.Body(200, "application/json",
-			`{"value":true}`)), nil, valid, 204, "", nil},
-		"a proxy says 200 and HTML": {
-			fail(azuresim.StepGraph, azuresim.WrongType()), nil, valid, 502,
-			"graph_bad_answer", nil,
-		},
-		"done, the other shape of 2xx": {fail(azuresim.StepGraph, azuresim.Status(202)), nil, valid, 204, "", nil},
+		"done, no Content-Type":        {nil, nil, with(header("Content-Type")), 204, "", nil},
+		"done, by API key":             {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, "", nil},
+		"done, a wrong key beside":     {nil, nil, with(header("X-Api-Key", "wrong")), 204, "", nil},
+		"done, Graph says 200":         failing(azuresim.StepGraph, azuresim.Body(200, "application/json", `{"value":true}`), 204, ""),
+		"a proxy says 200 and HTML":    failing(azuresim.StepGraph, azuresim.WrongType(), 502, "graph_bad_answer"),
+		"done, the other shape of 2xx": failing(azuresim.StepGraph, azuresim.Status(202), 204, ""),
 
 		"no evidence": {nil, nil, with(unsigned), 401, "unauthenticated", challenge},
 		"a signature by a stranger": {nil, nil, with(func(s *sent) {
@@ -162,102 +165,38 @@ func contractCases() map[string]contractCase {
 			nil, nil, body(`{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-000000000000"}`), 404,
 			"device_not_found", nil,
 		},
-		"Graph 404": {
-			fail(azuresim.StepGraph, azuresim.GraphError(404, azuresim.Nested, 0)), nil,
-			valid, 404, "device_not_found", nil,
-		},
-		"Graph 400": {
-			fail(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Nested, 0)), nil,
-			valid, 422, "graph_rejected", nil,
-		},
-		"Graph 400 with HTML in it": {
-			fail(azuresim.StepGraph, azuresim.GraphError(400, azuresim.HTML, 0)), nil, valid,
-			422, "graph_rejected", nil,
-		},
-		"Graph 400 for the tenant": {
-			fail(azuresim.StepGraph, azuresim.Body(400, "application/json",
-				`{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`)), nil, valid, 424,
-			"tenant_not_enabled", nil,
-		},
-		"Graph 400 that is a 500": {fail(azuresim.StepGraph, azuresim.Body(400, "application/json",
-			`{"error":{"code":"InternalError","message":""}}`)), nil, valid, 502, "graph_error", nil},
-		"Graph 401": {
-			fail(azuresim.StepGraph, azuresim.GraphError(401, azuresim.DoublyNested, 0)),
-			nil, valid, 424, "graph_permission_missing", nil,
-		},
-		"Graph 403": {
-			fail(azuresim.StepGraph, azuresim.GraphError(403, azuresim.Nested, 0)), nil,
-			valid, 424, "graph_permission_missing", nil,
-		},
+		"Graph 404":                 failing(azuresim.StepGraph, azuresim.GraphError(404, azuresim.Nested, 0), 404, "device_not_found"),
+		"Graph 400":                 failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Nested, 0), 422, "graph_rejected"),
+		"Graph 400 with HTML in it": failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.HTML, 0), 422, "graph_rejected"),
+		"Graph 400 for the tenant":  failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), 424, "tenant_not_enabled"),
+		"Graph 400 that is a 500":   failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"InternalError","message":""}}`), 502, "graph_error"),
+		"Graph 401":                 failing(azuresim.StepGraph, azuresim.GraphError(401, azuresim.DoublyNested, 0), 424, "graph_permission_missing"),
+		"Graph 403":                 failing(azuresim.StepGraph, azuresim.GraphError(403, azuresim.Nested, 0), 424, "graph_permission_missing"),
 		"no role in the token": {
 			func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, nil, valid, 424,
 			"graph_permission_missing", nil,
 		},
-		"Graph 409": {
-			fail(azuresim.StepGraph, azuresim.GraphError(409, azuresim.Plain, 0)), nil,
-			valid, 409, "graph_conflict", nil,
-		},
-		"Graph 412": {
-			fail(azuresim.StepGraph, azuresim.GraphError(412, azuresim.Plain, 0)), nil,
-			valid, 409, "state_changed", nil,
-		},
-		"Graph 423": {
-			fail(azuresim.StepGraph, azuresim.GraphError(423, azuresim.Plain, 0)), nil,
-			valid, 503, "device_locked", retryIn("30"),
-		},
-		"Graph 429": {
-			fail(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Plain, 0)), nil,
-			valid, 429, "graph_throttled", retryIn("30"),
-		},
-		"Graph 429 that says when": {
-			fail(azuresim.StepGraph, azuresim.Status(429, "Retry-After", "120")), nil, valid,
-			429, "graph_throttled", retryIn("120"),
-		},
-		"Graph 429 that says it inside": {
-			fail(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Nested, 77)), nil,
-			valid, 429, "graph_throttled", retryIn("77"),
-		},
+		"Graph 409":                     failing(azuresim.StepGraph, azuresim.GraphError(409, azuresim.Plain, 0), 409, "graph_conflict"),
+		"Graph 412":                     failing(azuresim.StepGraph, azuresim.GraphError(412, azuresim.Plain, 0), 409, "state_changed"),
+		"Graph 423":                     failing(azuresim.StepGraph, azuresim.GraphError(423, azuresim.Plain, 0), 503, "device_locked", "30"),
+		"Graph 429":                     failing(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Plain, 0), 429, "graph_throttled", "30"),
+		"Graph 429 that says when":      failing(azuresim.StepGraph, azuresim.Status(429, "Retry-After", "120"), 429, "graph_throttled", "120"),
+		"Graph 429 that says it inside": failing(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Nested, 77), 429, "graph_throttled", "77"),
 		"Graph 429 once": {func(c *azuresim.Cloud) {
 			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(429,
 				azuresim.Plain, 0))
 		}, nil, valid, 204, "", nil},
-		"Graph 500": {
-			fail(azuresim.StepGraph, azuresim.GraphError(500, azuresim.Nested, 0)), nil,
-			valid, 502, "graph_error", nil,
-		},
-		"Graph 502 from an edge": {
-			fail(azuresim.StepGraph, azuresim.GraphError(502, azuresim.NotJSON, 0)), nil,
-			valid, 502, "graph_error", nil,
-		},
-		"Graph 503": {
-			fail(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "45")), nil, valid,
-			503, "graph_unavailable", retryIn("45"),
-		},
-		"Graph 504": {
-			fail(azuresim.StepGraph, azuresim.GraphError(504, azuresim.NotJSON, 0)), nil,
-			valid, 504, "graph_timeout", nil,
-		},
-		"Graph hangs": {fail(azuresim.StepGraph, azuresim.Hang()), nil, valid, 504, "graph_timeout", nil},
-		"Graph breaks the connection": {
-			fail(azuresim.StepGraph, azuresim.Reset()), nil, valid, 502, "graph_bad_answer",
-			nil,
-		},
-		"Graph redirects": {
-			fail(azuresim.StepGraph, azuresim.Redirect("https://127.0.0.1:1/")), nil, valid,
-			502, "graph_bad_answer", nil,
-		},
-		"Graph is not there": {
-			fail(azuresim.StepGraph, azuresim.Refused()), nil, valid, 503, "upstream_unreachable", retryIn("30"),
-		},
+		"Graph 500":                   failing(azuresim.StepGraph, azuresim.GraphError(500, azuresim.Nested, 0), 502, "graph_error"),
+		"Graph 502 from an edge":      failing(azuresim.StepGraph, azuresim.GraphError(502, azuresim.NotJSON, 0), 502, "graph_error"),
+		"Graph 503":                   failing(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "45"), 503, "graph_unavailable", "45"),
+		"Graph 504":                   failing(azuresim.StepGraph, azuresim.GraphError(504, azuresim.NotJSON, 0), 504, "graph_timeout"),
+		"Graph hangs":                 failing(azuresim.StepGraph, azuresim.Hang(), 504, "graph_timeout"),
+		"Graph breaks the connection": failing(azuresim.StepGraph, azuresim.Reset(), 502, "graph_bad_answer"),
+		"Graph redirects":             failing(azuresim.StepGraph, azuresim.Redirect("https://127.0.0.1:1/"), 502, "graph_bad_answer"),
+		"Graph is not there":          failing(azuresim.StepGraph, azuresim.Refused(), 503, "upstream_unreachable", "30"),
 
-		"the vault says 403": {
-			fail(azuresim.StepSecret, azuresim.Status(403)), nil, valid, 424, "vault_forbidden",
-			nil,
-		},
-		"the vault says 401": {
-			fail(azuresim.StepSecret, azuresim.Status(401)), nil, valid, 424, "vault_forbidden",
-			nil,
-		},
+		"the vault says 403": failing(azuresim.StepSecret, azuresim.Status(403), 424, "vault_forbidden"),
+		"the vault says 401": failing(azuresim.StepSecret, azuresim.Status(401), 424, "vault_forbidden"),
 		"no key in the vault": {
 			func(c *azuresim.Cloud) { c.DeleteSecret("webhook-servicenow") }, nil, valid, 424,
 			"secret_not_found", nil,
@@ -273,25 +212,12 @@ func contractCases() map[string]contractCase {
 			c.PutSecret("webhook-servicenow",
 				azuresim.Secret{Value: "whsec_short"})
 		}, nil, valid, 424, "secret_invalid", nil},
-		"the vault says 429": {
-			fail(azuresim.StepSecret, azuresim.Status(429, "Retry-After", "20")), nil, valid,
-			503, "vault_unavailable", retryIn("20"),
-		},
-		"the vault says 500": {
-			fail(azuresim.StepSecret, azuresim.Status(500)), nil, valid, 503,
-			"vault_unavailable", retryIn("10"),
-		},
-		"the vault hangs": {fail(azuresim.StepSecret, azuresim.Hang()), nil, valid, 504, "vault_timeout", nil},
-		"the vault challenges wrongly": {
-			fail(azuresim.StepChallenge, azuresim.MalformedChallenge()), nil, valid, 503,
-			"vault_unavailable", retryIn("10"),
-		},
-		"the vault is not there": {
-			fail(azuresim.StepChallenge, azuresim.NoHost()), nil, valid, 503, "upstream_unreachable", retryIn("30"),
-		},
-		"the vault is not trusted": {
-			fail(azuresim.StepChallenge, azuresim.Untrusted()), nil, valid, 424, "upstream_tls", nil,
-		},
+		"the vault says 429":           failing(azuresim.StepSecret, azuresim.Status(429, "Retry-After", "20"), 503, "vault_unavailable", "20"),
+		"the vault says 500":           failing(azuresim.StepSecret, azuresim.Status(500), 503, "vault_unavailable", "10"),
+		"the vault hangs":              failing(azuresim.StepSecret, azuresim.Hang(), 504, "vault_timeout"),
+		"the vault challenges wrongly": failing(azuresim.StepChallenge, azuresim.MalformedChallenge(), 503, "vault_unavailable", "10"),
+		"the vault is not there":       failing(azuresim.StepChallenge, azuresim.NoHost(), 503, "upstream_unreachable", "30"),
+		"the vault is not trusted":     failing(azuresim.StepChallenge, azuresim.Untrusted(), 424, "upstream_tls"),
 
 		"the identity says 400": {
 			nil,
@@ -299,14 +225,8 @@ func contractCases() map[string]contractCase {
 			valid,
 			424, "credential_rejected", nil,
 		},
-		"the identity says 500": {
-			fail(azuresim.StepIdentity, azuresim.Status(500)), nil, valid, 503,
-			"identity_unavailable", retryIn("30"),
-		},
-		"the identity hangs": {
-			fail(azuresim.StepIdentity, azuresim.Hang()), nil, valid, 504,
-			"identity_timeout", nil,
-		},
+		"the identity says 500": failing(azuresim.StepIdentity, azuresim.Status(500), 503, "identity_unavailable", "30"),
+		"the identity hangs":    failing(azuresim.StepIdentity, azuresim.Hang(), 504, "identity_timeout"),
 		"Entra says the app is unknown": {
 			nil,
 			[]string{"GRAPH_CLIENT_ID=00000000-1111-4222-8333-444444444444"},
@@ -319,11 +239,7 @@ func contractCases() map[string]contractCase {
 			valid,
 			424, "tenant_not_found", nil,
 		},
-		"Entra says the scope is unknown": {
-			fail(azuresim.StepToken, azuresim.Body(400, "application/json",
-				`{"error":"invalid_resource","error_description":"AADSTS500011: x","error_codes":[500011]}`)), nil, valid, 424,
-			"scope_invalid", nil,
-		},
+		"Entra says the scope is unknown": failing(azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"invalid_resource","error_description":"AADSTS500011: x","error_codes":[500011]}`), 424, "scope_invalid"),
 		"Entra refuses the secret": {
 			func(c *azuresim.Cloud) { c.SetAppSecrets("another") }, nil, valid, 424,
 			"credential_rejected", nil,
@@ -332,22 +248,10 @@ func contractCases() map[string]contractCase {
 			func(c *azuresim.Cloud) { c.ExpireAppSecret(canarySecret) }, nil, valid, 424,
 			"credential_expired", nil,
 		},
-		"Entra says 429": {
-			fail(azuresim.StepToken, azuresim.Status(429)), nil, valid, 503,
-			"identity_unavailable", retryIn("60"),
-		},
-		"Entra says 503": {
-			fail(azuresim.StepToken, azuresim.Status(503)), nil, valid, 503,
-			"identity_unavailable", retryIn("30"),
-		},
-		"Entra cuts the token off": {
-			fail(azuresim.StepToken, azuresim.Truncated()), nil, valid, 503,
-			"identity_unavailable", retryIn("30"),
-		},
-		"Entra hangs": {
-			fail(azuresim.StepToken, azuresim.Hang()), nil, valid, 504,
-			"identity_timeout", nil,
-		},
+		"Entra says 429":           failing(azuresim.StepToken, azuresim.Status(429), 503, "identity_unavailable", "60"),
+		"Entra says 503":           failing(azuresim.StepToken, azuresim.Status(503), 503, "identity_unavailable", "30"),
+		"Entra cuts the token off": failing(azuresim.StepToken, azuresim.Truncated(), 503, "identity_unavailable", "30"),
+		"Entra hangs":              failing(azuresim.StepToken, azuresim.Hang(), 504, "identity_timeout"),
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/doctor"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -33,11 +34,11 @@ func main() {
 		return
 	}
 	if !errors.Is(err, flag.ErrHelp) { // which has been printed already
-		text := err.Error()
+		message := err.Error()
 		if os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT") != "" {
-			text = oneLine(text)
+			message = oneLine(message)
 		}
-		fmt.Fprintln(os.Stderr, "unassign:", text)
+		fmt.Fprintln(os.Stderr, "unassign:", message)
 	}
 	os.Exit(exitCode(err))
 }
@@ -65,14 +66,6 @@ func exitCode(err error) int {
 	}
 	return 1
 }
-
-// usageError is an error in the command line.
-type usageError string
-
-func (e usageError) Error() string { return string(e) }
-
-// ExitCode returns the exit status of the process.
-func (usageError) ExitCode() int { return 2 }
 
 const usage = `usage: unassign [command]
 
@@ -104,7 +97,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "demo":
 		verbose := len(rest) == 1 && rest[0] == "-v"
 		if len(rest) > 0 && !verbose {
-			return usageError("demo takes no argument but -v")
+			return text.UsageError("demo takes no argument but -v")
 		}
 		return play(ctx, getenv, stdout, verbose)
 	case "doctor":
@@ -124,5 +117,5 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		fmt.Fprint(stdout, usage)
 		return nil
 	}
-	return usageError(fmt.Sprintf("no command %q\n%s", command, usage))
+	return text.UsageError(fmt.Sprintf("no command %q\n%s", command, usage))
 }

@@ -11,6 +11,7 @@ import (
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/doctor"
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -22,7 +23,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:8080", "`address` to listen on, on this machine")
 	if err := flags.Parse(args); err != nil {
-		return errors.Join(usageError("serve"), err)
+		return errors.Join(text.UsageError("serve"), err)
 	}
 	host, err := config.DetectHost(getenv)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"time"
@@ -30,20 +30,13 @@ func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, ver
 	if err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter,
-		r *http.Request,
-	) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.App.ServeHTTP(w, r.WithContext(handler.WithInvocation(r.Context(), handler.Invocation{Host: config.Local})))
-	})}
-	go func() { _ = server.Serve(listener) }()
-	defer func() { _ = server.Close() }()
+	}))
+	defer server.Close()
 	p := &play{
 		Simulation: s,
-		url:        "http://" + listener.Addr().String() + handler.RouteUnassign,
+		url:        server.URL + handler.RouteUnassign,
 		logs:       logs,
 		out:        stdout,
 		verbose:    verbose,

@@ -272,55 +272,38 @@ func match(template, path string) (map[string]string, bool) {
 	return values, path == ""
 }
 
+// An encoded slash of a path stays encoded (E7).
+var (
+	keepSlashes    = strings.NewReplacer("%2f", "%252f", "%2F", "%252F") //nolint:gochecknoglobals // a constant
+	restoreSlashes = strings.NewReplacer("%252f", "%2f", "%252F", "%2F") //nolint:gochecknoglobals // a constant
+)
+
 // normalPath returns a path as the host sees it: decoded but for encoded slashes, without dot segments (E7).
 func normalPath(escaped string) string {
 	var segments []string
 	parts := strings.Split(strings.TrimPrefix(escaped, "/"), "/")
 	for i, part := range parts {
-		last := i == len(parts)-1
-		switch segment := decodeSegment(part); segment {
-		case ".", "..":
-			if segment == ".." && len(segments) > 0 {
-				segments = segments[:len(segments)-1]
-			}
-			if last {
-				segments = append(segments, "")
-			}
-		default:
+		segment, err := url.PathUnescape(keepSlashes.Replace(part))
+		if err != nil {
+			segment = part
+		}
+		if segment != "." && segment != ".." {
 			segments = append(segments, segment)
+			continue
+		}
+		if segment == ".." && len(segments) > 0 {
+			segments = segments[:len(segments)-1]
+		}
+		if i == len(parts)-1 {
+			segments = append(segments, "")
 		}
 	}
 	return "/" + strings.Join(segments, "/")
 }
 
-var encodedSlash = regexp.MustCompile(`(?i)%2f`)
-
-// decodeSegment decodes a segment of a path, without its encoded slashes.
-func decodeSegment(part string) string {
-	return mapBetween(encodedSlash, part, func(text string) string {
-		decoded, err := url.PathUnescape(text)
-		if err != nil {
-			return text
-		}
-		return decoded
-	})
-}
-
 // encodePath is the inverse of normalPath.
 func encodePath(path string) string {
-	return mapBetween(encodedSlash, path, func(text string) string { return (&url.URL{Path: text}).EscapedPath() })
-}
-
-// mapBetween replaces the parts of a text between the matches of keep.
-func mapBetween(keep *regexp.Regexp, text string, replace func(string) string) string {
-	var b strings.Builder
-	at := 0
-	for _, found := range keep.FindAllStringIndex(text, -1) {
-		b.WriteString(replace(text[at:found[0]]) + text[found[0]:found[1]])
-		at = found[1]
-	}
-	b.WriteString(replace(text[at:]))
-	return b.String()
+	return restoreSlashes.Replace((&url.URL{Path: path}).EscapedPath())
 }
 
 func readJSON(file string, into any) error {

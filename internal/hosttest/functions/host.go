@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"autopilot-unassign/internal/guid"
 )
 
 // Mode is how a host passes requests to the worker, if host.json asks for proxying.
@@ -204,7 +206,7 @@ func (h *Host) launch() error {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
 	}
-	id := newID()
+	id := guid.New().String()
 	cmd.Env = append(cmd.Env,
 		fmt.Sprintf("FUNCTIONS_CUSTOMHANDLER_PORT=%d", h.port), "FUNCTIONS_CUSTOMHANDLER_WORKER_ID="+id,
 		fmt.Sprintf("FUNCTIONS_HTTPWORKER_PORT=%d", h.port), "FUNCTIONS_HTTPWORKER_ID="+id,
@@ -452,7 +454,7 @@ func (h *Host) InvocationID() string {
 
 // newInvocation returns a new id.
 func (h *Host) newInvocation() string {
-	id := newID()
+	id := guid.New().String()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last = id

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"autopilot-unassign/internal/guid"
 )
 
 // Result is the end of an invocation that succeeded.
@@ -73,7 +75,7 @@ func (h *Host) attempt(
 	maps.Copy(metadata, more)
 	metadata["sys"] = map[string]any{
 		"MethodName": f.name, "UtcNow": time.Now().UTC().Format(time.RFC3339Nano),
-		"RandGuid": newID(),
+		"RandGuid": guid.New().String(),
 	}
 	if f.retries != 0 {
 		retry := map[string]any{

@@ -4,17 +4,17 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"maps"
 	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
@@ -35,14 +35,6 @@ var (
 	errFunctionTimeout = errors.New("functions host: the function's time is up; the worker was killed")
 	errActivityTimeout = errors.New("functions host: no byte for too long")
 )
-
-// newID returns a GUID.
-func newID() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	s := hex.EncodeToString(b)
-	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
-}
 
 // drainTimeout limits the reading of a body after the response.
 const drainTimeout = 5 * time.Second
@@ -266,20 +258,15 @@ func outgoingHeader(in http.Header, without []string) http.Header {
 	return out
 }
 
-// copyResponse copies the status and headers of the worker's response (E9).
-func copyResponse(w http.ResponseWriter, resp *http.Response) {
-	header := w.Header()
-	maps.Copy(header, resp.Header)
+// keepHeaders removes the headers of a response that do not come back (E9).
+func keepHeaders(resp *http.Response) error {
 	for _, name := range hopByHop {
-		header.Del(name)
+		resp.Header.Del(name)
 	}
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusResetContent {
-		header.Del("Content-Length")
+		resp.Header.Del("Content-Length")
 	}
-	if header["Content-Type"] == nil {
-		header["Content-Type"] = nil // or the server would guess one
-	}
-	w.WriteHeader(resp.StatusCode)
+	return nil
 }
 
 // limitTime returns a context that ends when the function's time is up (E20).
@@ -287,7 +274,7 @@ func (h *Host) limitTime(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, h.options.FunctionTimeout+h.options.Grace, errFunctionTimeout)
 }
 
-// proxyRequest passes a request on, and the response back, both as they came (E8, E9, E11).
+// proxyRequest passes a request on, and the response back, both as they came (E8 to E11).
 func (h *Host) proxyRequest(w http.ResponseWriter, r *http.Request, path string) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
@@ -296,53 +283,75 @@ func (h *Host) proxyRequest(w http.ResponseWriter, r *http.Request, path string)
 	idle := time.AfterFunc(h.options.ActivityTimeout, func() { cancel(errActivityTimeout) })
 	defer idle.Stop()
 	active := func() { idle.Reset(h.options.ActivityTimeout) }
-
 	worker, err := h.await(ctx)
-	if err != nil {
+	target, invalid := url.Parse(h.workerURL(encodePath(path)))
+	if err = errors.Join(err, invalid); err != nil {
 		respondFailure(w, err)
 		return
 	}
-	id := h.newInvocation()
-	target, err := url.Parse(h.workerURL(encodePath(path)))
-	if err != nil {
-		respondFailure(w, err)
-		return
-	}
-	target.RawQuery, target.ForceQuery = r.URL.RawQuery, r.URL.ForceQuery
-	out := (&http.Request{
-		Method: r.Method, Host: r.Host, Header: outgoingHeader(r.Header, hopByHop), ContentLength: r.ContentLength,
-		Body: http.NoBody, URL: target,
-	}).WithContext(ctx)
+	defer func() {
+		if errors.Is(context.Cause(ctx), errFunctionTimeout) {
+			h.kill(worker)
+		}
+	}()
 	if body, ok := r.Body.(*requestBody); ok {
 		body.active = active
-		out.Body = io.NopCloser(body)
 	}
-	out.Header.Set(headerHostVersion, hostVersion)
-	out.Header.Set(headerInvocationID, id)
-	out.Header.Set("X-Ms-Invocation-Id", id)
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) { h.rewriteRequest(p, target) },
+		Transport: roundTripper(func(out *http.Request) (*http.Response, error) {
+			resp, err := h.send(out, r.Body)
+			if err == nil {
+				active()
+				resp.Body = activeBody{resp.Body, active}
+			}
+			return resp, err
+		}),
+		FlushInterval:  -1,
+		ModifyResponse: keepHeaders,
+		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, err error) { respondFailure(w, err) },
+		ErrorLog:       log.New(io.Discard, "", 0),
+	}
+	w.Header()["Content-Type"] = nil // or the server would guess one
+	proxy.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// rewriteRequest sets the headers of a request for the worker (E8).
+func (h *Host) rewriteRequest(p *httputil.ProxyRequest, target *url.URL) {
+	id := h.newInvocation()
+	target.RawQuery, target.ForceQuery = p.In.URL.RawQuery, p.In.URL.ForceQuery
+	p.Out.URL, p.Out.Header = target, outgoingHeader(p.In.Header, hopByHop)
+	if body, ok := p.In.Body.(*requestBody); ok {
+		p.Out.Body = io.NopCloser(body) // or the first attempt would close it
+	}
+	p.Out.Header.Set(headerHostVersion, hostVersion)
+	p.Out.Header.Set(headerInvocationID, id)
+	p.Out.Header.Set("X-Ms-Invocation-Id", id)
 	if h.options.Mode == Proxying {
-		peer, _, _ := net.SplitHostPort(r.RemoteAddr)
-		out.Host = target.Host
-		out.Header.Set("X-Forwarded-For", peer)
-		out.Header.Set("X-Forwarded-Host", r.Host)
-		out.Header.Set("X-Forwarded-Proto", "http")
+		peer, _, _ := net.SplitHostPort(p.In.RemoteAddr)
+		p.Out.Host = target.Host
+		p.Out.Header.Set("X-Forwarded-For", peer)
+		p.Out.Header.Set("X-Forwarded-Host", p.In.Host)
+		p.Out.Header.Set("X-Forwarded-Proto", "http")
 	}
-	resp, err := h.send(out, r.Body)
-	if err == nil {
-		active()
-		copyResponse(w, resp)
-		err = errors.Join(streamBody(w, resp.Body, active), resp.Body.Close())
-		if err == nil {
-			return
-		}
-	}
-	if errors.Is(context.Cause(ctx), errFunctionTimeout) {
-		h.kill(worker)
-	}
-	if resp != nil {
-		panic(http.ErrAbortHandler) // the response breaks off
-	}
-	respondFailure(w, err)
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// activeBody calls active after each read.
+type activeBody struct {
+	io.ReadCloser
+
+	active func()
+}
+
+// Read implements io.Reader.
+func (b activeBody) Read(p []byte) (int, error) {
+	defer b.active()
+	return b.ReadCloser.Read(p)
 }
 
 // respondFailure responds to a request that has no response of the worker.
@@ -352,33 +361,6 @@ func respondFailure(w http.ResponseWriter, err error) {
 		return
 	}
 	respondEmpty(w, http.StatusInternalServerError)
-}
-
-// streamBody copies a body as it comes, after the headers.
-func streamBody(w http.ResponseWriter, from io.Reader, active func()) error {
-	buffer := make([]byte, 32<<10)
-	control := http.NewResponseController(w)
-	if err := control.Flush(); err != nil {
-		return err
-	}
-	for {
-		n, err := from.Read(buffer)
-		active()
-		if n > 0 {
-			if _, err := w.Write(buffer[:n]); err != nil {
-				return err
-			}
-			if err := control.Flush(); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }
 
 // send sends a request to the worker, and again if the connection breaks before the body has been read (E10).
@@ -511,7 +493,10 @@ func (h *Host) forwardRequest(w http.ResponseWriter, r *http.Request, path strin
 	if allowed := resp.Header.Get("Allow"); allowed != "" {
 		resp.Header["Allow"] = strings.Split(allowed, ", ")
 	}
-	copyResponse(w, resp)
+	_ = keepHeaders(resp)
+	w.Header()["Content-Type"] = nil // as above
+	maps.Copy(w.Header(), resp.Header)
+	w.WriteHeader(resp.StatusCode)
 	_, _ = w.Write(text)
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		_ = http.NewResponseController(w).Flush()
