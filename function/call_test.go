@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"autopilot-unassign/internal/azuresim"
-	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/demo"
 	"autopilot-unassign/internal/text"
 )
@@ -117,20 +115,6 @@ func TestServeSimulated(t *testing.T) {
 	}
 	if first, _, _ := strings.Cut(out.String(), "\n"); first != "simulated: nothing leaves this process" {
 		t.Errorf("the first line is %q", first)
-	}
-}
-
-func TestOnlyTheLocalHostSimulates(t *testing.T) {
-	t.Parallel()
-	for _, variable := range []string{"FUNCTIONS_CUSTOMHANDLER_PORT", "AWS_LAMBDA_RUNTIME_API"} {
-		var out bytes.Buffer
-		err := run(t.Context(), []string{"unassign"}, func(name string) string {
-			return map[string]string{variable: "8080"}[name]
-		}, nil, &out, &out)
-		if _, ok := errors.AsType[config.Error](err); !ok || !strings.Contains(err.Error(), "KEY_VAULT_URL") ||
-			out.Len() > 0 {
-			t.Errorf("%s with no settings: %v, %q", variable, err, out.String())
-		}
 	}
 }
 

@@ -88,50 +88,34 @@ func TestLambdaAnswersRequests(t *testing.T) {
 
 func TestLambdaRefusesOtherEvents(t *testing.T) {
 	t.Parallel()
+	const (
+		records  = "the event is a batch of records of no kind that is served"
+		noKind   = "the event is of no kind that is served"
+		schedule = "the event is of EventBridge and has no command; give the schedule an input"
+		format   = "the event has payload format 1.0; set it to 2.0"
+	)
 	for name, test := range map[string]struct{ payload, want string }{
-		"nothing":         {``, "the event is not a JSON object"},
-		"a text":          {`"x"`, "the event is not a JSON object"},
-		"an empty object": {`{}`, "the event is of no kind that is served"},
-		"format 1.0": {
-			`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`,
-			"the event has payload format 1.0; set it to 2.0",
-		},
-		"a REST API": {
-			`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`,
-			"the event has payload format 1.0; set it to 2.0",
-		},
-		"a load balancer": {
-			`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`,
-			"the event is of a load balancer",
-		},
-		"SNS": {`{"Records":[{"EventSource":"aws:sns"}]}`, "the event is a batch of records of no kind " +
-			"that is served"},
-		"S3 beside SQS": {`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"},{"eventSource":"aws:s3"}]}`, "the event is a batch of records of no kind that is served"},
-		"no records":    {`{"Records":[]}`, "the event is a batch of records of no kind that is served"},
-		"a message without id": {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, "the event is a batch of records of " +
-			"no kind that is served"},
-		"no input": {
-			`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`,
-			"the event is of EventBridge and has no command; give the schedule an input",
-		},
-		"another bus": {
-			`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`,
-			"the event is of EventBridge and has no command; give the schedule an input",
-		},
-		"both of two": {
-			`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`,
-			"the event is of no kind that is served",
-		},
-		"a command beside it": {
-			`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`,
-			"the event is of no kind that is served",
-		},
-		"a bare body":          {`{"deviceId":"` + someDevice + `"}`, "the event is of no kind that is served"},
-		"2.0 without a method": {`{"version":"2.0","requestContext":{"http":{}}}`, "the event is of no kind that is served"},
-		"2.0 of another form": {
-			`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`,
-			"the event has the envelope of payload format 2.0 and not its form",
-		},
+		"nothing":                     {``, "the event is not a JSON object"},
+		"a text":                      {`"x"`, "the event is not a JSON object"},
+		"an empty object":             {`{}`, noKind},
+		"format 1.0":                  {`{"version":"1.0","httpMethod":"POST","path":"/api/unassign","body":"{}"}`, format},
+		"a REST API":                  {`{"httpMethod":"POST","resource":"/","path":"/api/unassign"}`, format},
+		"a load balancer":             {`{"requestContext":{"elb":{"targetGroupArn":"x"}},"httpMethod":"POST"}`, "the event is of a load balancer"},
+		"SNS":                         {`{"Records":[{"EventSource":"aws:sns"}]}`, records},
+		"SNS in the form of SQS":      {`{"Records":[{"eventSource":"aws:sns","messageId":"1","body":"{}"}]}`, records},
+		"S3 beside SQS":               {`{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"},{"eventSource":"aws:s3","messageId":"2"}]}`, records},
+		"no records":                  {`{"Records":[]}`, records},
+		"a message without id":        {`{"Records":[{"eventSource":"aws:sqs","body":"{}"}]}`, records},
+		"no input":                    {`{"version":"0","source":"aws.scheduler","detail-type":"Scheduled Event","detail":"{}"}`, schedule},
+		"another bus":                 {`{"version":"0","source":"contoso","detail-type":"Retired","detail":{"command":"sweep"}}`, schedule},
+		"both of two":                 {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"Records":[]}`, noKind},
+		"a command beside it":         {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"command":"sweep"}`, noKind},
+		"a command beside a message":  {`{"command":"sweep","Records":[{"eventSource":"aws:sqs","messageId":"1","body":"{}"}]}`, noKind},
+		"a command beside a schedule": {`{"command":"sweep","source":"aws.events","detail-type":"Scheduled Event"}`, noKind},
+		"a schedule with a method":    {`{"httpMethod":"POST","source":"aws.events","detail-type":"Scheduled Event"}`, format},
+		"a bare body":                 {`{"deviceId":"` + someDevice + `"}`, noKind},
+		"2.0 without a method":        {`{"version":"2.0","requestContext":{"http":{}}}`, noKind},
+		"2.0 of another form":         {`{"version":"2.0","requestContext":{"http":{"method":"POST"}},"headers":[1]}`, "the event has the envelope of payload format 2.0 and not its form"},
 	} {
 		var logged bytes.Buffer
 		asked := false

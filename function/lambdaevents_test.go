@@ -231,25 +231,6 @@ func TestLambdaEventsFail(t *testing.T) {
 		},
 		"Scheduler without an input": {nil, fixture(t, "scheduler-no-input.json"), "", "the event is of EventBridge and " +
 			"has no command; give the schedule an input", "event refused", "ERROR", ""},
-		"two kinds": {
-			nil, `{"command":"sweep",` + fixture(t, "sqs.json")[1:], "",
-			"the event is of no kind that is served", "event refused", "ERROR", "",
-		},
-		"two others": {
-			nil, `{"command":"sweep",` + fixture(t, "eventbridge-rule.json")[1:], "",
-			"the event is of no kind that is served", "event refused", "ERROR", "",
-		},
-		"a schedule with a method": {
-			nil, `{"httpMethod":"POST",` + fixture(t, "eventbridge-rule.json")[1:], "",
-			"the event has payload format 1.0; set it to 2.0", "event refused", "ERROR", "",
-		},
-		"messages of two kinds": {nil, strings.Replace(fixture(t, "sqs.json"), `"Records": [`,
-			`"Records": [{"eventSource":"aws:s3","messageId":"1","body":"{}"},`, 1), "", "the event is a batch of records of " +
-			"no kind that is served", "event refused", "ERROR", ""},
-		"a notification in an envelope": {
-			nil, strings.Replace(fixture(t, "sqs.json"), "aws:sqs", "aws:sns", 1), "",
-			"the event is a batch of records of no kind that is served", "event refused", "ERROR", "",
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
