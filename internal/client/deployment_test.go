@@ -27,63 +27,20 @@ func TestCall(t *testing.T) {
 	s, url := serveSimulation(t)
 	device := s.Cloud.Devices()[0].ID
 	keyFile := writeFile(t, "key", s.WebhookKey)
-	for _, test := range []struct {
-		name, stdin string
-		args        []string
-		out         []string // of standard output
-		err         string   // "" for success
-	}{
-		{"signed", "", []string{"-secret-file", keyFile, "-device", device, "-reference", "RITM1"}, []string{device +
-			" (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. "}, ""},
-		{
-			"with an API key", s.APIKey,
-			[]string{"-api-key-file", "-", "-device", device},
-			[]string{": 200 already_unassigned."},
-			"",
-		},
-		{"a dry run by serial number", s.WebhookKey, []string{
-			"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
-			"kiosk.lobby@contoso.com", "-dry-run",
-		}, []string{"PF3-0123-4567: 200 would_unassign. Account: " +
-			"kiosk.lobby@contoso.com. "}, ""},
-		{"another account", s.WebhookKey, []string{
-			"-secret-file", "-", "-serial", "PF3-0123-4567", "-expect",
-			"kiosk.cellar",
-		}, []string{"PF3-0123-4567: 409 state_changed. ", "Request: "}, "call: 1 device: 0 succeeded; 1 " +
-			"refused: 1 state_changed"},
-		{"two devices", s.WebhookKey, []string{
-			"-secret-file", "-", "-serial", "PF3-0123-4567", "-device", device,
-			"-serial", "PF3-0123-4567", "-verify",
-		}, []string{"PF3-0123-4567: 200 unassigned. ", "Verification: cleared."}, ""},
-		{
-			"an unknown device", s.WebhookKey,
-			[]string{"-secret-file", "-", "-device", unknownDevice},
-			[]string{unknownDevice + ": 404 device_not_found. "},
-			"call: 1 device: 0 succeeded; 1 refused: 1 device_not_found",
-		},
-		{
-			"a device that is none", s.WebhookKey,
-			[]string{
-				"-secret-file", "-", "-serial", "R90A2B3C", "-device", "x",
-				"-dry-run",
-			},
-			[]string{"x: 400 device_id_invalid. ", "R90A2B3C: 200 would_unassign."},
-			"call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid",
-		},
-		{
-			"as JSON", s.WebhookKey,
-			[]string{
-				"-secret-file", "-", "-serial", "R90A2B3C", "-device", unknownDevice,
-				"-dry-run", "-json",
-			},
-			[]string{`"ok": false`, `"accountBefore": "room.elv@contoso.com"`, `"device_not_found": 1`},
-			"call: 2 devices: ",
-		},
+	for _, test := range []struct{ stdin, args, out, err string }{ // a part of standard output, and the beginning of the error
+		{"", "-secret-file " + keyFile + " -device " + device + " -reference RITM1", device + " (5CG1234ABC): 200 unassigned. Account: room.fjord@contoso.com. ", ""},
+		{s.APIKey, "-api-key-file - -device " + device, ": 200 already_unassigned.", ""},
+		{s.WebhookKey, "-secret-file - -serial PF3-0123-4567 -expect kiosk.lobby@contoso.com -dry-run", "PF3-0123-4567: 200 would_unassign. Account: kiosk.lobby@contoso.com. ", ""},
+		{s.WebhookKey, "-secret-file - -serial PF3-0123-4567 -expect kiosk.cellar", "PF3-0123-4567: 409 state_changed. … Request: ", "call: 1 device: 0 succeeded; 1 refused: 1 state_changed"},
+		{s.WebhookKey, "-secret-file - -serial PF3-0123-4567 -device " + device + " -serial PF3-0123-4567 -verify", "PF3-0123-4567: 200 unassigned. … Verification: cleared.", ""},
+		{s.WebhookKey, "-secret-file - -device " + unknownDevice, unknownDevice + ": 404 device_not_found. ", "call: 1 device: 0 succeeded; 1 refused: 1 device_not_found"},
+		{s.WebhookKey, "-secret-file - -serial R90A2B3C -device x -dry-run", "x: 400 device_id_invalid. … R90A2B3C: 200 would_unassign.", "call: 2 devices: 1 succeeded: 1 would_unassign; 1 refused: 1 device_id_invalid"},
+		{s.WebhookKey, "-secret-file - -serial R90A2B3C -device " + unknownDevice + " -dry-run -json", `"ok": false … "accountBefore": "room.elv@contoso.com" … "device_not_found": 1`, "call: 2 devices: "},
 	} {
-		stdout, stderr, err := runCommand(t, test.stdin, slices.Concat([]string{"-url", url}, test.args)...)
+		stdout, stderr, err := runCommand(t, test.stdin, strings.Fields("-url "+url+" "+test.args)...)
 		if (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) ||
-			!containsAll(stdout, test.out...) {
-			t.Errorf("%s: %v\n%s%s", test.name, err, stderr, stdout)
+			!containsAll(stdout, strings.Split(test.out, " … ")...) {
+			t.Errorf("%s: %v\n%s%s", test.args, err, stderr, stdout)
 		}
 	}
 	if d, _ := s.Cloud.Device(device); d.UserPrincipalName != "" {
@@ -238,83 +195,38 @@ func TestCallDoctor(t *testing.T) {
 
 func TestCallRefusesToBeMisused(t *testing.T) {
 	t.Parallel()
-	at := []string{"-url", "https://contoso.example"}
-	for name, test := range map[string]struct {
-		args []string
-		want string
-	}{
-		"no address": {[]string{"-secret-file", "-", "-device", "x"}, "-url is missing"},
-		"a key in the clear": {
-			[]string{"-url", "http://contoso.example", "-secret-file", "-", "-device", "x"},
-			"-url must begin with https://",
-		},
-		"no scheme": {
-			[]string{"-url", "contoso.example", "-secret-file", "-", "-device", "x"},
-			`-url "contoso.example" lacks https://; use https://contoso.example`,
-		},
-		"no address at all": {
-			[]string{"-url", "ftp://contoso", "-secret-file", "-", "-device", "x"},
-			"-url is not an https:// address",
-		},
-		"no key": {slices.Concat(at, []string{"-device", "x"}), "use one of -secret-file, -api-key-file and " +
-			"-token-file"},
-		"two keys": {
-			slices.Concat(at, []string{"-secret-file", "-", "-api-key-file", "-", "-device", "x"}),
-			"use one of -secret-file, -api-key-file",
-		},
-		"no device": {slices.Concat(at, []string{"-secret-file", "-"}), "the device is missing: use -device, " +
-			"-serial or -csv"},
-		"expected of two": {slices.Concat(at, []string{
-			"-secret-file", "-", "-device", "x", "-serial", "y", "-expect",
-			"z",
-		}), "-expect is for one device"},
-		"a dry run verified": {
-			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-dry-run", "-verify"}),
-			"nothing to -verify",
-		},
-		"a file and a device": {
-			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-csv", "y"}),
-			"the file names the devices",
-		},
-		"a file and expected": {
-			slices.Concat(at, []string{"-secret-file", "-", "-expect", "x", "-csv", "y"}),
-			"the file names the devices",
-		},
-		"both from stdin": {slices.Concat(at, []string{"-secret-file", "-", "-csv", "-"}), "standard input holds the " +
-			"list"},
-		"no file and -again": {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-again"}), "are for -csv"},
-		"by something else": {
-			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-by", "name"}),
-			"-by is id or serial",
-		},
-		"a column of what": {
-			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "tag=Tag"}),
-			`"tag" is not id, serial, expected or reference`,
-		},
-		"a column without": {
-			slices.Concat(at, []string{"-secret-file", "-", "-csv", "x", "-column", "Tag"}),
-			"must be purpose=NAME",
-		},
-		"a doctor's device": {
-			slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-device", "x"}),
-			"-doctor changes nothing",
-		},
-		"a doctor's list": {
-			slices.Concat(at, []string{"-secret-file", "-", "-doctor", "-csv", "x"}),
-			"-doctor changes nothing",
-		},
-		"fewer than none": {
-			slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "-retries", "-1"}),
-			"must not be negative",
-		},
-		"something more":  {slices.Concat(at, []string{"-secret-file", "-", "-device", "x", "y"}), `"y" is not a flag`},
-		"an unknown flag": {[]string{"-force"}, "flag provided but not defined: -force"},
+	const at, keyed = "-url https://contoso.example ", "-url https://contoso.example -secret-file - "
+	for args, want := range map[string]string{
+		"-secret-file - -device x":                             "-url is missing",
+		"-url http://contoso.example -secret-file - -device x": "-url must begin with https://",
+		"-url contoso.example -secret-file - -device x":        `-url "contoso.example" lacks https://; use https://contoso.example`,
+		"-url ftp://contoso -secret-file - -device x":          "-url is not an https:// address",
+		at + "-device x":                                         "use one of -secret-file, -api-key-file and -token-file",
+		keyed + "-api-key-file - -device x":                      "use one of -secret-file, -api-key-file",
+		keyed:                                                    "the device is missing: use -device, -serial or -csv",
+		keyed + "-device x -serial y -expect z":                  "-expect is for one device",
+		keyed + "-device x -dry-run -verify":                     "nothing to -verify",
+		keyed + "-device x -csv y":                               "the file names the devices",
+		keyed + "-expect x -csv y":                               "the file names the devices",
+		keyed + "-csv -":                                         "standard input holds the list",
+		keyed + "-device x -again":                               "are for -csv",
+		keyed + "-csv x -by name":                                "-by is id or serial",
+		keyed + "-csv x -column tag=Tag":                         `"tag" is not id, serial, expected or reference`,
+		keyed + "-csv x -column Tag":                             "must be purpose=NAME",
+		keyed + "-csv x -no-expect -expect-column y":             "use one of -no-expect and -expect-column",
+		keyed + "-device x -max -1":                              "-max must be positive",
+		keyed + "-doctor -device x":                              "-doctor changes nothing",
+		keyed + "-doctor -csv x":                                 "-doctor changes nothing",
+		keyed + "-device x -retries -1":                          "must not be negative",
+		keyed + "-device x -function-key a -function-key-file b": "use one of -function-key, -function-key-file",
+		keyed + "-device x y":                                    `"y" is not a flag`,
+		"-force":                                                 "flag provided but not defined: -force",
 	} {
-		stdout, stderr, err := runCommand(t, "", test.args...)
+		stdout, stderr, err := runCommand(t, "", strings.Fields(args)...)
 		_, usage := errors.AsType[text.UsageError](err)
-		if !usage || !strings.Contains(err.Error(), test.want) || stdout+stderr != "" || strings.Count(err.Error(),
+		if !usage || !strings.Contains(err.Error(), want) || stdout+stderr != "" || strings.Count(err.Error(),
 			"\n") != 1 || !strings.HasSuffix(err.Error(), "\nsee unassign call -h") {
-			t.Errorf("%s: %v, %q; want a UsageError with %q", name, err, stdout+stderr, test.want)
+			t.Errorf("%s: %v, %q; want a UsageError with %q", args, err, stdout+stderr, want)
 		}
 	}
 }
