@@ -42,6 +42,15 @@ func fail(step azuresim.Step, f azuresim.Fault) func(*azuresim.Cloud) {
 	return func(c *azuresim.Cloud) { c.Fail(step, -1, f) }
 }
 
+// answers returns the case of a request on a healthy deployment. The response has a header, by its name and value.
+func answers(request func() sent, status int, code string, header ...string) contractCase {
+	test := contractCase{request: request, status: status, code: code}
+	if len(header) > 0 {
+		test.header = map[string]string{header[0]: header[1]}
+	}
+	return test
+}
+
 // body returns a request with that body.
 func body(text string) func() sent { return func() sent { return post(text) } }
 
@@ -54,7 +63,7 @@ var representation = header("Prefer", "return=representation")
 
 // contractCases are every success, every refusal, and every fault of the services.
 func contractCases() map[string]contractCase {
-	challenge := map[string]string{"WWW-Authenticate": `Webhook-Signature realm="unassign"`}
+	challenge := []string{"WWW-Authenticate", `Webhook-Signature realm="unassign"`}
 	// failing makes a case of a valid request while a step fails.
 	failing := func(step azuresim.Step, f azuresim.Fault, status int, code string, retryAfter ...string) contractCase {
 		test := contractCase{prepare: fail(step, f), request: valid, status: status, code: code}
@@ -64,128 +73,70 @@ func contractCases() map[string]contractCase {
 		return test
 	}
 	return map[string]contractCase{
-		"done": {nil, nil, valid, 204, "", nil},
-		"done, with a representation": {
-			nil, nil, with(representation), 200, "unassigned",
-			map[string]string{"Preference-Applied": "return=representation"},
-		},
-		"done, no Content-Type":        {nil, nil, with(header("Content-Type")), 204, "", nil},
-		"done, by API key":             {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, "", nil},
-		"done, a wrong key beside":     {nil, nil, with(header("X-Api-Key", "wrong")), 204, "", nil},
+		"done":                         answers(valid, 204, ""),
+		"done, with a representation":  answers(with(representation), 200, "unassigned", "Preference-Applied", "return=representation"),
+		"done, no Content-Type":        answers(with(header("Content-Type")), 204, ""),
+		"done, by API key":             answers(with(unsigned, header("X-Api-Key", canaryAPIKey)), 204, ""),
+		"done, a wrong key beside":     answers(with(header("X-Api-Key", "wrong")), 204, ""),
 		"done, Graph says 200":         failing(azuresim.StepGraph, azuresim.Body(200, "application/json", `{"value":true}`), 204, ""),
 		"a proxy says 200 and HTML":    failing(azuresim.StepGraph, azuresim.WrongType(), 502, "graph_bad_answer"),
 		"done, the other shape of 2xx": failing(azuresim.StepGraph, azuresim.Status(202), 204, ""),
 
-		"no evidence": {nil, nil, with(unsigned), 401, "unauthenticated", challenge},
-		"a signature by a stranger": {nil, nil, with(func(s *sent) {
+		"no evidence": answers(with(unsigned), 401, "unauthenticated", challenge...),
+		"a signature by a stranger": answers(with(func(s *sent) {
 			caller.Sign(s.Header, []byte("stranger-0123456789abcdefgh"), "msg_1", time.Now(), []byte(s.Body))
-		}), 401, "unauthenticated", challenge},
-		"a signature of another body": {nil, nil, with(func(s *sent) {
-			s.Body = strings.Replace(s.Body, "RITM", "RITN",
-				1)
-		}), 401, "unauthenticated", challenge},
-		"a dot in the id": {nil, nil, with(func(s *sent) {
-			caller.Sign(s.Header, canaryKey, "msg.1",
-				time.Now(), []byte(s.Body))
-		}), 401, "unauthenticated", challenge},
-		"two signatures headers": {
-			nil, nil, with(func(s *sent) { s.Header.Add("Webhook-Id", "msg_2") }), 401,
-			"unauthenticated", challenge,
-		},
-		"too old": {nil, nil, with(func(s *sent) {
+		}), 401, "unauthenticated", challenge...),
+		"a signature of another body": answers(with(func(s *sent) { s.Body = strings.Replace(s.Body, "RITM", "RITN", 1) }), 401, "unauthenticated", challenge...),
+		"a dot in the id":             answers(with(func(s *sent) { caller.Sign(s.Header, canaryKey, "msg.1", time.Now(), []byte(s.Body)) }), 401, "unauthenticated", challenge...),
+		"two signatures headers":      answers(with(func(s *sent) { s.Header.Add("Webhook-Id", "msg_2") }), 401, "unauthenticated", challenge...),
+		"too old": answers(with(func(s *sent) {
 			caller.Sign(s.Header, canaryKey, "msg_1", time.Now().Add(-302*time.Second), []byte(s.Body))
-		}), 401, "request_expired", challenge},
-		"too early": {nil, nil, with(func(s *sent) {
+		}), 401, "request_expired", challenge...),
+		"too early": answers(with(func(s *sent) {
 			caller.Sign(s.Header, canaryKey, "msg_1", time.Now().Add(303*time.Second), []byte(s.Body))
-		}), 401, "request_expired", challenge},
-		"a wrong API key": {
-			nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey+"x")), 401, "unauthenticated",
-			challenge,
-		},
+		}), 401, "request_expired", challenge...),
+		"a wrong API key": answers(with(unsigned, header("X-Api-Key", canaryAPIKey+"x")), 401, "unauthenticated", challenge...),
 
-		"GET": {
-			nil, nil, with(func(s *sent) { s.Method, s.Body = http.MethodGet, "" }), 405,
-			"method_not_allowed",
-			map[string]string{"Allow": "POST"},
-		},
-		"DELETE": {
-			nil, nil, with(func(s *sent) { s.Method = http.MethodDelete }), 405, "method_not_allowed",
-			map[string]string{"Allow": "POST"},
-		},
-		"a form": {
-			nil, nil, with(header("Content-Type", "application/x-www-form-urlencoded")), 415,
-			"unsupported_media_type",
-			map[string]string{"Accept-Post": "application/json"},
-		},
-		"JSON in Latin-1": {
-			nil, nil, with(header("Content-Type", "application/json; charset=iso-8859-1")), 415,
-			"unsupported_media_type",
-			map[string]string{"Accept-Post": "application/json"},
-		},
-		"an encoding": {
-			nil, nil, with(header("Content-Encoding", "gzip")), 415, "unsupported_media_type",
-			map[string]string{"Accept-Post": "application/json"},
-		},
-		"16 KiB":            {nil, nil, body(padded(16 << 10)), 204, "", nil},
-		"16 KiB and a byte": {nil, nil, body(padded(16<<10 + 1)), 413, "body_too_large", nil},
-		"1 MiB, not authentic": {
-			nil, nil, func() sent { return post(padded(1<<20), unsigned) }, 401, "unauthenticated",
-			challenge,
-		},
+		"GET":                  answers(with(func(s *sent) { s.Method, s.Body = http.MethodGet, "" }), 405, "method_not_allowed", "Allow", "POST"),
+		"DELETE":               answers(with(func(s *sent) { s.Method = http.MethodDelete }), 405, "method_not_allowed", "Allow", "POST"),
+		"a form":               answers(with(header("Content-Type", "application/x-www-form-urlencoded")), 415, "unsupported_media_type", "Accept-Post", "application/json"),
+		"JSON in Latin-1":      answers(with(header("Content-Type", "application/json; charset=iso-8859-1")), 415, "unsupported_media_type", "Accept-Post", "application/json"),
+		"an encoding":          answers(with(header("Content-Encoding", "gzip")), 415, "unsupported_media_type", "Accept-Post", "application/json"),
+		"16 KiB":               answers(body(padded(16<<10)), 204, ""),
+		"16 KiB and a byte":    answers(body(padded(16<<10+1)), 413, "body_too_large"),
+		"1 MiB, not authentic": answers(func() sent { return post(padded(1<<20), unsigned) }, 401, "unauthenticated", challenge...),
 
-		"no body":          {nil, nil, body(""), 400, "body_missing", nil},
-		"no JSON":          {nil, nil, body("deviceId=1"), 400, "invalid_json", nil},
-		"an unknown field": {nil, nil, body(`{"deviceId":"` + someDevice + `","force":true}`), 400, "unknown_field", nil},
-		"a field twice": {
-			nil, nil, body(`{"deviceId":"` + someDevice + `","deviceId":"` + someDevice + `"}`), 400,
-			"duplicate_field", nil,
-		},
-		"no device": {nil, nil, body(`{}`), 400, "selector_missing", nil},
-		"no id":     {nil, nil, body(`{"deviceId":"5CG1234ABC"}`), 400, "device_id_invalid", nil},
-		"a number as ticket": {
-			nil, nil, body(`{"deviceId":"` + someDevice + `","reference":1}`), 400,
-			"reference_invalid", nil,
-		},
-		"a string as context": {
-			nil, nil, body(`{"deviceId":"` + someDevice + `","context":"x"}`), 400, "context_invalid",
-			nil,
-		},
-		"an empty key": {nil, nil, with(unsigned, header("X-Api-Key", canaryAPIKey), header("Idempotency-Key",
-			"")), 400, "idempotency_key_invalid", nil},
-		"a problem, preferred": {nil, nil, func() sent {
-			return post(`{}`, header("Accept", "application/problem+json, "+
-				"*/*;q=0.1"))
-		}, 400, "selector_missing", map[string]string{"Content-Type": "application/problem+json"}},
-		"a problem, refused": {nil, nil, func() sent {
-			return post(`{}`, header("Accept",
-				"application/problem+json;q=0"))
-		}, 400, "selector_missing", nil},
+		"no body":              answers(body(""), 400, "body_missing"),
+		"no JSON":              answers(body("deviceId=1"), 400, "invalid_json"),
+		"an unknown field":     answers(body(`{"deviceId":"`+someDevice+`","force":true}`), 400, "unknown_field"),
+		"a field twice":        answers(body(`{"deviceId":"`+someDevice+`","deviceId":"`+someDevice+`"}`), 400, "duplicate_field"),
+		"no device":            answers(body(`{}`), 400, "selector_missing"),
+		"no id":                answers(body(`{"deviceId":"5CG1234ABC"}`), 400, "device_id_invalid"),
+		"a number as ticket":   answers(body(`{"deviceId":"`+someDevice+`","reference":1}`), 400, "reference_invalid"),
+		"a string as context":  answers(body(`{"deviceId":"`+someDevice+`","context":"x"}`), 400, "context_invalid"),
+		"an empty key":         answers(with(unsigned, header("X-Api-Key", canaryAPIKey), header("Idempotency-Key", "")), 400, "idempotency_key_invalid"),
+		"a problem, preferred": answers(func() sent { return post(`{}`, header("Accept", "application/problem+json, "+"*/*;q=0.1")) }, 400, "selector_missing", "Content-Type", "application/problem+json"),
+		"a problem, refused":   answers(func() sent { return post(`{}`, header("Accept", "application/problem+json;q=0")) }, 400, "selector_missing"),
 
-		"an unknown device": {
-			nil, nil, body(`{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-000000000000"}`), 404,
-			"device_not_found", nil,
-		},
-		"Graph 404":                 failing(azuresim.StepGraph, azuresim.GraphError(404, azuresim.Nested, 0), 404, "device_not_found"),
-		"Graph 400":                 failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Nested, 0), 422, "graph_rejected"),
-		"Graph 400 with HTML in it": failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.HTML, 0), 422, "graph_rejected"),
-		"Graph 400 for the tenant":  failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), 424, "tenant_not_enabled"),
-		"Graph 400 that is a 500":   failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"InternalError","message":""}}`), 502, "graph_error"),
-		"Graph 401":                 failing(azuresim.StepGraph, azuresim.GraphError(401, azuresim.DoublyNested, 0), 424, "graph_permission_missing"),
-		"Graph 403":                 failing(azuresim.StepGraph, azuresim.GraphError(403, azuresim.Nested, 0), 424, "graph_permission_missing"),
-		"no role in the token": {
-			func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, nil, valid, 424,
-			"graph_permission_missing", nil,
-		},
+		"an unknown device":             answers(body(`{"deviceId":"6f1a9c0e-5b1d-4c55-9d3a-000000000000"}`), 404, "device_not_found"),
+		"Graph 404":                     failing(azuresim.StepGraph, azuresim.GraphError(404, azuresim.Nested, 0), 404, "device_not_found"),
+		"Graph 400":                     failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.Nested, 0), 422, "graph_rejected"),
+		"Graph 400 with HTML in it":     failing(azuresim.StepGraph, azuresim.GraphError(400, azuresim.HTML, 0), 422, "graph_rejected"),
+		"Graph 400 for the tenant":      failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"BadRequest","message":"Request not applicable to target tenant."}}`), 424, "tenant_not_enabled"),
+		"Graph 400 that is a 500":       failing(azuresim.StepGraph, azuresim.Body(400, "application/json", `{"error":{"code":"InternalError","message":""}}`), 502, "graph_error"),
+		"Graph 401":                     failing(azuresim.StepGraph, azuresim.GraphError(401, azuresim.DoublyNested, 0), 424, "graph_permission_missing"),
+		"Graph 403":                     failing(azuresim.StepGraph, azuresim.GraphError(403, azuresim.Nested, 0), 424, "graph_permission_missing"),
+		"no role in the token":          {prepare: func(c *azuresim.Cloud) { c.SetGraphRoles("Device.Read.All") }, request: valid, status: 424, code: "graph_permission_missing"},
 		"Graph 409":                     failing(azuresim.StepGraph, azuresim.GraphError(409, azuresim.Plain, 0), 409, "graph_conflict"),
 		"Graph 412":                     failing(azuresim.StepGraph, azuresim.GraphError(412, azuresim.Plain, 0), 409, "state_changed"),
 		"Graph 423":                     failing(azuresim.StepGraph, azuresim.GraphError(423, azuresim.Plain, 0), 503, "device_locked", "30"),
 		"Graph 429":                     failing(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Plain, 0), 429, "graph_throttled", "30"),
 		"Graph 429 that says when":      failing(azuresim.StepGraph, azuresim.Status(429, "Retry-After", "120"), 429, "graph_throttled", "120"),
 		"Graph 429 that says it inside": failing(azuresim.StepGraph, azuresim.GraphError(429, azuresim.Nested, 77), 429, "graph_throttled", "77"),
-		"Graph 429 once": {func(c *azuresim.Cloud) {
+		"Graph 429 once": {prepare: func(c *azuresim.Cloud) {
 			c.Fail(azuresim.StepGraph, 1, azuresim.GraphError(429,
 				azuresim.Plain, 0))
-		}, nil, valid, 204, "", nil},
+		}, request: valid, status: 204, code: ""},
 		"Graph 500":                   failing(azuresim.StepGraph, azuresim.GraphError(500, azuresim.Nested, 0), 502, "graph_error"),
 		"Graph 502 from an edge":      failing(azuresim.StepGraph, azuresim.GraphError(502, azuresim.NotJSON, 0), 502, "graph_error"),
 		"Graph 503":                   failing(azuresim.StepGraph, azuresim.Status(503, "Retry-After", "45"), 503, "graph_unavailable", "45"),
@@ -195,23 +146,17 @@ func contractCases() map[string]contractCase {
 		"Graph redirects":             failing(azuresim.StepGraph, azuresim.Redirect("https://127.0.0.1:1/"), 502, "graph_bad_answer"),
 		"Graph is not there":          failing(azuresim.StepGraph, azuresim.Refused(), 503, "upstream_unreachable", "30"),
 
-		"the vault says 403": failing(azuresim.StepSecret, azuresim.Status(403), 424, "vault_forbidden"),
-		"the vault says 401": failing(azuresim.StepSecret, azuresim.Status(401), 424, "vault_forbidden"),
-		"no key in the vault": {
-			func(c *azuresim.Cloud) { c.DeleteSecret("webhook-servicenow") }, nil, valid, 424,
-			"secret_not_found", nil,
-		},
-		"no app secret in the vault": {
-			func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, nil, valid, 424,
-			"secret_not_found", nil,
-		},
-		"a disabled app secret": {func(c *azuresim.Cloud) {
+		"the vault says 403":         failing(azuresim.StepSecret, azuresim.Status(403), 424, "vault_forbidden"),
+		"the vault says 401":         failing(azuresim.StepSecret, azuresim.Status(401), 424, "vault_forbidden"),
+		"no key in the vault":        {prepare: func(c *azuresim.Cloud) { c.DeleteSecret("webhook-servicenow") }, request: valid, status: 424, code: "secret_not_found"},
+		"no app secret in the vault": {prepare: func(c *azuresim.Cloud) { c.DeleteSecret("graph-client-secret") }, request: valid, status: 424, code: "secret_not_found"},
+		"a disabled app secret": {prepare: func(c *azuresim.Cloud) {
 			c.PutSecret("graph-client-secret", azuresim.Secret{Value: "x", Disabled: true})
-		}, nil, valid, 424, "secret_disabled", nil},
-		"a key that is no key": {func(c *azuresim.Cloud) {
+		}, request: valid, status: 424, code: "secret_disabled"},
+		"a key that is no key": {prepare: func(c *azuresim.Cloud) {
 			c.PutSecret("webhook-servicenow",
 				azuresim.Secret{Value: "whsec_short"})
-		}, nil, valid, 424, "secret_invalid", nil},
+		}, request: valid, status: 424, code: "secret_invalid"},
 		"the vault says 429":           failing(azuresim.StepSecret, azuresim.Status(429, "Retry-After", "20"), 503, "vault_unavailable", "20"),
 		"the vault says 500":           failing(azuresim.StepSecret, azuresim.Status(500), 503, "vault_unavailable", "10"),
 		"the vault hangs":              failing(azuresim.StepSecret, azuresim.Hang(), 504, "vault_timeout"),
@@ -219,39 +164,18 @@ func contractCases() map[string]contractCase {
 		"the vault is not there":       failing(azuresim.StepChallenge, azuresim.NoHost(), 503, "upstream_unreachable", "30"),
 		"the vault is not trusted":     failing(azuresim.StepChallenge, azuresim.Untrusted(), 424, "upstream_tls"),
 
-		"the identity says 400": {
-			nil,
-			[]string{"AZURE_CLIENT_ID=00000000-1111-4222-8333-444444444444"},
-			valid,
-			424, "credential_rejected", nil,
-		},
-		"the identity says 500": failing(azuresim.StepIdentity, azuresim.Status(500), 503, "identity_unavailable", "30"),
-		"the identity hangs":    failing(azuresim.StepIdentity, azuresim.Hang(), 504, "identity_timeout"),
-		"Entra says the app is unknown": {
-			nil,
-			[]string{"GRAPH_CLIENT_ID=00000000-1111-4222-8333-444444444444"},
-			valid,
-			424, "app_not_found", nil,
-		},
-		"Entra says the tenant is unknown": {
-			nil,
-			[]string{"GRAPH_TENANT_ID=00000000-1111-4222-8333-444444444444"},
-			valid,
-			424, "tenant_not_found", nil,
-		},
-		"Entra says the scope is unknown": failing(azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"invalid_resource","error_description":"AADSTS500011: x","error_codes":[500011]}`), 424, "scope_invalid"),
-		"Entra refuses the secret": {
-			func(c *azuresim.Cloud) { c.SetAppSecrets("another") }, nil, valid, 424,
-			"credential_rejected", nil,
-		},
-		"Entra says the secret is expired": {
-			func(c *azuresim.Cloud) { c.ExpireAppSecret(canarySecret) }, nil, valid, 424,
-			"credential_expired", nil,
-		},
-		"Entra says 429":           failing(azuresim.StepToken, azuresim.Status(429), 503, "identity_unavailable", "60"),
-		"Entra says 503":           failing(azuresim.StepToken, azuresim.Status(503), 503, "identity_unavailable", "30"),
-		"Entra cuts the token off": failing(azuresim.StepToken, azuresim.Truncated(), 503, "identity_unavailable", "30"),
-		"Entra hangs":              failing(azuresim.StepToken, azuresim.Hang(), 504, "identity_timeout"),
+		"the identity says 400":            {env: []string{"AZURE_CLIENT_ID=00000000-1111-4222-8333-444444444444"}, request: valid, status: 424, code: "credential_rejected"},
+		"the identity says 500":            failing(azuresim.StepIdentity, azuresim.Status(500), 503, "identity_unavailable", "30"),
+		"the identity hangs":               failing(azuresim.StepIdentity, azuresim.Hang(), 504, "identity_timeout"),
+		"Entra says the app is unknown":    {env: []string{"GRAPH_CLIENT_ID=00000000-1111-4222-8333-444444444444"}, request: valid, status: 424, code: "app_not_found"},
+		"Entra says the tenant is unknown": {env: []string{"GRAPH_TENANT_ID=00000000-1111-4222-8333-444444444444"}, request: valid, status: 424, code: "tenant_not_found"},
+		"Entra says the scope is unknown":  failing(azuresim.StepToken, azuresim.Body(400, "application/json", `{"error":"invalid_resource","error_description":"AADSTS500011: x","error_codes":[500011]}`), 424, "scope_invalid"),
+		"Entra refuses the secret":         {prepare: func(c *azuresim.Cloud) { c.SetAppSecrets("another") }, request: valid, status: 424, code: "credential_rejected"},
+		"Entra says the secret is expired": {prepare: func(c *azuresim.Cloud) { c.ExpireAppSecret(canarySecret) }, request: valid, status: 424, code: "credential_expired"},
+		"Entra says 429":                   failing(azuresim.StepToken, azuresim.Status(429), 503, "identity_unavailable", "60"),
+		"Entra says 503":                   failing(azuresim.StepToken, azuresim.Status(503), 503, "identity_unavailable", "30"),
+		"Entra cuts the token off":         failing(azuresim.StepToken, azuresim.Truncated(), 503, "identity_unavailable", "30"),
+		"Entra hangs":                      failing(azuresim.StepToken, azuresim.Hang(), 504, "identity_timeout"),
 	}
 }
 
