@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"time"
 )
 
@@ -98,28 +100,17 @@ func (e *Error) Error() string {
 	return s
 }
 
-// LogValue returns e as a group of attributes.
+// LogValue returns the fields of e that are set, as a group of attributes.
 func (e *Error) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("service", string(e.Service)), slog.String("reason", string(e.Reason))}
-	if e.Status != 0 {
-		attrs = append(attrs, slog.Int("status", e.Status))
+	attrs := []slog.Attr{
+		slog.String("service", string(e.Service)), slog.String("reason", string(e.Reason)),
+		slog.Int("status", e.Status), slog.String("barrier", string(e.Barrier)),
+		slog.String("code", e.Code), slog.String("request_id", e.RequestID),
+		slog.Float64("retry_after_s", e.RetryAfter.Seconds()), slog.String("cause", e.Cause),
 	}
-	if e.Barrier != "" {
-		attrs = append(attrs, slog.String("barrier", string(e.Barrier)))
-	}
-	if e.Code != "" {
-		attrs = append(attrs, slog.String("code", e.Code))
-	}
-	if e.RequestID != "" {
-		attrs = append(attrs, slog.String("request_id", e.RequestID))
-	}
-	if e.RetryAfter != 0 {
-		attrs = append(attrs, slog.Float64("retry_after_s", e.RetryAfter.Seconds()))
-	}
-	if e.Cause != "" {
-		attrs = append(attrs, slog.String("cause", e.Cause))
-	}
-	return slog.GroupValue(attrs...)
+	return slog.GroupValue(slices.DeleteFunc(attrs, func(a slog.Attr) bool {
+		return reflect.ValueOf(a.Value.Any()).IsZero()
+	})...)
 }
 
 // Transport reduces err, the error of a request to s without a complete response, to an Error. It returns an *Error
