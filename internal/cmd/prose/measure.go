@@ -39,11 +39,23 @@ func (m *measurement) measureFile(path string, source []byte) error {
 	case extension == ".go":
 		return m.measureGo(path, source)
 	case extension == ".md", extension == ".txt":
-		m.measurePage(path, string(source))
+		fenced := false // inside a code block
+		m.measureLines(&m.texts, path, source, func(line string) string {
+			fence := strings.HasPrefix(strings.TrimSpace(line), "```")
+			if fenced = fenced != fence; fenced || fence {
+				return ""
+			}
+			return line
+		})
 	case filepath.Base(path) == "Makefile", slices.Contains([]string{
 		".yaml", ".yml", ".bicep", ".sh", ".py", ".js", ".mjs", ".ps1", ".psm1", ".toml",
 	}, extension):
-		m.measureCommentLines(path, string(source))
+		m.measureLines(&m.comments, path, source, func(line string) string {
+			if match := commentLine.FindStringSubmatch(line); match != nil {
+				return match[1]
+			}
+			return ""
+		})
 	}
 	return nil
 }
@@ -95,35 +107,16 @@ func (m *measurement) measureGo(path string, source []byte) error {
 // code matches the parts of a page or a comment that are not prose.
 var code = regexp.MustCompile("`[^`\n]*`|https?://\\S+")
 
-// measurePage counts a Markdown page without its code blocks.
-func (m *measurement) measurePage(path, page string) {
-	var fenced bool
-	var prose strings.Builder
-	for line := range strings.Lines(page) {
-		if strings.HasPrefix(strings.TrimSpace(line), "```") {
-			fenced = !fenced
-			line = "\n"
-		}
-		if fenced {
-			line = "\n"
-		}
-		prose.WriteString(line)
-	}
-	m.scan(&m.texts, path, 1, prose.String())
-}
-
 // commentLine matches a whole-line comment and captures its text.
 var commentLine = regexp.MustCompile(`^\s*(?:#+|//+)\s?(.*)`)
 
-func (m *measurement) measureCommentLines(path, source string) {
+// measureLines counts the prose that keep returns for each line of a source.
+func (m *measurement) measureLines(c *count, path string, source []byte, keep func(line string) string) {
 	var prose strings.Builder
-	for line := range strings.Lines(source) {
-		if match := commentLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); match != nil {
-			prose.WriteString(match[1])
-		}
-		prose.WriteByte('\n')
+	for line := range strings.Lines(string(source)) {
+		prose.WriteString(keep(strings.TrimRight(line, "\r\n")) + "\n")
 	}
-	m.scan(&m.comments, path, 1, prose.String())
+	m.scan(c, path, 1, prose.String())
 }
 
 // token is one word of prose with the characters between it and the word before.
