@@ -76,37 +76,12 @@ func (r Result) findStanding() standing {
 	return refused
 }
 
-// resultColumns are the columns of a results file, in order, with their fields. The last one may be cut off where a
-// process was killed: the row is then sent again if it expects an account.
+// resultHeader are the columns of a results file, in order. The last one may be cut off where a process was killed: the
+// row is then sent again if it expects an account.
 //
 //nolint:gochecknoglobals // a table that nothing writes to
-var resultColumns = []struct {
-	name  string
-	field func(*Result) *string // nil for those that are not texts
-}{
-	{"line", nil},
-	{"deviceId", func(r *Result) *string { return &r.DeviceID }},
-	{"serialNumber", func(r *Result) *string { return &r.SerialNumber }},
-	{"account_before", func(r *Result) *string { return &r.AccountBefore }},
-	{"status", nil},
-	{"code", func(r *Result) *string { return &r.Code }},
-	{"message", func(r *Result) *string { return &r.Message }},
-	{"outcome", func(r *Result) *string { return &r.Outcome }},
-	{"requestId", func(r *Result) *string { return &r.RequestID }},
-	{"graphRequestId", func(r *Result) *string { return &r.GraphRequestID }},
-	{"time", func(r *Result) *string { return &r.Time }},
-	{"deployment", func(r *Result) *string { return &r.Deployment }},
-	{"named_by", nil},
-	{"expected", func(r *Result) *string { return &r.Expected }},
-}
-
-// resultHeader returns the header of a results file.
-func resultHeader() (names []string) {
-	for _, column := range resultColumns {
-		names = append(names, column.name)
-	}
-	return names
-}
+var resultHeader = strings.Fields("line deviceId serialNumber account_before status code message outcome requestId " +
+	"graphRequestId time deployment named_by expected")
 
 // DeploymentOf returns the name of the deployment at an address: the address without any part that may be a key.
 func DeploymentOf(address string) string {
@@ -117,41 +92,39 @@ func DeploymentOf(address string) string {
 	return strings.ToLower(u.Scheme+"://"+u.Host) + strings.TrimRight(u.EscapedPath(), "/")
 }
 
+// formatCells returns the cells of r below resultHeader.
 func (r Result) formatCells() []string {
-	others := map[string]string{
-		"line":     strconv.Itoa(r.Line),
-		"status":   strings.TrimLeft(strconv.Itoa(r.Status), "0"), // empty without a response
-		"named_by": map[bool]string{true: "id", false: "serial"}[r.ByID || r.SerialNumber == ""],
+	cells := []string{
+		strconv.Itoa(r.Line), r.DeviceID, r.SerialNumber, r.AccountBefore,
+		strings.TrimLeft(strconv.Itoa(r.Status), "0"), // empty without a response
+		r.Code, r.Message, r.Outcome, r.RequestID, r.GraphRequestID, r.Time, r.Deployment, "serial", r.Expected,
 	}
-	var cells []string
-	for _, column := range resultColumns {
-		cell := others[column.name]
-		if column.field != nil {
-			cell = *column.field(&r)
-		}
-		cells = append(cells, text.GuardCell(strings.ToValidUTF8(cell, "\ufffd")))
+	if r.ByID || r.SerialNumber == "" {
+		cells[12] = "id" // named_by
+	}
+	for i, cell := range cells {
+		cells[i] = text.GuardCell(strings.ToValidUTF8(cell, "\ufffd"))
 	}
 	return cells
 }
 
 // resultOf reads the cells of a results file whose columns are called names.
-func resultOf(names, cells []string) (r Result, err error) {
+func resultOf(names, cells []string) (Result, error) {
 	of := make(map[string]string, len(names))
 	for i, name := range names {
 		of[name] = text.UnguardCell(cells[i])
 	}
-	for _, column := range resultColumns {
-		if column.field != nil {
-			*column.field(&r) = of[column.name]
-		}
+	line, errLine := strconv.Atoi(of["line"])
+	status, errStatus := strconv.Atoi(cmp.Or(of["status"], "0"))
+	r := Result{
+		Line: line, DeviceID: of["deviceId"], SerialNumber: of["serialNumber"], AccountBefore: of["account_before"],
+		Status: status, Code: of["code"], Message: of["message"], Outcome: of["outcome"], RequestID: of["requestId"],
+		GraphRequestID: of["graphRequestId"], Time: of["time"], Deployment: of["deployment"], Expected: of["expected"],
+		ByID: of["named_by"] == "id" && of["serialNumber"] != "",
 	}
 	if r.DeviceID == "" && r.SerialNumber == "" {
 		return Result{}, errors.New("it names no device")
 	}
-	var errLine, errStatus error
-	r.Line, errLine = strconv.Atoi(of["line"])
-	r.Status, errStatus = strconv.Atoi(cmp.Or(of["status"], "0"))
-	r.ByID = of["named_by"] == "id" && r.SerialNumber != ""
 	return r, errors.Join(errLine, errStatus)
 }
 
@@ -213,7 +186,7 @@ func (r *Results) readFile(f io.Reader) error {
 		return err
 	}
 	if !slices.Contains(l.header, "line") || !slices.Contains(l.header, "deployment") && len(l.header) != 10 ||
-		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultHeader(), name) }) {
+		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultHeader, name) }) {
 		return errors.New("it exists and is not a results file; move it away or use another -out file")
 	}
 	for row := range l.readRows {
@@ -317,7 +290,7 @@ func (r *Results) writeAll(w io.Writer) error {
 	rows := slices.SortedFunc(maps.Values(r.rows), func(a, b Result) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.deviceKey(), b.deviceKey()))
 	})
-	cells := [][]string{resultHeader()}
+	cells := [][]string{resultHeader}
 	for _, row := range rows {
 		cells = append(cells, row.formatCells())
 	}

@@ -339,7 +339,7 @@ func FuzzReadRows(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got, err := resultOf(resultHeader(), cells); err != nil || got != result {
+				if got, err := resultOf(resultHeader, cells); err != nil || got != result {
 					t.Fatalf("%+v came back as %+v, %v", result, got, err)
 				}
 			}
