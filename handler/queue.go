@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -58,8 +59,8 @@ type DeadLetter struct {
 }
 
 const (
-	// settleAfter is the time after which an invocation takes no further permits and requeues the remaining devices: a
-	// killed process then costs little work, and a slow process does not keep devices that another could take.
+	// settleAfter is the longest time for which a message takes permits. Then its remaining devices are requeued: a killed
+	// process costs little work, and a slow process does not keep devices that another could take.
 	settleAfter = 45 * time.Second
 	// sendReserve is the time for the requests of a host that settle a message.
 	sendReserve = 25 * time.Second
@@ -90,15 +91,16 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 	}
 	settlements := make(chan settled, len(messages))
 	capacity := h.Pace.Capacity(settleAfter)
-	taking, cancel := context.WithTimeout(ctx, settleAfter)
-	defer cancel()
 	for i, m := range messages {
 		m.Sent = normalTime(m.Sent)
-		run := &messageRun{Handler: h, message: m, taking: taking, audited: map[*device]bool{}, changing: map[*device]bool{}}
+		run := &messageRun{Handler: h, message: m, audited: map[*device]bool{}, changing: map[*device]bool{}}
 		run.event, run.state = decodeMessageEvent(source, m.Text)
 		run.postponed = i > 0 && capacity < len(run.event.request.targets)
 		capacity -= len(run.event.request.targets)
 		go func() {
+			taking, cancel := context.WithTimeout(ctx, takingTime())
+			defer cancel()
+			run.taking = taking
 			var s Settlement
 			if err := catchPanic(func() error { s = run.settle(ctx); return nil }); err != nil {
 				failed := &work{request: request{context: m.Context}, result: classify(err)}
@@ -112,6 +114,12 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 		s := <-settlements
 		settle(s.index, s.Settlement)
 	}
+}
+
+// takingTime returns a random time between half of settleAfter and all of it. If the messages of a process were requeued
+// at the same moment, the process would receive them again before another could.
+func takingTime() time.Duration {
+	return settleAfter/2 + rand.N(settleAfter/2) //nolint:gosec // no secret
 }
 
 // messageRun is one message in one invocation.
