@@ -15,25 +15,27 @@ import (
 // (https://learn.microsoft.com/graph/throttling-limits, Intune device enrollment). make scale prints the effect of these
 // numbers for 1 to 80 processes.
 const (
-	maxRate      = 4.8                           // writes a second; the rest of Graph's limit is left for interactive requests
-	startRate    = 1.5                           // before anything is known
-	minRate      = 0.025                         // a write in 40 s, so that a slow process makes progress
-	startGrowth  = 0.05                          // for each success, until Graph throttles for the first time
-	growth       = 0.005                         // for each success after that, far from the rate that Graph refused
-	convergence  = 0.3                           // a slower process grows faster and blocks longer by this power
-	probeGrowth  = 1e-4                          // growth a second near the refused rate, as a share: probing
-	nearRefused  = 0.92                          // the share of that rate at which probing begins
-	aboveRefused = 1.03                          // the share at which it ends: the limit has moved
-	maxProbe     = 5 * time.Minute               // the longest time of probing: the limit may have moved
-	keptShare    = 0.9                           // the share of its part that a process keeps after a refusal
-	minPart      = 0.5                           // the least part, in shares of the rate: few successes measure it badly
-	fewWrites    = 10                            // in a window: fewer do not measure the part of the limit
-	window       = 20 * time.Second              // Graph's window: the refusals of one window cut once
-	ownWindow    = window + 500*time.Millisecond // the window of a process, as latency shifts its writes
-	jitter       = 0.5                           // the most that is added to Retry-After at maxRate, in multiples of it
-	maxBlocks    = 8                             // the longest wait after refusals in a row, in multiples of Retry-After
-	defaultBlock = 10 * time.Second              // where Graph names no Retry-After, as it often does
-	accrual      = 5 * time.Second               // unused permits are kept for this long
+	maxRate       = 4.8                           // writes a second; the rest of Graph's limit is left for interactive requests
+	startRate     = 0.3                           // low, as 80 processes may start at the same moment
+	startStep     = 0.43                          // added for each success until Graph throttles: the rate doubles in two seconds
+	minRate       = 0.025                         // a write in 40 s, so that a slow process makes progress
+	growth        = 0.005                         // for each success after that, far from the rate that Graph refused
+	convergence   = 0.2                           // a slower process grows faster by this power, so that rates converge
+	probeGrowth   = 1e-4                          // growth a second near the refused rate, as a share: probing
+	nearRefused   = 0.92                          // the share of that rate at which probing begins
+	aboveRefused  = 1.03                          // the share at which it ends: the limit has moved
+	maxProbe      = 5 * time.Minute               // the longest time of probing: the limit may have moved
+	keptShare     = 0.95                          // the share of its part that a process keeps after a refusal
+	minPart       = 0.5                           // a first refusal at most halves the rate: few successes measure the part badly
+	fewWrites     = 10                            // in a window: fewer do not measure the part of the limit
+	window        = 20 * time.Second              // Graph's window: the refusals of one window cut once
+	soon          = 2 * window                    // a second refusal within this time means that the measured part is right
+	ownWindow     = window + 500*time.Millisecond // the window of a process, as latency shifts its writes
+	jitter        = 0.03                          // the most that is added to Retry-After at maxRate, in multiples of it
+	maxBlocks     = 8                             // the longest wait after refusals in a row, in multiples of Retry-After
+	defaultBlock  = 10 * time.Second              // where Graph names no Retry-After, as it often does
+	trialInterval = time.Second                   // between single writes after a block, until one succeeds
+	accrual       = 10 * time.Second              // unused permits are kept for this long
 )
 
 // Pace limits the background writes of a process and adapts to Graph's limit. Processes do not know one another: each
@@ -41,7 +43,8 @@ const (
 // limit: the writes that Graph accepted from it in the window. It goes on a little below that rate, and near the rate
 // that Graph refused it grows slowly, as TCP Westwood and CUBIC do (RFC 9438).
 //
-// After a block, a process may spend the permits that it missed, but in one window never more than its rate allows.
+// After a block, a process sends single writes until one succeeds. Then it may spend the permits that it missed, but in
+// one window never more than its rate allows.
 //
 // Interactive requests take no permits. Their results are reported all the same, so that background work makes way for
 // them.
@@ -56,6 +59,7 @@ type Pace struct {
 	lastCut      time.Time
 	refused      float64     // the rate at the last cut; 0 before the first
 	refusals     int         // since the last success
+	nextTrial    time.Time   // the earliest time of the next write while refusals is above 0
 	granted      []time.Time // permits in the window
 	accepted     []time.Time // writes in the window
 }
@@ -100,6 +104,12 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	p.permits, p.updated = max(p.permits, min(earned, max(1, p.rate*accrual.Seconds()))), now
 	// A second's worth at once, so that a fast pace sends batches.
 	goal := max(1, min(float64(want), math.Floor(p.rate)))
+	if p.refusals > 0 {
+		if wait := p.nextTrial.Sub(now); wait > 0 {
+			return 0, wait
+		}
+		want, goal = 1, 1
+	}
 	if p.permits < goal {
 		return 0, fractional((goal-p.permits)/p.rate) + time.Millisecond
 	}
@@ -109,7 +119,7 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 		return 0, p.granted[0].Add(ownWindow).Sub(now) + time.Millisecond
 	}
 	granted = min(want, int(p.permits), room)
-	p.permits -= float64(granted)
+	p.permits, p.nextTrial = p.permits-float64(granted), now.Add(trialInterval)
 	p.granted = append(p.granted, slices.Repeat([]time.Time{now}, granted)...)
 	return granted, 0
 }
@@ -135,7 +145,7 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	for range succeeded {
 		p.refusals = 0
 		p.accepted = append(p.accepted, now)
-		p.rate = min(maxRate, p.rate*(1+p.growth(now)))
+		p.rate = min(maxRate, p.grown(now))
 	}
 	p.accepted = dropBefore(p.accepted, now.Add(-window))
 	// Above maxRate the number does not matter, and interactive requests can be many.
@@ -144,9 +154,11 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 		return
 	}
 	p.permits, p.updated = 0, now
-	if now.Sub(p.lastCut) >= window {
+	newBlock := !now.Before(p.blockedUntil) // else the request was on its way when another was refused
+	again := newBlock && now.Sub(p.lastCut) < soon
+	if again || now.Sub(p.lastCut) >= window {
 		part := float64(len(p.accepted)) / window.Seconds()
-		if p.refused > 0 {
+		if !again {
 			part = max(part, p.rate*minPart)
 		}
 		part = min(part, p.rate)
@@ -160,9 +172,10 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 		retryAfter = defaultBlock
 	}
 	blocks := 1.0
-	if !now.Before(p.blockedUntil) { // else the request was on its way when another was refused
-		// A random part more than Graph asks for, so that processes do not return at the same moment.
-		blocks = math.Exp2(float64(p.refusals)) * (1 + jitter*p.slowness()*rand.Float64()) //nolint:gosec // no secret
+	if newBlock {
+		// A random part more than Graph asks for, so that processes do not return at the same moment: the slower this one
+		// is, the more there are.
+		blocks = math.Exp2(float64(p.refusals)) * (1 + jitter*maxRate/p.rate*rand.Float64()) //nolint:gosec // no secret
 		p.refusals++
 	}
 	if until := now.Add(fractional(retryAfter.Seconds() * min(maxBlocks, blocks))); until.After(p.blockedUntil) {
@@ -170,19 +183,16 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	}
 }
 
-// slowness is 1 at maxRate, and more for a slower process.
-func (p *Pace) slowness() float64 { return math.Pow(maxRate/p.rate, convergence) }
-
-// growth returns the share by which a success raises the rate.
-func (p *Pace) growth(now time.Time) float64 {
+// grown returns the rate after a success.
+func (p *Pace) grown(now time.Time) float64 {
 	switch {
 	case p.refused == 0:
-		return startGrowth * p.slowness()
+		return p.rate + startStep
 	case p.rate > p.refused*nearRefused && p.rate < p.refused*aboveRefused && now.Sub(p.lastCut) < maxProbe:
-		return probeGrowth / p.rate
+		return p.rate + probeGrowth
 	}
 	late := max(1, now.Sub(p.lastCut).Seconds()/maxProbe.Seconds()) // long without a refusal, the limit has moved
-	return growth * p.slowness() * late * late
+	return p.rate * (1 + growth*math.Pow(maxRate/p.rate, convergence)*late*late)
 }
 
 func fractional(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
