@@ -267,7 +267,7 @@ func (s scale) run(t *testing.T) scaleResult {
 	} else {
 		// The queue of infra/azure/queue/host.json.
 		n.engine = queue.NewStorage(queue.StorageOptions{
-			Start: func() queue.Worker { return functionsWorker(newProcess(), n) }, Instances: s.workers, BatchSize: 8, NewBatchThreshold: 4,
+			Start: func() queue.Worker { return functionsWorker(newProcess(), n) }, Instances: s.workers, BatchSize: 8, NewBatchThreshold: 8,
 			MaxDequeueCount: 20, MaxPollingInterval: 10 * time.Second, Seed: 1,
 		})
 	}
