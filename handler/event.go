@@ -28,7 +28,6 @@ type Event struct {
 type sweepArgs struct {
 	groupTag string // "" for the one in the settings
 	dryRun   bool
-	context  map[string]string
 }
 
 // Source is where an Event comes from.
@@ -89,11 +88,8 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	o := newOrigin(ctx, time.Now(), guid.New().String())
 	o.caller, o.delivery = caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)}, e.ID
 	ctx = o.withTrace(ctx)
-	job := work{request: request{list: true, context: e.request.context}} // a list: each device has a status of its own
-	if e.sweep != nil {
-		job.context = e.sweep.context
-	}
-	job.context = mergeContext(job.context, e.Context)
+	job := work{request: request{list: true}} // a list: each device has a status of its own
+	job.context = mergeContext(e.request.context, e.Context)
 	failure := catchPanic(func() error {
 		switch {
 		case e.invalid != nil:
@@ -164,11 +160,11 @@ func (e *Event) decodeCommand() error {
 		return err
 	}
 	var (
-		body         bodyDecoder
-		args         sweepArgs
-		command, arn string
-		ofRequest    string // the first field that a sweep does not have
-		ofSweep      string // the first field that a request does not have
+		body      bodyDecoder
+		args      sweepArgs
+		command   string
+		ofRequest string // the first field that a sweep does not have
+		ofSweep   string // the first field that a request does not have
 	)
 	err = readObject(text, &refusal{code: invalidJSON}, func(field string) fieldReader {
 		invalid := &refusal{eventInvalid, field}
@@ -186,7 +182,9 @@ func (e *Event) decodeCommand() error {
 			})
 		case "scheduleArn": // <aws.scheduler.schedule-arn>
 			return stringField(invalid, func(text string) bool {
-				arn = text
+				if text != "" {
+					e.Context = map[string]string{"scheduleArn": text}
+				}
 				return isPrintable(text, maxContextValue)
 			})
 		case "groupTag":
@@ -214,22 +212,8 @@ func (e *Event) decodeCommand() error {
 	if command == "sweep" {
 		args.dryRun = body.req.dryRun
 		e.sweep = &args
-		args.context = addContext(args.context, "scheduleArn", arn)
 		return nil
 	}
 	e.request, err = body.finish()
-	e.request.context = addContext(e.request.context, "scheduleArn", arn)
 	return err
-}
-
-// addContext adds a value to context unless it is empty.
-func addContext(context map[string]string, name, value string) map[string]string {
-	if value == "" {
-		return context
-	}
-	if context == nil {
-		context = map[string]string{}
-	}
-	context[name] = value
-	return context
 }

@@ -93,34 +93,25 @@ func Any(verifiers ...Verifier) Verifier { return anyOf(verifiers) }
 
 type anyOf []Verifier
 
+// bySpecificity are the errors of a verification, the most specific first. Unreadable keys come before them.
+var bySpecificity = []error{ErrForbidden, ErrExpired, ErrDenied, ErrNoEvidence} //nolint:gochecknoglobals // a list that nothing writes to
+
 func (a anyOf) Verify(r *http.Request, body []byte) (Caller, error) {
-	type attempt struct {
-		sender Caller
-		err    error
-	}
-	var unread, forbidden, expired, denied attempt
+	sender, failure, best := Caller{}, ErrNoEvidence, len(bySpecificity)-1
 	for _, v := range a {
-		sender, err := v.Verify(r, body)
+		from, err := v.Verify(r, body)
+		if err == nil {
+			return from, nil
+		}
+		rank := slices.IndexFunc(bySpecificity, func(known error) bool { return errors.Is(err, known) })
 		switch {
-		case err == nil:
-			return sender, nil
-		case errors.Is(err, ErrNoEvidence):
-		case errors.Is(err, ErrDenied):
-			denied.err = errors.Join(denied.err, err)
-		case errors.Is(err, ErrExpired):
-			expired = attempt{sender, err}
-		case errors.Is(err, ErrForbidden):
-			forbidden = attempt{sender, err}
-		default:
-			unread.err = err
+		case rank < best:
+			sender, failure, best = from, err, rank
+		case rank == best && errors.Is(err, ErrDenied):
+			failure = errors.Join(failure, err)
 		}
 	}
-	for _, failed := range []attempt{unread, forbidden, expired, denied} {
-		if failed.err != nil {
-			return failed.sender, failed.err
-		}
-	}
-	return Caller{}, ErrNoEvidence
+	return sender, failure
 }
 
 // MayCarryEvidence reports whether a request with headers h carries evidence for v, valid or not. It is true for a
