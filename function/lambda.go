@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -9,7 +10,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"time"
 
@@ -120,13 +120,9 @@ func (l *lambdaHost) Invoke(ctx context.Context, payload []byte) ([]byte, error)
 	if err := json.Unmarshal(payload, &event); err != nil {
 		return nil, l.refuseEvent(ctx, "the event has the envelope of payload format 2.0 and not its form")
 	}
-	w := httptest.NewRecorder()
+	w := &recorder{header: http.Header{}}
 	l.http.ServeHTTP(w, httpRequest(ctx, event))
-	response := events.LambdaFunctionURLResponse{StatusCode: w.Code, Headers: map[string]string{}, Body: w.Body.String()}
-	for name, values := range w.Result().Header {
-		response.Headers[strings.ToLower(name)] = strings.Join(values, ", ")
-	}
-	return json.Marshal(response)
+	return json.Marshal(w.response())
 }
 
 // runSchedule runs the sweep of an EventBridge rule. A rule or a schedule with an input of its own sends that input
@@ -203,4 +199,34 @@ func invocationID(ctx context.Context) string {
 		return lc.AwsRequestID
 	}
 	return ""
+}
+
+// recorder keeps a response until it is complete.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *recorder) Header() http.Header { return w.header }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(p)
+}
+
+// response returns the response in payload format 2.0, whose headers are in lower case.
+func (w *recorder) response() events.LambdaFunctionURLResponse {
+	w.WriteHeader(http.StatusOK)
+	response := events.LambdaFunctionURLResponse{StatusCode: w.status, Headers: map[string]string{}, Body: w.body.String()}
+	for name, values := range w.header {
+		response.Headers[strings.ToLower(name)] = strings.Join(values, ", ")
+	}
+	return response
 }
