@@ -35,7 +35,7 @@ const (
 	maxBlocks     = 8                             // the longest wait after refusals in a row, in multiples of Retry-After
 	defaultBlock  = 10 * time.Second              // where Graph names no Retry-After, as it often does
 	trialInterval = time.Second                   // between single writes after a block, until one succeeds
-	accrual       = 10 * time.Second              // unused permits are kept for this long
+	accrual       = 5 * time.Second               // unused permits are kept for this long
 )
 
 // Pace limits the background writes of a process and adapts to Graph's limit. Processes do not know one another: each
