@@ -57,7 +57,7 @@ type Pace struct {
 	updated      time.Time // of permits
 	blockedUntil time.Time
 	lastCut      time.Time
-	refused      float64     // the rate at the last cut; 0 before the first
+	refused      float64     // the rate that Graph seems to have refused last: the measured part, or the whole rate; 0 before
 	refusals     int         // since the last success
 	nextTrial    time.Time   // the earliest time of the next write while refusals is above 0
 	granted      []time.Time // permits in the window
@@ -97,7 +97,7 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	if blocked := p.blockedUntil.Sub(now); blocked > 0 {
 		return 0, blocked
 	}
-	if pause := p.blockedUntil.Sub(p.updated); pause > 0 { // accrual does not limit permits earned while blocked
+	if pause := p.blockedUntil.Sub(p.updated); pause > 0 { // what a block earned is kept, even above the limit of accrual
 		p.permits, p.updated = p.rate*pause.Seconds(), p.blockedUntil
 	}
 	earned := p.permits + p.rate*now.Sub(p.updated).Seconds()

@@ -182,8 +182,9 @@ func (h *Handler) requiresRead(w *work, d *device) bool {
 	return w.dryRun || d.serial != "" || d.expected != (graph.Account{}) || h.Policy.restrictsTags(w.caller)
 }
 
-// isReadFailure reports whether only this read failed, so that the change may succeed. It is false for a failure of the
-// device, the tenant, the credential, the connection or the load, and for every failure with a Retry-After.
+// isReadFailure reports whether the failure may concern the read alone, so that the change may succeed. It is false for a
+// missing device, a fault of the tenant or the credential, a lost connection, throttling, and each failure with a
+// Retry-After.
 func isReadFailure(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if !ok || failed.Service != upstream.Graph || failed.RetryAfter > 0 {
@@ -272,7 +273,8 @@ func unassignDevices(ctx context.Context, via Devices, all, pending []*device) {
 	}
 }
 
-// settledAs returns the device of that id that was changed before, nil if none was.
+// settledAs returns the device of that id that was changed before, nil if none was. A repeated delivery may have found
+// its device without an account.
 func settledAs(devices []*device, id graph.DeviceID) *device {
 	for _, d := range devices {
 		if d.known.ID == id && (d.result.code == Unassigned || d.replayOf != "" && d.result.succeeded()) {

@@ -65,15 +65,15 @@ const (
 	// sendReserve is the time for the requests of a host that settle a message.
 	sendReserve = 25 * time.Second
 	// maxTries is the number of deliveries after which a transient failure is permanent. Deliveries to a process that was
-	// killed count, because no queue tells them apart. The queues themselves allow more: a message uses them up only
-	// if each of its processes was killed.
+	// killed count, because no queue tells them apart. The queues' own limits are higher, and are reached only if every process
+	// was killed.
 	maxTries = 5
 )
 
 // queueState is the member queue of a message that this function sent itself.
 type queueState struct {
 	Since time.Time `json:"since,omitzero"`  // when the first message was sent
-	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that did not end in a requeue
+	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that count: see messageRun.tries
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
 }
 
@@ -95,7 +95,7 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 		m.Sent = normalTime(m.Sent)
 		run := &messageRun{Handler: h, message: m, audited: map[*device]bool{}, changing: map[*device]bool{}}
 		run.event, run.state = decodeMessageEvent(source, m.Text)
-		run.postponed = i > 0 && capacity < len(run.event.request.targets)
+		run.postponed = i > 0 && capacity < len(run.event.request.targets) // and those after it, in their order
 		capacity -= len(run.event.request.targets)
 		go func() {
 			taking, cancel := context.WithTimeout(ctx, takingTime())
@@ -173,13 +173,14 @@ func (m *messageRun) settleFailure(w *work) Settlement {
 	return Settlement{DeadLetters: []DeadLetter{{m.body(w, w.devices, queueState{Code: code}), code}}}
 }
 
-// tries is the number of deliveries so far, including this one, that did not end in a requeue.
+// tries is the number of deliveries so far, including this one. A delivery whose devices only ran out of permits does not
+// count.
 func (m *messageRun) tries() int { return m.state.Tries + m.message.Deliveries }
 
 // drain changes the devices of w in groups, as permits are granted, until none is left or the time for permits ends. A
 // group does not wait for the one before, so that slow responses do not lower the pace.
 //
-// It takes the turn until all devices have a permit. The messages of a process then end one after another and not all
+// It holds the turn until all devices have a permit. The messages of a process then end one after another and not all
 // at the same time, so that most are settled when the process is killed.
 func (m *messageRun) drain(ctx context.Context, o *origin, w *work) error {
 	m.refuseOld(w)
@@ -225,8 +226,8 @@ func (m *messageRun) takeTurn(o *origin) func() {
 	}
 }
 
-// takePermits waits for permits and returns how many of the wanted devices may be changed, 0 when the time for permits
-// has ended.
+// takePermits waits for permits and returns how many of the wanted devices may be changed: 0 when the time for permits has
+// ended, or if none is wanted.
 func (m *messageRun) takePermits(o *origin, w *work, want int) int {
 	if want == 0 || w.dryRun {
 		return want

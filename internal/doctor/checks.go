@@ -30,23 +30,23 @@ import (
 
 // The names of the checks.
 const (
-	checkSettings    = "settings"
-	checkVault       = "vault"
-	checkAssertion   = "assertion"
-	checkIdentity    = "vault_identity"
-	checkSecret      = "secret"
-	checkCertificate = "certificate"
-	checkWebhookKey  = "webhook_key"
-	checkAPIKey      = "api_key"
-	checkToken       = "graph_token"
-	checkRole        = "graph_role"
-	checkOtherRoles  = "graph_other_roles"
-	checkDevices     = "graph_devices"
-	checkClock       = "clock"
-	checkCallers     = "callers"
-	checkPolicy      = "policy"
-	checkSweep       = "sweep"
-	checkSigningKeys = "signing_keys"
+	nameSettings    = "settings"
+	nameVault       = "vault"
+	nameAssertion   = "assertion"
+	nameIdentity    = "vault_identity"
+	nameSecret      = "secret"
+	nameCertificate = "certificate"
+	nameWebhookKey  = "webhook_key"
+	nameAPIKey      = "api_key"
+	nameToken       = "graph_token"
+	nameRole        = "graph_role"
+	nameOtherRoles  = "graph_other_roles"
+	nameDevices     = "graph_devices"
+	nameClock       = "clock"
+	nameCallers     = "callers"
+	namePolicy      = "policy"
+	nameSweep       = "sweep"
+	nameSigningKeys = "signing_keys"
 )
 
 const (
@@ -83,15 +83,15 @@ func (d *diagnosis) runChecks(ctx context.Context, faults error) {
 	incomplete := d.runStep(ctx, d.settingsStep(faults))
 	noVault := d.runStep(ctx, &step{
 		blocked: incomplete, otherwise: "Key Vault was not reached", run: d.askVault,
-		findings: []Finding{{Check: checkVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
+		findings: []Finding{{Check: nameVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
 	})
 	noAssertion := d.runStep(ctx, d.assertionStep(incomplete))
 	noIdentity := d.runStep(ctx, d.identityStep(incomplete, noAssertion))
 
 	unreadable := cmp.Or(noVault, noIdentity)
 	credential := d.credentialStep(unreadable)
-	signed := d.keySteps(unreadable, checkWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey)
-	keyed := d.keySteps(unreadable, checkAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey)
+	signed := d.keySteps(unreadable, nameWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey)
+	keyed := d.keySteps(unreadable, nameAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey)
 	signing := d.signingSteps(incomplete)
 	tryTogether(ctx, slices.Concat([]*step{credential}, signed, keyed, signing)...)
 	forgiveOthers(signed)
@@ -107,21 +107,21 @@ func (d *diagnosis) runChecks(ctx context.Context, faults error) {
 	noRole := d.runStep(ctx, &step{
 		blocked: noToken, otherwise: "the " + holder.graphHolder() + " does not have the permission for it",
 		findings: []Finding{
-			{Check: checkRole, Tried: "check the permission in the token", issuer: holder},
-			{Check: checkOtherRoles, Tried: "check for other permissions in the token", issuer: holder},
+			{Check: nameRole, Tried: "check the permission in the token", issuer: holder},
+			{Check: nameOtherRoles, Tried: "check for other permissions in the token", issuer: holder},
 		},
 		run: d.lookAtRoles,
 	})
 	d.runStep(ctx, &step{blocked: noRole, run: d.askGraph, findings: []Finding{{
-		Check: checkDevices, Tried: "read the first Autopilot device from Graph", issuer: holder,
+		Check: nameDevices, Tried: "read the first Autopilot device from Graph", issuer: holder,
 	}}})
 	d.runStep(ctx, &step{blocked: incomplete, run: d.compareClocks, findings: []Finding{{
-		Check: checkClock, Tried: "compare the clock with the cloud's",
+		Check: nameClock, Tried: "compare the clock with the cloud's",
 	}}})
 	d.runStep(ctx, &step{blocked: incomplete, run: d.readPolicy, findings: []Finding{
-		{Check: checkCallers, Tried: "list the callers"},
-		{Check: checkPolicy, Tried: "list the limits of callers"},
-		{Check: checkSweep, Tried: "describe the sweep"},
+		{Check: nameCallers, Tried: "list the callers"},
+		{Check: namePolicy, Tried: "list the limits of callers"},
+		{Check: nameSweep, Tried: "describe the sweep"},
 	}})
 	d.addSteps(signing...)
 }
@@ -151,10 +151,10 @@ func (d *diagnosis) settingsStep(loadError error) *step {
 	tried := "read the settings, for the host " + d.Host
 	faults, _ := errors.AsType[config.Error](loadError)
 	for _, fault := range faults {
-		s.findings = append(s.findings, Finding{Check: checkSettings, Tried: tried, Mark: Failed, Found: fault})
+		s.findings = append(s.findings, Finding{Check: nameSettings, Tried: tried, Mark: Failed, Found: fault})
 	}
 	if len(faults) == 0 {
-		s.findings = []Finding{{Check: checkSettings, Tried: tried}}
+		s.findings = []Finding{{Check: nameSettings, Tried: tried}}
 	}
 	s.run = func(_ context.Context, f []Finding) {
 		last := &f[len(f)-1]
@@ -203,12 +203,12 @@ func (d *diagnosis) assertionStep(blocked string) *step {
 	switch {
 	case d.VaultCredential == config.AWSFederation:
 		s.findings = []Finding{{
-			Check: checkAssertion, Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS,
+			Check: nameAssertion, Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS,
 		}}
 		request = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
 	case d.GraphDirect && d.ClientID != "":
 		s.findings = []Finding{{
-			Check: checkAssertion, Tried: "get a token that names the managed identity", issuer: hostIdentity,
+			Check: nameAssertion, Tried: "get a token that names the managed identity", issuer: hostIdentity,
 		}}
 		request = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
@@ -242,7 +242,7 @@ func (d *diagnosis) identityStep(blocked, noAssertion string) *step {
 	}
 	if !d.needsNoVault() {
 		s.findings = []Finding{{
-			Check: checkIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential,
+			Check: nameIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential,
 			issuer: d.vaultIssuer(), renew: "trust-role",
 		}}
 	}
@@ -265,7 +265,7 @@ func (d *diagnosis) secretStep(blocked, name, renew string, read func(context.Co
 	content *Finding, examine func(*Finding, vault.Secret),
 ) *step {
 	s := &step{blocked: blocked, findings: []Finding{{
-		Check: checkSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: renew,
+		Check: nameSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: renew,
 	}}}
 	if content != nil {
 		content.Subject, content.renew = name, renew
@@ -298,7 +298,7 @@ func (d *diagnosis) credentialStep(blocked string) *step {
 	switch {
 	case d.GraphDirect:
 	case d.CertificateName != "":
-		content := &Finding{Check: checkCertificate, Tried: "read the certificate in " + d.CertificateName}
+		content := &Finding{Check: nameCertificate, Tried: "read the certificate in " + d.CertificateName}
 		s = d.secretStep(blocked, d.CertificateName, "certificate", d.Vault.Certificate, content, d.recordCertificate)
 	default:
 		s = d.secretStep(blocked, d.SecretName, "app-secret", d.Vault.Secret, nil, nil)
@@ -375,7 +375,7 @@ func forgiveOthers(steps []*step) {
 // tokenStep checks the token for Graph.
 func (d *diagnosis) tokenStep(blocked string) *step {
 	f := Finding{
-		Check: checkToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID",
+		Check: nameToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID",
 		issuer: d.graphIssuer(), renew: "trust-identity",
 	}
 	switch {
@@ -593,7 +593,7 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 				"nothing"}, kinds...), "; "))
 	}
 
-	d.checkPolicy(policy)
+	d.describePolicy(policy)
 
 	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d "+
 		"in Intune", quoteTexts([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
@@ -610,8 +610,8 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	}
 }
 
-// checkPolicy describes the limits of all callers and of single ones.
-func (d *diagnosis) checkPolicy(f *Finding) {
+// describePolicy describes the limits of all callers and of single ones.
+func (d *diagnosis) describePolicy(f *Finding) {
 	limits := []string{"devices with any group tag", "without a rate limit"}
 	if len(d.GroupTags) > 0 {
 		limits[0] = "devices with the group tags " + quoteTexts(d.GroupTags)
@@ -669,7 +669,7 @@ func (d *diagnosis) signingSteps(blocked string) (steps []*step) {
 	for i, tenant := range d.EntraTenants {
 		which := fmt.Sprintf("tenant %d", i+1) // the report has no id of a tenant
 		steps = append(steps, &step{blocked: blocked, findings: []Finding{{
-			Check: checkSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID",
+			Check: nameSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID",
 		}}, run: func(ctx context.Context, f []Finding) {
 			if _, err := source.Keys(ctx, tenant, "any"); err != nil {
 				d.failWith(&f[0], err)

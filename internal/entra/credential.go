@@ -115,7 +115,7 @@ func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 		token := c.token
 		c.mu.Unlock()
 		switch {
-		case token.Token == "" || token.ExpiresOn.Sub(now) < useUntil:
+		case token.Token == "" || token.ExpiresOn.Sub(now) < useUntil: // requested below
 		case token.ExpiresOn.Sub(now) < renewBefore, !token.RefreshOn.IsZero() && token.RefreshOn.Before(now):
 			c.requests.Start(ctx, "", c.acquisition(o))
 			return token, nil
@@ -205,7 +205,7 @@ func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOpti
 	}
 	// Refused: it may have been rotated. If it has not been, the refusal stands.
 	version, rereadAt := c.secret.Version, time.Now()
-	if err := c.readSecret(ctx); err != nil { // the next call may read again at once
+	if err := c.readSecret(ctx); err != nil { // minReread does not hold back the next read
 		return azcore.AccessToken{}, err
 	}
 	c.rereadAt = rereadAt
@@ -228,7 +228,8 @@ func (c *Credential) signInWithBefore(
 	return token, nil
 }
 
-// signInWithOlder does the same with the versions before the newest, in a process that has not seen them.
+// signInWithOlder requests a token with the older versions in the vault: no other version is in memory. It returns refusal
+// if all fail.
 func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestOptions,
 	refusal *upstream.Error,
 ) (azcore.AccessToken, error) {
