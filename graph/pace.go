@@ -59,6 +59,7 @@ type Pace struct {
 	lastCut      time.Time
 	refused      float64     // the rate that Graph seems to have refused last: the measured part, or the whole rate; 0 before
 	refusals     int         // since the last success
+	measured     float64     // the part at the first of them: a blocked process has nothing accepted
 	nextTrial    time.Time   // the earliest time of the next write while refusals is above 0
 	granted      []time.Time // permits in the window
 	accepted     []time.Time // writes in the window
@@ -158,7 +159,12 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	again := newBlock && now.Sub(p.lastCut) < soon
 	if again || now.Sub(p.lastCut) >= window {
 		part := float64(len(p.accepted)) / window.Seconds()
-		if !again {
+		if p.refusals == 0 {
+			p.measured = part
+		}
+		if again {
+			part = max(part, p.measured)
+		} else {
 			part = max(part, p.rate*minPart)
 		}
 		part = min(part, p.rate)

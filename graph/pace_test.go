@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"autopilot-unassign/internal/upstream"
 )
 
 // drain takes permits for d and returns how many there were.
@@ -104,6 +106,41 @@ func TestPaceTriesSingleWritesAfterABlock(t *testing.T) {
 			t.Errorf("%d permits at once after a success", n)
 		}
 	})
+}
+
+// A block measures nothing: after a time in which Graph refuses everything, a process goes on near its rate before.
+func TestPaceRecoversFromABlock(t *testing.T) {
+	t.Parallel()
+	for _, blocked := range []time.Duration{15 * time.Second, 45 * time.Second, 2 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewPace()
+			drain(p, 5*time.Minute, func(granted int) { p.report(granted, 0, 0) })
+			drain(p, blocked, func(granted int) { p.report(0, granted, 10*time.Second) })
+			after := drain(p, 5*time.Minute, func(granted int) { p.report(granted, 0, 0) })
+			if full := maxRate * 300; float64(after) < full/2 {
+				t.Errorf("blocked for %v: %d writes in five minutes, of %.0f", blocked, after, full)
+			}
+		})
+	}
+}
+
+// Writes without a response of Graph do not raise the rate, and do not end the trial after a block.
+func TestPaceLearnsNothingFromAnOutage(t *testing.T) {
+	t.Parallel()
+	p := NewPace()
+	c := &Client{pace: p}
+	c.reportWrites(&upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled, RetryAfter: time.Second})
+	rate, refusals := p.rate, p.refusals
+	for _, failure := range []*upstream.Error{{Reason: upstream.Unreachable}, {Reason: upstream.Timeout}, {Reason: upstream.Unavailable, Status: 503}} {
+		c.reportWrites(failure)
+		if p.rate != rate || p.refusals != refusals {
+			t.Errorf("%s: the rate is %v, want %v; %d refusals", failure.Reason, p.rate, rate, p.refusals)
+		}
+	}
+	c.reportWrites(&upstream.Error{Reason: upstream.NotFound, Status: 404})
+	if p.refusals != 0 {
+		t.Error("a response of Graph does not count")
+	}
 }
 
 // A refusal tells a process its part of the limit.

@@ -69,15 +69,20 @@ func leavesDoubt(r upstream.Reason) bool {
 	return r == upstream.Internal || r == upstream.Timeout || r == upstream.BadAnswer
 }
 
-// reportWrites reports the results of writes to the pace, each a failure or nil. Every response that is not throttled
-// counts as a success of the pace.
+// reportWrites reports the results of writes to the pace, each a failure or nil. A success counts, and so does a response
+// of the class 4xx that does not throttle. A write without a response, or with one of the class 5xx, says nothing.
 func (c *Client) reportWrites(failures ...*upstream.Error) {
-	throttled, retryAfter := 0, time.Duration(0)
+	succeeded, throttled, retryAfter := 0, 0, time.Duration(0)
 	for _, failure := range failures {
-		if failure != nil && failure.Reason == upstream.Throttled {
+		switch {
+		case failure == nil:
+			succeeded++
+		case failure.Reason == upstream.Throttled:
 			throttled++
 			retryAfter = max(retryAfter, failure.RetryAfter)
+		case failure.Status/100 == 4:
+			succeeded++
 		}
 	}
-	c.pace.report(len(failures)-throttled, throttled, retryAfter)
+	c.pace.report(succeeded, throttled, retryAfter)
 }

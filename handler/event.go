@@ -182,10 +182,11 @@ func (e *Event) decodeCommand() error {
 			})
 		case "scheduleArn": // <aws.scheduler.schedule-arn>
 			return stringField(invalid, func(text string) bool {
-				if text != "" {
+				valid := isPrintable(text, maxContextValue)
+				if valid && text != "" { // a refused command has a record too
 					e.Context = map[string]string{"scheduleArn": text}
 				}
-				return isPrintable(text, maxContextValue)
+				return valid
 			})
 		case "groupTag":
 			ofSweep = field

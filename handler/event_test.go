@@ -159,6 +159,9 @@ func TestDecodeCommand(t *testing.T) {
 		if refused.code != test.code || refused.field != test.field {
 			t.Errorf("%s: decode(%s) = %v; want %q of %q", name, test.text, err, test.code, test.field)
 		}
+		if event := CommandEvent([]byte(test.text)); test.field == "scheduleArn" && event.Context != nil {
+			t.Errorf("%s: the record of the refusal would have %q", name, event.Context)
+		}
 	}
 }
 

@@ -64,6 +64,8 @@ const (
 	settleAfter = 45 * time.Second
 	// sendReserve is the time for the requests of a host that settle a message.
 	sendReserve = 25 * time.Second
+	// minMessageTime leaves time for the settlements of a batch, which come one after another.
+	minMessageTime = 2 * time.Minute
 	// maxTries is the number of deliveries after which a transient failure is permanent. Deliveries to a process that was
 	// killed count, because no queue tells them apart. The queues' own limits are higher, and are reached only if every process
 	// was killed.
@@ -79,7 +81,9 @@ type queueState struct {
 
 // MessageTime returns the longest time until a message is settled: the time for permits, and Timeout each for the last
 // change and for its verification. A queue must not deliver the message again before.
-func (h *Handler) MessageTime() time.Duration { return settleAfter + 2*h.Timeout + sendReserve }
+func (h *Handler) MessageTime() time.Duration {
+	return max(minMessageTime, settleAfter+2*h.Timeout+sendReserve)
+}
 
 // RunMessages carries out a batch of messages at the pace that Graph accepts. It calls settle with the index of each
 // message as soon as its settlement is known, one call at a time, so that a killed process leaves little for another to
