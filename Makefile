@@ -126,7 +126,7 @@ SCALE ?=
 
 .PHONY: scale
 scale: ## drain 10,000 devices through both queues with 1 to 80 processes, and print the table
-	@$(GO) test -count=1 -timeout 60m -tags scale -run TestScale ./function -args $(SCALE)
+	@cd function && $(GO) test -count=1 -timeout 60m -tags scale -run TestScale -args $(SCALE)
 
 .PHONY: mutants
 mutants: ## remove each control and fail unless the test named in docs/security.md notices

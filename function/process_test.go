@@ -148,8 +148,8 @@ func TestForwardingHost(t *testing.T) {
 	if err != nil || answer.status != http.StatusNoContent {
 		t.Fatalf("%d %s, %v", answer.status, answer.body, err)
 	}
-	log := strings.Join(d.lines(), "\n")
-	if !strings.Contains(log, `"invocation_id":"`+host.InvocationID()+`"`) || strings.Contains(log, "spoofed") {
+	check(t, "the record", records(t, d, "unassign", 1)[0], map[string]string{"invocation_id": host.InvocationID()})
+	if log := strings.Join(d.lines(), "\n"); strings.Contains(log, "spoofed") {
 		t.Errorf("the log has %s", log)
 	}
 	if answer, err = d.send(t.Context(), post("")); err != nil || !strings.Contains(answer.body, "body_missing") {
