@@ -20,7 +20,6 @@ const (
 	startStep     = 0.43                          // added for each success until Graph throttles: the rate doubles in two seconds
 	minRate       = 0.025                         // a write in 40 s, so that a slow process makes progress
 	growth        = 0.005                         // for each success after that, far from the rate that Graph refused
-	convergence   = 0.2                           // a slower process grows faster by this power, so that rates converge
 	probeGrowth   = 1e-4                          // growth a second near the refused rate, as a share: probing
 	nearRefused   = 0.92                          // the share of that rate at which probing begins
 	aboveRefused  = 1.03                          // the share at which it ends: the limit has moved
@@ -156,23 +155,9 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	}
 	p.permits, p.updated = 0, now
 	newBlock := !now.Before(p.blockedUntil) // else the request was on its way when another was refused
-	again := newBlock && now.Sub(p.lastCut) < soon
-	if again || now.Sub(p.lastCut) >= window {
-		part := float64(len(p.accepted)) / window.Seconds()
-		if p.refusals == 0 {
-			p.measured = part
-		}
-		if again {
-			part = max(part, p.measured)
-		} else {
-			part = max(part, p.rate*minPart)
-		}
-		part = min(part, p.rate)
-		p.refused = p.rate
-		if len(p.accepted) >= fewWrites {
-			p.refused = part
-		}
-		p.rate, p.lastCut = max(minRate, part*keptShare), now
+	sinceCut := now.Sub(p.lastCut)
+	if again := newBlock && sinceCut < soon; again || sinceCut >= window {
+		p.cut(now, again)
 	}
 	if retryAfter <= 0 {
 		retryAfter = defaultBlock
@@ -189,6 +174,25 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	}
 }
 
+// cut lowers the rate to a little below the part of Graph's limit that the process had: the writes that Graph accepted
+// from it in the window. again says that this is the second refusal in a short time.
+func (p *Pace) cut(now time.Time, again bool) {
+	part := float64(len(p.accepted)) / window.Seconds()
+	if p.refusals == 0 {
+		p.measured = part
+	}
+	least := p.rate * minPart
+	if again {
+		least = p.measured
+	}
+	part = min(max(part, least), p.rate)
+	p.refused = p.rate
+	if len(p.accepted) >= fewWrites {
+		p.refused = part
+	}
+	p.rate, p.lastCut = max(minRate, part*keptShare), now
+}
+
 // grown returns the rate after a success.
 func (p *Pace) grown(now time.Time) float64 {
 	switch {
@@ -198,7 +202,7 @@ func (p *Pace) grown(now time.Time) float64 {
 		return p.rate + probeGrowth
 	}
 	late := max(1, now.Sub(p.lastCut).Seconds()/maxProbe.Seconds()) // long without a refusal, the limit has moved
-	return p.rate * (1 + growth*math.Pow(maxRate/p.rate, convergence)*late*late)
+	return p.rate * (1 + growth*late*late)
 }
 
 func fractional(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }

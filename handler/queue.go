@@ -79,8 +79,8 @@ type queueState struct {
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
 }
 
-// MessageTime returns the longest time until a message is settled: the time for permits, and Timeout each for the last
-// change and for its verification. A queue must not deliver the message again before.
+// MessageTime returns the time for which a queue must not deliver a message again: until the message is settled at the
+// latest. That is the time for permits, and Timeout each for the last change and for its verification.
 func (h *Handler) MessageTime() time.Duration {
 	return max(minMessageTime, settleAfter+2*h.Timeout+sendReserve)
 }

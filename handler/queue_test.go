@@ -270,9 +270,13 @@ func (g *stuckGraph) Find(ctx context.Context, selectors ...graph.Selector) []gr
 	return g.graphLog.Find(ctx, selectors...)
 }
 
-// The slowest message of the longest REQUEST_TIMEOUT ends within MessageTime.
+// The slowest message of the longest REQUEST_TIMEOUT ends within MessageTime. With a short one, ten messages have five
+// seconds each for their settlement.
 func TestMessageTime(t *testing.T) {
 	t.Parallel()
+	if short := New(Options{Timeout: time.Second}).MessageTime(); short < settleAfter+2*time.Second+10*5*time.Second {
+		t.Errorf("%v with a short REQUEST_TIMEOUT", short)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 200 * time.Second
 		g := &stuckGraph{change: timeout - time.Second}
