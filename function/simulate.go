@@ -12,6 +12,7 @@ import (
 	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/demo"
+	"autopilot-unassign/internal/upstream"
 )
 
 // play plays the main job on a simulated cloud.
@@ -38,7 +39,7 @@ func callDeployment(ctx context.Context, command string, args []string, getenv f
 	stdout, stderr io.Writer,
 ) error {
 	program := client.Program{
-		Version: version, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		Version: version, HTTP: upstream.NewClient(), Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr,
 		ResetSignals: func() { signal.Reset(os.Interrupt, syscall.SIGTERM) },
 	}
 	if command == "list" {

@@ -195,14 +195,10 @@ func (c *Client) waitForRetry(ctx context.Context, why string, retryAfter time.D
 		return false, nil
 	}
 	c.Note(fmt.Sprintf("%s; retrying in %s (%d of %d)", why, wait, tried+1, c.Retries))
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
+	if !upstream.Sleep(ctx, wait) {
 		return false, ctx.Err()
-	case <-timer.C:
-		return true, nil
 	}
+	return true, nil
 }
 
 // sendOnce sends a request once, with fresh evidence.

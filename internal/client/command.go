@@ -28,8 +28,8 @@ const (
 // Program is the command line that runs the commands of this package.
 type Program struct {
 	Version        string
-	HTTP           upstream.Doer       // nil means upstream.NewClient
-	Getenv         func(string) string // nil means no settings in the environment
+	HTTP           upstream.Doer
+	Getenv         func(string) string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	// ResetSignals makes the next signal end the process. It is called when the context of a command ends; nil
@@ -124,28 +124,20 @@ func (p Program) runParsed(ctx context.Context, c *connection, args []string, co
 
 // newClient returns the Client for a route.
 func (c *connection) newClient(p Program, route string) (*Client, error) {
-	getenv := p.Getenv
-	if getenv == nil {
-		getenv = func(string) string { return "" }
-	}
-	endpoint, err := endpointOf(cmp.Or(c.address, strings.TrimSpace(getenv("UNASSIGN_URL"))), route)
+	endpoint, err := endpointOf(cmp.Or(c.address, strings.TrimSpace(p.Getenv("UNASSIGN_URL"))), route)
 	if err != nil {
 		return nil, err
 	}
-	functionKey, err := c.readFunctionKey(p, getenv)
+	functionKey, err := c.readFunctionKey(p)
 	if err != nil {
 		return nil, err
 	}
-	evidence, err := c.readEvidence(p, getenv, functionKey != "")
+	evidence, err := c.readEvidence(p, functionKey != "")
 	if err != nil {
 		return nil, err
-	}
-	doer := p.HTTP
-	if doer == nil {
-		doer = upstream.NewClient()
 	}
 	return &Client{
-		URL: endpoint, Evidence: evidence, FunctionKey: functionKey, HTTP: doer, Agent: "unassign/" + p.Version,
+		URL: endpoint, Evidence: evidence, FunctionKey: functionKey, HTTP: p.HTTP, Agent: "unassign/" + p.Version,
 		Retries: c.retries,
 		Timeout: c.timeout, Note: func(text string) { fmt.Fprintln(p.Stderr, text) },
 	}, nil
@@ -173,15 +165,15 @@ func chooseSource(flags, settings []source) (*source, error) {
 }
 
 // settingsOf returns the sources of a setting: the name of a file, and the value.
-func settingsOf(name string, getenv func(string) string, decode func(string) (Evidence, error)) []source {
+func (p Program) settingsOf(name string, decode func(string) (Evidence, error)) []source {
 	return []source{
-		{name + "_FILE", strings.TrimSpace(getenv(name + "_FILE")), "", decode},
-		{name, "", getenv(name), decode},
+		{name + "_FILE", strings.TrimSpace(p.Getenv(name + "_FILE")), "", decode},
+		{name, "", p.Getenv(name), decode},
 	}
 }
 
-func (c *connection) readFunctionKey(p Program, getenv func(string) string) (string, error) {
-	settings := settingsOf("UNASSIGN_FUNCTION_KEY", getenv, nil)
+func (c *connection) readFunctionKey(p Program) (string, error) {
+	settings := p.settingsOf("UNASSIGN_FUNCTION_KEY", nil)
 	if settings[0].file != "" {
 		settings = settings[:1] // the file counts
 	}
@@ -196,13 +188,13 @@ func (c *connection) readFunctionKey(p Program, getenv func(string) string) (str
 
 // readEvidence reads the key or token of the caller, from a flag or else from the environment. With a function key
 // there may be none.
-func (c *connection) readEvidence(p Program, getenv func(string) string, optional bool) (Evidence, error) {
+func (c *connection) readEvidence(p Program, optional bool) (Evidence, error) {
 	from, err := chooseSource([]source{
 		{"-secret-file", c.secretFile, "", decodeSignature},
 		{"-api-key-file", c.apiKeyFile, "", decodeAPIKey},
 		{"-token-file", c.tokenFile, "", decodeToken},
-	}, slices.Concat(settingsOf("UNASSIGN_SECRET", getenv, decodeSignature),
-		settingsOf("UNASSIGN_API_KEY", getenv, decodeAPIKey), settingsOf("UNASSIGN_TOKEN", getenv, decodeToken)))
+	}, slices.Concat(p.settingsOf("UNASSIGN_SECRET", decodeSignature),
+		p.settingsOf("UNASSIGN_API_KEY", decodeAPIKey), p.settingsOf("UNASSIGN_TOKEN", decodeToken)))
 	switch {
 	case err != nil:
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/demo"
 	"autopilot-unassign/internal/text"
+	"autopilot-unassign/internal/upstream"
 )
 
 func TestCall(t *testing.T) {
@@ -103,8 +104,8 @@ func TestCallSettings(t *testing.T) {
 	} {
 		var errs bytes.Buffer
 		p := Program{
-			Getenv: func(name string) string { return test.env[name] },
-			Stdin:  strings.NewReader(""), Stdout: io.Discard, Stderr: &errs,
+			HTTP: upstream.NewClient(), Getenv: func(name string) string { return test.env[name] },
+			Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &errs,
 		}
 		err := p.Call(t.Context(), slices.Concat([]string{"-device", demo.Fjord, "-dry-run"}, test.args))
 		if (err == nil) != (test.err == "") || err != nil && (!strings.Contains(err.Error(), test.err) ||
@@ -121,7 +122,7 @@ func TestCallFunctionKey(t *testing.T) {
 	w := &loopback{handler: s.App}
 	for _, args := range [][]string{{"-function-key", "a-function-key"}, {"-function-key-file", writeFile(t, "key",
 		"a-function-key")}} {
-		p := Program{HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: io.Discard}
+		p := Program{HTTP: w, Getenv: noEnv, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard, Stderr: io.Discard}
 		if err := p.Call(t.Context(), slices.Concat([]string{
 			"-url", "https://contoso.example", "-api-key-file", "-",
 			"-device", demo.Fjord,
@@ -367,7 +368,8 @@ func TestCallKnowsThePlatform(t *testing.T) {
 				return resp
 			}}
 			var stdout, stderr bytes.Buffer
-			p := Program{HTTP: w, Stdin: strings.NewReader(strings.Repeat("k", 24)), Stdout: &stdout, Stderr: &stderr}
+			key := strings.NewReader(strings.Repeat("k", 24))
+			p := Program{HTTP: w, Getenv: noEnv, Stdin: key, Stdout: &stdout, Stderr: &stderr}
 			err := p.Call(t.Context(), []string{
 				"-url", "https://contoso.example", "-api-key-file", "-", "-device",
 				oneID, "-retries", "1",

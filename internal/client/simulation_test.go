@@ -19,6 +19,7 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/demo"
 	"autopilot-unassign/internal/text"
+	"autopilot-unassign/internal/upstream"
 )
 
 const unknownDevice = "6f1a9c0e-5b1d-4c55-9d3a-000000000000"
@@ -29,7 +30,10 @@ func noEnv(string) string { return "" }
 func runCommand(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	p := Program{Version: "test", Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs}
+	p := Program{
+		Version: "test", HTTP: upstream.NewClient(), Getenv: noEnv, Stdin: strings.NewReader(stdin), Stdout: &out,
+		Stderr: &errs,
+	}
 	err = p.Call(t.Context(), args)
 	return out.String(), errs.String(), err
 }
@@ -134,7 +138,7 @@ func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback
 	var stderr text.Buffer
 	w.handler = s.App
 	program := Program{
-		Version: "test", HTTP: w, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,
+		Version: "test", HTTP: w, Getenv: noEnv, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,
 		Stderr: &stderr,
 	}
 	err := program.Call(ctx, append([]string{"-url", "https://contoso.example", "-csv", file, "-api-key-file", "-"},
