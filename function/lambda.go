@@ -20,7 +20,6 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
-	"autopilot-unassign/internal/doctor"
 )
 
 // responseMargin is the part of the function's time that is left for the response, which would else be Lambda's own.
@@ -35,10 +34,7 @@ const warmUpLimit = 3 * time.Second
 //
 // The warm-up runs before the first invocation and is cancelled at its limit: a frozen process must not have
 // requests open.
-func serveLambda(
-	ctx context.Context, s *app.App, examine func(context.Context) (doctor.Report, error), queues *app.Queues,
-	log *slog.Logger,
-) error {
+func serveLambda(ctx context.Context, s *app.App, examine app.Examine, queues *app.Queues, log *slog.Logger) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -60,7 +56,7 @@ func serveLambda(
 type lambdaHost struct {
 	http    http.Handler
 	run     func(context.Context, handler.Event) (any, error)
-	examine func(context.Context) (doctor.Report, error) // the doctor's report on this deployment
+	examine app.Examine
 	settle  func(context.Context, handler.Source, []handler.Message, func(int, handler.Settlement))
 	hide    time.Duration // the time after which the messages of a killed process are delivered again
 	queues  *app.Queues

@@ -65,7 +65,8 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 		log.WarnContext(ctx, "AUTH=platform: the host authenticates callers; every request that it passes on is served")
 	}
 	transport := upstream.NewClient()
-	s, err := app.New(c, transport, doctor.ForApp(c, transport, version), log, version)
+	examine := doctor.ForApp(c, transport, version)
+	s, err := app.New(c, transport, examine, log, version)
 	if err != nil {
 		return err
 	}
@@ -73,8 +74,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	case config.Azure:
 		return serveAzure(ctx, listener, s, c.Timeout, getenv, log)
 	case config.Lambda:
-		examine := doctor.Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}
-		return serveLambda(ctx, s, examine.Run, app.NewQueues(getenv, transport), log)
+		return serveLambda(ctx, s, examine, app.NewQueues(getenv, transport), log)
 	}
 	return serveLocal(ctx, listener, s, c.Timeout, log)
 }

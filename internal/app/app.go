@@ -4,7 +4,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"strings"
 
@@ -19,7 +18,6 @@ import (
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/entra"
 	"autopilot-unassign/internal/jwks"
-	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
 
@@ -193,11 +191,8 @@ func callerKeys(stored []vault.Key, err error) ([]caller.Key, error) {
 	for i, key := range stored {
 		known[i] = caller.Key(key)
 	}
-	if failed, ok := errors.AsType[*upstream.Error](err); ok && len(known) > 0 {
-		switch failed.Reason {
-		case upstream.NotFound, upstream.SecretDisabled, upstream.SecretInvalid:
-			err = nil
-		}
+	if len(known) > 0 && !vault.KeepsSecret(err) {
+		err = nil
 	}
 	return known, err
 }

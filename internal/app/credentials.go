@@ -34,16 +34,14 @@ func newGraphCredential(
 	c config.Config, store *vault.Vault, identity azcore.TokenCredential, role entra.Assertion, o azsdk.Options,
 ) (azcore.TokenCredential, error) {
 	switch {
-	case c.GraphDirect && c.VaultCredential == config.AWSFederation:
-		return entra.Direct(func() (azcore.TokenCredential, error) {
-			return entra.Federated(c.TenantID, c.ClientID, role, o)
-		}, o)
-	case c.GraphDirect && c.ClientID != "":
-		return entra.Direct(func() (azcore.TokenCredential, error) {
-			return entra.Federated(c.TenantID, c.ClientID, entra.Asserted(identity, c.Cloud.Exchange), o)
-		}, o)
 	case c.GraphDirect:
 		return entra.Direct(func() (azcore.TokenCredential, error) {
+			switch {
+			case c.VaultCredential == config.AWSFederation:
+				return entra.Federated(c.TenantID, c.ClientID, role, o)
+			case c.ClientID != "":
+				return entra.Federated(c.TenantID, c.ClientID, entra.Asserted(identity, c.Cloud.Exchange), o)
+			}
 			return entra.ManagedIdentity(c.AzureClientID, o)
 		}, o)
 	case c.CertificateName != "":

@@ -100,13 +100,11 @@ func (s *step) tryStep(ctx context.Context) {
 	for _, f := range s.findings {
 		pause = max(pause, f.retryAfter)
 	}
-	if end, ok := ctx.Deadline(); ok && pause > 0 && 2*(time.Since(start)+pause) < time.Until(end) {
-		select {
-		case <-time.After(pause):
-			s.findings = before
-			s.runOnce(ctx)
-		case <-ctx.Done():
-		}
+	end, ok := ctx.Deadline()
+	fits := ok && pause > 0 && 2*(time.Since(start)+pause) < time.Until(end)
+	if fits && upstream.Sleep(ctx, pause) {
+		s.findings = before
+		s.runOnce(ctx)
 	}
 }
 
