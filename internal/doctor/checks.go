@@ -28,27 +28,6 @@ import (
 	"autopilot-unassign/internal/vault"
 )
 
-// The names of the checks.
-const (
-	nameSettings    = "settings"
-	nameVault       = "vault"
-	nameAssertion   = "assertion"
-	nameIdentity    = "vault_identity"
-	nameSecret      = "secret"
-	nameCertificate = "certificate"
-	nameWebhookKey  = "webhook_key"
-	nameAPIKey      = "api_key"
-	nameToken       = "graph_token"
-	nameRole        = "graph_role"
-	nameOtherRoles  = "graph_other_roles"
-	nameDevices     = "graph_devices"
-	nameClock       = "clock"
-	nameCallers     = "callers"
-	namePolicy      = "policy"
-	nameSweep       = "sweep"
-	nameSigningKeys = "signing_keys"
-)
-
 const (
 	graphStep     = 8 * time.Second
 	assertionStep = 5 * time.Second
@@ -83,15 +62,15 @@ func (d *diagnosis) runChecks(ctx context.Context, faults error) {
 	incomplete := d.runStep(ctx, d.settingsStep(faults))
 	noVault := d.runStep(ctx, &step{
 		blocked: incomplete, otherwise: "Key Vault was not reached", run: d.askVault,
-		findings: []Finding{{Check: nameVault, Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
+		findings: []Finding{{Check: "vault", Tried: "ask the vault at KEY_VAULT_URL, without a token"}},
 	})
 	noAssertion := d.runStep(ctx, d.assertionStep(incomplete))
 	noIdentity := d.runStep(ctx, d.identityStep(incomplete, noAssertion))
 
 	unreadable := cmp.Or(noVault, noIdentity)
 	credential := d.credentialStep(unreadable)
-	signed := d.keySteps(unreadable, nameWebhookKey, "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey)
-	keyed := d.keySteps(unreadable, nameAPIKey, "API key", d.APIKeySecretNames, caller.DecodeAPIKey)
+	signed := d.keySteps(unreadable, "webhook_key", "key of signatures", d.WebhookSecretNames, caller.DecodeSignatureKey)
+	keyed := d.keySteps(unreadable, "api_key", "API key", d.APIKeySecretNames, caller.DecodeAPIKey)
 	signing := d.signingSteps(incomplete)
 	tryTogether(ctx, slices.Concat([]*step{credential}, signed, keyed, signing)...)
 	forgiveOthers(signed)
@@ -107,21 +86,21 @@ func (d *diagnosis) runChecks(ctx context.Context, faults error) {
 	noRole := d.runStep(ctx, &step{
 		blocked: noToken, otherwise: "the " + holder.graphHolder() + " does not have the permission for it",
 		findings: []Finding{
-			{Check: nameRole, Tried: "check the permission in the token", issuer: holder},
-			{Check: nameOtherRoles, Tried: "check for other permissions in the token", issuer: holder},
+			{Check: "graph_role", Tried: "check the permission in the token", issuer: holder},
+			{Check: "graph_other_roles", Tried: "check for other permissions in the token", issuer: holder},
 		},
 		run: d.lookAtRoles,
 	})
 	d.runStep(ctx, &step{blocked: noRole, run: d.askGraph, findings: []Finding{{
-		Check: nameDevices, Tried: "read the first Autopilot device from Graph", issuer: holder,
+		Check: "graph_devices", Tried: "read the first Autopilot device from Graph", issuer: holder,
 	}}})
 	d.runStep(ctx, &step{blocked: incomplete, run: d.compareClocks, findings: []Finding{{
-		Check: nameClock, Tried: "compare the clock with the cloud's",
+		Check: "clock", Tried: "compare the clock with the cloud's",
 	}}})
 	d.runStep(ctx, &step{blocked: incomplete, run: d.readPolicy, findings: []Finding{
-		{Check: nameCallers, Tried: "list the callers"},
-		{Check: namePolicy, Tried: "list the limits of callers"},
-		{Check: nameSweep, Tried: "describe the sweep"},
+		{Check: "callers", Tried: "list the callers"},
+		{Check: "policy", Tried: "list the limits of callers"},
+		{Check: "sweep", Tried: "describe the sweep"},
 	}})
 	d.addSteps(signing...)
 }
@@ -151,10 +130,10 @@ func (d *diagnosis) settingsStep(loadError error) *step {
 	tried := "read the settings, for the host " + d.Host
 	faults, _ := errors.AsType[config.Error](loadError)
 	for _, fault := range faults {
-		s.findings = append(s.findings, Finding{Check: nameSettings, Tried: tried, Mark: Failed, Found: fault})
+		s.findings = append(s.findings, Finding{Check: "settings", Tried: tried, Mark: Failed, Found: fault})
 	}
 	if len(faults) == 0 {
-		s.findings = []Finding{{Check: nameSettings, Tried: tried}}
+		s.findings = []Finding{{Check: "settings", Tried: tried}}
 	}
 	s.run = func(_ context.Context, f []Finding) {
 		last := &f[len(f)-1]
@@ -203,12 +182,12 @@ func (d *diagnosis) assertionStep(blocked string) *step {
 	switch {
 	case d.VaultCredential == config.AWSFederation:
 		s.findings = []Finding{{
-			Check: nameAssertion, Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS,
+			Check: "assertion", Tried: "get a token from AWS STS that names the function's role", issuer: awsSTS,
 		}}
 		request = app.RoleAssertion(d.Role, d.dates, d.Cloud.Exchange)
 	case d.GraphDirect && d.ClientID != "":
 		s.findings = []Finding{{
-			Check: nameAssertion, Tried: "get a token that names the managed identity", issuer: hostIdentity,
+			Check: "assertion", Tried: "get a token that names the managed identity", issuer: hostIdentity,
 		}}
 		request = entra.Asserted(d.Identity, d.Cloud.Exchange)
 	}
@@ -242,7 +221,7 @@ func (d *diagnosis) identityStep(blocked, noAssertion string) *step {
 	}
 	if !d.needsNoVault() {
 		s.findings = []Finding{{
-			Check: nameIdentity, Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential,
+			Check: "vault_identity", Tried: "get a token for the vault by VAULT_CREDENTIAL=" + d.VaultCredential,
 			issuer: d.vaultIssuer(), renew: "trust-role",
 		}}
 	}
@@ -265,7 +244,7 @@ func (d *diagnosis) secretStep(blocked, name, renew string, read func(context.Co
 	content *Finding, examine func(*Finding, vault.Secret),
 ) *step {
 	s := &step{blocked: blocked, findings: []Finding{{
-		Check: nameSecret, Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: renew,
+		Check: "secret", Subject: name, Tried: "read the secret " + name, issuer: d.vaultIssuer(), renew: renew,
 	}}}
 	if content != nil {
 		content.Subject, content.renew = name, renew
@@ -298,7 +277,7 @@ func (d *diagnosis) credentialStep(blocked string) *step {
 	switch {
 	case d.GraphDirect:
 	case d.CertificateName != "":
-		content := &Finding{Check: nameCertificate, Tried: "read the certificate in " + d.CertificateName}
+		content := &Finding{Check: "certificate", Tried: "read the certificate in " + d.CertificateName}
 		s = d.secretStep(blocked, d.CertificateName, "certificate", d.Vault.Certificate, content, d.recordCertificate)
 	default:
 		s = d.secretStep(blocked, d.SecretName, "app-secret", d.Vault.Secret, nil, nil)
@@ -375,7 +354,7 @@ func forgiveOthers(steps []*step) {
 // tokenStep checks the token for Graph.
 func (d *diagnosis) tokenStep(blocked string) *step {
 	f := Finding{
-		Check: nameToken, Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID",
+		Check: "graph_token", Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID",
 		issuer: d.graphIssuer(), renew: "trust-identity",
 	}
 	switch {
@@ -620,7 +599,7 @@ func (d *diagnosis) describePolicy(f *Finding) {
 		limits[1] = fmt.Sprintf("at most %d devices a minute for each caller and instance", d.RateLimit)
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.CallerPolicies)) {
-		limits = append(limits, d.callerName(id)+": "+describePolicy(d.CallerPolicies[id]))
+		limits = append(limits, d.callerName(id)+": "+describeCaller(d.CallerPolicies[id]))
 	}
 	switch all := strings.Join(limits, "; "); {
 	case d.DryRun:
@@ -642,8 +621,8 @@ func (d *diagnosis) callerName(id string) string {
 	return quoteTexts([]string{id})
 }
 
-// describePolicy returns the limits of one caller.
-func describePolicy(p handler.CallerPolicy) string {
+// describeCaller returns the limits of one caller.
+func describeCaller(p handler.CallerPolicy) string {
 	var limits []string
 	if len(p.GroupTags) > 0 {
 		limits = append(limits, "the group tags "+quoteTexts(p.GroupTags))
@@ -669,7 +648,7 @@ func (d *diagnosis) signingSteps(blocked string) (steps []*step) {
 	for i, tenant := range d.EntraTenants {
 		which := fmt.Sprintf("tenant %d", i+1) // the report has no id of a tenant
 		steps = append(steps, &step{blocked: blocked, findings: []Finding{{
-			Check: nameSigningKeys, Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID",
+			Check: "signing_keys", Subject: which, Tried: "read the signing keys of " + which + " of ENTRA_TENANT_ID",
 		}}, run: func(ctx context.Context, f []Finding) {
 			if _, err := source.Keys(ctx, tenant, "any"); err != nil {
 				d.failWith(&f[0], err)

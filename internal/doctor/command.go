@@ -35,7 +35,7 @@ func Command(ctx context.Context, args []string, getenv func(string) string, tra
 	r, err := runCommand(ctx, getenv, transport, version, p, *asJSON)
 	if *asJSON {
 		if err != nil { // the report has it too: programs read JSON after every failure
-			f := Finding{Check: nameSettings, Tried: "prepare the examination"}
+			f := Finding{Check: "settings", Tried: "prepare the examination"}
 			f.markFailed(nil, "%s", err)
 			r = Report{Version: version, Failed: 1, Findings: []Finding{f}}
 		}

@@ -1024,11 +1024,11 @@ func TestDoctorRouteWithLittleTime(t *testing.T) {
 // A fault of this program is a finding, and no end of a process that serves requests.
 func TestDoctorPanics(t *testing.T) {
 	first := &step{
-		otherwise: "it panics", findings: []Finding{{Check: nameVault}, {Check: nameIdentity}},
+		otherwise: "it panics", findings: []Finding{{Check: "vault"}, {Check: "vault_identity"}},
 		run: func(context.Context, []Finding) { panic(errors.New("canary")) },
 	}
 	tryTogether(t.Context(), first)
-	second := &step{blocked: first.blockReason(), findings: []Finding{{Check: nameToken}}}
+	second := &step{blocked: first.blockReason(), findings: []Finding{{Check: "graph_token"}}}
 	second.tryStep(t.Context())
 	var r Report
 	for _, f := range slices.Concat(first.findings, second.findings) {
@@ -1066,9 +1066,9 @@ func TestDoctorPage(t *testing.T) {
 			t.Errorf("the page does not show this report:\n%s", printed)
 		}
 		words := []string{
-			nameSettings, nameVault, nameAssertion, nameIdentity, nameSecret, nameCertificate, nameWebhookKey,
-			nameAPIKey, nameToken, nameRole,
-			nameOtherRoles, nameDevices, nameClock, nameCallers, namePolicy, nameSweep, nameSigningKeys,
+			"settings", "vault", "assertion", "vault_identity", "secret", "certificate", "webhook_key",
+			"api_key", "graph_token", "graph_role",
+			"graph_other_roles", "graph_devices", "clock", "callers", "policy", "sweep", "signing_keys",
 		}
 		for _, m := range []Mark{OK, Warning, Failed, NotTried} {
 			words = append(words, string(m))
@@ -1173,7 +1173,7 @@ func TestBarriers(t *testing.T) {
 		upstream.DNS:        {"the host name of Key Vault has no address in the DNS", "nslookup"},
 		upstream.Connection: {"Key Vault refuses the connection", "the firewall and the proxy (HTTPS_PROXY)"},
 	} {
-		f := Finding{Check: nameVault}
+		f := Finding{Check: "vault"}
 		new(diagnosis).failWith(&f, &upstream.Error{
 			Service: upstream.Vault, Reason: upstream.Unreachable, Barrier: barrier, Cause: "407",
 		})
