@@ -15,7 +15,6 @@ import (
 // maxBatch is the most requests that Graph accepts in one batch (https://learn.microsoft.com/graph/json-batching).
 const maxBatch = 20
 
-// batchRequest is a request inside a batch.
 type batchRequest struct {
 	ID      string            `json:"id"`
 	Method  string            `json:"method"`
@@ -24,7 +23,6 @@ type batchRequest struct {
 	Body    *struct{}         `json:"body,omitempty"` // a POST must have one, if an empty one
 }
 
-// batchReply is the result of a batchRequest.
 type batchReply struct {
 	requestID, clientRequestID string
 	header                     http.Header
@@ -139,7 +137,6 @@ func (c *Client) sendPending(
 	return o.token
 }
 
-// takeItem stores the response to a request.
 func (r *batchReply) takeItem(item batchItem) {
 	r.header, r.body, r.failure = item.header, item.body, nil
 	r.requestID = cmp.Or(requestID(item.header), r.requestID)

@@ -154,7 +154,6 @@ func decodeBody(body []byte) (request, error) {
 	return d.finish()
 }
 
-// bodyDecoder collects the fields of a body.
 type bodyDecoder struct {
 	req    request
 	single target // the device that the body names itself, outside devices
@@ -346,7 +345,6 @@ func stringField(invalid error, set func(text string) bool) fieldReader {
 	}
 }
 
-// boolField returns the reader of true or false.
 func boolField(into *bool, invalid error) fieldReader {
 	return func(value json.RawMessage) error {
 		if json.Unmarshal(value, into) != nil {

@@ -34,7 +34,6 @@ func (r response) send(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, r.body)
 }
 
-// jsonResponse returns a response with body as JSON.
 func jsonResponse(status int, contentType string, body any) response {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)

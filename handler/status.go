@@ -75,7 +75,6 @@ const (
 //go:embed status.txt
 var statusText string
 
-// statusRow is one row of the status table.
 type statusRow struct {
 	status     int
 	title      string
@@ -108,7 +107,6 @@ var statusTable = sync.OnceValues(func() (rows map[Code]statusRow, codes map[str
 	return rows, codes
 })
 
-// statusOf returns the row of a code.
 func statusOf(code Code) statusRow {
 	rows, _ := statusTable()
 	return rows[code]
@@ -154,7 +152,6 @@ func (r result) isFinal() bool {
 	return r.ended() && !retryable(r.status) && r.status != http.StatusFailedDependency
 }
 
-// succeed returns the result of a success.
 func succeed(code Code) result {
 	r := result{code: code, status: http.StatusOK, outcome: OutcomeDone}
 	if code == WouldUnassign {

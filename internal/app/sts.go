@@ -55,7 +55,6 @@ func RoleAssertion(role config.AWSRole, transport upstream.Doer, audience string
 	}
 }
 
-// reduceSTS reduces an error of STS to an *upstream.Error.
 func reduceSTS(err error) *upstream.Error {
 	said, ok := errors.AsType[smithy.APIError](err)
 	if !ok {

@@ -30,7 +30,6 @@ Removes the resource account from the devices of -device and -serial, or of a fi
 Exit status: 0 if all is done, 1 if not, 2 if the flags are wrong, 130 after Ctrl-C.
 `
 
-// callFlags are the flags of call.
 type callFlags struct {
 	*connection
 	rows                        []Row
@@ -151,7 +150,6 @@ func (p Program) Call(ctx context.Context, args []string) error {
 	})
 }
 
-// callList sends the devices and prints the results.
 func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	table, err := f.readDevices(p)
 	if err != nil {
@@ -199,7 +197,6 @@ func (p Program) callList(ctx context.Context, f *callFlags, c *Client) error {
 	return end
 }
 
-// readDevices returns the devices that the flags name.
 func (f *callFlags) readDevices(p Program) (*Table, error) {
 	if f.csv == "" {
 		table := &Table{}

@@ -82,7 +82,6 @@ type columns struct {
 	plain   bool   // the list has no header, and one id or serial number on each line
 }
 
-// findColumns finds the columns that count.
 func (l *layout) findColumns(o ReadOptions) (columns, error) {
 	c := columns{names: l.header, at: map[string]int{}, width: max(1, len(l.header)), plain: l.header == nil}
 	if c.plain {
@@ -147,7 +146,6 @@ func (c *columns) settleExpected(rank int, o ReadOptions) {
 	}
 }
 
-// findColumn returns the index of the column called name.
 func (l *layout) findColumn(name string) (int, error) {
 	for _, same := range []func(string) bool{
 		func(other string) bool { return strings.TrimSpace(other) == name },
@@ -185,7 +183,6 @@ func (c columns) cellOf(cells []string, purpose string) string {
 	return strings.Clone(strings.TrimSpace(text.UnguardCell(strings.TrimSpace(cells[i]))))
 }
 
-// readRow returns the content of a row.
 func (c columns) readRow(cells []string) Row {
 	if c.plain {
 		value := strings.Clone(strings.TrimSpace(text.UnguardCell(strings.TrimSpace(cells[0]))))

@@ -74,7 +74,6 @@ func newConnection(command, help string) *connection {
 	return c
 }
 
-// printHelp prints the help of the command.
 func (c *connection) printHelp(w io.Writer) {
 	fmt.Fprint(w, c.help, "\nFlags:\n")
 	c.SetOutput(w)
@@ -122,7 +121,6 @@ func (p Program) runParsed(ctx context.Context, c *connection, args []string, co
 	return nil
 }
 
-// newClient returns the Client for a route.
 func (c *connection) newClient(p Program, route string) (*Client, error) {
 	endpoint, err := endpointOf(cmp.Or(c.address, strings.TrimSpace(p.Getenv("UNASSIGN_URL"))), route)
 	if err != nil {
@@ -247,7 +245,6 @@ type jsonHead struct {
 	} `json:"error,omitzero"` // the reason why the command failed
 }
 
-// newHead returns the head of a document, given the end of the command.
 func (p Program) newHead(err error) jsonHead {
 	h := jsonHead{Version: p.Version, OK: err == nil}
 	if err != nil {

@@ -39,7 +39,6 @@ type Device struct {
 // maxPages bounds the pages of a list.
 const maxPages = 100_000
 
-// listFlags are the flags of list.
 type listFlags struct {
 	*connection
 	groupTag, serial, csv string

@@ -107,7 +107,6 @@ func (l *List) addCounts(c *Counts, rows []Row, n int) {
 	}
 }
 
-// referenceOf returns the reference of a row.
 func (l *List) referenceOf(row Row) string { return cmp.Or(row.Reference, l.Reference) }
 
 // batchSize returns the number of rows that go into the next request. A request has one reference.
@@ -181,7 +180,6 @@ func (l *List) sendBatch(ctx context.Context, rows []Row) error {
 	}
 }
 
-// storeResults adds results to the results of the list.
 func (l *List) storeResults(results ...Result) error {
 	if err := l.Results.Add(results...); err != nil {
 		return fmt.Errorf("the results cannot be written: %w", err)

@@ -61,7 +61,6 @@ const (
 	clearLine = "\r\x1b[K"
 )
 
-// showCounts shows the counts of the rows.
 func (p *progress) showCounts(c Counts) {
 	words := fmt.Sprintf("%s of %s: %s succeeded, %s refused", text.Number(c.Total-c.Unsent), text.Number(c.Total),
 		text.Number(c.Succeeded), text.Number(c.Refused))
@@ -88,7 +87,6 @@ func (p *progress) showNote(text string) {
 	fmt.Fprint(p.w, clearLine+text+"\n"+p.bar)
 }
 
-// endBar ends the line of the bar.
 func (p *progress) endBar() {
 	if p.bar != "" {
 		fmt.Fprintln(p.w)

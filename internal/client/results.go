@@ -280,7 +280,6 @@ func replaceFile(path string, write func(io.Writer) error) error {
 	return err
 }
 
-// writeAll writes the header and all rows.
 func (r *Results) writeAll(w io.Writer) error {
 	if r.format.BOM {
 		if _, err := io.WriteString(w, utf8BOM); err != nil {

@@ -366,7 +366,6 @@ func (l *layout) readRows(yield func(record) bool) {
 	}
 }
 
-// readRow reads the next row.
 func (l *layout) readRow() record {
 	first := l.lines[l.next]
 	l.next++

@@ -112,7 +112,6 @@ func (d *diagnosis) runStep(ctx context.Context, s *step) string {
 	return s.blockReason()
 }
 
-// addSteps reports steps.
 func (d *diagnosis) addSteps(steps ...*step) {
 	for _, s := range steps {
 		for _, f := range s.findings {
@@ -351,7 +350,6 @@ func forgiveOthers(steps []*step) {
 	}
 }
 
-// tokenStep checks the token for Graph.
 func (d *diagnosis) tokenStep(blocked string) *step {
 	f := Finding{
 		Check: "graph_token", Subject: d.SecretName + d.CertificateName, Tried: "get a token for Graph from Entra ID",

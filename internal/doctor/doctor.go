@@ -147,7 +147,6 @@ type Report struct {
 	Findings []Finding `json:"findings"`
 }
 
-// addFinding adds a finding.
 func (r *Report) addFinding(f Finding) {
 	r.Findings = append(r.Findings, f)
 	switch f.Mark {

@@ -134,7 +134,6 @@ func (c *Credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 	return token, nil
 }
 
-// acquisition returns acquireToken with o.
 func (c *Credential) acquisition(o policy.TokenRequestOptions) func(context.Context) (azcore.AccessToken, error) {
 	return func(ctx context.Context) (azcore.AccessToken, error) { return c.acquireToken(ctx, o) }
 }

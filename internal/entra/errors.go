@@ -18,7 +18,6 @@ import (
 // throttledFor is the wait after a 429 of Entra ID without Retry-After.
 const throttledFor = time.Minute
 
-// reduceIdentity reduces an error of azidentity to an *upstream.Error.
 func reduceIdentity(ctx context.Context, err error, seen *azsdk.NetworkError) *upstream.Error {
 	failed, _ := errors.AsType[*azidentity.AuthenticationFailedError](err)
 	if failed == nil || failed.RawResponse == nil {

@@ -60,7 +60,6 @@ func New(doer upstream.Doer, authority, issuer string, log *slog.Logger, tenants
 	return s
 }
 
-// tenant holds the keys of one tenant.
 type tenant struct {
 	id, url, issuer string
 
@@ -129,7 +128,6 @@ func (t *tenant) needsRead(id string) bool {
 	return t.reading
 }
 
-// knownKeys returns the known keys with an id.
 func (t *tenant) knownKeys(id string) ([]*rsa.PublicKey, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,12 +179,10 @@ func (s *Source) readKeys(ctx context.Context, t *tenant, limit time.Duration) {
 	keys, failure = s.fetchKeys(ctx, t)
 }
 
-// newError returns a failure of Entra ID.
 func newError(reason upstream.Reason, cause string) *upstream.Error {
 	return &upstream.Error{Service: upstream.Identity, Reason: reason, Cause: cause}
 }
 
-// fetchKeys requests the keys of t.
 func (s *Source) fetchKeys(ctx context.Context, t *tenant) (map[string][]*rsa.PublicKey, *upstream.Error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
 	if err != nil {

@@ -199,7 +199,6 @@ func (p *progress) followDial(ctx context.Context) context.Context {
 
 func (p *progress) reach(s step) { p.step.Store(int32(s)) }
 
-// failure returns err with its Fault.
 func (p *progress) failure(err error) error {
 	if p.sent.Load() {
 		return &requestError{err, sentFault(err)}
