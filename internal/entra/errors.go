@@ -44,7 +44,7 @@ func reduceIdentity(ctx context.Context, err error, seen *azsdk.NetworkError) *u
 	var number upstream.Reason
 	if len(said.ErrorCodes) > 0 {
 		e.Code = fmt.Sprintf("AADSTS%d", said.ErrorCodes[0])
-		number = reasonsByNumber()[said.ErrorCodes[0]]
+		number = reasonOfNumber(said.ErrorCodes[0])
 	}
 	switch status := resp.StatusCode; {
 	case status < 400:
