@@ -13,6 +13,7 @@ import (
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/text"
 )
 
 // This file turns the messages of SQS and of a Storage queue into the messages of package handler, which carries them out
@@ -156,9 +157,8 @@ func messageText(data json.RawMessage) []byte {
 // hostWords returns the plain words of a queue for the log, without other text: a sender can write into the metadata of
 // Azure, and each principal with the right to invoke the Lambda function can write its events.
 func hostWords(words map[string]string) map[string]string {
-	const plain = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-"
 	maps.DeleteFunc(words, func(_, word string) bool {
-		return word == "" || len(word) > 64 || strings.TrimLeft(word, plain) != ""
+		return word == "" || len(word) > 64 || strings.Trim(word, text.Alphanumeric+"-") != ""
 	})
 	return words
 }

@@ -29,15 +29,6 @@ func ParseDeviceID(s string) (DeviceID, error) {
 // String returns the id in lower case.
 func (id DeviceID) String() string { return guid.GUID(id).String() }
 
-// MarshalText returns String.
-func (id DeviceID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
-
-// UnmarshalText parses as ParseDeviceID does.
-func (id *DeviceID) UnmarshalText(text []byte) (err error) {
-	*id, err = ParseDeviceID(string(text))
-	return err
-}
-
 // Device holds the properties of a windowsAutopilotDeviceIdentity that this program uses. Decoding drops all other
 // properties, the deviceAccountPassword included. Requests never use $select: Graph has returned 500 to it on this
 // collection (https://github.com/microsoftgraph/microsoft-graph-docs-contrib/issues/2756).

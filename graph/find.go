@@ -61,23 +61,18 @@ func (c *Client) Find(ctx context.Context, selectors ...Selector) []Found {
 	return found
 }
 
-// findOne finds a device by a request of its own.
+// findOne finds a device by its id, or in the pages that the filter returns.
 func (c *Client) findOne(ctx context.Context, s Selector) Found {
 	if s.ID == (DeviceID{}) {
-		return c.findByFilter(ctx, s)
+		found := []Found{{walk: true}}
+		c.searchPages(ctx, c.endpoint+root+s.path(), []Selector{s}, found)
+		return found[0]
 	}
 	var device Device
 	if err := c.getJSON(ctx, c.endpoint+root+s.path(), &device); err != nil {
 		return Found{Err: err}
 	}
 	return s.checkID(device)
-}
-
-// findByFilter finds a serial number in the pages that the filter returns.
-func (c *Client) findByFilter(ctx context.Context, s Selector) Found {
-	found := []Found{{walk: true}}
-	c.searchPages(ctx, c.endpoint+root+s.path(), []Selector{s}, found)
-	return found[0]
 }
 
 // findBatch finds the devices of a chunk of the selectors by one request.
@@ -223,6 +218,16 @@ func (s Selector) checkID(device Device) Found {
 // sameSerial reports whether two serial numbers are equal regardless of ASCII case. The length check rejects other
 // letters that fold to an ASCII letter.
 func sameSerial(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+
+// MaxSerialNumber is the longest serial number, in characters.
+const MaxSerialNumber = 128
+
+// ValidSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either
+// end, and a letter or digit, which the search needs.
+func ValidSerialNumber(s string) bool {
+	printable := !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
+	return printable && len(s) <= MaxSerialNumber && strings.TrimSpace(s) == s && longestRun(s) != ""
+}
 
 // path returns the path of the device below the root, or the path of the filtered list that contains it.
 func (s Selector) path() string {

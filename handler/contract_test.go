@@ -13,6 +13,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 
+	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/upstream"
 )
@@ -219,7 +220,7 @@ func TestDocsHaveTheLimits(t *testing.T) {
 		contextInvalid:      {fmt.Sprintf("%d strings", maxContextEntries), fmt.Sprintf("1 to %d", maxContextName), fmt.Sprintf("%d characters", maxContextValue)},
 		deliveryIDReused:    {words[int(ledgerTTL.Minutes())] + " minutes"},
 		eventLate:           {words[int(maxLateness.Hours())] + " hours"},
-		serialNumberInvalid: {fmt.Sprintf("%d printable", maxSerialNumber)},
+		serialNumberInvalid: {fmt.Sprintf("%d printable", graph.MaxSerialNumber)},
 	} {
 		for _, limit := range limits {
 			if !strings.Contains(entryOf(t, code), limit) {

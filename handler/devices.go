@@ -79,7 +79,7 @@ func decodeQuery(r *http.Request) (deviceQuery, error) {
 			valid = valid && isPrintable(value, maxContextValue)
 		case "serialNumber":
 			query.serial = value
-			valid = valid && (value == "" || validSerialNumber(value))
+			valid = valid && (value == "" || graph.ValidSerialNumber(value))
 		case "pageToken":
 			query.pageToken = value // checked by Graph's client
 		default:

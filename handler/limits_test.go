@@ -88,7 +88,7 @@ func TestLedgerIsBoundedInBytes(t *testing.T) {
 		job := &work{}
 		list := make([]target, maxDevices)
 		for n := range list {
-			list[n].serial = strings.Repeat("S", maxSerialNumber)
+			list[n].serial = strings.Repeat("S", graph.MaxSerialNumber)
 		}
 		job.setRequest(request{targets: list, list: true})
 		o := newOrigin(t.Context(), time.Now(), "request")

@@ -26,7 +26,6 @@ const (
 	maxBodyTime       = 3 * time.Second
 	maxUnread         = 1 << 20 // bytes of a larger body that are discarded before the refusal
 	maxDevices        = 20      // in a list: Graph's limit for a batch
-	maxSerialNumber   = 128     // characters
 	maxAccountName    = 256     // characters
 	maxReference      = 128     // characters
 	maxRequestID      = 64      // characters of X-Request-Id
@@ -274,7 +273,7 @@ func (t *target) fieldReader(name string) fieldReader {
 				return true
 			}
 			t.serial = text
-			return validSerialNumber(text)
+			return graph.ValidSerialNumber(text)
 		})
 	case "expected":
 		return func(value json.RawMessage) (err error) {
@@ -444,17 +443,6 @@ func trimSpace(text []byte) []byte { return bytes.TrimLeft(text, whiteSpace) }
 // isBlank reports whether s has no character but spaces.
 func isBlank(s string) bool { return strings.TrimSpace(s) == "" }
 
-// validSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either
-// end, and a letter or digit, which the search in Graph needs.
-func validSerialNumber(s string) bool {
-	return isPrintableASCII(s) && len(s) <= maxSerialNumber && strings.TrimSpace(s) == s &&
-		strings.ContainsFunc(s, isASCIIAlphanumeric)
-}
-
-func isASCIIAlphanumeric(c rune) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-}
-
 // isPrintableASCII reports whether s has no character but ASCII from space to tilde.
 func isPrintableASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
@@ -468,7 +456,5 @@ func isPrintable(s string, limit int) bool {
 
 // isPlain reports whether s has 1 to limit characters, all of them ASCII letters, digits, '.', '-' or '_'.
 func isPlain(s string, limit int) bool {
-	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(c rune) bool {
-		return !isASCIIAlphanumeric(c) && c != '.' && c != '-' && c != '_'
-	})
+	return s != "" && len(s) <= limit && strings.Trim(s, text.Alphanumeric+".-_") == ""
 }

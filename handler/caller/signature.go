@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"autopilot-unassign/internal/text"
 )
 
 // The headers of the Standard Webhooks scheme, 1.0.0 (https://www.standardwebhooks.com).
@@ -53,7 +55,7 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	if !validID(id) {
 		return Caller{}, deny("webhook-id has a form that is not accepted")
 	}
-	sent, err := parseTimestamp(timestamp)
+	seconds, err := strconv.ParseUint(timestamp, 10, 40) // digits alone
 	if err != nil {
 		return Caller{}, deny("webhook-timestamp is not a time in seconds")
 	}
@@ -72,7 +74,7 @@ func (s *Signature) Verify(r *http.Request, body []byte) (Caller, error) {
 	if s.Now != nil {
 		now = s.Now
 	}
-	if age := now().Truncate(time.Second).Sub(sent); age > s.Tolerance || age < -s.Tolerance {
+	if age := now().Truncate(time.Second).Sub(time.Unix(int64(seconds), 0)); age > s.Tolerance || age < -s.Tolerance {
 		return Caller{Kind: KindSignature, ID: name}, fmt.Errorf("signature: %w", ErrExpired)
 	}
 	return Caller{Kind: KindSignature, ID: name, Delivery: id}, nil
@@ -122,21 +124,7 @@ func singleHeader(h http.Header, name string) (string, bool) {
 
 // validID reports whether id has 1 to 128 characters, all of them ASCII letters, digits, '-' or '_'.
 func validID(id string) bool {
-	if len(id) == 0 || len(id) > 128 {
-		return false
-	}
-	return strings.IndexFunc(id, func(c rune) bool {
-		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_'
-	}) < 0
-}
-
-// parseTimestamp parses seconds since 1970, digits only.
-func parseTimestamp(s string) (time.Time, error) {
-	seconds, err := strconv.ParseUint(s, 10, 40)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return time.Unix(int64(seconds), 0), nil
+	return 1 <= len(id) && len(id) <= 128 && strings.Trim(id, text.Alphanumeric+"-_") == ""
 }
 
 // parseSignatures returns the MACs of version v1 in a space-separated list of "version,base64". It ignores other

@@ -191,7 +191,7 @@ func (t *tableReader) findProblem(row Row, cells []string) string {
 			shortenText(row.Serial))
 	case strings.HasSuffix(row.Serial, "…") || strings.HasSuffix(row.Serial, "..."):
 		return fmt.Sprintf("%q was cut off where the table was printed; use Export-Csv instead", shortenText(row.Serial))
-	case row.Serial != "" && !isSerialNumber(row.Serial):
+	case row.Serial != "" && !graph.ValidSerialNumber(row.Serial):
 		return fmt.Sprintf("%q is not a serial number: at most 128 printable ASCII characters, with a letter or a digit", shortenText(row.Serial))
 	case row.Serial != "" && !t.options.Placeholders && isPlaceholder(row.Serial):
 		return fmt.Sprintf("%q is a placeholder that many devices share, not a serial number; -placeholders sends it",
@@ -237,13 +237,6 @@ func countReasons(counts map[string]int) string {
 		reasons[i] = fmt.Sprintf("%s %s", text.Number(counts[reason]), plainText(cmp.Or(reason, "no_code")))
 	}
 	return strings.Join(reasons, ", ")
-}
-
-// isSerialNumber is the rule of the function for a serial number without spaces at the ends.
-func isSerialNumber(s string) bool {
-	ascii := strings.IndexFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) < 0
-	named := strings.ContainsFunc(s, func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) })
-	return ascii && named && len(s) <= 128
 }
 
 // placeholders are serial numbers, reduced by plainName, that firmware and inventories give to devices without one.

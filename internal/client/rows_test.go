@@ -317,7 +317,7 @@ func FuzzReadRows(f *testing.F) {
 			return
 		}
 		for _, row := range table.Rows {
-			if _, err := graph.ParseDeviceID(row.ID); (row.ID == "") == (row.Serial == "") || row.ID != "" && err != nil || row.Serial != strings.TrimSpace(row.Serial) || row.Serial != "" && !isSerialNumber(row.Serial) {
+			if _, err := graph.ParseDeviceID(row.ID); (row.ID == "") == (row.Serial == "") || row.ID != "" && err != nil || row.Serial != strings.TrimSpace(row.Serial) || row.Serial != "" && !graph.ValidSerialNumber(row.Serial) {
 				t.Fatalf("%+v", row)
 			}
 			result := Result{Line: row.Line, DeviceID: row.ID, SerialNumber: row.Serial, Status: 200, Code: "unassigned", Message: row.Reference, Expected: row.Expected.String()}

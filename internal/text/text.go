@@ -7,6 +7,9 @@ import (
 	"unicode"
 )
 
+// Alphanumeric are the ASCII letters and digits, as a set for strings.Trim.
+const Alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 // Trim removes invisible characters from both ends of s: white space of every script, control characters (NUL and CR
 // among them), byte order marks and zero-width characters. Editors, shells and scripts add them unasked.
 func Trim(s string) string { return strings.TrimFunc(s, Invisible) }

@@ -397,6 +397,7 @@ func TestKeysAreReadBesideARequest(t *testing.T) {
 			if time.Since(last) >= 50*time.Second {
 				requests, last = requests+1, time.Now()
 			}
+			synctest.Wait() // the read has begun
 			for range 10 {
 				w.wantKeys(k.Current, "key-a=canary-key-a", "", w.Cloud.Count(azuresim.StepSecret), "at the same time")
 			}

@@ -25,11 +25,10 @@ import (
 
 // Secret is a version of a secret. Its value is only to be had by asking for it: it does not print.
 type Secret struct {
-	value       string
-	Trimmed     bool // invisible characters were removed from its ends
-	Version     string
-	ContentType string
-	Expires     time.Time // zero: never
+	value   string
+	Trimmed bool // invisible characters were removed from its ends
+	Version string
+	Expires time.Time // zero: never
 }
 
 // Value returns the secret itself.
@@ -105,12 +104,7 @@ func (a *askedForToken) GetToken(_ context.Context, o policy.TokenRequestOptions
 // (https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers). The SDK
 // would put any other text into the path.
 func ValidName(name string) bool {
-	for _, c := range []byte(name) {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return 1 <= len(name) && len(name) <= 127
+	return 1 <= len(name) && len(name) <= 127 && strings.Trim(name, text.Alphanumeric+"-") == ""
 }
 
 // Secret reads the current version of a secret, in one request. Its error is an *upstream.Error of the vault, or of
@@ -143,7 +137,7 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 		return Secret{}, reduceVault(err, seen, name)
 	}
 	stored := valueOf(resp.Value)
-	s := Secret{value: text.Trim(stored), ContentType: valueOf(resp.ContentType)}
+	s := Secret{value: text.Trim(stored)}
 	s.Trimmed = s.value != stored
 	s.Version = versionOf(resp.ID)
 	if a := resp.Attributes; a != nil && a.Expires != nil {
