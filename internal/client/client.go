@@ -33,14 +33,6 @@ const (
 // Evidence sets the headers that prove the caller of a request with this id and body, at the present time.
 type Evidence func(h http.Header, id string, body []byte)
 
-// Signature returns the Evidence of a signing key. It signs the id of the delivery.
-func Signature(key []byte) Evidence {
-	return func(h http.Header, id string, body []byte) { caller.Sign(h, key, "msg_"+id, time.Now(), body) }
-}
-
-// APIKey returns the Evidence of an API key.
-func APIKey(key string) Evidence { return headerEvidence("X-Api-Key", key) }
-
 // headerEvidence returns the Evidence of a header, beside which the delivery has its id.
 func headerEvidence(name, value string) Evidence {
 	return func(h http.Header, id string, _ []byte) {
@@ -49,14 +41,15 @@ func headerEvidence(name, value string) Evidence {
 	}
 }
 
+// decodeSignature reads a signing key, which signs the id of the delivery.
 func decodeSignature(text string) (Evidence, error) {
 	key, err := caller.DecodeSignatureKey(text)
-	return Signature(key), err
+	return func(h http.Header, id string, body []byte) { caller.Sign(h, key, "msg_"+id, time.Now(), body) }, err
 }
 
 func decodeAPIKey(text string) (Evidence, error) {
 	key, err := caller.DecodeAPIKey(text)
-	return APIKey(string(key)), err
+	return headerEvidence("X-Api-Key", string(key)), err
 }
 
 // decodeToken reads an access token of Entra ID: one word.

@@ -37,12 +37,16 @@ func isFinal(Response) bool { return false }
 // All attempts of a request have its id; the signed ones are signed anew.
 func TestClientRetries(t *testing.T) {
 	t.Parallel()
+	signature, err := decodeSignature("whsec_" + strings.Repeat("a2tr", 8))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		evidence Evidence
 		same     []string
 	}{
-		"signed":  {Signature([]byte(strings.Repeat("k", 24))), []string{"Webhook-Id"}},
-		"API key": {APIKey("k"), []string{"X-Api-Key", "Idempotency-Key"}},
+		"signed":  {signature, []string{"Webhook-Id"}},
+		"API key": {headerEvidence("X-Api-Key", "k"), []string{"X-Api-Key", "Idempotency-Key"}},
 		"token":   {headerEvidence("Authorization", "Bearer eyJ.e30.x"), []string{"Authorization", "Idempotency-Key"}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -83,7 +87,7 @@ func TestClientStopsWhileItWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{statuses: []int{503}, retryAfter: []string{"600"}}
-		c := Client{URL: contoso, Evidence: APIKey("k"), HTTP: s, Agent: "test", Retries: 3, Timeout: time.Second, Note: func(string) {}}
+		c := Client{URL: contoso, Evidence: headerEvidence("X-Api-Key", "k"), HTTP: s, Agent: "test", Retries: 3, Timeout: time.Second, Note: func(string) {}}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		start := time.Now()
@@ -99,7 +103,7 @@ func TestClientGivesUp(t *testing.T) {
 	t.Parallel()
 	var notes []string
 	c := Client{
-		URL: contoso, Evidence: APIKey("k"), HTTP: &script{statuses: []int{503}, retryAfter: []string{"1200"}}, Retries: 3, Timeout: time.Second,
+		URL: contoso, Evidence: headerEvidence("X-Api-Key", "k"), HTTP: &script{statuses: []int{503}, retryAfter: []string{"1200"}}, Retries: 3, Timeout: time.Second,
 		Note: func(text string) { notes = append(notes, text) },
 	}
 	if response, err := c.sendOrder(t.Context(), Order{}, isFinal); err != nil || response.Status != 503 || !slices.Equal(notes, []string{"503 Service Unavailable; Retry-After is 20m0s; giving up (limit 15m0s)"}) {
