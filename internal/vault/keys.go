@@ -28,8 +28,8 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(k.Name + ":" + reda
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.Name + ":" + redacted), nil }
 
 // Keys are the keys of one kind of callers. They are read on first use, again after a minute, and when a caller's
-// evidence matches no key. In the last ten seconds of that minute, a request has them read beside it, so that
-// the next one need not wait. The minute is the time in which a key that an operator disables is refused by every
+// evidence matches no key. In the last ten seconds of that minute, a request starts the next read in the background,
+// so that no request waits for it. The minute is the time in which a key that an operator disables is refused by every
 // instance, without a restart. Key Vault returns the value of an expired secret; Keys drops it. Evidence that matches
 // no key causes at most one read in five minutes.
 type Keys struct {
@@ -39,16 +39,27 @@ type Keys struct {
 
 	reads singleflight.Group[struct{}]
 
-	mu       sync.Mutex
-	known    map[string]knownKey
-	err      error     // of a key that is not known
-	askedAt  time.Time // when the last read began: its values may be as old
-	readAt   time.Time // when it ended
-	readNext time.Time // when they are due again
-	rereadAt time.Time // when they were read because nothing fitted
-	besideAt time.Time // when a read began that no request waits for
-	reading  bool      // a request waits: from the decision to read until the end of the read
+	mu           sync.Mutex
+	known        map[string]knownKey
+	err          error     // of a key that is not known
+	startedAt    time.Time // when the last read started: its values may be as old
+	endedAt      time.Time // when that read ended
+	readNext     time.Time // when the next read is due
+	mismatchAt   time.Time // when a read started because evidence matched no key
+	backgroundAt time.Time // when a read started in the background
+	reading      bool      // a request waits: from the decision to read until the end of the read
 }
+
+const (
+	keyTTL             = time.Minute      // a key is read again, so that a disabled key is refused within it
+	refreshAhead       = 10 * time.Second // before keyTTL ends, a request starts a read in the background
+	refreshWait        = 2 * time.Second  // a request waits for a read, if the known keys may be used without it
+	refreshAfter       = time.Hour        // known keys are not used without waiting for the vault
+	maxStale           = 24 * time.Hour   // a key is used while the vault is down
+	minRefreshInterval = 5 * time.Minute  // the least time between two reads because evidence matched no key
+	failureTTL         = 5 * time.Second  // a failure is not retried before, so that many callers cause one attempt
+	partialTTL         = 30 * time.Second // likewise, if some of several keys could be read
+)
 
 type knownKey struct {
 	Key
@@ -58,9 +69,6 @@ type knownKey struct {
 
 // isExpired reports whether a secret that expires at that time has done so.
 func isExpired(expires, now time.Time) bool { return !expires.IsZero() && !now.Before(expires) }
-
-// minRefreshInterval is the least time between two reads because of evidence that fits no key.
-const minRefreshInterval = 5 * time.Minute
 
 // Keys returns the keys in the secrets of those names, as decode reads them. It makes no request. An error of decode is
 // shown in the log: it must not have the value in it.
@@ -73,25 +81,25 @@ func (v *Vault) Keys(decode func(value string) ([]byte, error), names ...string)
 func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
-	due, age := !now.Before(k.readNext), now.Sub(k.askedAt)
-	recent := len(k.known) > 0 && age < refreshAfter
-	waits := due && !k.reading // one request does
-	if recent && waits {
+	age := now.Sub(k.startedAt)
+	due, usable := !now.Before(k.readNext), len(k.known) > 0 && age < refreshAfter
+	background := !due && age >= keyTTL-refreshAhead && now.Sub(k.backgroundAt) >= failureTTL
+	if background {
+		k.backgroundAt = now
+	}
+	waits := due && (!usable || !k.reading) // one request waits, the others use known keys
+	if waits && usable {
 		k.reading = true
 	}
-	beside := !due && age >= keyTTL-refreshAhead && now.Sub(k.besideAt) >= failureTTL
-	if beside {
-		k.besideAt = now
-	}
 	k.mu.Unlock()
-	switch {
-	case due && !recent:
-		return k.awaitRead(ctx, now)
-	case beside:
+	if background {
 		k.reads.Start(ctx, "", k.readIfDue(now))
-		return k.knownKeys()
+	}
+	switch {
 	case !waits:
 		return k.knownKeys()
+	case !usable:
+		return k.awaitRead(ctx, now)
 	}
 	// A vault that hangs must not hold the requests of callers whose keys are known.
 	limited, cancel := context.WithTimeout(ctx, refreshWait)
@@ -103,17 +111,17 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	return keys, err
 }
 
-// Refresh is Current for a caller whose evidence fits none of the keys: it reads them again, unless it did so lately
+// Refresh is Current for a caller whose evidence matches none of the keys: it reads them again, unless it did so lately
 // for the same reason.
 func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	now := time.Now()
 	k.mu.Lock()
-	join := k.reading || now.Sub(k.rereadAt) >= minRefreshInterval
-	if join && !k.reading {
-		k.rereadAt, k.reading = now, true
+	waits := k.reading || now.Sub(k.mismatchAt) >= minRefreshInterval
+	if waits && !k.reading {
+		k.mismatchAt, k.reading = now, true
 	}
 	k.mu.Unlock()
-	if join {
+	if waits {
 		return k.awaitRead(ctx, now)
 	}
 	return k.Current(ctx)
@@ -154,9 +162,9 @@ func (k *Keys) awaitRead(ctx context.Context, asked time.Time) ([]Key, error) {
 func (k *Keys) readIfDue(asked time.Time) func(context.Context) (struct{}, error) {
 	return func(ctx context.Context) (struct{}, error) {
 		k.mu.Lock()
-		ended := k.readAt.After(asked)
+		done := k.endedAt.After(asked)
 		k.mu.Unlock()
-		if !ended || k.isTooOld(asked) {
+		if !done || k.isTooOld(asked) {
 			k.readKeys(ctx)
 		}
 		return struct{}{}, nil
@@ -167,7 +175,7 @@ func (k *Keys) readIfDue(asked time.Time) func(context.Context) (struct{}, error
 func (k *Keys) isTooOld(asked time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return asked.Sub(k.askedAt) >= keyTTL
+	return asked.Sub(k.startedAt) >= keyTTL
 }
 
 // readKeys reads all keys at the same time and stores the result.
@@ -177,7 +185,7 @@ func (k *Keys) readKeys(ctx context.Context) {
 		expires time.Time
 		err     error
 	}
-	outcomes, begun := make([]outcome, len(k.names)), time.Now()
+	outcomes, started := make([]outcome, len(k.names)), time.Now()
 	var running sync.WaitGroup
 	for i, name := range k.names {
 		running.Go(func() {
@@ -200,12 +208,12 @@ func (k *Keys) readKeys(ctx context.Context) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	k.reading, k.askedAt, k.readAt, k.err = false, begun, now, nil
+	k.reading, k.startedAt, k.endedAt, k.err = false, started, now, nil
 	failed := 0
 	for i, name := range k.names {
 		err := outcomes[i].err
 		if err == nil {
-			k.known[name] = knownKey{Key{name, outcomes[i].value}, begun, outcomes[i].expires}
+			k.known[name] = knownKey{Key{name, outcomes[i].value}, started, outcomes[i].expires}
 			continue
 		}
 		failed++
@@ -220,7 +228,7 @@ func (k *Keys) readKeys(ctx context.Context) {
 	}
 	switch {
 	case failed == 0:
-		k.readNext = begun.Add(keyTTL)
+		k.readNext = started.Add(keyTTL)
 	case upstream.WarmUp(ctx):
 		k.readNext = now
 	case len(k.known) > 0:

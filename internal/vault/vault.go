@@ -207,14 +207,3 @@ func KeepsSecret(err error) bool {
 	}
 	return true
 }
-
-// The lifetimes of a read value.
-const (
-	keyTTL       = time.Minute      // a caller's key is read again, so that a disabled key is refused within it
-	refreshAhead = 10 * time.Second // a request has keys read beside it before keyTTL ends
-	refreshWait  = 2 * time.Second  // a request waits for that, if keys of the last hour are known
-	refreshAfter = time.Hour        // keys are not used without waiting for the vault
-	maxStale     = 24 * time.Hour   // a key is used so long while the vault is down
-	failureTTL   = 5 * time.Second  // a failure is not retried before, so that many callers cause one attempt
-	partialTTL   = 30 * time.Second // likewise, if some of several keys could be read
-)
