@@ -1,7 +1,6 @@
 package graph
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 
@@ -57,51 +56,45 @@ func (a Account) Assigned() bool {
 
 // UnmarshalJSON decodes a device. It never fails, since one odd row must not spoil a page: the ID is zero if the
 // value has no valid id, and a property of another type is empty.
-func (d *Device) UnmarshalJSON(text []byte) error {
-	_ = d.decode(text)
+func (d *Device) UnmarshalJSON(row []byte) error {
+	_ = d.decode(row)
 	return nil
 }
 
-// decode is UnmarshalJSON with an error if text is not an object.
-func (d *Device) decode(text []byte) error {
-	var row struct {
-		ID                  property `json:"id"`
-		SerialNumber        property `json:"serialNumber"`
-		GroupTag            property `json:"groupTag"`
-		UserPrincipalName   property `json:"userPrincipalName"`
-		AddressableUserName property `json:"addressableUserName"`
-		ResourceName        property `json:"resourceName"`
-	}
+var errNoDevice = errors.New("not a device: no object")
+
+// decode is UnmarshalJSON with an error if row, which is valid JSON, is not an object.
+func (d *Device) decode(row []byte) error {
 	*d = Device{}
-	if err := json.Unmarshal(text, &row); err != nil {
-		return err
+	if !text.IsObject(row) && string(row) != "null" {
+		return errNoDevice
 	}
-	d.ID, _ = ParseDeviceID(row.ID.value) // zero if it is invalid
-	d.SerialNumber, d.GroupTag = strings.TrimSpace(row.SerialNumber.value), row.GroupTag.value
-	d.Account = Account{
-		UserPrincipalName:   row.UserPrincipalName.value,
-		AddressableUserName: row.AddressableUserName.value,
-		ResourceName:        row.ResourceName.value,
+	id, known, odd := "", false, false
+	for name, value := range text.Members(row) {
+		field, ofAccount := &id, false
+		switch string(name) {
+		case `"id"`:
+		case `"serialNumber"`:
+			field = &d.SerialNumber
+		case `"groupTag"`:
+			field = &d.GroupTag
+		case `"userPrincipalName"`:
+			field, ofAccount = &d.Account.UserPrincipalName, true
+		case `"addressableUserName"`:
+			field, ofAccount = &d.Account.AddressableUserName, true
+		case `"resourceName"`:
+			field, ofAccount = &d.Account.ResourceName, true
+		default:
+			continue
+		}
+		content, ok := text.Unquote(value)
+		*field = content
+		if ok = ok || string(value) == "null"; ofAccount {
+			known, odd = known || ok, odd || !ok
+		}
 	}
-	known, odd := false, false
-	for _, p := range []property{row.UserPrincipalName, row.AddressableUserName, row.ResourceName} {
-		known, odd = known || p.known, odd || p.odd
-	}
+	d.ID, _ = ParseDeviceID(id) // zero if it is invalid
+	d.SerialNumber = strings.TrimSpace(d.SerialNumber)
 	d.Account.Unknown = !d.Account.Assigned() && (odd || !known)
-	return nil
-}
-
-// property is a string property of a device.
-type property struct {
-	value string
-	known bool // a string or null
-	odd   bool // of another type
-}
-
-// UnmarshalJSON never fails.
-func (p *property) UnmarshalJSON(data []byte) error {
-	value, ok := text.Unquote(data)
-	ok = ok || string(data) == "null"
-	*p = property{value: value, known: ok, odd: !ok}
 	return nil
 }

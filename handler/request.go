@@ -382,15 +382,11 @@ func cleanLabel(s string, limit int) string {
 // the member is null. It returns notObject if value is no object, and refuses unknown and duplicate fields. value is
 // valid JSON.
 func readObject(value []byte, notObject error, fieldReader func(field string) fieldReader) error {
-	value = trimSpace(value)
-	if value[0] != '{' {
+	if !text.IsObject(value) {
 		return notObject
 	}
 	seen := map[string]bool{}
-	for rest := trimSpace(value[1:]); rest[0] != '}'; rest = trimSpace(bytes.TrimPrefix(rest, []byte(","))) {
-		var name, member json.RawMessage
-		name, rest = cutValue(rest)
-		member, rest = cutValue(trimSpace(rest[1:])) // behind the colon
+	for name, member := range text.Members(value) {
 		field, ok := text.Unquote(name)
 		if !ok {
 			return notObject
@@ -412,33 +408,6 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 	}
 	return nil
 }
-
-// cutValue cuts text behind the JSON value that it begins with, and behind the white space that follows. Text is inside an
-// object, and valid JSON.
-func cutValue(text []byte) (value, rest []byte) {
-	depth, quoted := 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case depth == 0 && strings.IndexByte(",:]}"+whiteSpace, c) >= 0:
-			return text[:i], trimSpace(text[i:])
-		case c == '{' || c == '[':
-			depth++
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return text, nil
-}
-
-// whiteSpace is the white space of JSON.
-const whiteSpace = " \t\r\n"
-
-func trimSpace(text []byte) []byte { return bytes.TrimLeft(text, whiteSpace) }
 
 // isBlank reports whether s has no character but spaces.
 func isBlank(s string) bool { return strings.TrimSpace(s) == "" }

@@ -3,6 +3,8 @@ package text
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -19,3 +21,51 @@ func Unquote(value []byte) (s string, ok bool) {
 	ok = json.Unmarshal(value, &decoded) == nil
 	return decoded, ok
 }
+
+// IsObject reports whether a valid JSON value is an object.
+func IsObject(value []byte) bool { return bytes.HasPrefix(trimSpace(value), []byte("{")) }
+
+// Members returns the members of a JSON value in order, each as its name in quotes and its value. The value is valid, and has no
+// members unless it is an object.
+func Members(value []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		if !IsObject(value) {
+			return
+		}
+		for rest := trimSpace(trimSpace(value)[1:]); rest[0] != '}'; rest = trimSpace(bytes.TrimPrefix(rest, []byte(","))) {
+			var name, member []byte
+			name, rest = cutValue(rest)
+			member, rest = cutValue(trimSpace(rest[1:])) // behind the colon
+			if !yield(name, member) {
+				return
+			}
+		}
+	}
+}
+
+// cutValue cuts text behind the JSON value that it begins with, and behind the white space that follows. Text is inside an
+// object, and valid JSON.
+func cutValue(text []byte) (value, rest []byte) {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case depth == 0 && strings.IndexByte(",:]}"+whiteSpace, c) >= 0:
+			return text[:i], trimSpace(text[i:])
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return text, nil
+}
+
+// whiteSpace is the white space of JSON.
+const whiteSpace = " \t\r\n"
+
+func trimSpace(text []byte) []byte { return bytes.TrimLeft(text, whiteSpace) }
