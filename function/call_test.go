@@ -19,7 +19,6 @@ import (
 
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/demo"
-	"autopilot-unassign/internal/text"
 )
 
 func noEnv(string) string { return "" }
@@ -97,7 +96,7 @@ func TestRun(t *testing.T) {
 
 func TestServeSimulated(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
-	out := &text.Buffer{}
+	out := &azuresim.Buffer{}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, noEnv, nil, out, out)
@@ -134,7 +133,7 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 		mu      sync.Mutex
 		served  int
 		process *exec.Cmd
-		stderr  *text.Buffer
+		stderr  *azuresim.Buffer
 	)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
@@ -154,7 +153,7 @@ func TestCallCSVStoppedBySignal(t *testing.T) {
 	key := writeFile(t, "key", s.WebhookKey)
 	start := func() int {
 		mu.Lock()
-		stderr = &text.Buffer{}
+		stderr = &azuresim.Buffer{}
 		process = exec.Command(binary, "call", "-url", server.URL, "-secret-file", key, "-csv", file)
 		process.Stderr = stderr
 		err := process.Start()
@@ -191,7 +190,7 @@ func TestCallStoppedTwice(t *testing.T) {
 	}))
 	defer server.Close()
 	key := writeFile(t, "key", encodeKey(canaryKey))
-	stderr := &text.Buffer{}
+	stderr := &azuresim.Buffer{}
 	process := exec.CommandContext(t.Context(), binary, "call", "-url", server.URL, "-secret-file", key, "-device",
 		someDevice, "-retries", "0", "-timeout", "20s")
 	process.Stderr = stderr

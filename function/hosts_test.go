@@ -26,7 +26,6 @@ import (
 	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/hosttest/lambda"
 	"autopilot-unassign/internal/hosttest/simulated"
-	"autopilot-unassign/internal/text"
 )
 
 // binary is the program, built once for the tests that start it as a process.
@@ -191,7 +190,7 @@ func (d lambdaDeployment) stop()           { d.Stop() }
 type localDeployment struct {
 	url     string
 	process *exec.Cmd
-	out     *text.Buffer
+	out     *azuresim.Buffer
 	ended   sync.WaitGroup
 }
 
@@ -199,7 +198,7 @@ var listening = regexp.MustCompile(`"message":"listening".*"address":"([^"]+)"`)
 
 func startLocal(t *testing.T, env []string) deployment {
 	t.Helper()
-	d := &localDeployment{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0"), out: &text.Buffer{}}
+	d := &localDeployment{process: exec.Command(binary, "serve", "-listen", "127.0.0.1:0"), out: &azuresim.Buffer{}}
 	d.process.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, env...)
 	d.process.Stdout, d.process.Stderr = d.out, d.out
 	if err := d.process.Start(); err != nil {
@@ -235,7 +234,7 @@ const requestTimeout = 5 * time.Second
 
 // adapted is the program in this process, behind the adapter of a host.
 type adapted struct {
-	out    *text.Buffer
+	out    *azuresim.Buffer
 	answer func(ctx context.Context, s sent) (got, error)
 }
 
@@ -273,7 +272,7 @@ func adapt(t *testing.T, c *azuresim.Cloud, host string, settings []string, log 
 // startInProcess is adapt for all hosts, as a deployment.
 func startInProcess(t *testing.T, c *azuresim.Cloud, host string, settings []string) deployment {
 	t.Helper()
-	d := adapted{out: &text.Buffer{}}
+	d := adapted{out: &azuresim.Buffer{}}
 	log := app.NewLog(d.out, slog.LevelInfo)
 	a, h := adapt(t, c, host, settings, log)
 	if host == config.Lambda {

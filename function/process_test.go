@@ -18,7 +18,6 @@ import (
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/hosttest/functions"
 	"autopilot-unassign/internal/hosttest/simulated"
-	"autopilot-unassign/internal/text"
 )
 
 // deploy serves the cloud and starts the program on it under a host, both until the test ends.
@@ -308,7 +307,7 @@ func TestUnusedSecretIsReported(t *testing.T) {
 			"AZURE_TENANT_ID", tenantID), false},
 	} {
 		ctx, stop := context.WithCancel(t.Context())
-		out := &text.Buffer{}
+		out := &azuresim.Buffer{}
 		ended := make(chan error, 1)
 		go func() {
 			ended <- run(ctx, []string{"unassign", "serve", "-listen", "127.0.0.1:0"}, test.getenv, nil, out, out)

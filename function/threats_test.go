@@ -24,7 +24,6 @@ import (
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
-	"autopilot-unassign/internal/text"
 )
 
 // listeners starts the program on the two hosts where it listens itself, with no host in front of it.
@@ -40,7 +39,7 @@ func listeners(t *testing.T, env []string) map[string]*localDeployment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := &localDeployment{url: "http://" + address, process: exec.Command(binary), out: &text.Buffer{}}
+	worker := &localDeployment{url: "http://" + address, process: exec.Command(binary), out: &azuresim.Buffer{}}
 	worker.process.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
 		"FUNCTIONS_CUSTOMHANDLER_PORT=" + port,
@@ -208,7 +207,7 @@ func (fallingOver) UnassignResourceAccount(context.Context, ...graph.DeviceID) [
 // the caller or the host try again, and the next one is answered too.
 func TestPanicOnEveryHost(t *testing.T) {
 	t.Parallel()
-	out := &text.Buffer{}
+	out := &azuresim.Buffer{}
 	log := app.NewLog(out, slog.LevelInfo)
 	h := handler.New(handler.Options{
 		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{

@@ -24,7 +24,6 @@ import (
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/hosttest/flow"
 	"autopilot-unassign/internal/hosttest/simulated"
-	"autopilot-unassign/internal/text"
 )
 
 // office is the surroundings of a flow: the program on a simulated cloud, a list in SharePoint, an approver and a
@@ -33,8 +32,8 @@ type office struct {
 	t         *testing.T
 	cloud     *azuresim.Cloud
 	program   *httptest.Server
-	log       text.Buffer // of the program
-	address   string      // of another server than the program
+	log       azuresim.Buffer // of the program
+	address   string          // of another server than the program
 	host      flow.Host
 	list      string // its title
 	rows      []map[string]any

@@ -14,7 +14,6 @@ import (
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/hosttest/simulated"
-	"autopilot-unassign/internal/text"
 )
 
 const (
@@ -31,7 +30,7 @@ type tokens struct {
 	t       *testing.T
 	cloud   *azuresim.Cloud
 	handler *app.App
-	log     text.Buffer
+	log     azuresim.Buffer
 }
 
 func newTokens(t *testing.T, settings ...string) *tokens {

@@ -142,7 +142,7 @@ func TestCallDoctor(t *testing.T) {
 	t.Parallel()
 	s, err := demo.New(func(name string) string {
 		return map[string]string{"OPERATOR_CALLERS": demo.APIKeyName, "RATE_LIMIT": "0"}[name]
-	}, &text.Buffer{}, "test")
+	}, &azuresim.Buffer{}, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

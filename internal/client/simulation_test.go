@@ -18,7 +18,6 @@ import (
 
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/demo"
-	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -135,7 +134,7 @@ func callList(ctx context.Context, t *testing.T, s *demo.Simulation, w *loopback
 	args ...string,
 ) (string, error) {
 	t.Helper()
-	var stderr text.Buffer
+	var stderr azuresim.Buffer
 	w.handler = s.App
 	program := Program{
 		Version: "test", HTTP: w, Getenv: noEnv, Stdin: strings.NewReader(s.APIKey), Stdout: io.Discard,

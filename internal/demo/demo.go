@@ -25,7 +25,7 @@ import (
 // Play plays the main job on the simulated cloud, over HTTP on this machine. Its error names the first result that is
 // not as announced. It prints a summary of one screen, or with verbose every request, response and record.
 func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, version string, verbose bool) error {
-	logs := &text.Buffer{}
+	logs := &azuresim.Buffer{}
 	s, err := New(getenv, logs, version)
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, ver
 type play struct {
 	*Simulation
 	url      string
-	logs     *text.Buffer
+	logs     *azuresim.Buffer
 	out      io.Writer
 	coloured bool
 	verbose  bool

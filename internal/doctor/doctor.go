@@ -211,10 +211,6 @@ func (e Examination) Run(ctx context.Context) (Report, error) {
 // ForApp returns the Examine of an app that runs with c. It reads the settings again.
 func ForApp(c config.Config, transport policy.Transporter, version string) app.Examine {
 	return func(ctx context.Context) (slog.LogValuer, error) {
-		r, err := Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}.Run(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return r, nil
+		return Examination{Getenv: c.Getenv, Host: c.Host, Transport: transport, Version: version}.Run(ctx)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"autopilot-unassign/internal/azsdk"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/entra"
-	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 	"autopilot-unassign/internal/vault"
 )
@@ -42,7 +41,7 @@ type World struct {
 	T       *testing.T
 	Cloud   *azuresim.Cloud
 	Vault   *vault.Vault
-	Log     *text.Buffer
+	Log     *azuresim.Buffer
 	Options azsdk.Options
 }
 
@@ -54,7 +53,7 @@ func RunInWorld(t *testing.T, test func(w *World)) {
 	t.Setenv("IDENTITY_ENDPOINT", "http://169.254.169.254/msi/token")
 	t.Setenv("IDENTITY_HEADER", "simulated-identity-header")
 	synctest.Test(t, func(t *testing.T) {
-		w := &World{T: t, Cloud: azuresim.New(), Log: &text.Buffer{}}
+		w := &World{T: t, Cloud: azuresim.New(), Log: &azuresim.Buffer{}}
 		w.Rewire(w.Cloud, entra.ManagedIdentity)
 		w.Cloud.SetAppSecrets(OldSecret)
 		w.Cloud.PutSecret(AppSecretName, azuresim.Secret{Value: OldSecret})

@@ -1,11 +1,11 @@
-package text
+package azuresim
 
 import (
 	"bytes"
 	"sync"
 )
 
-// Buffer is a buffer that one goroutine may read while another writes to it.
+// Buffer is the log of a simulation: one goroutine may read it while another writes to it.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
