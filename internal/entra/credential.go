@@ -195,10 +195,8 @@ func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOpti
 		return token, err
 	}
 	switch {
-	case justRead && before != nil:
-		return c.signInWithBefore(ctx, before, o, failed)
 	case justRead:
-		return c.signInWithOlder(ctx, o, failed)
+		return c.signInWithOlder(ctx, before, o, failed)
 	case time.Since(c.rereadAt) < minReread:
 		return token, err
 	}
@@ -209,31 +207,36 @@ func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOpti
 	}
 	c.rereadAt = rereadAt
 	if c.secret.Version == version {
-		return c.signInWithOlder(ctx, o, failed)
+		return c.signInWithOlder(ctx, nil, o, failed)
 	}
 	return c.signInWith(ctx, c.signed, o)
 }
 
-// signInWithBefore requests a token with the version in memory after Entra ID refused the version that was just read: a
-// certificate that renews itself has a version that the app does not have yet. It returns refusal if that fails too.
-func (c *Credential) signInWithBefore(
+// signInWithOlder requests a token with an older version after Entra ID refused the newest one: a certificate that
+// renews itself has a version that the app does not have yet. It uses before, the version in memory, or the versions in
+// the vault if that is nil, and keeps the accepted one until the secret is read again. It returns refusal if all fail.
+func (c *Credential) signInWithOlder(
 	ctx context.Context, before azcore.TokenCredential, o policy.TokenRequestOptions, refusal *upstream.Error,
 ) (azcore.AccessToken, error) {
-	token, err := c.signInWith(ctx, before, o)
-	if err != nil {
-		return azcore.AccessToken{}, refusal
+	older := []azcore.TokenCredential{before}
+	if before == nil {
+		older = c.readOlder(ctx)
 	}
-	c.keepOlder(ctx, before, refusal)
-	return token, nil
+	for _, signed := range older {
+		if token, err := c.signInWith(ctx, signed, o); err == nil {
+			c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; "+
+				"the version before is used: add the newest to the app", slog.String("secret", c.name), slog.Any("error", refusal))
+			c.signed = signed
+			return token, nil
+		}
+	}
+	return azcore.AccessToken{}, refusal
 }
 
-// signInWithOlder requests a token with the older versions in the vault: no other version is in memory. It returns refusal
-// if all fail.
-func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestOptions,
-	refusal *upstream.Error,
-) (azcore.AccessToken, error) {
+// readOlder returns the token sources of the older versions in the vault.
+func (c *Credential) readOlder(ctx context.Context) (sources []azcore.TokenCredential) {
 	if c.older == nil {
-		return azcore.AccessToken{}, refusal
+		return nil
 	}
 	c.stage.Store(upstream.Vault)
 	older, err := c.older(ctx, c.secret.Version)
@@ -242,23 +245,11 @@ func (c *Credential) signInWithOlder(ctx context.Context, o policy.TokenRequestO
 			slog.String("secret", c.name), slog.Any("error", err))
 	}
 	for _, secret := range older {
-		signed, err := c.signIn(secret)
-		if err != nil {
-			continue
-		}
-		if token, err := c.signInWith(ctx, signed, o); err == nil {
-			c.keepOlder(ctx, signed, refusal)
-			return token, nil
+		if signed, err := c.signIn(secret); err == nil {
+			sources = append(sources, signed)
 		}
 	}
-	return azcore.AccessToken{}, refusal
-}
-
-// keepOlder keeps an older version in use until the secret is read again, and warns.
-func (c *Credential) keepOlder(ctx context.Context, older azcore.TokenCredential, refusal *upstream.Error) {
-	c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; "+
-		"the version before is used: add the newest to the app", slog.String("secret", c.name), slog.Any("error", refusal))
-	c.signed = older
+	return sources
 }
 
 // readIfDue reads the secret if that is due, and reports whether it did.
