@@ -286,12 +286,12 @@ func (d *diagnosis) credentialStep(blocked string) *step {
 }
 
 func (d *diagnosis) recordCertificate(f *Finding, s vault.Secret) {
-	cert, err := s.Certificate()
+	certs, _, err := s.KeyPair()
 	if err != nil {
 		f.markFailed(d.fixOf(f, f.renew), "it %v", err)
 		return
 	}
-	d.recordExpiry(f, "an RSA key and its certificate", "Entra ID decides whether it is valid", cert.NotAfter)
+	d.recordExpiry(f, "an RSA key and its certificate", "Entra ID decides whether it is valid", certs[0].NotAfter)
 }
 
 // recordExpiry records the expiry of a secret or a certificate, which is zero if there is none. late says why an

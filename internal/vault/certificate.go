@@ -85,16 +85,6 @@ func (v *Vault) listVersions(ctx context.Context, name string) ([]*azsecrets.Sec
 	return versions, nil
 }
 
-// Certificate returns the certificate in s, without its key. The error says in fixed words why an app cannot sign in
-// with it.
-func (s Secret) Certificate() (*x509.Certificate, error) {
-	certs, _, err := s.KeyPair()
-	if err != nil {
-		return nil, err
-	}
-	return certs[0], nil
-}
-
 // certificateError names the fault of a certificate in fixed words.
 type certificateError string
 
