@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"autopilot-unassign/handler/caller"
@@ -37,7 +38,17 @@ func signed(tb testing.TB, key string, at time.Time) *http.Request {
 	return r
 }
 
-func clock(at time.Time) func() time.Time { return func() time.Time { return at } }
+// verifyAt has v verify a request at a time.
+func verifyAt(
+	t *testing.T, at time.Time, v caller.Verifier, r *http.Request, body string,
+) (who caller.Caller, err error) {
+	t.Helper()
+	synctest.Test(t, func(*testing.T) {
+		time.Sleep(time.Until(at))
+		who, err = v.Verify(r, []byte(body))
+	})
+	return who, err
+}
 
 // The vector of the Standard Webhooks specification.
 const (
@@ -63,8 +74,8 @@ func TestSignaturePublishedVector(t *testing.T) {
 	r.Header.Set("webhook-id", vectorID)
 	r.Header.Set("webhook-timestamp", fmt.Sprint(vectorTimestamp))
 	r.Header.Set("webhook-signature", vectorSignature)
-	v := caller.Signature{Keys: fixed{{Name: "vector", Value: key}}, Tolerance: 300 * time.Second, Now: clock(at)}
-	who, err := v.Verify(r, []byte(vectorBody))
+	v := caller.Signature{Keys: fixed{{Name: "vector", Value: key}}, Tolerance: 300 * time.Second}
+	who, err := verifyAt(t, at, &v, r, vectorBody)
 	if err != nil || who != (caller.Caller{Kind: caller.KindSignature, ID: "vector", Delivery: vectorID}) {
 		t.Errorf("Verify = %v, %v", who, err)
 	}
@@ -106,7 +117,7 @@ func TestSignatureKeysInRotation(t *testing.T) {
 			}
 			r := signed(t, test.signedBy[0], now)
 			r.Header.Set("webhook-signature", strings.Join(signatures, " "))
-			v := caller.Signature{Keys: keys[test.known], Tolerance: 300 * time.Second, Now: clock(now)}
+			v := caller.Signature{Keys: keys[test.known], Tolerance: 300 * time.Second}
 			who, err := v.Verify(r, []byte("{}"))
 			if test.want == "" && !errors.Is(err, caller.ErrDenied) {
 				t.Errorf("Verify = %v, %v; want ErrDenied", who, err)
@@ -125,14 +136,14 @@ func TestSignatureTimeWindow(t *testing.T) {
 		refused bool
 	}{{-301, true}, {-300, false}, {0, false}, {300, false}, {301, true}, {-365 * 86400, true}, {365 * 86400, true}} {
 		r := signed(t, oldKey, time.Unix(now.Unix()+int64(test.offset), 0))
-		v := caller.Signature{Keys: fixed{named("old", oldKey)}, Tolerance: 300 * time.Second, Now: clock(now)}
-		_, err := v.Verify(r, []byte("{}"))
+		v := caller.Signature{Keys: fixed{named("old", oldKey)}, Tolerance: 300 * time.Second}
+		_, err := verifyAt(t, now, &v, r, "{}")
 		if test.refused != errors.Is(err, caller.ErrExpired) || (!test.refused && err != nil) {
 			t.Errorf("at %+d s: %v", test.offset, err)
 		}
 		// A stranger does not learn about the window.
 		r = signed(t, otherKey, time.Unix(now.Unix()+int64(test.offset), 0))
-		if _, err := v.Verify(r, []byte("{}")); !errors.Is(err, caller.ErrDenied) {
+		if _, err := verifyAt(t, now, &v, r, "{}"); !errors.Is(err, caller.ErrDenied) {
 			t.Errorf("at %+d s, signed with an unknown key: %v, want ErrDenied", test.offset, err)
 		}
 	}
@@ -174,7 +185,7 @@ func TestSignatureForm(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := signed(t, oldKey, now)
 			change(r.Header)
-			v := caller.Signature{Keys: fixed{named("old", oldKey)}, Tolerance: 300 * time.Second, Now: clock(now)}
+			v := caller.Signature{Keys: fixed{named("old", oldKey)}, Tolerance: 300 * time.Second}
 			if who, err := v.Verify(r, []byte("{}")); !errors.Is(err, caller.ErrDenied) {
 				t.Errorf("Verify = %v, %v; want ErrDenied", who, err)
 			}
@@ -219,7 +230,7 @@ func TestMatchReadsKeysAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			keys := test.keys
 			for _, v := range []caller.Verifier{
-				&caller.Signature{Keys: &keys, Tolerance: time.Minute, Now: clock(now)},
+				&caller.Signature{Keys: &keys, Tolerance: time.Minute},
 				&caller.APIKey{Keys: &keys},
 			} {
 				keys.refreshed = 0
@@ -358,8 +369,8 @@ func FuzzSignature(f *testing.F) {
 		r.Header["Webhook-Id"] = []string{gotID}
 		r.Header["Webhook-Timestamp"] = []string{gotTimestamp}
 		r.Header["Webhook-Signature"] = []string{gotSignature}
-		v := caller.Signature{Keys: fixed{named("old", oldKey)}, Tolerance: time.Minute, Now: clock(at)}
-		_, err := v.Verify(r, gotBody)
+		v := caller.Signature{Keys: fixed{named("old", oldKey)}, Tolerance: time.Minute}
+		_, err := verifyAt(t, at, &v, r, string(gotBody))
 		if gotID == id && gotTimestamp == timestamp && gotSignature == signature && string(gotBody) == body {
 			if err != nil {
 				t.Fatalf("the message as signed: %v", err)

@@ -67,7 +67,7 @@ var noon = time.Date(2026, 11, 24, 12, 0, 0, 500, time.UTC)
 func tokenVerifier(keys caller.SigningKeys) *caller.Token {
 	return &caller.Token{
 		Keys: keys, Tenants: []string{tenant}, Audiences: []string{audienceURI, audienceID}, Role: "Device.Unassign", Scope: "user_impersonation",
-		IssuerV1: "https://sts.windows.net/", IssuerV2: "https://login.microsoftonline.com/", Now: clock(noon),
+		IssuerV1: "https://sts.windows.net/", IssuerV2: "https://login.microsoftonline.com/",
 	}
 }
 
@@ -111,14 +111,14 @@ func genuine(tb testing.TB, claims claimSet) string {
 	return issue(tb, jwt.SigningMethodRS256, entraKey(), nil, claims)
 }
 
-// verify returns the verdict of v on a request with this Authorization header.
-func verify(tb testing.TB, v caller.Verifier, authorization ...string) (caller.Caller, error) {
-	tb.Helper()
-	r := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, "/api/unassign", nil)
+// verify returns the verdict of v at noon on a request with this Authorization header.
+func verify(t *testing.T, v caller.Verifier, authorization ...string) (caller.Caller, error) {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/unassign", nil)
 	r.Header["Authorization"] = authorization
-	who, err := v.Verify(r, nil)
+	who, err := verifyAt(t, noon, v, r, "")
 	if err != nil && (strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "eyJ")) {
-		tb.Errorf("the error has parts of the token: %v", err)
+		t.Errorf("the error has parts of the token: %v", err)
 	}
 	return who, err
 }
