@@ -122,6 +122,7 @@ type request struct {
 	claims          string                // that the token must meet; "" for none
 	decode          func(io.Reader) error // reads the body of a success
 	write           bool                  // counts against the limit of writes
+	short           bool                  // the response is too short for compression to save anything
 }
 
 // outcome is the result of a request after its last try.
@@ -195,6 +196,9 @@ func (c *Client) sendOnce(
 	if r.body != nil {
 		req.Header["Content-Type"] = mediaJSON
 	}
+	if r.short {
+		req.Header["Accept-Encoding"] = uncompressed // or net/http asks for gzip
+	}
 	upstream.Tried(ctx)
 	resp, err := c.transport.Do(req)
 	if err != nil {
@@ -240,6 +244,9 @@ type bearer struct {
 // mediaJSON is the value of Accept and Content-Type.
 var mediaJSON = []string{"application/json"} //nolint:gochecknoglobals // a constant
 
+// uncompressed is the value of Accept-Encoding for a short response.
+var uncompressed = []string{"identity"} //nolint:gochecknoglobals // a constant
+
 // isForeign reports whether resp is of a proxy or a firewall on the way: every response of Graph has a request-id, and
 // none is HTML. A 429 or a failure of the 5xx class says the same with or without one.
 func isForeign(resp *http.Response) bool {
@@ -263,8 +270,10 @@ func requestID(h http.Header) string { return upstream.PlainCode(h.Get("Request-
 
 // getJSON decodes the resource at address into v. Its error is an *upstream.Error.
 func (c *Client) getJSON(ctx context.Context, address string, v any) error {
-	id := newClientRequestID(ctx)
-	o := c.send(ctx, request{method: http.MethodGet, address: address, clientRequestID: id, decode: decodeInto(v)})
+	_, short := v.(*Device)
+	o := c.send(ctx, request{
+		method: http.MethodGet, address: address, clientRequestID: newClientRequestID(ctx), decode: decodeInto(v), short: short,
+	})
 	if o.failure != nil {
 		return o.failure
 	}

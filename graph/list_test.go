@@ -300,3 +300,20 @@ func TestSample(t *testing.T) {
 		})
 	}
 }
+
+// Compressing one device costs more than it saves. A page is worth it, and net/http sees to that unless a request names an encoding.
+func TestAskForCompressedPages(t *testing.T) {
+	r := &recorder{answers: []string{`{"value":[]}`}}
+	client := r.client(t)
+	client.Find(t.Context(), graph.Selector{ID: device(1)})
+	client.UnassignResourceAccount(t.Context(), device(1))
+	for range client.All(t.Context()) {
+	}
+	encodings := make([]string, len(r.requests))
+	for i, req := range r.requests {
+		encodings[i] = req.Header.Get("Accept-Encoding")
+	}
+	if want := []string{"identity", "identity", ""}; !slices.Equal(encodings, want) {
+		t.Errorf("%q, want %q", encodings, want)
+	}
+}
