@@ -16,7 +16,6 @@ import (
 // maxPages bounds the pages of one list. Graph puts about a thousand devices on one.
 const maxPages = 1000
 
-// page is a page of the collection.
 type page struct {
 	Value    []Device
 	NextLink string `json:"@odata.nextLink"`

@@ -95,7 +95,6 @@ func decodeQuery(r *http.Request) (deviceQuery, error) {
 	return query, nil
 }
 
-// listDevices returns a page of the device list for a caller.
 func (h *Handler) listDevices(ctx context.Context, caller string, query deviceQuery) (DevicePage, error) {
 	page := DevicePage{Devices: []ListedDevice{}}
 	var devices []graph.Device

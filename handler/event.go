@@ -24,7 +24,6 @@ type Event struct {
 	invalid error // a *refusal of Text; nil for an event that can be carried out
 }
 
-// sweepArgs are the arguments of a sweep.
 type sweepArgs struct {
 	groupTag string // "" for the one in the settings
 	dryRun   bool

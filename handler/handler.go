@@ -44,8 +44,6 @@ type Devices interface {
 	UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result
 }
 
-var _ Devices = (*graph.Client)(nil)
-
 // Options are the dependencies and settings of a Handler. Devices, Verifier, Log and Timeout are required.
 type Options struct {
 	Devices Devices
@@ -143,7 +141,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	serve(w, r, o).send(w)
 }
 
-// newOrigin returns the origin of a request or an event.
 func newOrigin(ctx context.Context, start time.Time, requestID string) *origin {
 	o := &origin{requestID: requestID, start: start, trace: &upstream.Trace{}}
 	o.invocation, _ = ctx.Value(invocationKey{}).(Invocation)

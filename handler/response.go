@@ -207,7 +207,6 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 	return jsonResponse(status, failureType(r.Header), body)
 }
 
-// listBody returns the result of d in a list.
 func (d *device) listBody() any {
 	if d.result.failed() {
 		return newFailure(d.result, d)
@@ -294,7 +293,6 @@ func newFailure(ended result, d *device) Failure {
 	return body
 }
 
-// docsOf returns the address of a code's documentation.
 func docsOf(code Code) string { return "docs/errors.md#" + string(code) }
 
 // quoteField returns the name of a field as the caller wrote it, cut and in plain ASCII.

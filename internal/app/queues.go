@@ -126,7 +126,6 @@ func (q *Queues) DeadLetter(ctx context.Context, sourceARN string, body []byte, 
 	return q.call(ctx, target, "SendMessage", object{"MessageBody": string(body), "MessageAttributes": attributes}, nil)
 }
 
-// deadLetterQueue returns the ARN of the dead-letter queue of a queue.
 func (q *Queues) deadLetterQueue(ctx context.Context, sourceARN string) (string, error) {
 	if q == nil {
 		return "", errNoRole

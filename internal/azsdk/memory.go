@@ -142,7 +142,6 @@ func (m *memory) send(req *http.Request) (remembered, error) {
 	return remembered{Response: *resp, body: text}, err
 }
 
-// responseTo returns the response to req.
 func (r remembered) responseTo(req *http.Request) *http.Response {
 	resp := r.Response
 	resp.Request, resp.Header, resp.Body = req, r.Header.Clone(), io.NopCloser(bytes.NewReader(r.body))

@@ -400,12 +400,11 @@ func (p Program) callDoctor(ctx context.Context, f *callFlags, c *Client) error 
 			Fix   []string `json:"fix"`
 		} `json:"findings"`
 	}
-	var whole json.RawMessage
-	if json.Unmarshal(response.Body, &whole) != nil || json.Unmarshal(whole, &report) != nil || report.Findings == nil {
+	if json.Unmarshal(response.Body, &report) != nil || report.Findings == nil {
 		return errors.New("the response is not a report of the doctor")
 	}
 	if f.json {
-		if err := text.WriteJSON(p.Stdout, whole); err != nil {
+		if err := text.WriteJSON(p.Stdout, json.RawMessage(response.Body)); err != nil {
 			return err
 		}
 	} else {

@@ -244,25 +244,19 @@ func (l *List) resultsOf(rows []Row, r Response, failed error) ([]Result, error)
 	whole := itemOf(r)
 	items := whole.Results
 	var ended error
+	forAll := func(code, outcome, message string) item { return item{Code: code, Outcome: outcome, Message: message} }
 	switch {
 	case r.Status == 0 && errors.Is(failed, ErrNotSent):
 		ended = failed
-		whole = item{
-			Code: "not_sent", Message: "There was no connection, so nothing was sent.",
-			Outcome: outcomeNotDone,
-		}
+		whole = forAll("not_sent", outcomeNotDone, "There was no connection, so nothing was sent.")
 	case r.Status == 0:
 		ended = failed
-		whole = item{
-			Code: "no_response", Message: "There was no response, so the outcome is unknown. A retry is safe.",
-			Outcome: outcomeUnknown,
-		}
+		whole = forAll("no_response", outcomeUnknown,
+			"There was no response, so the outcome is unknown. A retry is safe.")
 	case r.Status/100 == 2 && (r.RequestID == "" || len(items) != len(rows)):
 		ended = fmt.Errorf("%s, but not from the function: it has no X-Request-ID or no result for each device; check -url", r.StatusText)
-		whole = item{
-			Code: "bad_response", Message: "The response is not from the function, so the outcome is unknown.",
-			Outcome: outcomeUnknown,
-		}
+		whole = forAll("bad_response", outcomeUnknown,
+			"The response is not from the function, so the outcome is unknown.")
 	case len(items) == len(rows):
 	case Retryable(r.Status):
 		ended = cmp.Or(failed, fmt.Errorf("%s; run the same command later", describeResponse(r, whole)))

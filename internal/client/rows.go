@@ -108,7 +108,6 @@ func ReadRows(r io.Reader, o ReadOptions) (*Table, error) {
 	return &t.Table, nil
 }
 
-// tableReader collects the rows of a file.
 type tableReader struct {
 	Table
 	columns columns
@@ -281,7 +280,6 @@ type layout struct {
 	notes  []string
 }
 
-// record is a row of a file.
 type record struct {
 	line  int // on which it begins
 	cells []string

@@ -202,7 +202,6 @@ func (d *diagnosis) assertionStep(blocked string) *step {
 	return s
 }
 
-// vaultIssuer returns the issuer of the tokens for the vault.
 func (d *diagnosis) vaultIssuer() issuer {
 	switch {
 	case d.VaultCredential == config.AWSFederation:
@@ -368,7 +367,6 @@ func (d *diagnosis) tokenStep(blocked string) *step {
 	}
 }
 
-// graphIssuer returns the issuer of the tokens for Graph.
 func (d *diagnosis) graphIssuer() issuer {
 	switch {
 	case !d.GraphDirect:

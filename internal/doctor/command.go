@@ -86,7 +86,6 @@ func knownNames(getenv func(string) string) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// printout prints a report for a person.
 type printout struct {
 	w        io.Writer
 	coloured bool
