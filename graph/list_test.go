@@ -307,7 +307,8 @@ func TestAskForCompressedPages(t *testing.T) {
 	client := r.client(t)
 	client.Find(t.Context(), graph.Selector{ID: device(1)})
 	client.UnassignResourceAccount(t.Context(), device(1))
-	for range client.All(t.Context()) {
+	for _, err := range client.All(t.Context()) {
+		t.Error(err)
 	}
 	encodings := make([]string, len(r.requests))
 	for i, req := range r.requests {
