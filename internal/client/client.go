@@ -109,7 +109,6 @@ func parseAccount(name string) Expected {
 // Response is a response to a request.
 type Response struct {
 	Status     int
-	StatusText string // such as 200 OK
 	RequestID  string // "" if the function did not send the response
 	Body       []byte
 	retryAfter time.Duration // 0 if it does not say
@@ -139,7 +138,7 @@ func (c *Client) sendGet(ctx context.Context, query url.Values) (Response, error
 
 // sendOrder sends an order, and retries by the rule until final reports true for the response.
 func (c *Client) sendOrder(ctx context.Context, o Order, final func(Response) bool) (Response, error) {
-	body, err := encodeOrder(o)
+	body, err := json.Marshal(o)
 	if err != nil {
 		return Response{}, err
 	}
@@ -155,7 +154,7 @@ func (c *Client) sendWithRetries(ctx context.Context, method string, query url.V
 	id := guid.New().String()
 	for tried := 0; ; tried++ {
 		response, err := c.sendOnce(ctx, method, query, id, body)
-		why := response.StatusText
+		why := response.statusText()
 		switch {
 		case err == nil && (!Retryable(response.Status) || final(response)):
 			return response, nil
@@ -226,12 +225,11 @@ func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, 
 	defer func() { _ = resp.Body.Close() }()
 	c.reached = true
 	response := Response{
-		Status: resp.StatusCode, StatusText: statusText(resp.StatusCode),
-		RequestID:  plainText(resp.Header.Get("X-Request-ID")),
+		Status: resp.StatusCode, RequestID: plainText(resp.Header.Get("X-Request-ID")),
 		retryAfter: upstream.RetryAfter(resp.Header, time.Now()),
 	}
 	if response.Body, err = io.ReadAll(upstream.Cap(resp.Body, maxResponse)); err != nil {
-		return Response{}, fmt.Errorf("the response began with %s and broke off: %w", response.StatusText,
+		return Response{}, fmt.Errorf("the response began with %s and broke off: %w", response.statusText(),
 			ErrNoResponse)
 	}
 	return response, nil
@@ -246,18 +244,8 @@ func connectionError(host string, err error) error {
 	return fmt.Errorf("no response from %s (%s): %w", host, fault.Cause, ErrNoResponse)
 }
 
-// statusText returns a status with its name from our own table: a name from the wire may do anything to a terminal.
-func statusText(status int) string {
-	return strings.TrimSpace(fmt.Sprint(status, " ", http.StatusText(status)))
-}
-
-// encodeOrder writes o as it is signed and sent, without escapes for HTML.
-func encodeOrder(o Order) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(o); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+// statusText returns the status with its name from our own table, such as 200 OK: a name from the wire may do anything to
+// a terminal.
+func (r Response) statusText() string {
+	return strings.TrimSpace(fmt.Sprint(r.Status, " ", http.StatusText(r.Status)))
 }

@@ -50,7 +50,7 @@ func (stoppedError) ExitCode() int { return 130 }
 // connection holds the flags that say how to reach a deployment.
 type connection struct {
 	*flag.FlagSet
-	command, help                              string
+	help                                       string
 	address, secretFile, apiKeyFile, tokenFile string
 	functionKey, functionKeyFile               string
 	json                                       bool
@@ -59,7 +59,7 @@ type connection struct {
 }
 
 func newConnection(command, help string) *connection {
-	c := &connection{FlagSet: flag.NewFlagSet(command, flag.ContinueOnError), command: command, help: help}
+	c := &connection{FlagSet: flag.NewFlagSet(command, flag.ContinueOnError), help: help}
 	c.SetOutput(io.Discard)
 	c.Usage = func() {}
 	c.StringVar(&c.address, "url", "", "`address` of the deployment, such as https://contoso.azurewebsites.net")
@@ -113,10 +113,10 @@ func (p Program) runParsed(ctx context.Context, c *connection, args []string, co
 		err = stoppedError{}
 	}
 	if _, usage := errors.AsType[text.UsageError](err); usage {
-		return fmt.Errorf("%s: %w\nsee unassign %s -h", c.command, err, c.command)
+		return fmt.Errorf("%s: %w\nsee unassign %s -h", c.Name(), err, c.Name())
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.command, err)
+		return fmt.Errorf("%s: %w", c.Name(), err)
 	}
 	return nil
 }

@@ -156,7 +156,7 @@ func (c *Client) fetchDevices(ctx context.Context, query url.Values, add func(De
 		case response.Status/100 != 2:
 			return errors.New(describeResponse(response, itemOf(response)))
 		case !response.Succeeded(), json.Unmarshal(response.Body, &page) != nil, page.Devices == nil:
-			return fmt.Errorf("%s, but not a list of devices from the function; check -url", response.StatusText)
+			return fmt.Errorf("%s, but not a list of devices from the function; check -url", response.statusText())
 		}
 		for _, d := range page.Devices {
 			if err := add(d); err != nil {

@@ -113,7 +113,7 @@ func (l *List) referenceOf(row Row) string { return cmp.Or(row.Reference, l.Refe
 func (l *List) batchSize(rows []Row) int {
 	size := 256
 	for n, row := range rows {
-		text, _ := json.Marshal(targetOf(row)) // is longer than encode writes it, at worst
+		text, _ := json.Marshal(targetOf(row))
 		size += len(text) + 1
 		if n == batchDevices || n > 0 && (size > batchBytes || l.referenceOf(row) != l.referenceOf(rows[0])) {
 			return n
@@ -254,7 +254,7 @@ func (l *List) resultsOf(rows []Row, r Response, failed error) ([]Result, error)
 		whole = forAll("no_response", outcomeUnknown,
 			"There was no response, so the outcome is unknown. A retry is safe.")
 	case r.Status/100 == 2 && (r.RequestID == "" || len(items) != len(rows)):
-		ended = fmt.Errorf("%s, but not from the function: it has no X-Request-ID or no result for each device; check -url", r.StatusText)
+		ended = fmt.Errorf("%s, but not from the function: it has no X-Request-ID or no result for each device; check -url", r.statusText())
 		whole = forAll("bad_response", outcomeUnknown,
 			"The response is not from the function, so the outcome is unknown.")
 	case len(items) == len(rows):
@@ -311,13 +311,13 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 // describeResponse returns a failed response for a person.
 func describeResponse(r Response, whole item) string {
 	if whole.Error.Code == "" {
-		text := r.StatusText + " without a body of the function, so the platform in front of it refused the request"
+		text := r.statusText() + " without a body of the function, so the platform in front of it refused the request"
 		if !Retryable(r.Status) {
 			text += "; check -url"
 		}
 		return text
 	}
-	text := r.StatusText + " " + whole.Error.Code + ": " + whole.Error.Message
+	text := r.statusText() + " " + whole.Error.Code + ": " + whole.Error.Message
 	if whole.Field != "" {
 		text += " (" + whole.Field + ")"
 	}

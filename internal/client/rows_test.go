@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -507,7 +508,7 @@ func TestBatch(t *testing.T) {
 		for _, row := range rows[:n] {
 			order.Devices = append(order.Devices, targetOf(row))
 		}
-		if body, err := encodeOrder(order); n != test.want || err != nil || len(body) > 16<<10 {
+		if body, err := json.Marshal(order); n != test.want || err != nil || len(body) > 16<<10 {
 			t.Errorf("%s: %d rows in %d bytes, %v; want %d", name, n, len(body), err, test.want)
 		}
 	}
