@@ -157,7 +157,7 @@ func BenchmarkServing(b *testing.B) {
 
 // mostAllocations limits the allocations of a warm call. Some 50 of them are the test's: the request, its signature,
 // Graph's responses. The race detector adds a few, because it drops pooled objects.
-const mostAllocations = 190
+const mostAllocations = 180
 
 func TestWarmCallAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(200, warmCall(t)); n > mostAllocations {
