@@ -409,7 +409,7 @@ func (m *measured) Close() error {
 func answering(t *testing.T, text string, endless bool, answers ...http.Response) (*graph.Client, *[]tried) {
 	t.Helper()
 	var tries []tried
-	client, err := graph.New(endpoint, anyToken{}, graph.Options{Version: "v1", Transport: doer(func(r *http.Request) (*http.Response, error) {
+	client, err := graph.New(endpoint, anyToken{}, graph.Options{Pace: graph.NewPace(), Version: "v1", Transport: doer(func(r *http.Request) (*http.Response, error) {
 		var body []byte
 		if r.Body != nil {
 			body, _ = io.ReadAll(r.Body)
@@ -559,7 +559,7 @@ func TestRefusedToken(t *testing.T) {
 	} {
 		credential := &renewing{}
 		var sent []string
-		client, err := graph.New(endpoint, credential, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
+		client, err := graph.New(endpoint, credential, graph.Options{Pace: graph.NewPace(), Transport: doer(func(r *http.Request) (*http.Response, error) {
 			sent = append(sent, r.Header.Get("Authorization"))
 			return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}, "Request-Id": {"r-1"}}, Body: http.NoBody}, nil
 		})})
@@ -586,7 +586,7 @@ func (stuck) Close() error { return nil }
 // A body that does not arrive in time is a timeout, in spite of its status 200.
 func TestBodyThatNeverComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, err := graph.New(endpoint, anyToken{}, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
+		client, err := graph.New(endpoint, anyToken{}, graph.Options{Pace: graph.NewPace(), Transport: doer(func(r *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Request-Id": {"r-1"}}, Body: stuck{r.Context()}}, nil
 		})})
 		if err != nil {

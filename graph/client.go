@@ -57,7 +57,7 @@ type Client struct {
 type Options struct {
 	Transport policy.Transporter // the boundary to the cloud
 	Version   string             // of this program, for User-Agent
-	Pace      *Pace              // learns from the results of writes; nil for a pace of its own
+	Pace      *Pace              // learns from the results of writes
 }
 
 // New returns a Client of the Graph root endpoint ("https://graph.microsoft.com"). Its requests carry tokens of cred
@@ -67,9 +67,6 @@ func New(endpoint string, cred azcore.TokenCredential, o Options) (*Client, erro
 	root, err := url.Parse(endpoint)
 	if err != nil || root.Scheme != "https" || root.Host == "" || strings.Trim(root.Path, "/") != "" || root.RawQuery != "" {
 		return nil, errors.New("graph: the endpoint must be https:// and a host")
-	}
-	if o.Pace == nil {
-		o.Pace = NewPace()
 	}
 	endpoint = "https://" + root.Host
 	return &Client{

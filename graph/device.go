@@ -12,15 +12,12 @@ import (
 // the managed device. Being 16 parsed bytes, it prints as exactly one safe element of a path.
 type DeviceID guid.GUID
 
-// ErrDeviceID is the error of ParseDeviceID.
-var ErrDeviceID = errors.New("not the id of an Autopilot device")
-
-// ParseDeviceID parses a GUID in its 36-character form. It returns ErrDeviceID for any other text and for the all-zero
+// ParseDeviceID parses a GUID in its 36-character form. It returns an error for any other text and for the all-zero
 // GUID, which Graph shows where it has no id.
 func ParseDeviceID(s string) (DeviceID, error) {
 	id, err := guid.Parse(s)
 	if err != nil || id == (guid.GUID{}) {
-		return DeviceID{}, ErrDeviceID
+		return DeviceID{}, errors.New("not the id of an Autopilot device")
 	}
 	return DeviceID(id), nil
 }

@@ -38,7 +38,7 @@ func FuzzDeviceID(f *testing.F) {
 		f.Add(seed)
 	}
 	var asked *http.Request
-	client, err := graph.New("https://graph.microsoft.com", anyToken{}, graph.Options{Transport: doer(func(r *http.Request) (*http.Response, error) {
+	client, err := graph.New("https://graph.microsoft.com", anyToken{}, graph.Options{Pace: graph.NewPace(), Transport: doer(func(r *http.Request) (*http.Response, error) {
 		asked = r
 		return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{"Request-Id": {"r-1"}}, Body: http.NoBody, Request: r}, nil
 	})})

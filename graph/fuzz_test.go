@@ -44,7 +44,7 @@ func (r *recorder) GetToken(context.Context, policy.TokenRequestOptions) (azcore
 
 func (r *recorder) client(t *testing.T) *graph.Client {
 	t.Helper()
-	client, err := graph.New(endpoint, r, graph.Options{Transport: r})
+	client, err := graph.New(endpoint, r, graph.Options{Transport: r, Pace: graph.NewPace()})
 	if err != nil {
 		t.Fatal(err)
 	}

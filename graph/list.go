@@ -21,8 +21,6 @@ type page struct {
 	NextLink string `json:"@odata.nextLink"`
 }
 
-var errNoPage = errors.New("not a page: it has no value")
-
 // UnmarshalJSON decodes a page. An object without a list of devices, not even an empty one, must not pass for the end
 // of the inventory.
 func (p *page) UnmarshalJSON(text []byte) error {
@@ -32,7 +30,7 @@ func (p *page) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	if decoded.Value == nil {
-		return errNoPage
+		return errors.New("not a page: it has no value")
 	}
 	*p = page(decoded)
 	return nil

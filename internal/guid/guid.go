@@ -14,17 +14,14 @@ import (
 // GUID is 16 bytes in the order they are printed in, in lower case. The zero value is the all-zero GUID.
 type GUID = uuid.UUID
 
-// ErrSyntax is the error of Parse for a text that is no GUID.
-var ErrSyntax = errors.New("not a GUID of the form 00000000-0000-0000-0000-000000000000")
-
 // New returns a random (version 4) GUID.
 func New() GUID { return uuid.New() }
 
-// Parse reads s, in either case. It returns ErrSyntax for everything but the 36-character form.
+// Parse reads s, in either case. It returns an error for everything but the 36-character form.
 func Parse(s string) (GUID, error) {
 	g, err := uuid.Parse(s)
 	if err != nil || len(s) != 36 {
-		return GUID{}, ErrSyntax
+		return GUID{}, errors.New("not a GUID of the form 00000000-0000-0000-0000-000000000000")
 	}
 	return g, nil
 }
