@@ -203,3 +203,30 @@ func TestTextOfIntuneInTheLog(t *testing.T) {
 		t.Errorf("the log has %s", log)
 	}
 }
+
+// A body has the caller's own words as they are. The name of an unknown field is cut.
+func TestWordsOfTheCaller(t *testing.T) {
+	body := strings.Replace(someBody, "{", `{"verify":true,"reference":"R&D <1>",`, 1)
+	w, _ := ask(t, Options{Devices: devicesFunc(done204)}, http.MethodPost, RouteUnassign, body)
+	if !strings.Contains(w.Body.String(), `"reference":"R&D <1>"`) {
+		t.Errorf("the body is %s", w.Body)
+	}
+	longest := strings.Repeat("a", 64)
+	for field, want := range map[string]string{longest: longest, longest + "a": longest + `\u2026`} {
+		if got := quoteField(field); got != want {
+			t.Errorf("a field of %d characters is quoted as %s", len(field), got)
+		}
+	}
+}
+
+// Each success has its own message.
+func TestSuccessMessages(t *testing.T) {
+	for code, want := range map[Code]string{
+		Unassigned:        "Graph removed the resource account. The device shows none now.",
+		AlreadyUnassigned: "The device had no resource account when it was read. The device shows none now.",
+	} {
+		if got := successMessage(code, verifiedCleared); got != want {
+			t.Errorf("%s: %q", code, got)
+		}
+	}
+}

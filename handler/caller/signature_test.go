@@ -384,3 +384,15 @@ func FuzzSignature(f *testing.F) {
 		}
 	})
 }
+
+// Any one header of the scheme is evidence.
+func TestMayCarryEvidence(t *testing.T) {
+	v := caller.Any(&caller.Signature{}, &caller.APIKey{})
+	for name, want := range map[string]bool{
+		"Webhook-Id": true, "Webhook-Timestamp": true, "Webhook-Signature": true, "X-Api-Key": true, "Accept": false,
+	} {
+		if got := caller.MayCarryEvidence(v, http.Header{name: {"x"}}); got != want {
+			t.Errorf("%s: %t, want %t", name, got, want)
+		}
+	}
+}
