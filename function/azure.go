@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,15 +16,6 @@ import (
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
 )
-
-// listenAzure opens the port on which the Azure Functions host expects its worker. The host connects from this
-// machine.
-func listenAzure(ctx context.Context, port string) (net.Listener, error) {
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return nil, errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
-	}
-	return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
-}
 
 // serveAzure serves the requests and invocations of the Azure Functions host until ctx ends.
 //

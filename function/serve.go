@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
@@ -82,8 +83,11 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 // openListener opens the port on which host reaches the process. Lambda needs none: the process polls it.
 func openListener(ctx context.Context, host, port, address string) (net.Listener, error) {
 	switch host {
-	case config.Azure:
-		return listenAzure(ctx, port)
+	case config.Azure: // which connects from this machine
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, errors.New("FUNCTIONS_CUSTOMHANDLER_PORT is not a port")
+		}
+		return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
 	case config.Lambda:
 		return nil, nil //nolint:nilnil // Lambda has no port
 	}

@@ -132,7 +132,8 @@ func deliveryID(h http.Header, from caller.Caller) (string, error) {
 	if len(key) > 1 && key[0] == '"' && key[len(key)-1] == '"' {
 		key = key[1 : len(key)-1]
 	}
-	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !isPrintableASCII(key) {
+	plain := !strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' })
+	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !plain {
 		return "", &refusal{code: deliveryIDInvalid}
 	}
 	return key, nil
@@ -411,11 +412,6 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 
 // isBlank reports whether s has no character but spaces.
 func isBlank(s string) bool { return strings.TrimSpace(s) == "" }
-
-// isPrintableASCII reports whether s has no character but ASCII from space to tilde.
-func isPrintableASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
-}
 
 // isPrintable reports whether s has at most limit characters, and neither a control nor an invisible one.
 func isPrintable(s string, limit int) bool {

@@ -440,17 +440,16 @@ func TestPageHasEverySetting(t *testing.T) {
 func TestDetectHost(t *testing.T) {
 	for _, test := range []struct {
 		azure, lambda, want string
-		err                 error
 	}{
-		{"", "", Local, nil},
-		{"8080", "", Azure, nil},
-		{"", "127.0.0.1:9001", Lambda, nil},
-		{"8080", "127.0.0.1:9001", "", ErrTwoHosts},
+		{"", "", Local},
+		{"8080", "", Azure},
+		{"", "127.0.0.1:9001", Lambda},
+		{"8080", "127.0.0.1:9001", ""}, // an error
 	} {
 		host, err := DetectHost(func(name string) string {
 			return map[string]string{"FUNCTIONS_CUSTOMHANDLER_PORT": test.azure, "AWS_LAMBDA_RUNTIME_API": test.lambda}[name]
 		})
-		if host != test.want || err != test.err { //nolint:errorlint // the very error
+		if host != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("%+v: %q, %v", test, host, err)
 		}
 	}

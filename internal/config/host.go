@@ -9,16 +9,12 @@ const (
 	Local  = "local"
 )
 
-// ErrTwoHosts is returned by DetectHost if the environment shows two hosts.
-var ErrTwoHosts = errors.New("FUNCTIONS_CUSTOMHANDLER_PORT and AWS_LAMBDA_RUNTIME_API are both set: a process has one " +
-	"host")
-
 // DetectHost returns the host that started the process, by the variable that each host sets.
 func DetectHost(getenv func(string) string) (string, error) {
 	azure, lambda := getenv("FUNCTIONS_CUSTOMHANDLER_PORT") != "", getenv("AWS_LAMBDA_RUNTIME_API") != ""
 	switch {
 	case azure && lambda:
-		return "", ErrTwoHosts
+		return "", errors.New("FUNCTIONS_CUSTOMHANDLER_PORT and AWS_LAMBDA_RUNTIME_API are both set: a process has one host")
 	case azure:
 		return Azure, nil
 	case lambda:

@@ -136,7 +136,10 @@ func (v *Vault) readSecret(ctx context.Context, name, version string, o *azsecre
 	if err != nil {
 		return Secret{}, reduceVault(err, seen, name)
 	}
-	stored := valueOf(resp.Value)
+	stored := ""
+	if resp.Value != nil {
+		stored = *resp.Value
+	}
 	s := Secret{value: text.Trim(stored)}
 	s.Trimmed = s.value != stored
 	s.Version = versionOf(resp.ID)
@@ -180,13 +183,6 @@ func versionOf(id *azsecrets.ID) string {
 		return ""
 	}
 	return string(*id)[strings.LastIndex(string(*id), "/")+1:]
-}
-
-func valueOf[T any](p *T) (zero T) {
-	if p == nil {
-		return zero
-	}
-	return *p
 }
 
 // Invalid returns the error of a secret that was read and is unusable, for the reason why.
