@@ -19,6 +19,7 @@ const (
 	startRate     = 0.3                           // low, as 80 processes may start at the same moment
 	startStep     = 0.43                          // added for each success until Graph throttles: the rate doubles in two seconds
 	minRate       = 0.025                         // a write in 40 s, so that a slow process makes progress
+	learnedGrowth = 0.1                           // for each success until then, from the rate of another process
 	growth        = 0.005                         // for each success after that, far from the rate that Graph refused
 	probeGrowth   = 1e-4                          // growth a second near the refused rate, as a share: probing
 	nearRefused   = 0.92                          // the share of that rate at which probing begins
@@ -52,6 +53,8 @@ type Pace struct {
 
 	mu           sync.Mutex
 	rate         float64 // permits a second
+	heard        float64 // the highest rate of another process
+	learned      bool    // rate comes from it, and Graph has refused nothing since
 	permits      float64
 	updated      time.Time // of permits
 	blockedUntil time.Time
@@ -136,6 +139,35 @@ func (p *Pace) Capacity(d time.Duration) int {
 	return max(1, int(p.rate*d.Seconds()))
 }
 
+// Rate returns the permits a second that Graph's limit leaves for this process, 0 if it does not know.
+func (p *Pace) Rate() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refused == 0 && !p.learned {
+		return 0
+	}
+	return p.rate
+}
+
+// Learn starts with the rate of another process, the highest of those that it is told, until Graph refuses something. A
+// process that replaces one of eighty would otherwise disturb all of them until it has found its part. It finds a rate
+// above startRate as quickly by itself.
+func (p *Pace) Learn(rate float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refused > 0 || !(rate > p.heard) { // or not a number
+		return
+	}
+	switch p.heard = rate; {
+	case rate >= startRate:
+		p.rate, p.learned = max(p.rate, startRate), false
+	case p.learned:
+		p.rate = max(p.rate, rate)
+	default:
+		p.rate, p.learned = max(minRate, rate), true
+	}
+}
+
 // report adapts the pace to the results of writes: how many succeeded, how many Graph throttled, and its Retry-After, 0
 // for none.
 func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
@@ -177,6 +209,7 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 // cut lowers the rate to a little below the part of Graph's limit that the process had: the writes that Graph accepted
 // from it in the window. again says that this is the second refusal in a short time.
 func (p *Pace) cut(now time.Time, again bool) {
+	p.learned = false
 	part := float64(len(p.accepted)) / window.Seconds()
 	if p.refusals == 0 {
 		p.measured = part
@@ -196,6 +229,8 @@ func (p *Pace) cut(now time.Time, again bool) {
 // grown returns the rate after a success.
 func (p *Pace) grown(now time.Time) float64 {
 	switch {
+	case p.learned:
+		return p.rate * (1 + learnedGrowth)
 	case p.refused == 0:
 		return p.rate + startStep
 	case p.rate > p.refused*nearRefused && p.rate < p.refused*aboveRefused && now.Sub(p.lastCut) < maxProbe:

@@ -3,7 +3,9 @@ package graph
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -213,6 +215,28 @@ func TestPaceHonoursRetryAfter(t *testing.T) {
 	})
 }
 
+// After a pause, no window has more permits than the rate allows.
+func TestPaceKeepsToItsRateAfterAPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPace()
+		var at []time.Time
+		succeed := func(granted int) {
+			p.report(granted, 0, 0)
+			at = append(at, slices.Repeat([]time.Time{time.Now()}, granted)...)
+		}
+		drain(p, time.Minute, succeed)
+		time.Sleep(accrual)
+		drain(p, time.Minute, succeed)
+		most := int(maxRate * window.Seconds())
+		for i := most; i < len(at); i++ {
+			if took := at[i].Sub(at[i-most]); took < window {
+				t.Fatalf("%d permits in %v", most+1, took)
+			}
+		}
+	})
+}
+
 // Callers get permits in the order in which they came, and each at least one.
 func TestPaceIsFair(t *testing.T) {
 	t.Parallel()
@@ -234,6 +258,48 @@ func TestPaceIsFair(t *testing.T) {
 		}
 		if order[0] != 0 || order[1] != 1 || order[2] != 2 {
 			t.Errorf("the order is %v", order)
+		}
+	})
+}
+
+// A process that replaces another starts with its rate, and grows until Graph refuses something. It keeps its own rate
+// as soon as it knows one.
+func TestPaceLearnsTheRateOfAnother(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPace()
+		if p.Learn(math.NaN()); p.Rate() != 0 {
+			t.Errorf("%g writes a second before any is known", p.Rate())
+		}
+		p.Learn(0.06)
+		succeed := func(granted int) { p.report(granted, 0, 0) }
+		if first := drain(p, time.Minute, succeed); first < 3 || first > 8 || p.Rate() < 0.06 {
+			t.Errorf("%d writes in the first minute, %.2f a second after it", first, p.Rate())
+		}
+		learned := p.Rate()
+		if p.Learn(0.05); p.Rate() != learned {
+			t.Errorf("%.2f writes a second, and %.2f after a lower one", learned, p.Rate())
+		}
+		if p.Learn(0.2); p.Rate() != 0.2 {
+			t.Errorf("%.2f writes a second, not the highest rate", p.Rate())
+		}
+		drain(p, 30*time.Minute, succeed)
+		if p.Rate() < 4 {
+			t.Errorf("%.2f writes a second although nobody else writes", p.Rate())
+		}
+		p.report(0, 1, time.Second)
+		time.Sleep(2 * time.Second)
+		cut := p.Rate()
+		p.report(1, 0, 0)
+		if p.Rate() > cut*1.02 {
+			t.Errorf("%.2f after %.2f: grows as before the refusal", p.Rate(), cut)
+		}
+		fast := NewPace()
+		if fast.Learn(startRate); fast.Rate() != 0 {
+			t.Errorf("learned %g writes a second, which is found as quickly", fast.Rate())
+		}
+		if fast.Learn(0.05); fast.Rate() != 0 {
+			t.Errorf("learned %g writes a second from the slower of two processes", fast.Rate())
 		}
 	})
 }

@@ -31,6 +31,10 @@ type Pace interface {
 	Take(ctx context.Context, want int) int
 	// Capacity returns how many permits Take will grant within d.
 	Capacity(d time.Duration) int
+	// Rate returns the permits a second, 0 if the limit is not known.
+	Rate() float64
+	// Learn starts with the Rate of another process, unless the limit is known.
+	Learn(rate float64)
 }
 
 // Message is one delivery of a queue message: a body as the webhook accepts it, plain or in base64.
@@ -70,6 +74,8 @@ const (
 	// killed count, because no queue tells them apart. The queues' own limits are higher, and are reached only if every process
 	// was killed.
 	maxTries = 5
+	// maxRateAge is the age of a message above which its rate is no longer true.
+	maxRateAge = 5 * time.Minute
 )
 
 // queueState is the member queue of a message that this function sent itself.
@@ -77,6 +83,7 @@ type queueState struct {
 	Since time.Time `json:"since,omitzero"`  // when the first message was sent
 	Tries int       `json:"tries,omitempty"` // deliveries of earlier messages that count: see messageRun.tries
 	Code  Code      `json:"code,omitempty"`  // in a dead letter, the reason
+	Rate  float64   `json:"rate,omitempty"`  // of the sender's pace, writes a second
 }
 
 // MessageTime returns the time for which a queue must not deliver a message again: until the message is settled at the
@@ -94,11 +101,17 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 		Settlement
 	}
 	settlements := make(chan settled, len(messages))
-	capacity := h.Pace.Capacity(settleAfter)
+	runs := make([]*messageRun, len(messages))
 	for i, m := range messages {
 		m.Sent = normalTime(m.Sent)
-		run := &messageRun{Handler: h, message: m, audited: map[*device]bool{}, changing: map[*device]bool{}}
-		run.event, run.state = decodeMessageEvent(source, m.Text)
+		runs[i] = &messageRun{Handler: h, message: m, audited: map[*device]bool{}, changing: map[*device]bool{}}
+		runs[i].event, runs[i].state = decodeMessageEvent(source, m.Text)
+		if time.Since(m.Sent) < maxRateAge {
+			h.Pace.Learn(runs[i].state.Rate)
+		}
+	}
+	capacity := h.Pace.Capacity(settleAfter)
+	for i, run := range runs {
 		run.postponed = i > 0 && capacity < len(run.event.request.targets) // and those after it, in their order
 		capacity -= len(run.event.request.targets)
 		go func() {
@@ -107,7 +120,7 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 			run.taking = taking
 			var s Settlement
 			if err := catchPanic(func() error { s = run.settle(ctx); return nil }); err != nil {
-				failed := &work{request: request{context: m.Context}, result: classify(err)}
+				failed := &work{request: request{context: run.message.Context}, result: classify(err)}
 				h.auditEvent(ctx, newOrigin(ctx, time.Now(), guid.New().String()), failed)
 				s = Settlement{Retry: true} // the queue itself gives up after its own number of deliveries
 			}
@@ -338,6 +351,10 @@ func (unlimited) Take(ctx context.Context, want int) int {
 
 func (unlimited) Capacity(time.Duration) int { return math.MaxInt32 }
 
+func (unlimited) Rate() float64 { return 0 }
+
+func (unlimited) Learn(float64) {}
+
 // refuseOld refuses a message above the age limit, for the devices without expected: they may carry a newer account.
 func (m *messageRun) refuseOld(w *work) {
 	since := m.since()
@@ -414,6 +431,9 @@ type messageDevice struct {
 // body returns a message for some of the devices, with the other members of the request.
 func (m *messageRun) body(w *work, devices []*device, state queueState) []byte {
 	state.Since = m.since()
+	if state.Code == "" { // a dead letter may be put back after days
+		state.Rate = m.Pace.Rate()
+	}
 	list := make([]messageDevice, len(devices))
 	for i, d := range devices {
 		list[i] = messageDevice{SerialNumber: d.serial}

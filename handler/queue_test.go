@@ -20,6 +20,8 @@ import (
 
 // slowPace grants one permit in each interval.
 type slowPace struct {
+	unlimited
+
 	interval time.Duration
 	capacity int
 }
@@ -230,7 +232,7 @@ func TestThrottlingTakesNoTry(t *testing.T) {
 			}
 			return nil
 		}}
-		settlement, log := settle(t, Options{Devices: g, Pace: slowPace{10 * time.Second, 2}},
+		settlement, log := settle(t, Options{Devices: g, Pace: slowPace{interval: 10 * time.Second, capacity: 2}},
 			Message{ID: "m-1", Text: messageOf("", 1, 2, 3, 4, 5, 6, 7), Deliveries: 1})
 		if settlement.Retry || settlement.DeadLetters != nil || len(settlement.Requeue) == 0 {
 			t.Fatalf("%+v\n%s", settlement, log)
@@ -280,7 +282,7 @@ func TestMessageTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 200 * time.Second
 		g := &stuckGraph{change: timeout - time.Second}
-		h := New(Options{Devices: g, Background: g, Log: slog.New(slog.DiscardHandler), Timeout: timeout, Pace: slowPace{settleAfter/2 - time.Second, 2}})
+		h := New(Options{Devices: g, Background: g, Log: slog.New(slog.DiscardHandler), Timeout: timeout, Pace: slowPace{interval: settleAfter/2 - time.Second, capacity: 2}})
 		start := time.Now()
 		runMessages(t, h, Message{ID: "m-1", Text: messageOf(`,"verify":true`, 1), Deliveries: 1})
 		took, limit := time.Since(start), h.MessageTime()-settleAfter/2-sendReserve
@@ -294,7 +296,7 @@ func TestMessageTime(t *testing.T) {
 func TestMessagesAreRequeuedApart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := New(Options{Devices: &graphLog{}, Pace: slowPace{time.Hour, 100}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := New(Options{Devices: &graphLog{}, Pace: slowPace{interval: time.Hour, capacity: 100}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 		var batch []Message
 		for i := range 8 {
 			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", i), Deliveries: 1})
@@ -311,7 +313,11 @@ func TestMessagesAreRequeuedApart(t *testing.T) {
 }
 
 // oddPace grants nothing, and panics when a settlement asks for its capacity.
-type oddPace struct{ asked atomic.Bool }
+type oddPace struct {
+	unlimited
+
+	asked atomic.Bool
+}
 
 func (*oddPace) Take(ctx context.Context, _ int) int { <-ctx.Done(); return 0 }
 
@@ -332,6 +338,53 @@ func TestPanicOfASettlement(t *testing.T) {
 			t.Errorf("%+v\n%s", settlement, log)
 		}
 	})
+}
+
+// A message that is sent again carries the rate of its sender, and a process without one starts with it. An old message
+// says nothing.
+func TestMessagesCarryTheRate(t *testing.T) {
+	t.Parallel()
+	for age, want := range map[time.Duration]float64{0: 0.125, maxRateAge + time.Second: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			g := &graphLog{fail: func(id string, _ int) error {
+				if id == idOf(1) {
+					return graphFailure(upstream.NotFound)
+				}
+				return nil
+			}}
+			h := New(Options{Devices: g, Pace: graph.NewPace(), Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+			settlement := runMessages(t, h, Message{
+				ID: "m-1", Text: messageOf(`,"queue":{"rate":0.125}`, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20),
+				Sent: time.Now().Add(-age), Deliveries: 1,
+			})[0]
+			if h.Pace.Rate() != want {
+				t.Errorf("a message of %v ago: %g writes a second", age, h.Pace.Rate())
+			}
+			for _, m := range sent(t, settlement.Requeue) {
+				if m.Queue.Rate != want {
+					t.Errorf("a message of %v ago: sent again with %g", age, m.Queue.Rate)
+				}
+			}
+			if want > 0 && len(settlement.Requeue) == 0 {
+				t.Error("twenty devices at one in eight seconds are done within 45 s")
+			}
+			if dead := sent(t, texts(settlement.DeadLetters)); len(dead) != 1 || dead[0].Queue.Rate != 0 {
+				t.Errorf("a dead letter that may be put back after days: %+v", dead)
+			}
+		})
+	}
+}
+
+// A message that fails as a whole returns to the queue until it has used up its tries.
+func TestBrokenMessageUsesUpItsTries(t *testing.T) {
+	t.Parallel()
+	for deliveries, retry := range map[int]bool{maxTries - 1: true, maxTries: false} {
+		g := &graphLog{fail: func(string, int) error { panic("a defect") }}
+		settlement, _ := settle(t, Options{Devices: g}, Message{Text: messageOf("", 1), Deliveries: deliveries})
+		if settlement.Retry != retry || (len(settlement.DeadLetters) == 0) != retry {
+			t.Errorf("delivery %d: %+v", deliveries, settlement)
+		}
+	}
 }
 
 // Devices above the devicesPerHour of the queue wait for the hour to pass, and use up no try meanwhile.
@@ -372,7 +425,7 @@ func TestThrottlingTakesNothingOfTheHour(t *testing.T) {
 			return nil
 		}}
 		settlement, log := settle(t, Options{
-			Devices: g, Pace: slowPace{time.Second, 20},
+			Devices: g, Pace: slowPace{interval: time.Second, capacity: 20},
 			Policy: Policy{Callers: map[string]CallerPolicy{string(SourceSQS): {DevicesPerHour: 2}}},
 		}, Message{ID: "m-1", Text: messageOf("", 1, 2)})
 		if settlement.Requeue != nil || len(g.changed) != 8 || strings.Count(log, `"code":"unassigned"`) != 2 {
@@ -437,7 +490,7 @@ func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{}
-		h := New(Options{Devices: g, Pace: slowPace{time.Second, 3}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := New(Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 3}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 		since := time.Now().Add(-time.Hour)
 		var batch []Message
 		for i := range 4 {
@@ -463,7 +516,7 @@ func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 func TestMessagesEndOneAfterAnother(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := New(Options{Devices: &graphLog{}, Pace: slowPace{time.Second, 20}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := New(Options{Devices: &graphLog{}, Pace: slowPace{interval: time.Second, capacity: 20}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 		var batch []Message
 		for i := range 3 {
 			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", 3*i, 3*i+1, 3*i+2), Deliveries: 1})
@@ -495,7 +548,7 @@ func TestSlowResponsesDoNotLowerThePace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &slowGraph{}
-		h := New(Options{Devices: g, Pace: slowPace{time.Second, 20}, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := New(Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 20}, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)})
 		start := time.Now()
 		runMessages(t, h, Message{ID: "m-1", Text: messageOf("", 1, 2, 3), Deliveries: 1}, Message{ID: "m-2", Text: messageOf("", 4, 5, 6), Deliveries: 1})
 		if took := time.Since(start); took != 16*time.Second || len(g.changed) != 6 {
@@ -509,7 +562,7 @@ func TestFirstMessageIsAlwaysTried(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{}
-		settle(t, Options{Devices: g, Pace: slowPace{time.Second, 1}}, Message{Text: messageOf("", 1, 2, 3)})
+		settle(t, Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 1}}, Message{Text: messageOf("", 1, 2, 3)})
 		if len(g.changed) != 3 {
 			t.Errorf("%q changed", g.changed)
 		}
@@ -554,7 +607,7 @@ func TestPermanentFaultEndsAMessage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{fail: func(string, int) error { return graphFailure(upstream.Forbidden) }}
-		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{time.Second, 20}}, Message{Text: messageOf("", 1, 2, 3)})
+		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 20}}, Message{Text: messageOf("", 1, 2, 3)})
 		if len(g.changed) != 1 || len(settlement.DeadLetters) != 1 || len(sent(t, texts(settlement.DeadLetters))[0].Devices) != 3 {
 			t.Errorf("%q changed, %+v", g.changed, settlement)
 		}
@@ -594,7 +647,7 @@ func TestMessageDryRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{}
 		start := time.Now()
-		settlement, log := settle(t, Options{Devices: g, Pace: slowPace{time.Hour, 20}}, Message{Text: messageOf(`,"dryRun":true`, 1, 2)})
+		settlement, log := settle(t, Options{Devices: g, Pace: slowPace{interval: time.Hour, capacity: 20}}, Message{Text: messageOf(`,"dryRun":true`, 1, 2)})
 		if settlement.Requeue != nil || len(g.changed) != 0 || strings.Count(log, "would_unassign") != 2 || time.Since(start) > time.Second {
 			t.Errorf("%+v\n%s", settlement, log)
 		}
@@ -607,7 +660,7 @@ func TestTriesOfOtherMessages(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{}
-		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{time.Hour, 20}}, Message{Text: messageOf("", 1), Deliveries: 12})
+		settlement, _ := settle(t, Options{Devices: g, Pace: slowPace{interval: time.Hour, capacity: 20}}, Message{Text: messageOf("", 1), Deliveries: 12})
 		if len(settlement.Requeue) != 1 || sent(t, settlement.Requeue)[0].Queue.Tries != maxTries-1 {
 			t.Errorf("%+v", settlement)
 		}

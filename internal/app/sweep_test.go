@@ -314,6 +314,10 @@ func (g groups) Take(ctx context.Context, want int) int {
 
 func (g groups) Capacity(d time.Duration) int { return int(g) * int(d.Seconds()) }
 
+func (groups) Rate() float64 { return 0 }
+
+func (groups) Learn(float64) {}
+
 // A thousand devices of ten thousand are done in one run, at the pace of Graph's published limit and without one
 // refusal. While another app takes half of the limit it takes longer, and still all are done.
 func TestSweepOfAFleet(t *testing.T) { //nolint:tparallel // the subtests share the time of one test
