@@ -16,6 +16,7 @@ type work struct {
 	request
 	caller   string // the ID of the Caller, for the policy
 	devices  []*device
+	repeated bool   // a queue delivered it before: another process may have changed some devices
 	replayOf string // the id of the request that carried out this delivery before; "" if this request did
 	result   result // of the whole request; zero where each device has its own
 }
@@ -157,6 +158,9 @@ func (h *Handler) readDevices(ctx context.Context, w *work, devices []*device) {
 		switch {
 		case found.Err == nil:
 			d.known, d.read = found.Device, true
+			if d.known.Account.Assigned() && !h.accountsShown.Load() {
+				h.accountsShown.Store(true)
+			}
 		case h.requiresRead(w, d) || !isReadFailure(found.Err):
 			d.result = classify(found.Err)
 			h.setCandidates(w, d, found)
@@ -210,8 +214,9 @@ func (h *Handler) findDevices(ctx context.Context, devices []*device) []graph.Fo
 	return h.Devices.Find(ctx, selectors...)
 }
 
-// checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account
-// or a dry run.
+// checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account,
+// a dry run, or because the process that was killed with the message has changed it. A missing account proves the last
+// only where Graph shows accounts at all.
 func (h *Handler) checkDevice(w *work, d *device) {
 	account, expects := d.known.Account, d.expected != (graph.Account{})
 	switch {
@@ -220,7 +225,7 @@ func (h *Handler) checkDevice(w *work, d *device) {
 		d.result = classify(&refusal{code: policyDenied})
 	case expects && !d.carriesNothing() && !matchesAccount(account, d.expected):
 		d.result = classify(&refusal{code: stateChanged})
-	case d.carriesNothing() && (w.dryRun || expects):
+	case d.carriesNothing() && (w.dryRun || expects || w.repeated && h.accountsShown.Load()):
 		d.result = succeed(AlreadyUnassigned)
 	case w.dryRun:
 		d.result = succeed(WouldUnassign)
@@ -244,6 +249,7 @@ func matchesAccount(account, expected graph.Account) bool {
 // is changed once.
 //
 // It also changes devices that show no account: no source says which properties show one. Only the code differs.
+// checkDevice has one exception, for a message that was delivered before.
 func unassignDevices(ctx context.Context, via Devices, all, pending []*device) {
 	var changing []*device
 	var ids []graph.DeviceID

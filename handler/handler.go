@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -68,10 +69,11 @@ type Options struct {
 // Handler is the http.Handler for every route, and carries out events.
 type Handler struct {
 	Options
-	limits       rateLimits
-	ledger       ledger
-	examinations singleflight.Group[slog.LogValuer]
-	turn         chan struct{} // held by the queue message that takes permits
+	limits        rateLimits
+	ledger        ledger
+	examinations  singleflight.Group[slog.LogValuer]
+	turn          chan struct{} // held by the queue message that takes permits
+	accountsShown atomic.Bool   // Graph has shown the account of some device
 }
 
 // New returns a Handler.

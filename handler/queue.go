@@ -162,6 +162,7 @@ func (m *messageRun) settle(ctx context.Context) Settlement {
 	ctx = o.withTrace(ctx)
 	job := work{}
 	job.setRequest(m.event.request)
+	job.repeated = m.tries() > 1
 	job.list = true // each device has a status of its own
 	job.context = mergeContext(job.context, m.message.Context)
 	failure := m.event.invalid

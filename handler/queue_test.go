@@ -375,6 +375,49 @@ func TestMessagesCarryTheRate(t *testing.T) {
 	}
 }
 
+// accountsOf is a Graph in which only some devices carry an account.
+type accountsOf struct {
+	graphLog
+
+	assigned []string
+}
+
+func (g *accountsOf) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
+	found := make([]graph.Found, len(selectors))
+	for i, s := range selectors {
+		found[i].Device.ID = s.ID
+		if slices.Contains(g.assigned, s.ID.String()) {
+			found[i].Device.Account.UserPrincipalName = "room@contoso.com"
+		}
+	}
+	return found
+}
+
+// A message that comes again after its process was killed changes the devices that still carry an account. Where Graph
+// has never shown an account, it changes all of them.
+func TestRepeatedMessageChangesTheRest(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		assigned, changed []string
+		members           string
+		deliveries        int
+	}{
+		"first delivery":            {[]string{idOf(2)}, []string{idOf(1), idOf(2)}, "", 1},
+		"second delivery":           {[]string{idOf(2)}, []string{idOf(2)}, "", 2},
+		"sent again after a second": {[]string{idOf(2)}, []string{idOf(2)}, `,"queue":{"tries":1}`, 1},
+		"no account visible":        {nil, []string{idOf(1), idOf(2)}, "", 2},
+	} {
+		g := &accountsOf{assigned: test.assigned}
+		settlement, log := settle(t, Options{Devices: g}, Message{Text: messageOf(test.members, 1, 2), Deliveries: test.deliveries})
+		if settlement.Retry || settlement.Requeue != nil || settlement.DeadLetters != nil || !slices.Equal(g.changed, test.changed) {
+			t.Errorf("%s: %+v, %q changed", name, settlement, g.changed)
+		}
+		if strings.Count(log, `"status":200`)+strings.Count(log, `"status":204`) != 2 || strings.Count(log, `"outcome":"done"`) != 2 {
+			t.Errorf("%s: not two records of devices that are done\n%s", name, log)
+		}
+	}
+}
+
 // A message that fails as a whole returns to the queue until it has used up its tries.
 func TestBrokenMessageUsesUpItsTries(t *testing.T) {
 	t.Parallel()
