@@ -315,7 +315,7 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	m.tryDevices(acting, m.Background, w, group)
 	throttled, wait := 0, time.Duration(0)
 	for _, d := range group {
-		if !d.result.throttled {
+		if !d.result.retriesLater() {
 			continue
 		}
 		throttled++

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -427,6 +428,30 @@ func TestBrokenMessageUsesUpItsTries(t *testing.T) {
 		if settlement.Retry != retry || (len(settlement.DeadLetters) == 0) != retry {
 			t.Errorf("delivery %d: %+v", deliveries, settlement)
 		}
+	}
+}
+
+// A change in doubt that Graph throttles at its next try is not tried again at once: a later refusal would hide the doubt.
+// The record says that the outcome is unknown, and the sender or the queue retries.
+func TestThrottledInDoubt(t *testing.T) {
+	t.Parallel()
+	inDoubt := func() *graphLog {
+		return &graphLog{fail: func(_ string, attempt int) error {
+			if attempt == 1 {
+				return &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled, MaybeDone: true}
+			}
+			return graphFailure(upstream.Forbidden)
+		}}
+	}
+	g := inDoubt()
+	settlement, log := settle(t, Options{Devices: g}, Message{Text: messageOf("", 1, 2)})
+	if !settlement.Retry || len(g.changed) != 2 || strings.Count(log, `"outcome":"unknown"`) != 2 {
+		t.Errorf("message: %+v, %q changed\n%s", settlement, g.changed, log)
+	}
+	g = inDoubt()
+	w, _ := ask(t, Options{Devices: g, Timeout: time.Minute}, http.MethodPost, RouteUnassign, string(messageOf("", 1, 2)))
+	if w.Code != http.StatusServiceUnavailable || len(g.changed) != 2 || strings.Count(w.Body.String(), `"outcome":"unknown"`) < 2 {
+		t.Errorf("list: %d %s, %q changed", w.Code, w.Body, g.changed)
 	}
 }
 

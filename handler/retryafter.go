@@ -23,7 +23,7 @@ const (
 // retryThrottled retries the throttled devices of pending after the Retry-After of Graph, as long as there is time.
 func (h *Handler) retryThrottled(ctx context.Context, w *work, pending []*device) {
 	for try := range maxThrottledRetries {
-		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.throttled })
+		pending = slices.DeleteFunc(pending, func(d *device) bool { return !d.result.retriesLater() })
 		if len(pending) == 0 || !w.list && (try > 0 || pending[0].result.retryAfter < longRetryAfter) || !waitForGraph(ctx, pending) {
 			break
 		}

@@ -152,6 +152,10 @@ func (r result) isFinal() bool {
 	return r.ended() && !retryable(r.status) && r.status != http.StatusFailedDependency
 }
 
+// retriesLater reports whether Graph throttled a change that was surely not made. If it was in doubt before, the result
+// says so, and the sender retries: the result of another try would hide the doubt.
+func (r result) retriesLater() bool { return r.throttled && r.outcome == OutcomeNotDone }
+
 func succeed(code Code) result {
 	r := result{code: code, status: http.StatusOK, outcome: OutcomeDone}
 	if code == WouldUnassign {

@@ -127,7 +127,7 @@ func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, device
 		var stop result // of a device whose fault is the fault of all
 		for _, d := range group {
 			switch {
-			case d.result.throttled: // later, at the new pace
+			case d.result.retriesLater(): // at the end, at the new pace
 				incomplete.err, incomplete.throttled = d.result.err, true
 				d.result = result{}
 				devices = append(devices, d)
