@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -225,8 +226,7 @@ const MaxSerialNumber = 128
 // ValidSerialNumber reports whether s can be a serial number: up to 128 printable ASCII characters, no space at either
 // end, and a letter or digit, which the search needs.
 func ValidSerialNumber(s string) bool {
-	printable := !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
-	return printable && len(s) <= MaxSerialNumber && strings.TrimSpace(s) == s && longestRun(s) != ""
+	return text.IsPrintableASCII(s) && len(s) <= MaxSerialNumber && strings.TrimSpace(s) == s && longestRun(s) != ""
 }
 
 // path returns the path of the device below the root, or the path of the filtered list that contains it.

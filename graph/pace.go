@@ -53,8 +53,7 @@ type Pace struct {
 
 	mu           sync.Mutex
 	rate         float64 // permits a second
-	heard        float64 // the highest rate of another process
-	learned      bool    // rate comes from it, and Graph has refused nothing since
+	heard        float64 // the highest rate of another process, 0 for none
 	permits      float64
 	updated      time.Time // of permits
 	blockedUntil time.Time
@@ -143,7 +142,7 @@ func (p *Pace) Capacity(d time.Duration) int {
 func (p *Pace) Rate() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.refused == 0 && !p.learned {
+	if p.refused == 0 && !p.learned() {
 		return 0
 	}
 	return p.rate
@@ -158,15 +157,17 @@ func (p *Pace) Learn(rate float64) {
 	if p.refused > 0 || !(rate > p.heard) { // or not a number
 		return
 	}
-	switch p.heard = rate; {
-	case rate >= startRate:
-		p.rate, p.learned = max(p.rate, startRate), false
-	case p.learned:
-		p.rate = max(p.rate, rate)
-	default:
-		p.rate, p.learned = max(minRate, rate), true
+	switch {
+	case p.heard > 0:
+		p.rate = max(p.rate, min(rate, startRate))
+	case rate < startRate:
+		p.rate = max(minRate, rate)
 	}
+	p.heard = rate
 }
+
+// learned reports whether the rate comes from another process, and Graph has refused nothing since.
+func (p *Pace) learned() bool { return p.refused == 0 && 0 < p.heard && p.heard < startRate }
 
 // report adapts the pace to the results of writes: how many succeeded, how many Graph throttled, and its Retry-After, 0
 // for none.
@@ -209,7 +210,6 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 // cut lowers the rate to a little below the part of Graph's limit that the process had: the writes that Graph accepted
 // from it in the window. again says that this is the second refusal in a short time.
 func (p *Pace) cut(now time.Time, again bool) {
-	p.learned = false
 	part := float64(len(p.accepted)) / window.Seconds()
 	if p.refusals == 0 {
 		p.measured = part
@@ -229,7 +229,7 @@ func (p *Pace) cut(now time.Time, again bool) {
 // grown returns the rate after a success.
 func (p *Pace) grown(now time.Time) float64 {
 	switch {
-	case p.learned:
+	case p.learned():
 		return p.rate * (1 + learnedGrowth)
 	case p.refused == 0:
 		return p.rate + startStep

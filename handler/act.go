@@ -158,7 +158,7 @@ func (h *Handler) readDevices(ctx context.Context, w *work, devices []*device) {
 		switch {
 		case found.Err == nil:
 			d.known, d.read = found.Device, true
-			if d.known.Account.Assigned() && !h.accountsShown.Load() {
+			if d.known.Account.Assigned() {
 				h.accountsShown.Store(true)
 			}
 		case h.requiresRead(w, d) || !isReadFailure(found.Err):

@@ -132,8 +132,7 @@ func deliveryID(h http.Header, from caller.Caller) (string, error) {
 	if len(key) > 1 && key[0] == '"' && key[len(key)-1] == '"' {
 		key = key[1 : len(key)-1]
 	}
-	plain := !strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' })
-	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !plain {
+	if len(keys) > 1 || key == "" || len(key) > maxDeliveryID || !text.IsPrintableASCII(key) {
 		return "", &refusal{code: deliveryIDInvalid}
 	}
 	return key, nil

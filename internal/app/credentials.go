@@ -2,6 +2,7 @@ package app
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -21,8 +22,10 @@ func newIdentity(c config.Config, role entra.Assertion, o azsdk.Options) (azcore
 		return entra.Federated(cmp.Or(c.AzureTenantID, c.TenantID), cmp.Or(c.AzureClientID, c.ClientID), role, o)
 	case config.ClientSecret:
 		return entra.ClientSecret(c.AzureTenantID, c.AzureClientID, c.AzureSecret, o)
+	case config.AzureCLI:
+		return entra.AzureCLI(o)
 	}
-	return entra.AzureCLI(o)
+	return nil, fmt.Errorf("no vault credential %q", c.VaultCredential)
 }
 
 // newGraphCredential returns the credential of the app that may call Graph: a secret or certificate in the vault, or

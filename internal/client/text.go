@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"autopilot-unassign/internal/text"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -87,17 +88,17 @@ func (s source) readKey(stdin io.Reader) (string, error) {
 	if err != nil && !errors.Is(err, upstream.ErrTooLarge) {
 		return "", err
 	}
-	text, _ := decodeText(whole)
-	text = strings.Trim(text, "\x00\t\r\n ")
+	key, _ := decodeText(whole)
+	key = strings.Trim(key, "\x00\t\r\n ")
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("%s is larger than %d bytes, so it is not a key file", name, maxKeyFile)
-	case text == "":
+	case key == "":
 		return "", fmt.Errorf("%s is empty", name)
-	case strings.ContainsAny(text, "\r\n"):
+	case strings.ContainsAny(key, "\r\n"):
 		return "", fmt.Errorf("%s has more than one line; keep the line with the key", name)
-	case strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c > '~' }):
+	case !text.IsPrintableASCII(key):
 		return "", fmt.Errorf("%s has characters that no HTTP header can carry; save the key as plain text", name)
 	}
-	return text, nil
+	return key, nil
 }

@@ -444,11 +444,14 @@ func TestDetectHost(t *testing.T) {
 		{"", "", Local},
 		{"8080", "", Azure},
 		{"", "127.0.0.1:9001", Lambda},
-		{"8080", "127.0.0.1:9001", ""}, // an error
+		{"8080", "127.0.0.1:9001", ""}, // an error that names both
 	} {
 		host, err := DetectHost(func(name string) string {
 			return map[string]string{"FUNCTIONS_CUSTOMHANDLER_PORT": test.azure, "AWS_LAMBDA_RUNTIME_API": test.lambda}[name]
 		})
+		if test.want == "" && (err == nil || !strings.Contains(err.Error(), "PORT and AWS_LAMBDA_RUNTIME_API are both set")) {
+			t.Errorf("%+v: %v", test, err)
+		}
 		if host != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("%+v: %q, %v", test, host, err)
 		}

@@ -25,8 +25,8 @@ func Unquote(value []byte) (s string, ok bool) {
 // IsObject reports whether a valid JSON value is an object.
 func IsObject(value []byte) bool { return bytes.HasPrefix(trimSpace(value), []byte("{")) }
 
-// Members returns the members of a JSON value in order, each as its name in quotes and its value. The value is valid, and has no
-// members unless it is an object.
+// Members returns the members of a valid JSON value in order, each as its name in quotes and its value. A value that is
+// no object has none.
 func Members(value []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
 		if !IsObject(value) {

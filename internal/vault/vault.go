@@ -114,7 +114,7 @@ func ValidName(name string) bool {
 // and shells add them. Any other character that no HTTP header carries makes it invalid.
 func (v *Vault) Secret(ctx context.Context, name string) (Secret, error) {
 	s, err := v.readSecret(ctx, name, "", nil)
-	if err == nil && strings.ContainsFunc(s.value, func(r rune) bool { return r < ' ' || r > '~' }) {
+	if err == nil && !text.IsPrintableASCII(s.value) {
 		return Secret{}, Invalid(name, "has a character that no HTTP header carries")
 	}
 	return s, err
