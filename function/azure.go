@@ -15,6 +15,7 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/server"
 )
 
 // serveAzure serves the requests and invocations of the Azure Functions host until ctx ends.
@@ -35,7 +36,7 @@ func serveAzure(
 	worker := &azureWorker{
 		handler: s.Handler, address: address, coreTools: getenv(coreToolsVariable) != "", stop: ctx.Done(), log: log,
 	}
-	if err := serveHTTP(ctx, listener, withInvocation(worker, config.Azure, azureInvocationID), timeout, log); err != nil {
+	if err := server.Serve(ctx, listener, withInvocation(worker, config.Azure, azureInvocationID), timeout, log); err != nil {
 		return err
 	}
 	return errors.New("stopped by a signal")

@@ -12,6 +12,7 @@ import (
 	"autopilot-unassign/internal/client"
 	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/demo"
+	"autopilot-unassign/internal/server"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -31,7 +32,7 @@ func simulate(ctx context.Context, program, address string, getenv func(string) 
 		return err
 	}
 	s.Banner(stdout, program, "http://"+listener.Addr().String())
-	return serveHTTP(ctx, listener, withInvocation(s.App, config.Local, ""), s.Config.Timeout, s.Log)
+	return server.Serve(ctx, listener, withInvocation(s.App, config.Local, ""), s.Config.Timeout, s.Log)
 }
 
 // callDeployment runs the commands of callers: call and list.

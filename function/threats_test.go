@@ -24,6 +24,7 @@ import (
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/azuresim"
 	"autopilot-unassign/internal/config"
+	"autopilot-unassign/internal/server"
 )
 
 // listeners starts the program on the two hosts where it listens itself, with no host in front of it.
@@ -223,7 +224,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	var serving sync.WaitGroup
 	address := listener.Addr().String()
 	serving.Go(func() {
-		if err := serveHTTP(ctx, listener, withInvocation(&azureWorker{
+		if err := server.Serve(ctx, listener, withInvocation(&azureWorker{
 			handler: h, address: address, coreTools: true,
 			stop: ctx.Done(), log: log,
 		}, config.Azure, azureInvocationID), time.Second, log); err != nil {
