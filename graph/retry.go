@@ -33,7 +33,7 @@ func (c *Client) sendWithRetries(ctx context.Context, r request, token string, d
 
 // retries reports whether a failure is worth another try now.
 func (c *Client) retries(failure *upstream.Error) bool {
-	return isTransient(failure.Reason) && (!c.paced || failure.Reason != upstream.Throttled)
+	return failure.Reason.Transient() && (!c.paced || failure.Reason != upstream.Throttled)
 }
 
 // backoffAfter returns the wait after try, counted from 0, without Retry-After.
@@ -52,16 +52,6 @@ func remainingTime(ctx context.Context) time.Duration {
 // waitFor waits for d if d fits into half of the remaining time, and reports whether it did.
 func waitFor(ctx context.Context, d time.Duration) bool {
 	return d < remainingTime(ctx)/2 && upstream.Sleep(ctx, d)
-}
-
-// isTransient reports whether a retry may succeed.
-func isTransient(r upstream.Reason) bool {
-	switch r {
-	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout,
-		upstream.Unreachable, upstream.BadAnswer:
-		return true
-	}
-	return false
 }
 
 // leavesDoubt reports whether a response with that reason leaves open that Graph has carried out the request.

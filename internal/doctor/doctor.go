@@ -30,26 +30,17 @@ const (
 
 // Finding is one line of the doctor's report. docs/operations.md documents its members.
 type Finding struct {
-	Check   string   `json:"check"`             // the name in docs/operations.md
-	Subject string   `json:"subject,omitempty"` // the secret or tenant, if there are several
-	Mark    Mark     `json:"mark"`
-	Tried   string   `json:"tried"`
-	Found   string   `json:"found"`
-	Fix     []string `json:"fix,omitempty"` // sentences and commands, in order
-	Error   *Fault   `json:"error,omitempty"`
+	Check   string          `json:"check"`             // the name in docs/operations.md
+	Subject string          `json:"subject,omitempty"` // the secret or tenant, if there are several
+	Mark    Mark            `json:"mark"`
+	Tried   string          `json:"tried"`
+	Found   string          `json:"found"`
+	Fix     []string        `json:"fix,omitempty"` // sentences and commands, in order
+	Error   *upstream.Error `json:"error,omitempty"`
 
 	issuer     issuer        // of the token that the check needs
 	renew      string        // the entry of fixes.txt that creates a missing secret or trust
 	retryAfter time.Duration // 0 after a success or a permanent failure
-}
-
-// Fault has the details of a service's error that its support needs.
-type Fault struct {
-	Service   upstream.Service `json:"service"`
-	Reason    upstream.Reason  `json:"reason"`
-	Status    int              `json:"status,omitempty"`
-	Code      string           `json:"code,omitempty"`
-	RequestID string           `json:"requestId,omitempty"`
 }
 
 func (f *Finding) markOK(format string, args ...any) {

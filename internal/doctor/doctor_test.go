@@ -1086,7 +1086,7 @@ func TestDoctorPage(t *testing.T) {
 		if !slices.Equal(listed, words) {
 			t.Errorf("openapi.yaml lists %v, want %v", listed, words)
 		}
-		r.Findings[0].Error, r.Findings[0].Subject, r.Findings[0].Fix = &Fault{Status: 1, Code: "x", RequestID: "x"}, "x",
+		r.Findings[0].Error, r.Findings[0].Subject, r.Findings[0].Fix = &upstream.Error{Status: 1, Code: "x", RequestID: "x"}, "x",
 			[]string{"x"}
 		encoded, err := json.Marshal(r)
 		if err != nil {

@@ -160,10 +160,7 @@ func (d *diagnosis) failWith(f *Finding, err error) {
 		found += " (" + words + ")"
 	}
 	f.markFailed(x.listSteps(entriesFor(e)...), "%s", found)
-	f.Error = &Fault{e.Service, e.Reason, e.Status, e.Code, e.RequestID}
-	switch e.Reason {
-	case upstream.Throttled, upstream.Unavailable, upstream.Internal, upstream.Timeout, upstream.BadAnswer,
-		upstream.Unreachable:
+	if f.Error = e; e.Reason.Transient() {
 		f.retryAfter = max(retryPause, e.RetryAfter)
 	}
 }

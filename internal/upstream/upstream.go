@@ -41,6 +41,15 @@ const (
 	Rejected    Reason = "rejected"    // any other refusal of the 400 class
 )
 
+// Transient reports whether a retry of a request that failed for that reason may succeed.
+func (r Reason) Transient() bool {
+	switch r {
+	case Throttled, Unavailable, Internal, Timeout, Unreachable, BadAnswer:
+		return true
+	}
+	return false
+}
+
 // The reasons of Graph alone.
 const (
 	Conflict         Reason = "conflict"           // 409
@@ -68,20 +77,21 @@ const (
 	VersionUnsupported Reason = "version_unsupported"
 )
 
-// Error is a failure of a service, or of the network on the way to it.
+// Error is a failure of a service, or of the network on the way to it. Its JSON has the details that the service's
+// support needs.
 type Error struct {
-	Service    Service
-	Reason     Reason
-	Barrier    Barrier       // of Unreachable and Untrusted
-	Status     int           // HTTP status of the service, 0 without a response
-	Code       string        // its error code, reduced by [PlainCode]; may be empty
-	RequestID  string        // for its support; may be empty
-	RetryAfter time.Duration // 0 if the service did not say
+	Service    Service       `json:"service"`
+	Reason     Reason        `json:"reason"`
+	Barrier    Barrier       `json:"-"`                   // of Unreachable and Untrusted
+	Status     int           `json:"status,omitempty"`    // HTTP status of the service, 0 without a response
+	Code       string        `json:"code,omitempty"`      // its error code, reduced by [PlainCode]; may be empty
+	RequestID  string        `json:"requestId,omitempty"` // for its support; may be empty
+	RetryAfter time.Duration `json:"-"`                   // 0 if the service did not say
 	// MaybeDone means that the change may have happened in spite of this error. Only graph's action changes anything,
 	// and its result is the one place that sets it.
-	MaybeDone bool
+	MaybeDone bool `json:"-"`
 	// Cause is a few fixed words for the log ("connection refused", "secret has no value"), never text of the service.
-	Cause string
+	Cause string `json:"-"`
 }
 
 // Error returns service, reason, status, code and cause.
