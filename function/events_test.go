@@ -11,6 +11,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -890,6 +891,14 @@ func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.De
 	return results
 }
 
+// unlimited is a pace without a limit.
+type unlimited struct{}
+
+func (unlimited) Take(_ context.Context, want int) int { return want }
+func (unlimited) Capacity(time.Duration) int           { return math.MaxInt32 }
+func (unlimited) Rate() float64                        { return 0 }
+func (unlimited) Learn(float64)                        {}
+
 // A signal ends a running sweep in time for its records and for a retry by the host.
 func TestSweepEndsWithTheProcess(t *testing.T) {
 	t.Parallel()
@@ -897,7 +906,7 @@ func TestSweepEndsWithTheProcess(t *testing.T) {
 	logger := app.NewLog(&log, slog.LevelInfo)
 	asked, stop := make(chan struct{}), make(chan struct{})
 	w := &azureWorker{handler: handler.New(handler.Options{
-		Devices: slowDevice{asked: asked}, Verifier: caller.Platform{}, Log: logger, Timeout: time.Hour,
+		Background: slowDevice{asked: asked}, Devices: slowDevice{asked: asked}, Pace: unlimited{}, Verifier: caller.Platform{}, Log: logger, Timeout: time.Hour,
 		Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10, Apply: true},
 	}), address: "127.0.0.1:1", coreTools: true, stop: stop, log: logger}
 	go func() {
@@ -927,7 +936,7 @@ func FuzzInvocation(f *testing.F) {
 	var log bytes.Buffer
 	logger := app.NewLog(&log, slog.LevelInfo)
 	w := &azureWorker{handler: handler.New(handler.Options{
-		Devices: oneDevice{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10}, Log: logger, Timeout: time.Second,
+		Background: oneDevice{}, Devices: oneDevice{}, Pace: unlimited{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{GroupTag: "MTR-Oslo", MaxDevices: 10}, Log: logger, Timeout: time.Second,
 	}), address: "127.0.0.1:1", coreTools: true, log: logger}
 	f.Fuzz(func(t *testing.T, timer bool, body []byte) {
 		log.Reset()

@@ -211,7 +211,7 @@ func TestPanicOnEveryHost(t *testing.T) {
 	out := &azuresim.Buffer{}
 	log := app.NewLog(out, slog.LevelInfo)
 	h := handler.New(handler.Options{
-		Devices: fallingOver{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{
+		Background: fallingOver{}, Devices: fallingOver{}, Pace: unlimited{}, Verifier: caller.Platform{}, Sweep: handler.Sweep{
 			GroupTag: "MTR-Oslo", MaxDevices: 10,
 			MinInventory: 1,
 		}, Log: log, Timeout: time.Second,

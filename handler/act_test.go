@@ -85,7 +85,7 @@ func post(t *testing.T, o Options, body string) (*httptest.ResponseRecorder, map
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, RouteUnassign, strings.NewReader(body))
 	r.Header.Set("Prefer", "return=representation")
 	w := httptest.NewRecorder()
-	New(o).ServeHTTP(w, r)
+	newHandler(o).ServeHTTP(w, r)
 	var answer, record map[string]any
 	line, _, _ := strings.Cut(log.String(), "\n")
 	if err := errors.Join(json.Unmarshal(w.Body.Bytes(), &answer), json.Unmarshal([]byte(line), &record)); err != nil {
@@ -333,7 +333,7 @@ func TestDeviceList(t *testing.T) {
 		if test.operators == nil {
 			test.operators = []string{caller.PlatformID}
 		}
-		h := New(Options{
+		h := newHandler(Options{
 			Devices: fake, Verifier: caller.Platform{}, Operators: test.operators, Policy: Policy{GroupTags: []string{"MTR-*"}, PerMinute: 1},
 			Timeout: time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)),
 		})
@@ -397,7 +397,7 @@ func TestHeaderForms(t *testing.T) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, RouteUnassign, strings.NewReader(someBody))
 		r.Header = test.header
 		w := httptest.NewRecorder()
-		New(Options{Devices: devicesFunc(done204), Verifier: caller.Platform{}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)}).ServeHTTP(w, r)
+		newHandler(Options{Devices: devicesFunc(done204), Verifier: caller.Platform{}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)}).ServeHTTP(w, r)
 		if w.Code != test.status {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}

@@ -35,7 +35,7 @@ func (g *cancelledGraph) UnassignResourceAccount(ctx context.Context, ids ...gra
 func TestContextOutlivesTheCaller(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	g := &cancelledGraph{fakeGraph: &fakeGraph{find: carrying(fjord)}, leave: leave}
-	h := New(Options{Devices: g, Verifier: caller.Platform{}, Log: slog.New(slog.DiscardHandler), Timeout: time.Minute})
+	h := newHandler(Options{Devices: g, Verifier: caller.Platform{}, Log: slog.New(slog.DiscardHandler), Timeout: time.Minute})
 	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodPost, RouteUnassign, strings.NewReader(someBody)))
 	if g.changes != 1 || g.err != nil {
 		t.Errorf("%d changes, in a context with %v", g.changes, g.err)

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"autopilot-unassign/internal/singleflight"
 )
 
 // serveDoctor serves GET /api/doctor: a report on this deployment. Its failed checks are no failure of the request.
@@ -32,7 +34,7 @@ func (h *Handler) serveDoctor(w http.ResponseWriter, r *http.Request, o *origin)
 // It reads no body, and a signature must cover an empty body. A request for devices always has a body, so neither kind
 // of signature is valid for the other route.
 func (h *Handler) runOperation(header http.Header, r *http.Request, o *origin, cost int, operate func() error) result {
-	err := catchPanic(func() error {
+	err := singleflight.CatchPanic(func() error {
 		err := checkReadMethod(header, r)
 		if err == nil {
 			o.caller, err = h.Verifier.Verify(r, nil)

@@ -116,7 +116,7 @@ func TestDoctorReadsNoBody(t *testing.T) {
 		r := httptest.NewRequestWithContext(t.Context(), test.method, test.route, strings.NewReader(test.body))
 		caller.Sign(r.Header, key, "msg_1", time.Now(), []byte(test.signed))
 		w := httptest.NewRecorder()
-		New(o).ServeHTTP(w, r)
+		newHandler(o).ServeHTTP(w, r)
 		if w.Code != test.status || (w.Code == http.StatusMethodNotAllowed) != (w.Header().Get("Allow") == "GET, HEAD") {
 			t.Errorf("%s: %d %v %s", name, w.Code, w.Header(), w.Body)
 		}
@@ -136,7 +136,7 @@ func TestOneExaminationAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := 0
 		var log bytes.Buffer
-		h := New(Options{
+		h := newHandler(Options{
 			Verifier: caller.Platform{}, Timeout: 20 * time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)),
 			Operators: []string{caller.PlatformID}, Examine: func(ctx context.Context) (slog.LogValuer, error) {
 				made++
@@ -178,7 +178,7 @@ func TestOneExaminationAtATime(t *testing.T) {
 
 // An examination counts as a full list, and a device counts beside it.
 func TestDoctorCountsAsAList(t *testing.T) {
-	h := New(Options{
+	h := newHandler(Options{
 		Devices: devicesFunc(done204), Verifier: caller.Platform{}, Policy: Policy{PerMinute: maxDevices + 1}, Timeout: time.Second,
 		Log: slog.New(slog.DiscardHandler), Operators: []string{caller.PlatformID}, Examine: well,
 	})
@@ -203,7 +203,7 @@ func TestDoctorThatFails(t *testing.T) {
 		"a panic":  func(context.Context) (slog.LogValuer, error) { panic("canary") },
 	} {
 		var log bytes.Buffer
-		h := New(Options{Verifier: caller.Platform{}, Timeout: time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)), Operators: []string{caller.PlatformID}, Examine: examine})
+		h := newHandler(Options{Verifier: caller.Platform{}, Timeout: time.Second, Log: slog.New(slog.NewJSONHandler(&log, nil)), Operators: []string{caller.PlatformID}, Examine: examine})
 		for range 2 {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, RouteDoctor, nil))

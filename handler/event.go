@@ -7,6 +7,7 @@ import (
 
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/singleflight"
 )
 
 // Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has
@@ -89,7 +90,7 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	ctx = o.withTrace(ctx)
 	job := work{request: request{list: true}} // a list: each device has a status of its own
 	job.context = mergeContext(e.request.context, e.Context)
-	failure := catchPanic(func() error {
+	failure := singleflight.CatchPanic(func() error {
 		switch {
 		case e.invalid != nil:
 			return e.invalid

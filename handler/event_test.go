@@ -27,7 +27,7 @@ func carryOut(t *testing.T, o Options, e Event) (any, *EventError, []map[string]
 	t.Helper()
 	var log bytes.Buffer
 	o.Log, o.Timeout = slog.New(slog.NewJSONHandler(&log, nil)), time.Second
-	report, err := New(o).Run(WithInvocation(t.Context(), Invocation{Host: "lambda", ID: "invocation-1"}), e)
+	report, err := newHandler(o).Run(WithInvocation(t.Context(), Invocation{Host: "lambda", ID: "invocation-1"}), e)
 	failed, ok := errors.AsType[*EventError](err)
 	if ok != (err != nil) {
 		t.Fatalf("an error of type %T", err)
@@ -213,7 +213,7 @@ func TestDocsHaveEveryEventCode(t *testing.T) {
 	if len(codes) < 6 || strings.Count(events, "\n## ") != len(codes) {
 		t.Errorf("docs/errors.md has %d entries of events, event.go the codes %v", strings.Count(events, "\n## "), codes)
 	}
-	h := New(Options{Log: slog.New(slog.DiscardHandler)})
+	h := newHandler(Options{Log: slog.New(slog.DiscardHandler)})
 	for _, code := range codes {
 		_, err := h.Run(t.Context(), Event{invalid: &refusal{code: code}})
 		if strings.HasPrefix(string(code), "sweep_") {
@@ -235,7 +235,7 @@ func TestEventComesAgain(t *testing.T) {
 	const unknown = "6f1a9c0e-5b1d-4c55-9d3a-1f0e7c2b4a02"
 	var acted []string
 	var log bytes.Buffer
-	h := New(Options{
+	h := newHandler(Options{
 		Devices: devicesFunc(func(ids []graph.DeviceID) []graph.Result {
 			results := done204(ids)
 			for i, id := range ids {

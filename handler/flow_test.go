@@ -50,7 +50,7 @@ func TestFlowOf(t *testing.T) {
 	} {
 		for _, body := range []string{someBody, "refused"} {
 			var log bytes.Buffer
-			h := New(Options{Devices: devicesFunc(done204), Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second})
+			h := newHandler(Options{Devices: devicesFunc(done204), Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second})
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, RouteUnassign, strings.NewReader(body))
 			r.Header = test.sent
 			h.ServeHTTP(httptest.NewRecorder(), r)

@@ -10,7 +10,6 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -45,18 +44,20 @@ type Devices interface {
 	UnassignResourceAccount(ctx context.Context, ids ...graph.DeviceID) []graph.Result
 }
 
-// Options are the dependencies and settings of a Handler. Devices, Verifier, Log and Timeout are required.
+// Options are the dependencies and settings of a Handler. Devices, Verifier, Log and Timeout are required, and for
+// events Background and Pace.
 type Options struct {
 	Devices Devices
 	// Background changes devices for queues and sweeps: it must not retry throttled requests, because Pace schedules
-	// them. nil means Devices.
+	// them.
 	Background Devices
-	Pace       Pace // of changes in the background; nil means no limit
-	Queue      Queue
-	Verifier   caller.Verifier
-	Policy     Policy
-	Sweep      Sweep
-	Operators  []string // the callers that may list devices and examine the deployment, each by the ID of its Caller
+	Pace       Pace
+	// QueueMaxAge is the age above which a message is refused for devices without expected; 0 for no limit.
+	QueueMaxAge time.Duration
+	Verifier    caller.Verifier
+	Policy      Policy
+	Sweep       Sweep
+	Operators   []string // the callers that may list devices and examine the deployment, each by the ID of its Caller
 	// Examine returns the doctor's report, as JSON for the operator and as counts for the log. It changes nothing, and
 	// returns when its context ends. It may be nil without Operators.
 	Examine func(ctx context.Context) (slog.LogValuer, error)
@@ -78,12 +79,6 @@ type Handler struct {
 
 // New returns a Handler.
 func New(o Options) *Handler {
-	if o.Background == nil {
-		o.Background = o.Devices
-	}
-	if o.Pace == nil {
-		o.Pace = unlimited{}
-	}
 	return &Handler{
 		Options: o,
 		limits: rateLimits{
@@ -165,7 +160,7 @@ func requestID(h http.Header) string {
 // serveUnassign serves POST /api/unassign.
 func (h *Handler) serveUnassign(w http.ResponseWriter, r *http.Request, o *origin) response {
 	var job work
-	if err := catchPanic(func() error { return h.performRequest(w, r, o, &job) }); err != nil {
+	if err := singleflight.CatchPanic(func() error { return h.performRequest(w, r, o, &job) }); err != nil {
 		job.result = classify(err)
 	}
 	res := h.respond(w.Header(), r, o, &job)
@@ -217,14 +212,4 @@ func checkReadMethod(header http.Header, r *http.Request) error {
 		return &refusal{code: methodNotAllowed}
 	}
 	return nil
-}
-
-// catchPanic returns the error of f, or a *singleflight.PanicError if f panics.
-func catchPanic(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &singleflight.PanicError{Value: p, Stack: debug.Stack()}
-		}
-	}()
-	return f()
 }

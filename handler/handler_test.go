@@ -55,6 +55,17 @@ func done204(ids []graph.DeviceID) []graph.Result {
 	return results
 }
 
+// newHandler returns a Handler whose changes in the background are like the others unless o says otherwise.
+func newHandler(o Options) *Handler {
+	if o.Background == nil {
+		o.Background = o.Devices
+	}
+	if o.Pace == nil {
+		o.Pace = unlimited{}
+	}
+	return New(o)
+}
+
 // ask sends a request to a handler made of o, and returns the response and the log.
 func ask(t *testing.T, o Options, method, target, body string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
@@ -67,7 +78,7 @@ func ask(t *testing.T, o Options, method, target, body string) (*httptest.Respon
 		o.Timeout = time.Second
 	}
 	w := httptest.NewRecorder()
-	New(o).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body)))
+	newHandler(o).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body)))
 	return w, log.String()
 }
 
@@ -140,7 +151,7 @@ func TestCallerWhoGoesAwayStopsNothing(t *testing.T) {
 	var log bytes.Buffer
 	gone, leave := context.WithCancel(t.Context())
 	acted := false
-	h := New(Options{
+	h := newHandler(Options{
 		Devices: devicesFunc(func(ids []graph.DeviceID) []graph.Result {
 			leave()
 			acted = true

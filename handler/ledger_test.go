@@ -35,7 +35,7 @@ type desk struct {
 // newDesk returns a desk that changes devices with act. n is the number of the call, from 1.
 func newDesk(act func(n int, ids []graph.DeviceID) []graph.Result, policy Policy) *desk {
 	d := &desk{}
-	d.Handler = New(Options{
+	d.Handler = newHandler(Options{
 		Devices: devicesFunc(func(ids []graph.DeviceID) []graph.Result {
 			d.mu.Lock()
 			d.acts++

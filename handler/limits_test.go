@@ -71,7 +71,7 @@ func TestLargeEvents(t *testing.T) {
 // TestLedgerIsBoundedInBytes stores as many results as the ledger takes, of serial numbers that many devices share.
 func TestLedgerIsBoundedInBytes(t *testing.T) {
 	found := graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Ambiguous}, Sharing: 5000, Candidates: make([]graph.Device, 1000)}
-	h := New(Options{
+	h := newHandler(Options{
 		Verifier: verifierFunc(func(*http.Request, []byte) (caller.Caller, error) {
 			return caller.Caller{Kind: caller.KindAPIKey, ID: "key"}, nil
 		}),
@@ -134,7 +134,7 @@ func TestUnservedBodies(t *testing.T) {
 			return caller.Caller{}, caller.ErrDenied
 		}), http.StatusRequestEntityTooLarge},
 	} {
-		h := New(Options{Devices: devicesFunc(done204), Verifier: test.verifier, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+		h := newHandler(Options{Devices: devicesFunc(done204), Verifier: test.verifier, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, RouteUnassign, test.body)
 		r.Header.Set("Content-Type", test.contentType)
 		w := httptest.NewRecorder()
@@ -183,7 +183,7 @@ func TestSweepMaximum(t *testing.T) {
 		{ID: mustDevice(t, someDevice[:35]+"2"), GroupTag: "MTR", Account: fjord},
 	}
 	for _, apply := range []bool{false, true} {
-		h := New(Options{
+		h := newHandler(Options{
 			Devices: devices, Sweep: Sweep{GroupTag: "MTR", MaxDevices: 1, Apply: apply}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
 		})
 		if code := runCommand(t, h, `{"command":"sweep"}`); code != sweepTooMany {
@@ -195,7 +195,7 @@ func TestSweepMaximum(t *testing.T) {
 // TestLateEvents has a command come more than six hours after its time.
 func TestLateEvents(t *testing.T) {
 	for late, want := range map[time.Duration]Code{maxLateness - time.Minute: "", maxLateness + time.Minute: eventLate} {
-		h := New(Options{Devices: devicesFunc(done204), Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+		h := newHandler(Options{Devices: devicesFunc(done204), Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
 		at := time.Now().Add(-late).Format(time.RFC3339)
 		if code := runCommand(t, h, `{"command":"unassign","deviceId":"`+someDevice+`","scheduledTime":"`+at+`"}`); code != want {
 			t.Errorf("after %v: %q", late, code)

@@ -71,12 +71,12 @@ func TestDryRunOfAll(t *testing.T) {
 		}
 	}
 	fake := &fakeGraph{find: carrying(fjord)}
-	h := New(Options{Devices: fake, Policy: Policy{DryRun: true}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+	h := newHandler(Options{Devices: fake, Policy: Policy{DryRun: true}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
 	if code := runCommand(t, h, `{"command":"unassign","deviceId":"`+someDevice+`"}`); code != "" || fake.changes != 0 {
 		t.Errorf("a command: %s, %d changes", code, fake.changes)
 	}
 	devices := inventory{{ID: mustDevice(t, someDevice), GroupTag: "MTR", Account: fjord}}
-	h = New(Options{
+	h = newHandler(Options{
 		Devices: devices, Policy: Policy{DryRun: true}, Sweep: Sweep{GroupTag: "MTR", MaxDevices: 5, Apply: true},
 		Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
 	})
@@ -107,13 +107,13 @@ func TestCallerPolicy(t *testing.T) {
 		if w.Code != test.status || !strings.Contains(w.Body.String(), test.want) || (fake.changes == 0) != (test.status == 403 || test.want == `"would_unassign"`) {
 			t.Errorf("%s: %d %s, %d changes", name, w.Code, w.Body, fake.changes)
 		}
-		h := New(Options{Devices: fake, Policy: hostPolicy(test.policy), Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+		h := newHandler(Options{Devices: fake, Policy: hostPolicy(test.policy), Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
 		code := runCommand(t, h, strings.Replace(test.body, "{", `{"command":"unassign",`, 1))
 		if denied := code == policyDenied; denied != (test.status == 403) {
 			t.Errorf("%s: the command ends in %q", name, code)
 		}
 	}
-	h := New(Options{
+	h := newHandler(Options{
 		Devices: inventory{{ID: mustDevice(t, someDevice), GroupTag: "MTR", Account: fjord}}, Policy: hostPolicy(CallerPolicy{RequireExpected: true}),
 		Sweep: Sweep{GroupTag: "MTR", MaxDevices: 5, Apply: true}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
 	})
@@ -126,7 +126,7 @@ func TestCallerPolicy(t *testing.T) {
 func TestDevicesPerHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := &fakeGraph{find: carrying(fjord)}
-		h := New(Options{
+		h := newHandler(Options{
 			Devices: fake, Verifier: caller.Platform{}, Policy: hostPolicy(CallerPolicy{DevicesPerHour: 2}),
 			Log: slog.New(slog.DiscardHandler), Timeout: time.Minute,
 		})
@@ -162,7 +162,7 @@ func TestDevicesPerHour(t *testing.T) {
 
 // TestEventsDoNotCount sends more events than RATE_LIMIT allows requests.
 func TestEventsDoNotCount(t *testing.T) {
-	h := New(Options{Devices: &fakeGraph{find: carrying(fjord)}, Policy: Policy{PerMinute: 1}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
+	h := newHandler(Options{Devices: &fakeGraph{find: carrying(fjord)}, Policy: Policy{PerMinute: 1}, Log: slog.New(slog.DiscardHandler), Timeout: time.Second})
 	for range 30 {
 		if code := runCommand(t, h, `{"command":"unassign","deviceId":"`+someDevice+`"}`); code != "" {
 			t.Fatalf("the event ended in %s", code)
@@ -212,7 +212,7 @@ func TestPolicyHidesOtherDevices(t *testing.T) {
 // and the records of requests before their responses.
 func TestAuditIsWrittenAtEveryLevel(t *testing.T) {
 	var log bytes.Buffer
-	h := New(Options{
+	h := newHandler(Options{
 		Devices: &fakeGraph{find: carrying(fjord)}, Verifier: caller.Platform{}, Timeout: time.Second,
 		Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
@@ -302,7 +302,7 @@ func TestSweepCountsFailures(t *testing.T) {
 			ID: graph.DeviceID{n + 1}, GroupTag: "Retired", Account: graph.Account{UserPrincipalName: "room"},
 		})
 	}
-	h := New(Options{
+	h := newHandler(Options{
 		Devices: f, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
 		Sweep: Sweep{GroupTag: "Retired", MaxDevices: 4, Apply: true},
 	})

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -17,13 +16,9 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
-
-// Queue has the settings of queue messages.
-type Queue struct {
-	MaxAge time.Duration // an older message is refused for devices without expected; 0 for no limit
-}
 
 // Pace grants permits for changes in the background. *graph.Pace implements it.
 type Pace interface {
@@ -119,7 +114,7 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 			defer cancel()
 			run.taking = taking
 			var s Settlement
-			if err := catchPanic(func() error { s = run.settle(ctx); return nil }); err != nil {
+			if err := singleflight.CatchPanic(func() error { s = run.settle(ctx); return nil }); err != nil {
 				failed := &work{request: request{context: run.message.Context}, result: classify(err)}
 				h.auditEvent(ctx, newOrigin(ctx, time.Now(), guid.New().String()), failed)
 				s = Settlement{Retry: true} // the queue itself gives up after its own number of deliveries
@@ -167,7 +162,7 @@ func (m *messageRun) settle(ctx context.Context) Settlement {
 	job.context = mergeContext(job.context, m.message.Context)
 	failure := m.event.invalid
 	if failure == nil && !m.postponed {
-		failure = catchPanic(func() error {
+		failure = singleflight.CatchPanic(func() error {
 			return m.performOnce(ctx, o, &job, m.message.Text, func(ctx context.Context) error { return m.drain(ctx, o, &job) })
 		})
 	}
@@ -278,7 +273,7 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 		}
 	}
 	return func() {
-		err := catchPanic(func() error { m.changeGroup(ctx, o, &part, copies); return nil })
+		err := singleflight.CatchPanic(func() error { m.changeGroup(ctx, o, &part, copies); return nil })
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for i, d := range group {
@@ -340,26 +335,10 @@ func (m *messageRun) auditEnded(ctx context.Context, o *origin, w *work) {
 	}
 }
 
-// unlimited is the pace without a limit.
-type unlimited struct{}
-
-func (unlimited) Take(ctx context.Context, want int) int {
-	if ctx.Err() != nil {
-		return 0
-	}
-	return want
-}
-
-func (unlimited) Capacity(time.Duration) int { return math.MaxInt32 }
-
-func (unlimited) Rate() float64 { return 0 }
-
-func (unlimited) Learn(float64) {}
-
 // refuseOld refuses a message above the age limit, for the devices without expected: they may carry a newer account.
 func (m *messageRun) refuseOld(w *work) {
 	since := m.since()
-	if m.Queue.MaxAge == 0 || since.IsZero() || time.Since(since) <= m.Queue.MaxAge {
+	if m.QueueMaxAge == 0 || since.IsZero() || time.Since(since) <= m.QueueMaxAge {
 		return
 	}
 	for _, d := range w.devices {
@@ -461,35 +440,23 @@ func (m *messageRun) body(w *work, devices []*device, state queueState) []byte {
 
 // decodeMessageEvent decodes the text of a message: a body, with the member queue if this function sent it.
 func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
-	e, state := Event{Source: source, Text: text}, queueState{}
-	e.invalid = func() error {
-		body, err := checkJSON(decodeMessage(text))
-		if err != nil {
-			return err
-		}
-		var decoder bodyDecoder
-		err = readObject(body, &refusal{code: invalidJSON}, func(field string) fieldReader {
-			if field == "queue" {
-				return func(value json.RawMessage) error {
-					if json.Unmarshal(value, &state) != nil || state.Tries < 0 {
-						return &refusal{code: eventInvalid, field: field}
-					}
-					state.Since = normalTime(state.Since)
-					state.Tries = min(state.Tries, maxTries) // or the sum with deliveries could overflow
-					if state.Code != "" {                    // a dead letter that was put back
-						state.Tries = 0
-					}
-					return nil
-				}
-			}
+	e, state, decoder := Event{Source: source, Text: text}, queueState{}, bodyDecoder{}
+	e.request, e.invalid = decoder.decode(decodeMessage(text), func(field string) fieldReader {
+		if field != "queue" {
 			return decoder.fieldReader(field)
-		})
-		if err != nil {
-			return err
 		}
-		e.request, err = decoder.finish()
-		return err
-	}()
+		return func(value json.RawMessage) error {
+			if json.Unmarshal(value, &state) != nil || state.Tries < 0 {
+				return &refusal{code: eventInvalid, field: field}
+			}
+			state.Since = normalTime(state.Since)
+			state.Tries = min(state.Tries, maxTries) // or the sum with deliveries could overflow
+			if state.Code != "" {                    // a dead letter that was put back
+				state.Tries = 0
+			}
+			return nil
+		}
+	})
 	return e, state
 }
 
@@ -504,13 +471,8 @@ func normalTime(t time.Time) time.Time {
 
 // mergeContext returns the sender's context with the host's data in it, which wins.
 func mergeContext(context, host map[string]string) map[string]string {
-	if len(host) == 0 {
-		return context
-	}
-	merged := maps.Clone(context)
-	if merged == nil {
-		merged = map[string]string{}
-	}
+	merged := map[string]string{}
+	maps.Copy(merged, context)
 	maps.Copy(merged, host)
 	return merged
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,6 +19,14 @@ import (
 	"autopilot-unassign/graph"
 	"autopilot-unassign/internal/upstream"
 )
+
+// unlimited is a pace without a limit.
+type unlimited struct{}
+
+func (unlimited) Take(_ context.Context, want int) int { return want }
+func (unlimited) Capacity(time.Duration) int           { return math.MaxInt32 }
+func (unlimited) Rate() float64                        { return 0 }
+func (unlimited) Learn(float64)                        {}
 
 // slowPace grants one permit in each interval.
 type slowPace struct {
@@ -91,7 +100,7 @@ func settle(t *testing.T, o Options, m Message) (Settlement, string) {
 	if m.Deliveries == 0 {
 		m.Deliveries = 1
 	}
-	return runMessages(t, New(o), m)[0], log.String()
+	return runMessages(t, newHandler(o), m)[0], log.String()
 }
 
 // runMessages runs messages and returns their settlements.
@@ -277,13 +286,13 @@ func (g *stuckGraph) Find(ctx context.Context, selectors ...graph.Selector) []gr
 // seconds each for their settlement.
 func TestMessageTime(t *testing.T) {
 	t.Parallel()
-	if short := New(Options{Timeout: time.Second}).MessageTime(); short < settleAfter+2*time.Second+10*5*time.Second {
+	if short := newHandler(Options{Timeout: time.Second}).MessageTime(); short < settleAfter+2*time.Second+10*5*time.Second {
 		t.Errorf("%v with a short REQUEST_TIMEOUT", short)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 200 * time.Second
 		g := &stuckGraph{change: timeout - time.Second}
-		h := New(Options{Devices: g, Background: g, Log: slog.New(slog.DiscardHandler), Timeout: timeout, Pace: slowPace{interval: settleAfter/2 - time.Second, capacity: 2}})
+		h := newHandler(Options{Devices: g, Background: g, Log: slog.New(slog.DiscardHandler), Timeout: timeout, Pace: slowPace{interval: settleAfter/2 - time.Second, capacity: 2}})
 		start := time.Now()
 		runMessages(t, h, Message{ID: "m-1", Text: messageOf(`,"verify":true`, 1), Deliveries: 1})
 		took, limit := time.Since(start), h.MessageTime()-settleAfter/2-sendReserve
@@ -297,7 +306,7 @@ func TestMessageTime(t *testing.T) {
 func TestMessagesAreRequeuedApart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := New(Options{Devices: &graphLog{}, Pace: slowPace{interval: time.Hour, capacity: 100}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := newHandler(Options{Devices: &graphLog{}, Pace: slowPace{interval: time.Hour, capacity: 100}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 		var batch []Message
 		for i := range 8 {
 			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", i), Deliveries: 1})
@@ -353,7 +362,7 @@ func TestMessagesCarryTheRate(t *testing.T) {
 				}
 				return nil
 			}}
-			h := New(Options{Devices: g, Pace: graph.NewPace(), Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+			h := newHandler(Options{Devices: g, Pace: graph.NewPace(), Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 			settlement := runMessages(t, h, Message{
 				ID: "m-1", Text: messageOf(`,"queue":{"rate":0.125}`, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20),
 				Sent: time.Now().Add(-age), Deliveries: 1,
@@ -460,7 +469,7 @@ func TestHourlyLimitTakesNoTry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{}
-		h := New(Options{
+		h := newHandler(Options{
 			Devices: g, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
 			Policy: Policy{Callers: map[string]CallerPolicy{string(SourceSQS): {DevicesPerHour: 2}}},
 		})
@@ -558,7 +567,7 @@ func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &graphLog{}
-		h := New(Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 3}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := newHandler(Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 3}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 		since := time.Now().Add(-time.Hour)
 		var batch []Message
 		for i := range 4 {
@@ -584,7 +593,7 @@ func TestBatchAboveCapacityIsPostponed(t *testing.T) {
 func TestMessagesEndOneAfterAnother(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := New(Options{Devices: &graphLog{}, Pace: slowPace{interval: time.Second, capacity: 20}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := newHandler(Options{Devices: &graphLog{}, Pace: slowPace{interval: time.Second, capacity: 20}, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 		var batch []Message
 		for i := range 3 {
 			batch = append(batch, Message{ID: fmt.Sprint("m-", i), Text: messageOf("", 3*i, 3*i+1, 3*i+2), Deliveries: 1})
@@ -616,7 +625,7 @@ func TestSlowResponsesDoNotLowerThePace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := &slowGraph{}
-		h := New(Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 20}, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)})
+		h := newHandler(Options{Devices: g, Pace: slowPace{interval: time.Second, capacity: 20}, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)})
 		start := time.Now()
 		runMessages(t, h, Message{ID: "m-1", Text: messageOf("", 1, 2, 3), Deliveries: 1}, Message{ID: "m-2", Text: messageOf("", 4, 5, 6), Deliveries: 1})
 		if took := time.Since(start); took != 16*time.Second || len(g.changed) != 6 {
@@ -657,7 +666,7 @@ func TestOldMessage(t *testing.T) {
 		},
 	} {
 		g := &graphLog{}
-		settlement, log := settle(t, Options{Devices: g, Queue: Queue{MaxAge: 24 * time.Hour}}, test.message)
+		settlement, log := settle(t, Options{Devices: g, QueueMaxAge: 24 * time.Hour}, test.message)
 		var dead []string
 		for _, m := range sent(t, texts(settlement.DeadLetters)) {
 			for _, d := range m.Devices {
@@ -691,7 +700,7 @@ func TestMessageComesAgain(t *testing.T) {
 		}
 		return nil
 	}}
-	h := New(Options{Devices: g, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
+	h := newHandler(Options{Devices: g, Timeout: time.Second, Log: slog.New(slog.DiscardHandler)})
 	m := Message{ID: "m-1", Text: messageOf("", 1, 2), Deliveries: 1}
 	for range 2 { // the queue delivers it again before the requeued message arrives
 		runMessages(t, h, m)

@@ -142,20 +142,25 @@ func deliveryID(h http.Header, from caller.Caller) (string, error) {
 // trailing data and invalid UTF-8. A null field counts as absent, because ServiceNow sends null for empty values. Its
 // error is a *refusal that names the field.
 func decodeBody(body []byte) (request, error) {
-	body, err := checkJSON(body)
-	if err != nil {
-		return request{}, err
-	}
 	var d bodyDecoder
-	if err := readObject(body, &refusal{code: invalidJSON}, d.fieldReader); err != nil {
-		return request{}, err
-	}
-	return d.finish()
+	return d.decode(body, d.fieldReader)
 }
 
 type bodyDecoder struct {
 	req    request
 	single target // the device that the body names itself, outside devices
+}
+
+// decode decodes a body whose fields fieldReader reads, with those of a request among them.
+func (d *bodyDecoder) decode(body []byte, fieldReader func(field string) fieldReader) (request, error) {
+	body, err := checkJSON(body)
+	if err == nil {
+		err = readObject(body, &refusal{code: invalidJSON}, fieldReader)
+	}
+	if err != nil {
+		return request{}, err
+	}
+	return d.finish()
 }
 
 // fieldReader returns the reader of a field, nil for an unknown field.

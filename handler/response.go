@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -194,16 +195,12 @@ func listResponse(header http.Header, r *http.Request, w *work, id string) respo
 	case sameCode:
 		code = first.code
 	}
-	title := "Devices failed"
-	if code != devicesFailed {
-		title = statusOf(code).title
-	}
-	message := fmt.Sprintf("%d of %d devices failed. results has the result of each device, in order.",
+	failure := newFailure(result{code: code, status: status, outcome: outcome}, nil)
+	failure.Title = cmp.Or(failure.Title, "Devices failed")
+	failure.Detail = fmt.Sprintf("%d of %d devices failed. results has the result of each device, in order.",
 		body.Summary.Failed, body.Summary.Total)
-	body.Failure = &Failure{
-		Error: FailureError{code, message}, Type: docsOf(code), Title: title, Status: status, Detail: message,
-		Retryable: retry, Outcome: outcome,
-	}
+	failure.Error.Message = failure.Detail
+	body.Failure = &failure
 	return jsonResponse(status, failureType(r.Header), body)
 }
 

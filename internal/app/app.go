@@ -104,7 +104,6 @@ func New(
 		Devices:    parts.Graph,
 		Background: parts.Graph.Background(),
 		Pace:       parts.Pace,
-		Queue:      handler.Queue{MaxAge: c.QueueMaxAge},
 		Verifier:   verifier,
 		Policy: handler.Policy{
 			GroupTags: c.GroupTags, PerMinute: c.RateLimit, DryRun: c.DryRun, Callers: c.CallerPolicies,
@@ -113,12 +112,13 @@ func New(
 			GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices,
 			MinInventory: c.SweepMinInventory, Apply: c.SweepApply,
 		},
-		Operators: c.OperatorCallers,
-		Examine:   examine,
-		Log:       log,
-		Timeout:   c.Timeout,
-		Window:    2 * c.Tolerance,
-		Version:   version,
+		Operators:   c.OperatorCallers,
+		Examine:     examine,
+		Log:         log,
+		Timeout:     c.Timeout,
+		QueueMaxAge: c.QueueMaxAge,
+		Window:      2 * c.Tolerance,
+		Version:     version,
 	}), append(steps, parts.warmUpSteps()...), log}, nil
 }
 

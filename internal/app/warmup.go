@@ -2,11 +2,11 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -38,14 +38,7 @@ func (a *App) WarmUp(ctx context.Context) {
 	failures := make([]error, len(a.warmUp))
 	var running sync.WaitGroup
 	for i, step := range a.warmUp {
-		running.Go(func() {
-			defer func() {
-				if p := recover(); p != nil {
-					failures[i] = fmt.Errorf("panic of type %T", p)
-				}
-			}()
-			failures[i] = step(ctx)
-		})
+		running.Go(func() { failures[i] = singleflight.CatchPanic(func() error { return step(ctx) }) })
 	}
 	running.Wait()
 	spent := slog.Int64("duration_ms", time.Since(start).Milliseconds())

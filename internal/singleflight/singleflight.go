@@ -32,6 +32,16 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %T", e.Value) }
 
+// CatchPanic returns the error of f, or a *PanicError if f panics.
+func CatchPanic(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{p, debug.Stack()}
+		}
+	}()
+	return f()
+}
+
 // Do returns the result of work, or of the running call for key. The error is ctx.Err() if ctx ends first; the work
 // continues. The time that the work spent on each service is added to the trace of every caller.
 func (g *Group[V]) Do(ctx context.Context, key string, work func(context.Context) (V, error)) (value V, err error) {
@@ -60,14 +70,11 @@ func (g *Group[V]) Do(ctx context.Context, key string, work func(context.Context
 func (g *Group[V]) Start(
 	ctx context.Context, key string, work func(context.Context) (V, error),
 ) <-chan singleflight.Result {
-	return g.calls.DoChan(key, func() (result any, err error) {
+	return g.calls.DoChan(key, func() (any, error) {
 		o := &outcome[V]{}
-		defer func() {
-			if p := recover(); p != nil {
-				result, err = o, &PanicError{p, debug.Stack()}
-			}
-		}()
-		o.value, err = work(upstream.WithTrace(upstream.Detached(ctx), &o.trace))
-		return o, err
+		return o, CatchPanic(func() (err error) {
+			o.value, err = work(upstream.WithTrace(upstream.Detached(ctx), &o.trace))
+			return err
+		})
 	})
 }
