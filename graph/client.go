@@ -211,7 +211,7 @@ func (c *Client) sendOnce(
 		failure := classifyFailure(resp.StatusCode, resp.Header, body)
 		return resp.Header, failure, leavesDoubt(failure.Reason)
 	}
-	if err := r.decode(upstream.Cap(resp.Body, maxBody)); err != nil {
+	if err := r.decode(http.MaxBytesReader(nil, resp.Body, maxBody)); err != nil {
 		failure := badResponse(resp, "not the expected JSON")
 		if fault := upstream.Classify(err); fault.Reason == upstream.Timeout {
 			failure.Reason, failure.Cause, failure.Status = fault.Reason, fault.Cause, 0

@@ -138,7 +138,7 @@ func (m *memory) send(req *http.Request) (remembered, error) {
 		return remembered{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(upstream.Cap(resp.Body, maxResponse))
+	text, err := io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxResponse))
 	return remembered{Response: *resp, body: text}, err
 }
 

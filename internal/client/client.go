@@ -228,7 +228,7 @@ func (c *Client) sendOnce(ctx context.Context, method string, query url.Values, 
 		Status: resp.StatusCode, RequestID: plainText(resp.Header.Get("X-Request-ID")),
 		retryAfter: upstream.RetryAfter(resp.Header, time.Now()),
 	}
-	if response.Body, err = io.ReadAll(upstream.Cap(resp.Body, maxResponse)); err != nil {
+	if response.Body, err = io.ReadAll(http.MaxBytesReader(nil, resp.Body, maxResponse)); err != nil {
 		return Response{}, fmt.Errorf("the response began with %s and broke off: %w", response.statusText(),
 			ErrNoResponse)
 	}

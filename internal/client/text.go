@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"unicode/utf16"
 
 	"autopilot-unassign/internal/text"
-	"autopilot-unassign/internal/upstream"
 )
 
 // The largest files with a list, and with a key or a token, in bytes.
@@ -45,8 +45,8 @@ func decodeText(b []byte) (text string, bom bool) {
 
 // readLines returns the lines of a text without their ends: \n, \r\n, or \r as Excel for Mac writes it.
 func readLines(r io.Reader) (lines []string, bom bool, err error) {
-	whole, err := io.ReadAll(upstream.Cap(io.NopCloser(r), maxFile))
-	if errors.Is(err, upstream.ErrTooLarge) {
+	whole, err := io.ReadAll(http.MaxBytesReader(nil, io.NopCloser(r), maxFile))
+	if isTooLarge(err) {
 		return nil, false, fmt.Errorf("it is larger than %d bytes, so it is not a list", maxFile)
 	}
 	if err != nil {
@@ -61,6 +61,11 @@ func readLines(r io.Reader) (lines []string, bom bool, err error) {
 		}
 	}
 	return lines, bom, nil
+}
+
+func isTooLarge(err error) bool {
+	_, ok := errors.AsType[*http.MaxBytesError](err)
+	return ok
 }
 
 // source is a place that a key or token may come from: a flag or a setting, with the name of a file or with the value.
@@ -84,8 +89,8 @@ func (s source) readKey(stdin io.Reader) (string, error) {
 		defer func() { _ = f.Close() }()
 		from = f
 	}
-	whole, err := io.ReadAll(upstream.Cap(io.NopCloser(from), maxKeyFile))
-	if err != nil && !errors.Is(err, upstream.ErrTooLarge) {
+	whole, err := io.ReadAll(http.MaxBytesReader(nil, io.NopCloser(from), maxKeyFile))
+	if err != nil && !isTooLarge(err) {
 		return "", err
 	}
 	key, _ := decodeText(whole)

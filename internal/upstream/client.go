@@ -2,8 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -80,11 +78,8 @@ func (d *direct) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// ErrTooLarge is the error of reading past the limit of [Capped] or [Cap].
-var ErrTooLarge = errors.New("response is larger than its limit")
-
-// Capped returns a Doer that passes requests to next and limits the body of each response to limit bytes. Azure's and
-// AWS's libraries have no limit of their own.
+// Capped returns a Doer that passes requests to next and limits the body of each response to limit bytes: reading more
+// returns an *http.MaxBytesError. Azure's and AWS's libraries have no limit of their own.
 func Capped(next Doer, limit int64) Doer { return capped{next, limit} }
 
 type capped struct {
@@ -97,32 +92,6 @@ func (c capped) Do(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = Cap(resp.Body, c.limit)
+	resp.Body = http.MaxBytesReader(nil, resp.Body, c.limit)
 	return resp, nil
-}
-
-// Cap returns body with a limit: reading more than limit bytes returns ErrTooLarge, where io.LimitReader would return
-// EOF.
-func Cap(body io.ReadCloser, limit int64) io.ReadCloser {
-	return &cappedBody{ReadCloser: body, left: limit}
-}
-
-type cappedBody struct {
-	io.ReadCloser
-	left int64 // bytes that may still be read; -1 once there were more
-}
-
-func (b *cappedBody) Read(p []byte) (int, error) {
-	if b.left < 0 {
-		return 0, ErrTooLarge
-	}
-	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1]
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	if b.left < 0 {
-		return n - 1, ErrTooLarge
-	}
-	return n, err
 }

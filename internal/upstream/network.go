@@ -128,10 +128,11 @@ func unsentCause(err error, at step) string {
 
 // sentFault classifies the error of a request that may have been sent.
 func sentFault(err error) Fault {
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
 	switch {
 	case timedOut(err), errors.Is(err, context.Canceled):
 		return Fault{Reason: Timeout, Cause: "no answer in time", Sent: true}
-	case errors.Is(err, ErrTooLarge):
+	case tooLarge:
 		return Fault{Reason: BadAnswer, Cause: "response too large", Sent: true}
 	case connectionLost(err):
 		return Fault{Reason: BadAnswer, Cause: "connection lost before the end of the response", Sent: true}

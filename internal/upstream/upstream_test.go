@@ -44,7 +44,7 @@ func TestTransport(t *testing.T) {
 		"connection reset":       {read(syscall.ECONNRESET), upstream.BadAnswer, true},
 		"cut off":                {fmt.Errorf("canary: %w", io.ErrUnexpectedEOF), upstream.BadAnswer, true},
 		"closed":                 {&url.Error{Op: "Post", URL: "https://canary.example", Err: io.EOF}, upstream.BadAnswer, true},
-		"too large":              {upstream.ErrTooLarge, upstream.BadAnswer, true},
+		"too large":              {&http.MaxBytesError{}, upstream.BadAnswer, true},
 		"unforeseen":             {errors.New("canary"), upstream.BadAnswer, true},
 	} {
 		e := upstream.Transport(upstream.Graph, fmt.Errorf("canary: %w", test.err))
@@ -119,18 +119,23 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// doerOf is a Doer with one response.
+type doerOf http.Response
+
+func (d doerOf) Do(*http.Request) (*http.Response, error) { return new(http.Response(d)), nil }
+
 func TestCapped(t *testing.T) {
-	for _, size := range []int{0, 9, 10} {
-		got, err := io.ReadAll(upstream.Cap(io.NopCloser(strings.NewReader(strings.Repeat("x", size))), 10))
-		if err != nil || len(got) != size {
+	for _, size := range []int{0, 9, 10, 11, 1000} {
+		body := io.NopCloser(strings.NewReader(strings.Repeat("x", size)))
+		resp, err := upstream.Capped(doerOf{Body: body}, 10).Do(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge != (size > 10) || len(got) != min(size, 10) {
 			t.Errorf("%d of 10 bytes: read %d, %v", size, len(got), err)
 		}
-	}
-	for _, size := range []int{11, 1000} {
-		got, err := io.ReadAll(upstream.Cap(io.NopCloser(strings.NewReader(strings.Repeat("x", size))), 10))
-		if !errors.Is(err, upstream.ErrTooLarge) || len(got) != 10 {
-			t.Errorf("%d of 10 bytes: read %d, %v; want 10 and ErrTooLarge", size, len(got), err)
-		}
+		_ = resp.Body.Close()
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-
-	"autopilot-unassign/internal/upstream"
 )
 
 // oldVersion is an api-version that the vaults of all clouds know. Sovereign clouds learn new versions months after
@@ -34,7 +32,7 @@ func (v *versioned) Do(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusBadRequest {
 		return resp, err
 	}
-	body, err := io.ReadAll(upstream.Cap(resp.Body, 64<<10))
+	body, err := io.ReadAll(http.MaxBytesReader(nil, resp.Body, 64<<10))
 	_ = resp.Body.Close()
 	if err != nil {
 		return nil, err
