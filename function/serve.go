@@ -59,7 +59,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 		level == "FATAL") {
 		log.ErrorContext(ctx, "Lambda's ApplicationLogLevel hides audit records of successes: set it to INFO")
 	}
-	if c.DryRun {
+	if c.Policy.DryRun {
 		log.WarnContext(ctx, "DRY_RUN=true: nothing is changed")
 	}
 	if c.PlatformAuth {

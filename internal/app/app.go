@@ -101,17 +101,12 @@ func New(
 	}
 	verifier, steps := newVerifier(c, parts.Vault, transport, log)
 	return &App{handler.New(handler.Options{
-		Devices:    parts.Graph,
-		Background: parts.Graph.Background(),
-		Pace:       parts.Pace,
-		Verifier:   verifier,
-		Policy: handler.Policy{
-			GroupTags: c.GroupTags, PerMinute: c.RateLimit, DryRun: c.DryRun, Callers: c.CallerPolicies,
-		},
-		Sweep: handler.Sweep{
-			GroupTag: c.SweepGroupTag, MaxDevices: c.SweepMaxDevices,
-			MinInventory: c.SweepMinInventory, Apply: c.SweepApply,
-		},
+		Devices:     parts.Graph,
+		Background:  parts.Graph.Background(),
+		Pace:        parts.Pace,
+		Verifier:    verifier,
+		Policy:      c.Policy,
+		Sweep:       c.Sweep,
 		Operators:   c.OperatorCallers,
 		Examine:     examine,
 		Log:         log,

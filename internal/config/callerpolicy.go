@@ -22,7 +22,7 @@ func (s *settings) checkPolicies(c *Config) {
 		s.addf(`CALLER_POLICY must be JSON such as {"webhook-servicenow":{"groupTags":["MTR-*"],"requireExpected":true,"devicesPerHour":50}}`)
 		return
 	}
-	c.CallerPolicies = map[string]handler.CallerPolicy{}
+	c.Policy.Callers = map[string]handler.CallerPolicy{}
 	for name, policy := range policies {
 		members := splitList(name)
 		id, n := "", 0
@@ -31,7 +31,7 @@ func (s *settings) checkPolicies(c *Config) {
 		} else if len(members) > 0 {
 			id, n = c.callerID(members)
 		}
-		_, twice := c.CallerPolicies[id]
+		_, twice := c.Policy.Callers[id]
 		switch {
 		case n == 0 || n != len(members):
 			s.addf("CALLER_POLICY names a caller that is not configured: use %s, or a source of events: %v",
@@ -43,6 +43,6 @@ func (s *settings) checkPolicies(c *Config) {
 		case slices.ContainsFunc(policy.GroupTags, func(tag string) bool { _, err := parseGroupTag(tag); return err != nil }):
 			s.addf("CALLER_POLICY has a group tag with a * that is not at its end")
 		}
-		c.CallerPolicies[id] = policy
+		c.Policy.Callers[id] = policy
 	}
 }

@@ -65,18 +65,12 @@ type Config struct {
 	PlatformAnonymous  bool // the operator confirms that an anonymous host is out of reach
 	Tolerance          time.Duration
 
-	GroupTags      []string // of the devices that may be changed; empty: all; a tag may end in *
-	RateLimit      int      // devices per caller and minute, 0 for no limit
-	CallerPolicies map[string]handler.CallerPolicy
-	DryRun         bool
+	Policy handler.Policy
 
 	OperatorCallers []string // callers of the doctor and the list of devices, as in the audit record's caller_id
 
-	SweepGroupTag     string // "" for no sweep
-	SweepMaxDevices   int
-	SweepMinInventory int
-	SweepApply        bool
-	QueueMaxAge       time.Duration
+	Sweep       handler.Sweep
+	QueueMaxAge time.Duration
 
 	Timeout  time.Duration
 	LogLevel slog.Level
@@ -316,11 +310,11 @@ func (c *Config) callerID(members []string) (id string, n int) {
 // checkSweep checks the settings of sweeps against each other and the policy.
 func (s *settings) checkSweep(c Config) {
 	switch {
-	case c.SweepGroupTag == "" && c.SweepApply:
+	case c.Sweep.GroupTag == "" && c.Sweep.Apply:
 		s.addf("SWEEP_APPLY is true and SWEEP_GROUP_TAG is not set: name the group tag to clean")
-	case strings.Contains(c.SweepGroupTag, "*"):
+	case strings.Contains(c.Sweep.GroupTag, "*"):
 		s.addf("SWEEP_GROUP_TAG must be one group tag, without *")
-	case c.SweepGroupTag != "" && !(handler.Policy{GroupTags: c.GroupTags}).Allows(c.SweepGroupTag):
+	case c.Sweep.GroupTag != "" && !c.Policy.Allows(c.Sweep.GroupTag):
 		s.addf("SWEEP_GROUP_TAG is not one of ALLOWED_GROUP_TAGS")
 	}
 }

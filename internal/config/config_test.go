@@ -47,7 +47,7 @@ func TestLoad(t *testing.T) {
 		},
 		WebhookSecretNames: []string{"webhook-servicenow"},
 		EntraTenants:       []string{tenantID}, EntraRole: "Device.Unassign", EntraScope: "user_impersonation",
-		SweepMaxDevices: 10, SweepMinInventory: 1, RateLimit: 60, QueueMaxAge: 24 * time.Hour,
+		Sweep: handler.Sweep{MaxDevices: 10, MinInventory: 1}, Policy: handler.Policy{PerMinute: 60}, QueueMaxAge: 24 * time.Hour,
 		Tolerance: 300 * time.Second, Timeout: 25 * time.Second,
 	}
 	if c.Host != Azure || c.Getenv("KEY_VAULT_URL") != want.VaultURL { // where the doctor reads them anew
@@ -80,8 +80,8 @@ func TestLoad(t *testing.T) {
 	}
 	c, err = Load(complete("ALLOWED_GROUP_TAGS", "MTR-*, Retired room", "RATE_LIMIT", "60", "SWEEP_GROUP_TAG",
 		"MTR-Oslo", "SWEEP_MAX_DEVICES", "500", "SWEEP_MIN_INVENTORY", "100", "SWEEP_APPLY", "true"), Azure)
-	if err != nil || !slices.Equal(c.GroupTags, []string{"MTR-*", "Retired room"}) || c.RateLimit != 60 ||
-		c.SweepGroupTag != "MTR-Oslo" || c.SweepMaxDevices != 500 || c.SweepMinInventory != 100 || !c.SweepApply {
+	if err != nil || !slices.Equal(c.Policy.GroupTags, []string{"MTR-*", "Retired room"}) || c.Policy.PerMinute != 60 ||
+		c.Sweep.GroupTag != "MTR-Oslo" || c.Sweep.MaxDevices != 500 || c.Sweep.MinInventory != 100 || !c.Sweep.Apply {
 		t.Errorf("Load = %+v, %v", c, err)
 	}
 	c, err = Load(complete(
@@ -352,7 +352,7 @@ func TestSettingsFromTheWild(t *testing.T) {
 	values["VAULT_CREDENTIAL"], values["AZURE_TENANT_ID"], values["AZURE_CLIENT_ID"],
 		values["AZURE_CLIENT_SECRET"] = "client-secret", tenantID+"\n", clientID, "s3cret~\r\n"
 	c, err := Load(func(name string) string { return values[name] }, Azure)
-	if err != nil || c.SweepGroupTag != "MTR-Oslo" || !c.SweepApply || c.RateLimit != 5 || c.AzureSecret != "s3cret~" ||
+	if err != nil || c.Sweep.GroupTag != "MTR-Oslo" || !c.Sweep.Apply || c.Policy.PerMinute != 5 || c.AzureSecret != "s3cret~" ||
 		c.AzureTenantID != tenantID || c.VaultURL != complete()("KEY_VAULT_URL") {
 		t.Errorf("Load = %+v, %v", c, err)
 	}
@@ -393,8 +393,8 @@ func TestCallerPolicy(t *testing.T) {
 		GroupTags: []string{"MTR-*"}, RequireExpected: true,
 		DevicesPerHour: 50,
 	}}
-	if err != nil || !reflect.DeepEqual(c.CallerPolicies, want) {
-		t.Errorf("%+v, %v", c.CallerPolicies, err)
+	if err != nil || !reflect.DeepEqual(c.Policy.Callers, want) {
+		t.Errorf("%+v, %v", c.Policy.Callers, err)
 	}
 	for policy, want := range map[string]string{
 		`{"other":{}}`:                       "CALLER_POLICY names a caller that is not configured",

@@ -154,7 +154,7 @@ func (p *play) playSweeps(ctx context.Context) error {
 		{"The next night, with SWEEP_APPLY=true", true},
 	} {
 		p.printTitle(night.title)
-		p.Config.SweepApply = night.apply
+		p.Config.Sweep.Apply = night.apply
 		h, err := p.newApp()
 		if err != nil {
 			return err

@@ -571,13 +571,13 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 	d.describePolicy(policy)
 
 	limits := fmt.Sprintf("the devices with the group tag %s, none if there are more than %d to clean or fewer than %d "+
-		"in Intune", quoteTexts([]string{d.SweepGroupTag}), d.SweepMaxDevices, d.SweepMinInventory)
+		"in Intune", quoteTexts([]string{d.Sweep.GroupTag}), d.Sweep.MaxDevices, d.Sweep.MinInventory)
 	switch {
-	case d.SweepGroupTag == "":
+	case d.Sweep.GroupTag == "":
 		sweep.markOK("none: SWEEP_GROUP_TAG is not set")
-	case !d.SweepApply || d.DryRun:
+	case !d.Sweep.Apply || d.Policy.DryRun:
 		sweep.markOK("a dry run on %s", limits)
-	case d.SweepMaxDevices > manyDevices:
+	case d.Sweep.MaxDevices > manyDevices:
 		sweep.markWarning([]string{fmt.Sprintf("set SWEEP_MAX_DEVICES to the number of a usual night, at most %d", manyDevices)},
 			"it ACTS on %s: a wrong group tag removes as many accounts", limits)
 	default:
@@ -588,20 +588,20 @@ func (d *diagnosis) readPolicy(_ context.Context, f []Finding) {
 // describePolicy describes the limits of all callers and of single ones.
 func (d *diagnosis) describePolicy(f *Finding) {
 	limits := []string{"devices with any group tag", "without a rate limit"}
-	if len(d.GroupTags) > 0 {
-		limits[0] = "devices with the group tags " + quoteTexts(d.GroupTags)
+	if len(d.Policy.GroupTags) > 0 {
+		limits[0] = "devices with the group tags " + quoteTexts(d.Policy.GroupTags)
 	}
-	if d.RateLimit > 0 {
-		limits[1] = fmt.Sprintf("at most %d devices a minute for each caller and instance", d.RateLimit)
+	if d.Policy.PerMinute > 0 {
+		limits[1] = fmt.Sprintf("at most %d devices a minute for each caller and instance", d.Policy.PerMinute)
 	}
-	for _, id := range slices.Sorted(maps.Keys(d.CallerPolicies)) {
-		limits = append(limits, d.callerName(id)+": "+describeCaller(d.CallerPolicies[id]))
+	for _, id := range slices.Sorted(maps.Keys(d.Policy.Callers)) {
+		limits = append(limits, d.callerName(id)+": "+describeCaller(d.Policy.Callers[id]))
 	}
 	switch all := strings.Join(limits, "; "); {
-	case d.DryRun:
+	case d.Policy.DryRun:
 		f.markWarning([]string{"set DRY_RUN=false once the reports are as expected"},
 			"DRY_RUN is true: requests and events change nothing; %s", all)
-	case len(d.GroupTags) == 0:
+	case len(d.Policy.GroupTags) == 0:
 		f.markOK("%s", all)
 		f.Fix = []string{"hint: ALLOWED_GROUP_TAGS=MTR-*,Retired allows these group tags alone"}
 	default:
