@@ -30,16 +30,14 @@ func main() {
 	go stopOnSignal(stop)
 	err := run(ctx, os.Args, os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	if err == nil {
+	if err == nil || errors.Is(err, flag.ErrHelp) { // the help has been printed already
 		return
 	}
-	if !errors.Is(err, flag.ErrHelp) { // which has been printed already
-		message := err.Error()
-		if os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT") != "" {
-			message = oneLine(message)
-		}
-		fmt.Fprintln(os.Stderr, "unassign:", message)
+	message := err.Error()
+	if os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT") != "" {
+		message = oneLine(message)
 	}
+	fmt.Fprintln(os.Stderr, "unassign:", message)
 	os.Exit(exitCode(err))
 }
 
@@ -54,15 +52,12 @@ func stopOnSignal(stop func()) {
 
 // exitCode returns the exit status for err: the status that an error in its tree names, else 1.
 func exitCode(err error) int {
-	var coded interface {
+	type coded interface {
 		error
 		ExitCode() int
 	}
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case errors.As(err, &coded):
-		return coded.ExitCode()
+	if known, ok := errors.AsType[coded](err); ok {
+		return known.ExitCode()
 	}
 	return 1
 }

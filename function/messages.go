@@ -95,11 +95,7 @@ func (l *lambdaHost) warnUnsent(ctx context.Context, message, id string, err err
 
 // sqsMessage returns a message of SQS for the handler, with the host's data for the log.
 func sqsMessage(m events.SQSMessage) handler.Message {
-	data := hostWords(map[string]string{"messageId": m.MessageId, "receiveCount": m.Attributes["ApproximateReceiveCount"]})
-	message := handler.Message{ID: data["messageId"], Text: []byte(m.Body), Deliveries: 1, Context: data}
-	if n, err := strconv.Atoi(data["receiveCount"]); err == nil {
-		message.Deliveries = n
-	}
+	message := newMessage([]byte(m.Body), m.MessageId, "receiveCount", m.Attributes["ApproximateReceiveCount"])
 	if ms, err := strconv.ParseInt(m.Attributes["SentTimestamp"], 10, 64); err == nil {
 		message.Sent = time.UnixMilli(ms)
 	}
@@ -127,13 +123,8 @@ func (r *invocationResult) setOutput(name string, messages [][]byte) {
 func storageMessage(in invocation) handler.Message {
 	var metadata map[string]json.RawMessage
 	_ = json.Unmarshal(in.Metadata, &metadata) // not an object: no data
-	data := hostWords(map[string]string{
-		"messageId": string(messageText(metadata["Id"])), "dequeueCount": string(messageText(metadata["DequeueCount"])),
-	})
-	message := handler.Message{ID: data["messageId"], Text: messageText(in.Data.Message), Deliveries: 1, Context: data}
-	if n, err := strconv.Atoi(data["dequeueCount"]); err == nil {
-		message.Deliveries = n
-	}
+	message := newMessage(messageText(in.Data.Message), string(messageText(metadata["Id"])),
+		"dequeueCount", string(messageText(metadata["DequeueCount"])))
 	if sent, err := time.Parse(time.RFC3339, string(messageText(metadata["InsertionTime"]))); err == nil {
 		message.Sent = sent
 	}
@@ -154,11 +145,17 @@ func messageText(data json.RawMessage) []byte {
 	return []byte(text)
 }
 
-// hostWords returns the plain words of a queue for the log, without other text: a sender can write into the metadata of
-// Azure, and each principal with the right to invoke the Lambda function can write its events.
-func hostWords(words map[string]string) map[string]string {
+// newMessage returns a message with the words of its queue for the log: its id, and the number of its deliveries under
+// the queue's name for it. It drops a word that is not plain: a sender can write into the metadata of Azure, and each
+// principal with the right to invoke the Lambda function can write its events.
+func newMessage(body []byte, id, countName, count string) handler.Message {
+	words := map[string]string{"messageId": id, countName: count}
 	maps.DeleteFunc(words, func(_, word string) bool {
 		return word == "" || len(word) > 64 || strings.Trim(word, text.Alphanumeric+"-") != ""
 	})
-	return words
+	deliveries, err := strconv.Atoi(words[countName])
+	if err != nil {
+		deliveries = 1
+	}
+	return handler.Message{ID: words["messageId"], Text: body, Deliveries: deliveries, Context: words}
 }

@@ -367,8 +367,9 @@ func TestDeviceList(t *testing.T) {
 // No cell of the device list is a formula, whichever separator a spreadsheet expects.
 func TestNoCellIsAFormula(t *testing.T) {
 	for _, text := range []string{"=1", "X;=1+cmd|'/C calc'!A0;", "X,@A,y", "a\t+1", "'=1", "a;'=1", "a|-1", "a\r\n=1"} {
+		page := DevicePage{Devices: []ListedDevice{{DeviceID: "x", SerialNumber: text, Account: &Account{}}}}
 		for _, separator := range ",;|\t\n" {
-			for cell := range strings.FieldsFuncSeq("x,"+csvCell(text), func(c rune) bool { return c == separator || c == '\r' }) {
+			for cell := range strings.FieldsFuncSeq(page.encodeCSV(), func(c rune) bool { return c == separator || c == '\r' }) {
 				if cell != "" && strings.ContainsRune("=+-@", rune(cell[0])) {
 					t.Errorf("%q is a formula where %q separates cells", cell, separator)
 				}

@@ -135,8 +135,8 @@ func (h *Handler) findSerial(ctx context.Context, serial string) ([]graph.Device
 	return nil, found[0].Err
 }
 
-// encodeCSV returns the page as CSV. Its columns are those that `unassign call -csv` reads; expected has one name, as in a
-// body.
+// encodeCSV returns the page as CSV, with cells that no spreadsheet reads as a formula. Its columns are those that
+// `unassign call -csv` reads; expected has one name, as in a body.
 func (p DevicePage) encodeCSV() string {
 	var b strings.Builder
 	b.WriteString("deviceId,serialNumber,groupTag,expectedUserPrincipalName,expectedResourceName\r\n")
@@ -145,17 +145,11 @@ func (p DevicePage) encodeCSV() string {
 		if d.Account.UserPrincipalName != "" {
 			resourceName = ""
 		}
-		cells := []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, resourceName}
+		cells := text.GuardCells(d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, resourceName)
 		for i, cell := range cells {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			b.WriteString(csvCell(cell))
+			cells[i] = `"` + strings.ReplaceAll(cell, `"`, `""`) + `"`
 		}
-		b.WriteString("\r\n")
+		b.WriteString(strings.Join(cells, ",") + "\r\n")
 	}
 	return b.String()
 }
-
-// csvCell returns a quoted cell that no spreadsheet reads as a formula. `unassign call -csv` takes it as it was.
-func csvCell(s string) string { return `"` + strings.ReplaceAll(text.GuardCell(s), `"`, `""`) + `"` }

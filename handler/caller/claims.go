@@ -1,7 +1,6 @@
 package caller
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"autopilot-unassign/internal/guid"
+	"autopilot-unassign/internal/text"
 )
 
 // claims are the claims of an access token of Entra ID that authorise its caller
@@ -35,8 +35,8 @@ var errClaims = errors.New("claims are invalid")
 
 // UnmarshalJSON decodes claims more strictly than encoding/json: names are case-sensitive, a claim comes once and has
 // its type, and null has no type.
-func (c *claims) UnmarshalJSON(text []byte) error {
-	m, err := decodeMembers(text)
+func (c *claims) UnmarshalJSON(value []byte) error {
+	m, err := decodeMembers(value)
 	if err != nil {
 		return err
 	}
@@ -60,18 +60,15 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// decodeMembers returns the members of the JSON object in text, which is valid JSON.
-func decodeMembers(text []byte) (map[string]json.RawMessage, error) {
-	d := json.NewDecoder(bytes.NewReader(text))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+// decodeMembers returns the members of a JSON object, which is valid JSON.
+func decodeMembers(object []byte) (map[string]json.RawMessage, error) {
+	if !text.IsObject(object) {
 		return nil, errClaims
 	}
 	m := map[string]json.RawMessage{}
-	for d.More() {
-		token, err := d.Token()
-		name, ok := token.(string)
-		var member json.RawMessage
-		if _, twice := m[name]; err != nil || !ok || twice || d.Decode(&member) != nil {
+	for quoted, member := range text.Members(object) {
+		name, ok := text.Unquote(quoted)
+		if _, twice := m[name]; !ok || twice {
 			return nil, errClaims
 		}
 		m[name] = member
@@ -81,11 +78,11 @@ func decodeMembers(text []byte) (map[string]json.RawMessage, error) {
 
 // decodeClaim decodes the member of that name, if present, into a string or a list of strings.
 func decodeClaim[T string | []string](m map[string]json.RawMessage, name string, into *T) error {
-	text, ok := m[name]
+	claim, ok := m[name]
 	if !ok {
 		return nil
 	}
-	if string(text) == "null" || json.Unmarshal(text, into) != nil {
+	if string(claim) == "null" || json.Unmarshal(claim, into) != nil {
 		return errClaims
 	}
 	return nil
@@ -93,11 +90,11 @@ func decodeClaim[T string | []string](m map[string]json.RawMessage, name string,
 
 // decodeTime decodes the member of that name, if present, as a time in whole seconds, as Entra ID writes it.
 func decodeTime(m map[string]json.RawMessage, name string, into **jwt.NumericDate) error {
-	text, ok := m[name]
+	claim, ok := m[name]
 	if !ok {
 		return nil
 	}
-	seconds, err := strconv.ParseUint(string(text), 10, 40)
+	seconds, err := strconv.ParseUint(string(claim), 10, 40)
 	if err != nil {
 		return errClaims
 	}
@@ -105,9 +102,9 @@ func decodeTime(m map[string]json.RawMessage, name string, into **jwt.NumericDat
 	return nil
 }
 
-// normalizeGUID returns the GUID in text in lower case, "" if text is none.
-func normalizeGUID(text string) string {
-	id, err := guid.Parse(text)
+// normalizeGUID returns a GUID in lower case, "" for another text.
+func normalizeGUID(s string) string {
+	id, err := guid.Parse(s)
 	if err != nil {
 		return ""
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"strings"
 
 	"autopilot-unassign/internal/text"
 )
@@ -130,11 +129,8 @@ func (c *Client) writeDevices(ctx context.Context, query url.Values, w io.Writer
 	}
 	err = c.fetchDevices(ctx, query, func(d Device) error {
 		count++
-		cells := []string{d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName, d.Account.ResourceName}
-		for i, cell := range cells {
-			cells[i] = text.GuardCell(strings.ToValidUTF8(cell, "\ufffd"))
-		}
-		return records.Write(cells)
+		return records.Write(text.GuardCells(d.DeviceID, d.SerialNumber, d.GroupTag, d.Account.UserPrincipalName,
+			d.Account.ResourceName))
 	})
 	records.Flush()
 	return count, errors.Join(err, records.Error())

@@ -102,10 +102,7 @@ func (r Result) formatCells() []string {
 	if r.ByID || r.SerialNumber == "" {
 		cells[12] = "id" // named_by
 	}
-	for i, cell := range cells {
-		cells[i] = text.GuardCell(strings.ToValidUTF8(cell, "\ufffd"))
-	}
-	return cells
+	return text.GuardCells(cells...)
 }
 
 // resultOf reads the cells of a results file whose columns are called names.

@@ -27,6 +27,14 @@ func GuardCell(s string) string {
 	return b.String()
 }
 
+// GuardCells returns cells in valid UTF-8, each as GuardCell returns it.
+func GuardCells(cells ...string) []string {
+	for i, cell := range cells {
+		cells[i] = GuardCell(strings.ToValidUTF8(cell, "\ufffd"))
+	}
+	return cells
+}
+
 // UnguardCell undoes GuardCell. It also unwraps ="text", as some exports keep a spreadsheet from reading numbers.
 func UnguardCell(s string) string {
 	if inner, ok := strings.CutPrefix(s, `="`); ok && strings.HasSuffix(inner, `"`) {
