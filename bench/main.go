@@ -2,8 +2,8 @@
 // simulated cloud on loopback: a floor without any checks or records, and programs written with Microsoft's libraries
 // in Go and for Node. Run it from the root of the project, by make bench.
 //
-// The contestants take turns, round by round, in a changing order. A figure is the median over the rounds. A ratio is
-// the median of the ratios to the floor in the same round, so that a slow phase of the machine slows both.
+// The contestants take turns, many times in a round and in a changing order. A figure is the median over the turns. A
+// ratio is the median of the ratios to the floor in the same turn, so that a slow phase of the machine slows both.
 package main
 
 import (
@@ -81,15 +81,12 @@ func run(rounds int, only string) (results, []contestant, error) {
 	}
 	r := results{}
 	for round := range rounds {
-		for i := range field {
-			who := field[(round+i)%len(field)]
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s on %s\n", round+1, rounds, who.name, who.cloud)
-			if err := measureRound(c, who, r); err != nil {
-				return nil, nil, fmt.Errorf("%s on %s: %w", who.name, who.cloud, err)
-			}
-			if len(interrupted) > 0 {
-				return nil, nil, errors.New("interrupted")
-			}
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
+		if err := measureRound(c, field, r); err != nil {
+			return nil, nil, err
+		}
+		if len(interrupted) > 0 {
+			return nil, nil, errors.New("interrupted")
 		}
 	}
 	return r, field, nil

@@ -36,18 +36,20 @@ const (
 
 // The amounts of a round. Together they stay below our limit of 10,000 requests a minute.
 const (
-	clients      = 32
-	warmingUp    = 200
-	alone        = 1000
-	together     = 6000
-	timeTogether = 3 * time.Second
+	clients   = 32
+	warmingUp = 200
+	turns     = 12
+	// in a turn:
+	alone        = 100
+	together     = 500
+	timeTogether = 300 * time.Millisecond
 )
 
 // One contestant takes a hundred times as long to start as another: a round starts each as often as time
 // permits.
 const (
 	minStarts, maxStarts = 3, 15
-	timeForStarts        = 1500 * time.Millisecond
+	timeForStarts        = 3 * time.Second
 )
 
 // newRequest returns a signed request for the device, as bytes on the wire or as an event.
@@ -122,46 +124,61 @@ func checkContestant(c *simulated, who contestant) error {
 	return nil
 }
 
-// measureRound takes the figures of a contestant for one round.
-func measureRound(c *simulated, who contestant, r results) error {
-	m := measurement{c, who, r}
-	size, err := who.size()
-	if err != nil {
+// measureRound takes the figures of all contestants for one round. They take turns in each part of it.
+func measureRound(c *simulated, field []contestant, r results) error {
+	var all []*measurement
+	for _, who := range field {
+		m := &measurement{cloud: c, who: who, results: r}
+		all = append(all, m)
+		defer m.stop()
+		size, err := who.size()
+		if err != nil {
+			return err
+		}
+		m.addFigure(disk, size)
+	}
+	for i := range maxStarts {
+		if err := takeTurns(all, i, (*measurement).startCold); err != nil {
+			return err
+		}
+	}
+	if err := takeTurns(all, 0, (*measurement).startWarm); err != nil {
 		return err
 	}
-	m.addFigure(disk, size)
-	fast, err := m.measureCold(delays[0])
-	if err != nil {
-		return err
+	for i := range turns {
+		if err := errors.Join(takeTurns(all, i, (*measurement).measureAlone), takeTurns(all, i, (*measurement).measureTogether)); err != nil {
+			return err
+		}
 	}
-	slow, err := m.measureCold(delays[1])
-	if err != nil {
-		return err
-	}
-	m.addFigure(first, median(fast.responses).Seconds())
-	m.addFigure(firstSlow, median(slow.responses).Seconds())
-	m.addFigure(ready, median(fast.starts).Seconds())
-	m.addFigure(coldRequests, median(fast.upstream))
-	// The delay lengthens a response by one delay for each round trip that it waits for in sequence. Other work of the
-	// machine can only add to a time, so the shortest ones count.
-	waited := slices.Min(slow.responses) - slices.Min(fast.responses)
-	m.addFigure(inSequence, waited.Seconds()/(delays[1]-delays[0]).Seconds())
-	return m.measureWarm()
+	return takeTurns(all, 0, (*measurement).finish)
 }
 
-// measurement is a round of a contestant.
+// takeTurns takes a part of each contestant's round, beginning with contestant first.
+func takeTurns(all []*measurement, first int, part func(*measurement) error) error {
+	for i := range all {
+		m := all[(first+i)%len(all)]
+		if err := part(m); err != nil {
+			if m.process != nil {
+				err = m.fault(err)
+			}
+			return fmt.Errorf("%s on %s: %w", m.who.name, m.who.cloud, err)
+		}
+	}
+	return nil
+}
+
+// measurement is a contestant's round.
 type measurement struct {
+	process // the warm one
+
 	cloud *simulated
 	who   contestant
 	results
-}
 
-func (m measurement) addFigure(what string, value float64) { m.add(m.who.contestantName, what, value) }
-
-// countRequests returns the number of the cloud's requests so far, and sets the delay of its responses.
-func (m measurement) countRequests(delay time.Duration) (float64, error) {
-	s, err := m.cloud.do(order{Delay: delay})
-	return float64(s.Requests), err
+	cold         [2]coldStarts // one for each of the delays
+	spent        time.Duration // on cold starts
+	conns        []caller      // of the clients at once
+	worked, done float64       // the CPU seconds for the clients at once, and their requests
 }
 
 // coldStarts holds a value for each start.
@@ -170,17 +187,36 @@ type coldStarts struct {
 	upstream          []float64
 }
 
-// measureCold starts the contestant several times and sends each process a request at once.
-func (m measurement) measureCold(delay time.Duration) (s coldStarts, err error) {
-	for began := time.Now(); len(s.starts) < minStarts || len(s.starts) < maxStarts && time.Since(began) < timeForStarts; {
+func (m *measurement) addFigure(what string, value float64) { m.add(m.who.contestantName, what, value) }
+
+func (m *measurement) stop() {
+	if m.process != nil {
+		m.process.stop()
+	}
+}
+
+// countRequests returns the number of the cloud's requests so far, and sets the delay of its responses.
+func (m *measurement) countRequests(delay time.Duration) (float64, error) {
+	s, err := m.cloud.do(order{Delay: delay})
+	return float64(s.Requests), err
+}
+
+// startCold starts the contestant with each delay of the cloud, and sends each process a request at once.
+func (m *measurement) startCold() error {
+	began := time.Now()
+	for i, delay := range delays {
+		s := &m.cold[i]
+		if len(s.starts) >= minStarts && m.spent > timeForStarts {
+			continue
+		}
 		before, err := m.countRequests(delay)
 		if err != nil {
-			return s, err
+			return err
 		}
 		request := newRequests(m.who, 1)[0]
 		p, err := start(m.cloud, m.who)
 		if err != nil {
-			return s, err
+			return err
 		}
 		err = expect(p, http.StatusNoContent, request)
 		s.responses, s.starts = append(s.responses, time.Since(p.startedAt())), append(s.starts, p.readyAfter())
@@ -188,70 +224,80 @@ func (m measurement) measureCold(delay time.Duration) (s coldStarts, err error) 
 			err = p.fault(err)
 		}
 		p.stop()
-		after, err1 := m.countRequests(delay)
+		after, err1 := m.countRequests(0)
 		if err := errors.Join(err, err1); err != nil {
-			return s, err
+			return err
 		}
 		s.upstream = append(s.upstream, after-before)
 	}
-	return s, nil
+	m.spent += time.Since(began)
+	return nil
 }
 
-// measureWarm takes the figures of a warm process.
-func (m measurement) measureWarm() error {
-	if _, err := m.countRequests(0); err != nil {
-		return err
-	}
-	p, err := start(m.cloud, m.who)
-	if err != nil {
-		return err
-	}
-	defer p.stop()
-	took := make([]time.Duration, warmingUp+alone)
-	for i, request := range newRequests(m.who, len(took)) {
-		began := time.Now()
-		if err := expect(p, http.StatusNoContent, request); err != nil {
-			return p.fault(err)
-		}
-		took[i] = time.Since(began)
-	}
-	m.addFigure(p50, median(took[warmingUp:]).Seconds())
-	if m.who.cloud == azure { // Lambda gives a process one request at a time
-		if err := m.measureParallel(p); err != nil {
-			return p.fault(err)
-		}
-	}
-	before, err1 := m.countRequests(0)
-	err2 := expect(p, http.StatusNoContent, newRequests(m.who, 1)[0])
-	after, err3 := m.countRequests(0)
-	m.addFigure(warmRequests, after-before)
-	status, err4 := readProcess(p, procfs.Proc.NewStatus)
-	m.addFigure(memory, float64(status.VmHWM))
-	return errors.Join(err1, err2, err3, err4)
-}
+// startWarm takes the figures of the cold starts, starts the process that stays, and warms it up.
+func (m *measurement) startWarm() (err error) {
+	fast, slow := m.cold[0], m.cold[1]
+	m.addFigure(first, median(fast.responses).Seconds())
+	m.addFigure(firstSlow, median(slow.responses).Seconds())
+	m.addFigure(ready, median(fast.starts).Seconds())
+	m.addFigure(coldRequests, median(fast.upstream))
+	// The delay lengthens a response by one delay for each round trip that it waits for in sequence. Other work of the
+	// machine can only add to a time, so the shortest ones count.
+	waited := slices.Min(slow.responses) - slices.Min(fast.responses)
+	m.addFigure(inSequence, waited.Seconds()/(delays[1]-delays[0]).Seconds())
 
-// measureParallel takes the figures of many clients at once.
-func (m measurement) measureParallel(p process) error {
-	var conns []caller
-	for _, request := range newRequests(m.who, clients) { // connections are opened before the clock runs
-		conn, err := p.dial()
+	if m.process, err = start(m.cloud, m.who); err != nil {
+		return err
+	}
+	for _, request := range newRequests(m.who, warmingUp) {
+		if err := expect(m, http.StatusNoContent, request); err != nil {
+			return err
+		}
+	}
+	if m.who.cloud == aws { // Lambda gives a process one request at a time
+		return nil
+	}
+	for _, request := range newRequests(m.who, clients) {
+		conn, err := m.dial()
 		if err != nil {
 			return err
 		}
-		conns = append(conns, conn)
+		m.conns = append(m.conns, conn)
 		if err := expect(conn, http.StatusNoContent, request); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// measureAlone takes a turn with one client.
+func (m *measurement) measureAlone() error {
+	took := make([]time.Duration, alone)
+	for i, request := range newRequests(m.who, alone) {
+		began := time.Now()
+		if err := expect(m, http.StatusNoContent, request); err != nil {
+			return err
+		}
+		took[i] = time.Since(began)
+	}
+	m.addFigure(p50, median(took).Seconds())
+	return nil
+}
+
+// measureTogether takes a turn with many clients at once.
+func (m *measurement) measureTogether() error {
+	if m.conns == nil {
+		return nil
+	}
 	requests := newRequests(m.who, together)
-	worked, err := readProcess(p, procfs.Proc.Stat)
+	before, err := readProcess(m, procfs.Proc.Stat)
 	if err != nil {
 		return err
 	}
 	var next, done atomic.Int64
 	var group errgroup.Group
 	began := time.Now()
-	for _, conn := range conns {
+	for _, conn := range m.conns {
 		group.Go(func() error {
 			for i := next.Add(1) - 1; i < together && time.Since(began) < timeTogether; i = next.Add(1) - 1 {
 				if err := expect(conn, http.StatusNoContent, requests[i]); err != nil {
@@ -266,10 +312,24 @@ func (m measurement) measureParallel(p process) error {
 		return err
 	}
 	took, answered := time.Since(began), float64(done.Load())
-	until, err := readProcess(p, procfs.Proc.Stat)
+	after, err := readProcess(m, procfs.Proc.Stat)
 	m.addFigure(throughput, answered/took.Seconds())
-	m.addFigure(processor, (until.CPUTime()-worked.CPUTime())/answered)
+	m.worked, m.done = m.worked+after.CPUTime()-before.CPUTime(), m.done+answered
 	return err
+}
+
+// finish takes the figures of the warm process as a whole.
+func (m *measurement) finish() error {
+	if m.conns != nil {
+		m.addFigure(processor, m.worked/m.done)
+	}
+	before, err1 := m.countRequests(0)
+	err2 := expect(m, http.StatusNoContent, newRequests(m.who, 1)[0])
+	after, err3 := m.countRequests(0)
+	m.addFigure(warmRequests, after-before)
+	status, err4 := readProcess(m, procfs.Proc.NewStatus)
+	m.addFigure(memory, float64(status.VmHWM))
+	return errors.Join(err1, err2, err3, err4)
 }
 
 // readProcess returns what the kernel reports of a process.

@@ -21,7 +21,7 @@ type figure struct {
 	what string
 }
 
-// results hold a value of each figure for each round.
+// results hold a value of each figure for each turn.
 type results map[figure][]float64
 
 func (r results) add(who contestantName, what string, value float64) {
@@ -29,7 +29,7 @@ func (r results) add(who contestantName, what string, value float64) {
 	r[f] = append(r[f], value)
 }
 
-// ratios returns the ratios to the floor's figure of the same round, none if one of the two was not measured.
+// ratios returns the ratios to the floor's figure of the same turn, none if one of the two was not measured.
 func (r results) ratios(who contestantName, what string) []float64 {
 	values, others := r[figure{who, what}], r[figure{contestantName{floor, who.cloud}, what}]
 	if len(values) != len(others) {
