@@ -8,6 +8,7 @@ import (
 	"autopilot-unassign/handler/caller"
 	"autopilot-unassign/internal/guid"
 	"autopilot-unassign/internal/singleflight"
+	"autopilot-unassign/internal/upstream"
 )
 
 // Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has
@@ -87,7 +88,7 @@ const (
 func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	o := newOrigin(ctx, time.Now(), guid.New().String())
 	o.caller, o.delivery = caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)}, e.ID
-	ctx = o.withTrace(ctx)
+	ctx = upstream.WithTrace(ctx, o.trace)
 	job := work{request: request{list: true}} // a list: each device has a status of its own
 	job.context = mergeContext(e.request.context, e.Context)
 	failure := singleflight.CatchPanic(func() error {

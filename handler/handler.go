@@ -114,7 +114,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	o := newOrigin(ctx, start, requestID(r.Header))
 	o.flow = flowOf(r.Header)
-	r = r.WithContext(o.withTrace(ctx))
+	r = r.WithContext(upstream.WithTrace(ctx, o.trace))
 
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
@@ -139,14 +139,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func newOrigin(ctx context.Context, start time.Time, requestID string) *origin {
-	o := &origin{requestID: requestID, start: start, trace: &upstream.Trace{}}
+	o := &origin{requestID: requestID, start: start, trace: &upstream.Trace{RequestID: requestID}}
 	o.invocation, _ = ctx.Value(invocationKey{}).(Invocation)
 	return o
-}
-
-// withTrace returns a context that carries the request id to Graph and the time spent upstream to the audit record.
-func (o *origin) withTrace(ctx context.Context) context.Context {
-	return upstream.WithTrace(upstream.WithRequestID(ctx, o.requestID), o.trace)
 }
 
 // requestID returns the caller's id of a request if it is plain, else a new one.

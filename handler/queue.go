@@ -154,7 +154,7 @@ func (m *messageRun) settle(ctx context.Context) Settlement {
 	o := newOrigin(ctx, time.Now(), guid.New().String())
 	o.caller = caller.Caller{Kind: caller.KindEvent, ID: string(m.event.Source)}
 	o.delivery = m.message.ID
-	ctx = o.withTrace(ctx)
+	ctx = upstream.WithTrace(ctx, o.trace)
 	job := work{}
 	job.setRequest(m.event.request)
 	job.repeated = m.tries() > 1

@@ -120,7 +120,7 @@ func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, device
 		group := devices[:granted]
 		devices = devices[granted:]
 		part := *o
-		part.trace, part.start = &upstream.Trace{}, time.Now()
+		part.trace, part.start = &upstream.Trace{RequestID: o.requestID}, time.Now()
 		part.trace.Wait(time.Since(start))
 		unassignDevices(upstream.WithTrace(ctx, part.trace), h.Background, group, group)
 		o.trace.Add(part.trace)

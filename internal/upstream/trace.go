@@ -7,9 +7,12 @@ import (
 	"time"
 )
 
-// Trace counts the time that one request waited for each service, and its requests to Graph. The packages that call a
-// service add to the Trace in their context; the audit record shows it. It is safe for concurrent use.
+// Trace names the request being served, and counts the time that it waited for each service, and its requests to Graph.
+// The packages that call a service add to the Trace in their context; the audit record shows it. It is safe for
+// concurrent use.
 type Trace struct {
+	RequestID string // Graph gets it as client-request-id if it is a GUID
+
 	spent         [3]atomic.Int64 // nanoseconds, by the index in services
 	waited, tries atomic.Int64
 }
@@ -23,6 +26,14 @@ type traceKey struct{}
 // WithTrace returns a context that carries t.
 func WithTrace(ctx context.Context, t *Trace) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
+}
+
+// RequestID returns the id of the request of ctx, "" without a Trace in ctx.
+func RequestID(ctx context.Context) string {
+	if t, ok := ctx.Value(traceKey{}).(*Trace); ok {
+		return t.RequestID
+	}
+	return ""
 }
 
 // Spent adds d to the time that the request of ctx waited for s. Without a Trace in ctx it does nothing.
@@ -58,17 +69,3 @@ func (t *Trace) Wait(d time.Duration) { t.waited.Add(int64(d)) }
 
 // Waited returns the time that a request waited for permits.
 func (t *Trace) Waited() time.Duration { return time.Duration(t.waited.Load()) }
-
-type requestIDKey struct{}
-
-// WithRequestID returns a context that carries the id of the request being served. Requests to Graph send it as
-// client-request-id if it is a GUID.
-func WithRequestID(ctx context.Context, id string) context.Context {
-	return context.WithValue(ctx, requestIDKey{}, id)
-}
-
-// RequestID returns the id that ctx carries, "" if none.
-func RequestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
-}

@@ -171,7 +171,7 @@ func TestTrace(t *testing.T) {
 	if trace.Spent(upstream.Vault) != 2*time.Second || trace.Spent(upstream.Graph) != 0 || trace.Tries() != 1 {
 		t.Errorf("vault %v, graph %v, %d tries", trace.Spent(upstream.Vault), trace.Spent(upstream.Graph), trace.Tries())
 	}
-	if id := upstream.RequestID(upstream.WithRequestID(t.Context(), "id-1")); id != "id-1" || upstream.RequestID(t.Context()) != "" {
+	if id := upstream.RequestID(upstream.WithTrace(t.Context(), &upstream.Trace{RequestID: "id-1"})); id != "id-1" || upstream.RequestID(t.Context()) != "" {
 		t.Errorf("request id %q", id)
 	}
 }
