@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -159,7 +161,7 @@ type server struct {
 
 	command   *exec.Cmd
 	address   string
-	output    string // the file of its output
+	output    tail
 	ended     chan struct{}
 	began     time.Time
 	listening time.Duration
@@ -175,15 +177,10 @@ func startServer(c *simulated, who contestant) (*server, error) {
 	if err := listener.Close(); err != nil {
 		return nil, err
 	}
-	output, err := os.CreateTemp(c.dir, who.name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = output.Close() }()
-	s := &server{address: address.String(), output: output.Name(), ended: make(chan struct{})}
+	s := &server{address: address.String(), ended: make(chan struct{})}
 	s.command = exec.Command(who.command[0], who.command[1:]...) //nolint:gosec,noctx // one of ours; stop ends it
 	s.command.Env = append(environment(c, who), "PATH="+os.Getenv("PATH"), "HOME="+c.dir, who.port+"="+strconv.Itoa(address.Port))
-	s.command.Stdout, s.command.Stderr = output, output
+	s.command.Stdout, s.command.Stderr = &s.output, &s.output // a pipe, as hosts take it
 	s.began = time.Now()
 	if err := s.command.Start(); err != nil {
 		return nil, err
@@ -228,12 +225,32 @@ func (s *server) stop() {
 	}
 	_ = s.command.Process.Kill()
 	<-s.ended
-	_ = os.Remove(s.output)
 }
 
 func (s *server) fault(err error) error {
-	text, _ := os.ReadFile(s.output)
-	return fmt.Errorf("%w; its last output: %s", err, text[max(0, len(text)-2000):])
+	return fmt.Errorf("%w; its last output: %s", err, s.output.read())
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	const kept = 2000
+	t.text = append(t.text, p...)
+	t.text = slices.Delete(t.text, 0, max(0, len(t.text)-kept))
+	return len(p), nil
+}
+
+func (t *tail) read() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
 }
 
 // dial opens a connection, which ends with the process.
