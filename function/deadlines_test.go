@@ -36,7 +36,7 @@ func TestSlowSender(t *testing.T) {
 			"another type":  {"POST /api/unassign HTTP/1.1\r\nContent-Type: text/plain\r\n", 415, drainTimeout},
 			"a method":      {"PUT /api/unassign HTTP/1.1\r\n", 405, drainTimeout},
 			"no evidence":   {"POST /api/unassign HTTP/1.1\r\nContent-Type: application/json\r\n", 401, drainTimeout},
-			"a false key":   {"POST /api/unassign HTTP/1.1\r\nX-Api-Key: x\r\n", 408, requestTimeout / 2},
+			"a false key":   {"POST /api/unassign HTTP/1.1\r\nX-Api-Key: x\r\n", 408, 3 * time.Second},
 		} {
 			build := func(chan<- error) http.Handler {
 				_, h := adapt(t, newCloud(), host, nil, slog.New(slog.DiscardHandler))

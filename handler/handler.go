@@ -171,7 +171,7 @@ func (h *Handler) performRequest(w http.ResponseWriter, r *http.Request, o *orig
 	if !caller.MayCarryEvidence(h.Verifier, r.Header) {
 		return caller.ErrNoEvidence // without waiting for the body of a stranger
 	}
-	body, err := readBody(w, r, min(maxBodyTime, h.Timeout/2))
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}

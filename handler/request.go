@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -23,13 +22,12 @@ import (
 // The limits of a request.
 const (
 	maxBody           = 16 << 10 // bytes
-	maxBodyTime       = 3 * time.Second
-	maxUnread         = 1 << 20 // bytes of a larger body that are discarded before the refusal
-	maxDevices        = 20      // in a list: Graph's limit for a batch
-	maxAccountName    = 256     // characters
-	maxReference      = 128     // characters
-	maxRequestID      = 64      // characters of X-Request-Id
-	maxDeliveryID     = 128     // characters
+	maxUnread         = 1 << 20  // bytes of a larger body that are discarded before the refusal
+	maxDevices        = 20       // in a list: Graph's limit for a batch
+	maxAccountName    = 256      // characters
+	maxReference      = 128      // characters
+	maxRequestID      = 64       // characters of X-Request-Id
+	maxDeliveryID     = 128      // characters
 	maxContextEntries = 20
 	maxContextName    = 64  // characters
 	maxContextValue   = 256 // characters
@@ -65,11 +63,8 @@ func checkPost(header http.Header, r *http.Request) error {
 	return nil
 }
 
-// readBody returns a body that arrived within limit. Nothing is authenticated yet, so its checks are cheap.
-func readBody(w http.ResponseWriter, r *http.Request, limit time.Duration) ([]byte, error) {
-	// Lambda has no connection: it has no deadline to set, and no slow body either. The host lifts the deadline at the
-	// end of the body.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit))
+// readBody returns the body. Nothing is authenticated yet, so its checks are cheap.
+func readBody(r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	tooLarge := len(body) > maxBody
 	if tooLarge {

@@ -19,12 +19,11 @@ func Serve(ctx context.Context, listener net.Listener, h http.Handler, timeout t
 	log *slog.Logger,
 ) error {
 	server := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: bodyTimeout,
-		ReadTimeout:       2 * bodyTimeout, // DrainBody sets a shorter one for a body
-		WriteTimeout:      timeout + 15*time.Second,
-		IdleTimeout:       120 * time.Second, // longer than the Functions host keeps an idle connection
-		MaxHeaderBytes:    32 << 10,
+		Handler:        h,
+		ReadTimeout:    3 * time.Second, // for the headers and the body
+		WriteTimeout:   timeout + 15*time.Second,
+		IdleTimeout:    120 * time.Second, // longer than the Functions host keeps an idle connection
+		MaxHeaderBytes: 32 << 10,
 		// or net/http would respond to OPTIONS * with 200, without the handler
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -47,11 +46,10 @@ func Serve(ctx context.Context, listener net.Listener, h http.Handler, timeout t
 	return nil
 }
 
-// Limits of a request's body.
+// Limits of the rest of a body, once the response is known.
 const (
-	bodyTimeout  = 3 * time.Second        // for all of it
-	drainTimeout = 500 * time.Millisecond // for the rest of it, once the response is known
-	maxDrain     = 16 << 20               // bytes of that rest
+	drainTimeout = 500 * time.Millisecond
+	maxDrain     = 16 << 20 // bytes
 )
 
 // DrainBody returns a writer and a body for r: the first write of a response reads the rest of the body and discards
@@ -63,7 +61,6 @@ const (
 func DrainBody(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, io.ReadCloser) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex() // or net/http reads the rest itself, until its own deadline
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body := &requestBody{ReadCloser: r.Body, control: control, awaited: r.Header.Get("Expect") != ""}
 	return &drainingWriter{ResponseWriter: w, body: body}, body
 }
