@@ -39,8 +39,8 @@ const (
 	clients   = 32
 	warmingUp = 200
 	turns     = 12
-	// in a turn:
-	alone        = 100
+
+	alone        = 100 // in a turn, as the two below
 	together     = 500
 	timeTogether = 300 * time.Millisecond
 )
@@ -127,10 +127,14 @@ func checkContestant(c *simulated, who contestant) error {
 // measureRound takes the figures of all contestants for one round. They take turns in each part of it.
 func measureRound(c *simulated, field []contestant, r results) error {
 	var all []*measurement
+	defer func() {
+		for _, m := range all {
+			m.stop()
+		}
+	}()
 	for _, who := range field {
 		m := &measurement{cloud: c, who: who, results: r}
 		all = append(all, m)
-		defer m.stop()
 		size, err := who.size()
 		if err != nil {
 			return err
