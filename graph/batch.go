@@ -42,6 +42,7 @@ func (c *Client) sendBatch(ctx context.Context, requests []batchRequest) []batch
 		requests[i].ID = strconv.Itoa(i)
 	}
 	for try, renewed := 0, false; ; try++ {
+		start := time.Now()
 		token := c.sendPending(ctx, requests, pending, replies, "")
 		if refused := refusedTokens(replies, pending); len(refused) > 0 && !renewed {
 			renewed = true
@@ -62,7 +63,7 @@ func (c *Client) sendBatch(ctx context.Context, requests []batchRequest) []batch
 				delay = max(delay, f.RetryAfter)
 			}
 		}
-		if len(again) == 0 || try == maxRetries || !waitFor(ctx, cmp.Or(delay, backoffAfter(try))) {
+		if len(again) == 0 || try == maxRetries || !waitFor(ctx, cmp.Or(delay, backoffAfter(try)), time.Since(start)) {
 			return replies
 		}
 		pending = again

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -196,7 +197,7 @@ func TestBatchOrder(t *testing.T) {
 	}
 }
 
-// Retry-After is obeyed where it fits into half of the time, and returned where it does not.
+// Retry-After is obeyed where it leaves time for another try, and returned where it does not.
 func TestBatchRetryAfter(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -209,7 +210,8 @@ func TestBatchRetryAfter(t *testing.T) {
 		{"an item, inside", azuresim.StepItem, azuresim.Status(429, "Retry-After", "7"), "done, done", 7 * time.Second, 0},
 		{"an item that says it inside its body", azuresim.StepItem, azuresim.GraphError(429, azuresim.Nested, 7), "done, done", 7 * time.Second, 0},
 		{"an item, outside", azuresim.StepItem, azuresim.Status(429, "Retry-After", "120"), "throttled, done", 0, 2 * time.Minute},
-		{"an item, half of the time", azuresim.StepItem, azuresim.Status(503, "Retry-After", "15"), "unavailable, done", 0, 15 * time.Second},
+		{"an item, most of the time", azuresim.StepItem, azuresim.Status(503, "Retry-After", "15"), "done, done", 15 * time.Second, 0},
+		{"an item, all of the time", azuresim.StepItem, azuresim.Status(503, "Retry-After", "24"), "unavailable, done", 0, 24 * time.Second},
 		{"the whole, inside", azuresim.StepGraph, azuresim.Status(429, "Retry-After", "7"), "done, done", 7 * time.Second, 0},
 		{"the whole, outside", azuresim.StepGraph, azuresim.Status(503, "Retry-After", "120"), "unavailable, unavailable", 0, 2 * time.Minute},
 	} {
@@ -271,7 +273,7 @@ func TestBatchWithoutADeadline(t *testing.T) {
 	}
 }
 
-// The same holds for one device: two waits of half of the time each are too many.
+// The same holds for one device: two waits of nearly half of the time each are too many.
 func TestSingleWithoutADeadline(t *testing.T) {
 	simulate(t, func(w *world) {
 		w.put("a")
@@ -282,6 +284,54 @@ func TestSingleWithoutADeadline(t *testing.T) {
 			w.t.Errorf("%v after %v", result.Err, took)
 		}
 	})
+}
+
+// A throttled write gets another try if Retry-After leaves half as much again as its last try took. A try that cannot end
+// in time would leave the outcome unknown.
+func TestThrottledTries(t *testing.T) {
+	for _, test := range []struct {
+		call, retryAfter time.Duration
+		throttled, tries int
+		result           string
+	}{
+		{time.Second, 10 * time.Second, 2, 3, "done"},
+		{1500 * time.Millisecond, 10 * time.Second, 2, 2, "throttled"},
+		{100 * time.Millisecond, 12 * time.Second, 2, 2, "throttled"},
+		{2 * time.Second, 15 * time.Second, 1, 2, "done"},
+		{5 * time.Second, 15 * time.Second, 1, 1, "throttled"},
+	} {
+		for _, ids := range [][]graph.DeviceID{{device(1)}, {device(1), device(2)}} {
+			synctest.Test(t, func(t *testing.T) {
+				tries := 0
+				transport := doer(func(*http.Request) (*http.Response, error) {
+					tries++
+					time.Sleep(test.call)
+					wait, status := int(test.retryAfter.Seconds()), http.StatusNoContent
+					if tries <= test.throttled {
+						status = http.StatusTooManyRequests
+					}
+					text := fmt.Sprintf(`{"responses":[{"id":"0","status":%d,"headers":{"Retry-After":"%d"}},{"id":"1","status":204}]}`,
+						status, wait)
+					if len(ids) > 1 {
+						status = http.StatusOK
+					}
+					header := http.Header{"Request-Id": {"r-1"}, "Retry-After": {strconv.Itoa(wait)}}
+					return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(strings.NewReader(text))}, nil
+				})
+				client, err := graph.New(endpoint, anyToken{}, graph.Options{Pace: graph.NewPace(), Transport: transport})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second-test.call) // after a read
+				defer cancel()
+				result := client.UnassignResourceAccount(ctx, ids...)[0]
+				if got := ending(t, result.Err); got != test.result || tries != test.tries {
+					t.Errorf("%d devices, calls of %v: %s after %d tries, want %s after %d",
+						len(ids), test.call, got, tries, test.result, test.tries)
+				}
+			})
+		}
+	}
 }
 
 // After a deadline in the middle, the devices of sent requests are in doubt, and the others are not.

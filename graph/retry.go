@@ -11,21 +11,23 @@ import (
 
 const (
 	maxRetries = 2
-	firstDelay = 400 * time.Millisecond // before the first retry without Retry-After; doubles, plus jitter
+	firstDelay = 400 * time.Millisecond  // before the first retry without Retry-After; doubles, plus jitter
+	minTryTime = 1500 * time.Millisecond // that a wait must leave for a retry
 )
 
 // sendWithRetries sends r with a token, and retries transient failures after the Retry-After of Graph, or a backoff, while
-// that fits into half of the remaining time. The tries share the time of ctx. doubt carries over from earlier tries.
+// waitFor allows it. The tries share the time of ctx. doubt carries over from earlier tries.
 func (c *Client) sendWithRetries(ctx context.Context, r request, token string, doubt bool) outcome {
 	limit := min(remainingTime(ctx)/(maxRetries+1), maxTryTime)
 	for try := 0; ; try++ {
+		start := time.Now()
 		header, failure, inDoubt := c.sendOnce(ctx, limit, r, token)
 		doubt = doubt || inDoubt
 		if r.write || failure != nil && failure.Reason == upstream.Throttled {
 			c.reportWrites(failure)
 		}
 		if failure == nil || try == maxRetries || !c.retries(failure) ||
-			!waitFor(ctx, cmp.Or(failure.RetryAfter, backoffAfter(try))) {
+			!waitFor(ctx, cmp.Or(failure.RetryAfter, backoffAfter(try)), time.Since(start)) {
 			return outcome{header, token, failure, doubt}
 		}
 	}
@@ -49,9 +51,12 @@ func remainingTime(ctx context.Context) time.Duration {
 	return defaultTimeout
 }
 
-// waitFor waits for d if d fits into half of the remaining time, and reports whether it did.
-func waitFor(ctx context.Context, d time.Duration) bool {
-	return d < remainingTime(ctx)/2 && upstream.Sleep(ctx, d)
+// waitFor waits for d unless that leaves too little time for a retry, and reports whether it did. Half of the remaining
+// time is enough, and so is half as much again as the last try took: with calls of a second and a Retry-After of ten,
+// three tries fit into 25 seconds.
+func waitFor(ctx context.Context, d, lastTry time.Duration) bool {
+	left := remainingTime(ctx)
+	return d < left-min(left/2, max(minTryTime, lastTry*3/2)) && upstream.Sleep(ctx, d)
 }
 
 // leavesDoubt reports whether a response with that reason leaves open that Graph has carried out the request.

@@ -13,8 +13,8 @@ import (
 const (
 	// maxThrottledRetries is how often throttled devices are retried after Graph's client gave up.
 	maxThrottledRetries = 3
-	// longRetryAfter is the Retry-After from which on the client tries less than three times, as it waits for half of the
-	// remaining time at most: a single device is then retried once, and a list in any case.
+	// longRetryAfter is the Retry-After from which on a single device is retried once here: the client may have had no
+	// time for its three tries of the read, which has half of the time of a request. A list is retried in any case.
 	longRetryAfter = 5 * time.Second
 	// minAttemptTime is the time that must be left for another attempt.
 	minAttemptTime = 3 * time.Second
