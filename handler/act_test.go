@@ -180,6 +180,25 @@ func TestFailedRead(t *testing.T) {
 	}
 }
 
+// A message says what happened, by the code.
+func TestMessageFitsCode(t *testing.T) {
+	for code, test := range map[Code]struct {
+		carries graph.Account
+		members string
+		want    string
+	}{
+		Unassigned:        {fjord, `,"verify":true`, "Graph removed the resource account."},
+		AlreadyUnassigned: {graph.Account{}, `,"verify":true`, "The device had no resource account when it was read."},
+		WouldUnassign:     {fjord, `,"dryRun":true`, "nothing was changed."},
+	} {
+		fake := &fakeGraph{find: carrying(test.carries)}
+		_, body, _ := post(t, Options{Devices: fake}, `{"deviceId":"`+someDevice+`"`+test.members+`}`)
+		if message := fmt.Sprint(body["message"]); body["code"] != string(code) || !strings.Contains(message, test.want) {
+			t.Errorf("%v, want %s: %s", body["code"], code, message)
+		}
+	}
+}
+
 // A message never contradicts the verification.
 func TestMessageFitsVerification(t *testing.T) {
 	for after, want := range map[graph.Account]string{

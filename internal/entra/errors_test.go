@@ -239,7 +239,7 @@ func TestClientSecret(t *testing.T) {
 	})
 }
 
-// TestAzureCLI has az be there, signed in or not, and not be there.
+// TestAzureCLI has az be there, signed in or not, and not be there. An az that hangs is no reason to sign in.
 func TestAzureCLI(t *testing.T) {
 	const advice = "identity: credential_rejected: the Azure CLI gave no token: run az login"
 	for name, test := range map[string]struct{ script, want string }{
@@ -247,6 +247,7 @@ func TestAzureCLI(t *testing.T) {
 		"not signed in": {`echo "ERROR: canary: Please run 'az login' to setup account." >&2; exit 1`, advice},
 		"other words":   {`echo '{"accessToken":"canary'`, advice},
 		"not there":     {"", advice},
+		"hangs":         {`exec sleep 60`, "identity: timeout: no answer in time"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -259,7 +260,11 @@ func TestAzureCLI(t *testing.T) {
 			if test.script == "" {
 				t.Setenv("PATH", dir)
 			}
-			credential, err := entra.AzureCLI(azsdk.Options{Timeout: simulated.Timeout})
+			limit := simulated.Timeout
+			if name == "hangs" {
+				limit = 200 * time.Millisecond
+			}
+			credential, err := entra.AzureCLI(azsdk.Options{Timeout: limit})
 			if err != nil {
 				t.Fatal(err)
 			}

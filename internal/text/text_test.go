@@ -6,6 +6,15 @@ import (
 	"autopilot-unassign/internal/text"
 )
 
+func TestIsPrintableASCII(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]bool{"": true, " ~": true, "\x1f": false, "\x7f": false, "a\n": false, "é": false} {
+		if got := text.IsPrintableASCII(in); got != want {
+			t.Errorf("%q: %v", in, got)
+		}
+	}
+}
+
 func TestTrim(t *testing.T) {
 	t.Parallel()
 	for name, in := range map[string]string{
