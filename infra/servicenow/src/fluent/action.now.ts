@@ -51,7 +51,7 @@ export const unassign = Action(
                     status: IntegerColumn({ label: 'Status' }),
                     message: StringColumn({ label: 'Message', maxLength: 1000 }),
                     account: StringColumn({ label: 'Account on the device' }),
-            request_id: StringColumn({ label: 'Request id' }),
+                    request_id: StringColumn({ label: 'Request id' }),
                     retryable: BooleanColumn({ label: 'Retryable' }),
                     retry_after: IntegerColumn({ label: 'Retry after (seconds)' }),
                     outcome: StringColumn({ label: 'Outcome' }),
