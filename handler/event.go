@@ -11,19 +11,16 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
-// Event is work without a caller that waits: a sweep, or a request from a queue or a schedule. Its host has
-// authenticated the sender. [SweepEvent] and [CommandEvent] make one; queue messages
-// come through [Handler.RunMessages].
+// Event is work without a caller that waits: a sweep, or a request from a schedule. Its host has authenticated the sender.
+// [SweepEvent] and [CommandEvent] make one; queue messages come through [Handler.RunMessages].
 type Event struct {
 	Source  Source
-	Text    []byte            // of a message or a command, as it came
 	Due     time.Time         // its scheduled time; zero if unknown
-	ID      string            // of a queue message, which may be delivered twice; may be empty
 	Context map[string]string // the host's data for the log; may be nil
 
 	sweep   *sweepArgs // nil for a request
 	request request
-	invalid error // a *refusal of Text; nil for an event that can be carried out
+	invalid error // a *refusal of its text; nil for an event that can be carried out
 }
 
 type sweepArgs struct {
@@ -55,8 +52,8 @@ func SweepEvent(source Source) Event { return Event{Source: source, sweep: &swee
 // it, or a sweep ({"command":"sweep"}, optionally with groupTag and dryRun). Both may carry scheduledTime and
 // scheduleArn.
 func CommandEvent(text []byte) Event {
-	e := Event{Source: SourceInvoke, Text: text}
-	e.invalid = e.decodeCommand()
+	e := Event{Source: SourceInvoke}
+	e.invalid = e.decodeCommand(text)
 	return e
 }
 
@@ -87,10 +84,11 @@ const (
 // error is an *EventError.
 func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 	o := newOrigin(ctx, time.Now(), guid.New().String())
-	o.caller, o.delivery = caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)}, e.ID
+	o.caller = caller.Caller{Kind: caller.KindEvent, ID: string(e.Source)}
 	ctx = upstream.WithTrace(ctx, o.trace)
-	job := work{request: request{list: true}} // a list: each device has a status of its own
-	job.context = mergeContext(e.request.context, e.Context)
+	e.request.list = true // each device has a status of its own
+	e.request.context = mergeContext(e.request.context, e.Context)
+	job := work{request: e.request}
 	failure := singleflight.CatchPanic(func() error {
 		switch {
 		case e.invalid != nil:
@@ -101,12 +99,10 @@ func (h *Handler) Run(ctx context.Context, e Event) (report any, err error) {
 			report, err = h.runSweep(ctx, o, &job, *e.sweep)
 			return nil
 		}
-		eventContext := job.context
 		job.setRequest(e.request)
-		job.list, job.context = true, eventContext
 		ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 		defer cancel()
-		return h.performOnce(ctx, o, &job, e.Text, func(ctx context.Context) error { return h.actOnDevices(ctx, o, &job) })
+		return h.performOnce(ctx, o, &job, nil, func(ctx context.Context) error { return h.actOnDevices(ctx, o, &job) })
 	})
 	switch {
 	case failure != nil:
@@ -155,8 +151,8 @@ func eventResult(devices []*device) (any, error) {
 }
 
 // decodeCommand decodes the text of a command into e, as strictly as a body. Its error is a *refusal.
-func (e *Event) decodeCommand() error {
-	text, err := checkJSON(e.Text)
+func (e *Event) decodeCommand(text []byte) error {
+	text, err := checkJSON(text)
 	if err != nil {
 		return err
 	}

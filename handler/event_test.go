@@ -248,18 +248,17 @@ func TestEventComesAgain(t *testing.T) {
 		}),
 		Verifier: caller.Platform{}, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second,
 	})
-	e := message(SourceSQS, `{"devices":[{"deviceId":"`+someDevice+`"},{"deviceId":"`+unknown+`"}]}`, nil)
-	e.ID = "m-1"
+	m := Message{ID: "m-1", Text: []byte(`{"devices":[{"deviceId":"` + someDevice + `"},{"deviceId":"` + unknown + `"}]}`), Deliveries: 1}
 	for i, failed := range []bool{true, false, false} {
-		if _, err := h.Run(t.Context(), e); (err != nil) != failed {
-			t.Errorf("delivery %d: %v", i+1, err)
+		if s := runMessages(t, h, m)[0]; s.Retry || (len(s.Requeue) > 0) != failed {
+			t.Errorf("delivery %d: %+v", i+1, s)
 		}
 	}
 	if want := []string{someDevice, unknown, unknown}; !slices.Equal(acted, want) {
 		t.Errorf("%q were acted on, want %q:\n%s", acted, want, &log)
 	}
-	e.ID = "m-2" // another message that says the same
-	if _, err := h.Run(t.Context(), e); err != nil || len(acted) != 5 {
-		t.Errorf("%v, after %q", err, acted)
+	m.ID = "m-2" // another message that says the same
+	if s := runMessages(t, h, m)[0]; s.Retry || len(s.Requeue) > 0 || len(acted) != 5 {
+		t.Errorf("%+v, after %q", s, acted)
 	}
 }

@@ -48,7 +48,8 @@ func TestLargeEvents(t *testing.T) {
 	body := `{"deviceId":"` + someDevice + `","context":{` + entries.String()[1:] + `}}`
 	start := time.Now()
 	_, tooLarge := decodeBody([]byte(body))
-	message, _ := decodeMessageEvent(SourceSQS, []byte(body))
+	message := messageRun{message: Message{Text: []byte(body)}}
+	message.decode()
 	for name, err := range map[string]error{
 		"a body":    tooLarge,
 		"a message": message.invalid,

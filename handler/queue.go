@@ -99,16 +99,16 @@ func (h *Handler) RunMessages(ctx context.Context, source Source, messages []Mes
 	runs := make([]*messageRun, len(messages))
 	for i, m := range messages {
 		m.Sent = normalTime(m.Sent)
-		runs[i] = &messageRun{Handler: h, message: m, audited: map[*device]bool{}, changing: map[*device]bool{}}
-		runs[i].event, runs[i].state = decodeMessageEvent(source, m.Text)
+		runs[i] = &messageRun{Handler: h, source: source, message: m, audited: map[*device]bool{}, changing: map[*device]bool{}}
+		runs[i].decode()
 		if time.Since(m.Sent) < maxRateAge {
 			h.Pace.Learn(runs[i].state.Rate)
 		}
 	}
 	capacity := h.Pace.Capacity(settleAfter)
 	for i, run := range runs {
-		run.postponed = i > 0 && capacity < len(run.event.request.targets) // and those after it, in their order
-		capacity -= len(run.event.request.targets)
+		run.postponed = i > 0 && capacity < len(run.request.targets) // and those after it, in their order
+		capacity -= len(run.request.targets)
 		go func() {
 			taking, cancel := context.WithTimeout(ctx, takingTime())
 			defer cancel()
@@ -137,8 +137,10 @@ func takingTime() time.Duration {
 // messageRun is one message in one invocation.
 type messageRun struct {
 	*Handler
+	source    Source
 	message   Message
-	event     Event
+	request   request
+	invalid   error // a *refusal of the message; nil for one that can be carried out
 	state     queueState
 	taking    context.Context //nolint:containedctx // ends when no further permits are to be taken
 	postponed bool            // the pace leaves no time for the message
@@ -152,15 +154,15 @@ type messageRun struct {
 // settle carries out the message and returns its settlement.
 func (m *messageRun) settle(ctx context.Context) Settlement {
 	o := newOrigin(ctx, time.Now(), guid.New().String())
-	o.caller = caller.Caller{Kind: caller.KindEvent, ID: string(m.event.Source)}
+	o.caller = caller.Caller{Kind: caller.KindEvent, ID: string(m.source)}
 	o.delivery = m.message.ID
 	ctx = upstream.WithTrace(ctx, o.trace)
 	job := work{}
-	job.setRequest(m.event.request)
+	job.setRequest(m.request)
 	job.repeated = m.tries() > 1
 	job.list = true // each device has a status of its own
 	job.context = mergeContext(job.context, m.message.Context)
-	failure := m.event.invalid
+	failure := m.invalid
 	if failure == nil && !m.postponed {
 		failure = singleflight.CatchPanic(func() error {
 			return m.performOnce(ctx, o, &job, m.message.Text, func(ctx context.Context) error { return m.drain(ctx, o, &job) })
@@ -431,33 +433,32 @@ func (m *messageRun) body(w *work, devices []*device, state queueState) []byte {
 		Reference string            `json:"reference,omitempty"`
 		Context   map[string]string `json:"context,omitempty"`
 		Queue     queueState        `json:"queue"`
-	}{list, m.event.request.dryRun, w.verify, w.reference, m.event.request.context, state})
+	}{list, m.request.dryRun, w.verify, w.reference, m.request.context, state})
 	if err != nil {
 		panic("handler: encode a message: " + err.Error()) // every type is of this package
 	}
 	return text
 }
 
-// decodeMessageEvent decodes the text of a message: a body, with the member queue if this function sent it.
-func decodeMessageEvent(source Source, text []byte) (Event, queueState) {
-	e, state, decoder := Event{Source: source, Text: text}, queueState{}, bodyDecoder{}
-	e.request, e.invalid = decoder.decode(decodeMessage(text), func(field string) fieldReader {
+// decode decodes the text of the message: a body, with the member queue if this function sent it.
+func (m *messageRun) decode() {
+	var decoder bodyDecoder
+	m.request, m.invalid = decoder.decode(decodeMessage(m.message.Text), func(field string) fieldReader {
 		if field != "queue" {
 			return decoder.fieldReader(field)
 		}
 		return func(value json.RawMessage) error {
-			if json.Unmarshal(value, &state) != nil || state.Tries < 0 {
+			if json.Unmarshal(value, &m.state) != nil || m.state.Tries < 0 {
 				return &refusal{code: eventInvalid, field: field}
 			}
-			state.Since = normalTime(state.Since)
-			state.Tries = min(state.Tries, maxTries) // or the sum with deliveries could overflow
-			if state.Code != "" {                    // a dead letter that was put back
-				state.Tries = 0
+			m.state.Since = normalTime(m.state.Since)
+			m.state.Tries = min(m.state.Tries, maxTries) // or the sum with deliveries could overflow
+			if m.state.Code != "" {                      // a dead letter that was put back
+				m.state.Tries = 0
 			}
 			return nil
 		}
 	})
-	return e, state
 }
 
 // normalTime returns t in UTC, and zero for a time that JSON cannot hold: package time reads some that it does not write,

@@ -130,8 +130,9 @@ func sent(t *testing.T, texts [][]byte) []decoded {
 		if err := json.Unmarshal(text, &messages[i]); err != nil {
 			t.Fatal(err)
 		}
-		if e, _ := decodeMessageEvent(SourceSQS, text); e.invalid != nil || len(e.request.targets) != len(messages[i].Devices) {
-			t.Errorf("%s: %v", text, e.invalid)
+		run := messageRun{message: Message{Text: text}}
+		if run.decode(); run.invalid != nil || len(run.request.targets) != len(messages[i].Devices) {
+			t.Errorf("%s: %v", text, run.invalid)
 		}
 	}
 	return messages
