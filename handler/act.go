@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"autopilot-unassign/graph"
@@ -158,14 +159,23 @@ func (h *Handler) readDevices(ctx context.Context, w *work, devices []*device) {
 		switch {
 		case found.Err == nil:
 			d.known, d.read = found.Device, true
-			if d.known.Account.Assigned() {
-				h.accountsShown.Store(true)
+			if d.known.Account.ResourceName != "" { // an assigned user may show in the other two properties
+				h.accountShown(d).Store(true)
 			}
 		case h.requiresRead(w, d) || !isReadFailure(found.Err):
 			d.result = classify(found.Err)
 			h.setCandidates(w, d, found)
 		}
 	}
+}
+
+// accountShown returns whether Graph has shown a resource account in a read like that of d. Reads by id and by serial
+// number are told apart: Graph fills other properties of this resource in lists alone.
+func (h *Handler) accountShown(d *device) *atomic.Bool {
+	if d.serial != "" {
+		return &h.shownBySerial
+	}
+	return &h.shownByID
 }
 
 // setCandidates sets the devices that share a serial number, without those that the caller must not change.
@@ -216,7 +226,7 @@ func (h *Handler) findDevices(ctx context.Context, devices []*device) []graph.Fo
 
 // checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account,
 // a dry run, or because the process that was killed with the message has changed it. A missing account proves the last
-// only where Graph shows accounts at all.
+// only where Graph shows resource accounts at all.
 func (h *Handler) checkDevice(w *work, d *device) {
 	account, expects := d.known.Account, d.expected != (graph.Account{})
 	switch {
@@ -225,7 +235,7 @@ func (h *Handler) checkDevice(w *work, d *device) {
 		d.result = classify(&refusal{code: policyDenied})
 	case expects && !d.carriesNothing() && !matchesAccount(account, d.expected):
 		d.result = classify(&refusal{code: stateChanged})
-	case d.carriesNothing() && (w.dryRun || expects || w.repeated && h.accountsShown.Load()):
+	case d.carriesNothing() && (w.dryRun || expects || w.repeated && h.accountShown(d).Load()):
 		d.result = succeed(AlreadyUnassigned)
 	case w.dryRun:
 		d.result = succeed(WouldUnassign)

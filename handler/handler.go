@@ -70,11 +70,12 @@ type Options struct {
 // Handler is the http.Handler for every route, and carries out events.
 type Handler struct {
 	Options
-	limits        rateLimits
-	ledger        ledger
-	examinations  singleflight.Group[slog.LogValuer]
-	turn          chan struct{} // held by the queue message that takes permits
-	accountsShown atomic.Bool   // Graph has shown the account of some device
+	limits       rateLimits
+	ledger       ledger
+	examinations singleflight.Group[slog.LogValuer]
+	turn         chan struct{} // held by the queue message that takes permits
+
+	shownByID, shownBySerial atomic.Bool // Graph has shown a resource account: see accountShown
 }
 
 // New returns a Handler.

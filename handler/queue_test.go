@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -386,40 +387,55 @@ func TestMessagesCarryTheRate(t *testing.T) {
 	}
 }
 
-// accountsOf is a Graph in which only some devices carry an account.
+// accountsOf is a Graph in which some devices carry an account, and others have a user.
 type accountsOf struct {
 	graphLog
 
-	assigned []string
+	assigned, users []string // ids, and a serial number
 }
 
 func (g *accountsOf) Find(_ context.Context, selectors ...graph.Selector) []graph.Found {
 	found := make([]graph.Found, len(selectors))
 	for i, s := range selectors {
-		found[i].Device.ID = s.ID
-		if slices.Contains(g.assigned, s.ID.String()) {
-			found[i].Device.Account.UserPrincipalName = "room@contoso.com"
+		d := &found[i].Device
+		if d.ID = s.ID; s.SerialNumber != "" {
+			d.ID, _ = graph.ParseDeviceID(idOf(99))
+		}
+		shows := func(list []string) bool { return slices.Contains(list, cmp.Or(s.SerialNumber, s.ID.String())) }
+		switch {
+		case shows(g.assigned):
+			d.Account.ResourceName = "room"
+		case shows(g.users):
+			d.Account.UserPrincipalName, d.Account.AddressableUserName = "anna@contoso.com", "Anna"
 		}
 	}
 	return found
 }
 
 // A message that comes again after its process was killed changes the devices that still carry an account. Where Graph
-// has never shown an account, it changes all of them.
+// has never shown a resource account in such a read, it changes all of them.
 func TestRepeatedMessageChangesTheRest(t *testing.T) {
 	t.Parallel()
+	byID := []string{idOf(1), idOf(2)}
 	for name, test := range map[string]struct {
-		assigned, changed []string
-		members           string
-		deliveries        int
+		shown      *accountsOf
+		changed    []string
+		text       []byte
+		deliveries int
 	}{
-		"first delivery":            {[]string{idOf(2)}, []string{idOf(1), idOf(2)}, "", 1},
-		"second delivery":           {[]string{idOf(2)}, []string{idOf(2)}, "", 2},
-		"sent again after a second": {[]string{idOf(2)}, []string{idOf(2)}, `,"queue":{"tries":1}`, 1},
-		"no account visible":        {nil, []string{idOf(1), idOf(2)}, "", 2},
+		"first delivery":            {&accountsOf{assigned: byID[1:]}, byID, messageOf("", 1, 2), 1},
+		"second delivery":           {&accountsOf{assigned: byID[1:]}, byID[1:], messageOf("", 1, 2), 2},
+		"sent again after a second": {&accountsOf{assigned: byID[1:]}, byID[1:], messageOf(`,"queue":{"tries":1}`, 1, 2), 1},
+		"no account visible":        {&accountsOf{}, byID, messageOf("", 1, 2), 2},
+		"the user of another":       {&accountsOf{users: byID[1:]}, byID, messageOf("", 1, 2), 2},
+		"in a list alone": {
+			&accountsOf{assigned: []string{"S2"}},
+			[]string{idOf(1), idOf(99)},
+			[]byte(`{"devices":[{"deviceId":"` + idOf(1) + `"},{"serialNumber":"S2"}]}`), 2,
+		},
 	} {
-		g := &accountsOf{assigned: test.assigned}
-		settlement, log := settle(t, Options{Devices: g}, Message{Text: messageOf(test.members, 1, 2), Deliveries: test.deliveries})
+		g := test.shown
+		settlement, log := settle(t, Options{Devices: g}, Message{Text: test.text, Deliveries: test.deliveries})
 		if settlement.Retry || settlement.Requeue != nil || settlement.DeadLetters != nil || !slices.Equal(g.changed, test.changed) {
 			t.Errorf("%s: %+v, %q changed", name, settlement, g.changed)
 		}
