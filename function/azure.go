@@ -15,7 +15,6 @@ import (
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
 	"autopilot-unassign/internal/config"
-	"autopilot-unassign/internal/server"
 )
 
 // serveAzure serves the requests and invocations of the Azure Functions host until ctx ends.
@@ -25,18 +24,11 @@ func serveAzure(
 	ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, getenv func(string) string,
 	log *slog.Logger,
 ) error {
-	address := listener.Addr().String()
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
-	log.InfoContext(ctx, "listening", slog.String("host", config.Azure), slog.String("port", port),
-		slog.String("version", version))
-	go s.WarmUp(context.WithoutCancel(ctx)) // a request that waits for a warm-up fetch must not lose it to a signal
 	worker := &azureWorker{
-		handler: s.Handler, address: address, coreTools: getenv(coreToolsVariable) != "", stop: ctx.Done(), log: log,
+		handler: s.Handler, address: listener.Addr().String(), coreTools: getenv(coreToolsVariable) != "",
+		stop: ctx.Done(), log: log,
 	}
-	if err := server.Serve(ctx, listener, withInvocation(worker, config.Azure, azureInvocationID), timeout, log); err != nil {
+	if err := serveListener(ctx, listener, s, worker, timeout, log, config.Azure, azureInvocationID); err != nil {
 		return err
 	}
 	return errors.New("stopped by a signal")

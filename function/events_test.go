@@ -222,7 +222,7 @@ func eventsOnAzureWith(t *testing.T, c *azuresim.Cloud, o functions.Options, cha
 // worker returns the address that the worker listens on, which the host alone knows.
 func worker(t *testing.T, d azureDeployment) string {
 	t.Helper()
-	return net.JoinHostPort("127.0.0.1", fmt.Sprint(records(t, d, "listening", 1)[0]["port"]))
+	return fmt.Sprint(records(t, d, "listening", 1)[0]["address"])
 }
 
 // said sends a request that is written as text and returns the response.

@@ -13,16 +13,18 @@ import (
 
 	"autopilot-unassign/handler"
 	"autopilot-unassign/internal/app"
-	"autopilot-unassign/internal/config"
 	"autopilot-unassign/internal/server"
 )
 
-// serveLocal serves plain HTTP on this machine until ctx ends.
-func serveLocal(ctx context.Context, listener net.Listener, s *app.App, timeout time.Duration, log *slog.Logger) error {
-	log.InfoContext(ctx, "listening", slog.String("host", config.Local), slog.String("address",
-		listener.Addr().String()), slog.String("version", version))
-	go s.WarmUp(context.WithoutCancel(ctx))
-	return server.Serve(ctx, listener, withInvocation(s, config.Local, ""), timeout, log)
+// serveListener warms s up and serves h on the port of a host until ctx ends.
+func serveListener(
+	ctx context.Context, listener net.Listener, s *app.App, h http.Handler, timeout time.Duration, log *slog.Logger,
+	host, idHeader string,
+) error {
+	log.InfoContext(ctx, "listening", slog.String("host", host), slog.String("address", listener.Addr().String()),
+		slog.String("version", version))
+	go s.WarmUp(context.WithoutCancel(ctx)) // a request that waits for a warm-up fetch must not lose it to a signal
+	return server.Serve(ctx, listener, withInvocation(h, host, idHeader), timeout, log)
 }
 
 // listenAt listens at an address of this machine.

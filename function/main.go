@@ -90,11 +90,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	case "serve":
 		return serve(ctx, args[0], rest, getenv, stdout, stderr)
 	case "demo":
-		verbose := len(rest) == 1 && rest[0] == "-v"
-		if len(rest) > 0 && !verbose {
-			return text.UsageError("demo takes no argument but -v")
-		}
-		return play(ctx, getenv, stdout, verbose)
+		return play(ctx, rest, getenv, stdout)
 	case "doctor":
 		return doctor.Command(ctx, rest, getenv, upstream.NewClient(), version, stdout, stderr)
 	case "call", "list":

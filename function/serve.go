@@ -77,7 +77,7 @@ func serve(ctx context.Context, program string, args []string, getenv func(strin
 	case config.Lambda:
 		return serveLambda(ctx, s, examine, app.NewQueues(getenv, transport), log)
 	}
-	return serveLocal(ctx, listener, s, c.Timeout, log)
+	return serveListener(ctx, listener, s, s, c.Timeout, log, config.Local, "")
 }
 
 // openListener opens the port on which host reaches the process. Lambda needs none: the process polls it.

@@ -17,8 +17,8 @@ import (
 )
 
 // play plays the main job on a simulated cloud.
-func play(ctx context.Context, getenv func(string) string, stdout io.Writer, verbose bool) error {
-	return demo.Play(ctx, getenv, stdout, version, verbose)
+func play(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+	return demo.Play(ctx, args, getenv, stdout, version)
 }
 
 // simulate serves requests on a simulated cloud, and prints a request to try. program is the name of the executable.

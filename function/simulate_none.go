@@ -14,7 +14,7 @@ var errNoSimulation = errors.New("this package is for a deployment and has neith
 	"callers; use a program of the release")
 
 // play fails: this build has no simulated cloud.
-func play(context.Context, func(string) string, io.Writer, bool) error { return errNoSimulation }
+func play(context.Context, []string, func(string) string, io.Writer) error { return errNoSimulation }
 
 // simulate fails: this build has no simulated cloud. Its error names every missing setting.
 func simulate(_ context.Context, _, _ string, getenv func(string) string, _ io.Writer) error {

@@ -23,8 +23,12 @@ import (
 )
 
 // Play plays the main job on the simulated cloud, over HTTP on this machine. Its error names the first result that is
-// not as announced. It prints a summary of one screen, or with verbose every request, response and record.
-func Play(ctx context.Context, getenv func(string) string, stdout io.Writer, version string, verbose bool) error {
+// not as announced. It prints a summary of one screen, or with the argument -v every request, response and record.
+func Play(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer, version string) error {
+	verbose := len(args) == 1 && args[0] == "-v"
+	if len(args) > 0 && !verbose {
+		return text.UsageError("demo takes no argument but -v")
+	}
 	logs := &azuresim.Buffer{}
 	s, err := New(getenv, logs, version)
 	if err != nil {

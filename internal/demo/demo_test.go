@@ -22,7 +22,11 @@ func TestPlay(t *testing.T) {
 		},
 	} {
 		var out strings.Builder
-		err := demo.Play(t.Context(), func(string) string { return "" }, &out, "test", verbose)
+		var args []string
+		if verbose {
+			args = []string{"-v"}
+		}
+		err := demo.Play(t.Context(), args, func(string) string { return "" }, &out, "test")
 		if lines := strings.Count(out.String(), "\n"); err != nil || !verbose && lines > 48 {
 			t.Errorf("%d lines, %v:\n%s", lines, err, out.String())
 		}
