@@ -35,15 +35,14 @@ type callFlags struct {
 	rows                        []Row
 	expect, reference           string
 	dryRun, verify, doctor      bool
-	csv, by, out                string
-	columns                     map[string]string
-	noExpect, placeholders      bool
+	ReadOptions                 // of the file csv
+	csv, out                    string
 	again, skipInvalid, confirm bool
 	most                        int
 }
 
 func newCallFlags() *callFlags {
-	f := &callFlags{connection: newConnection("call", callHelp), columns: map[string]string{}}
+	f := &callFlags{connection: newConnection("call", callHelp), ReadOptions: ReadOptions{Columns: map[string]string{}}}
 	f.Func("device", "`id` of an Autopilot device; may be repeated", func(id string) error {
 		f.rows = append(f.rows, Row{ID: id})
 		return nil
@@ -61,15 +60,15 @@ func newCallFlags() *callFlags {
 	f.StringVar(&f.reference, "reference", "", "`ticket` for the audit record")
 	f.StringVar(&f.csv, "csv", "",
 		"`file` with a list: CSV with a header, or one serial number on each line; - reads standard input")
-	f.StringVar(&f.by, "by", "", "`id or serial`: the column that counts where a list has both (the id)")
+	f.StringVar(&f.By, "by", "", "`id or serial`: the column that counts where a list has both (the id)")
 	f.Func("column", "`purpose=NAME`: the column for the id, serial, expected or reference of a list; may be repeated",
 		f.setColumn)
 	f.Func("expect-column", "`NAME` of the column with the accounts that the devices must still carry",
 		func(name string) error {
 			return f.setColumn("expected=" + name)
 		})
-	f.BoolVar(&f.noExpect, "no-expect", false, "ignore the accounts in the list")
-	f.BoolVar(&f.placeholders, "placeholders", false,
+	f.BoolVar(&f.NoExpect, "no-expect", false, "ignore the accounts in the list")
+	f.BoolVar(&f.Placeholders, "placeholders", false,
 		`send serial numbers such as "Default string", that many devices share`)
 	f.BoolVar(&f.skipInvalid, "skip-invalid", false, "send the valid rows of a list although others are not valid")
 	f.StringVar(&f.out, "out", "",
@@ -90,13 +89,13 @@ func (f *callFlags) setColumn(text string) error {
 	case purpose != "id" && purpose != "serial" && purpose != "expected" && purpose != "reference":
 		return fmt.Errorf("%q is not id, serial, expected or reference", purpose)
 	}
-	f.columns[purpose] = strings.TrimSpace(name)
+	f.Columns[purpose] = strings.TrimSpace(name)
 	return nil
 }
 
 // checkFlags returns a text.UsageError if the flags do not fit together.
 func (f *callFlags) checkFlags() error {
-	forList := len(f.columns) > 0 || f.by != "" || f.noExpect || f.placeholders || f.skipInvalid
+	forList := len(f.Columns) > 0 || f.By != "" || f.NoExpect || f.Placeholders || f.skipInvalid
 	switch {
 	case f.dryRun && f.verify:
 		return text.UsageError("-dry-run changes nothing, so there is nothing to -verify")
@@ -109,9 +108,9 @@ func (f *callFlags) checkFlags() error {
 		return nil
 	case f.csv != "" && (len(f.rows) > 0 || f.expect != ""):
 		return text.UsageError("with -csv, the file names the devices and the accounts they must carry")
-	case f.by != "" && f.by != "id" && f.by != "serial":
+	case f.By != "" && f.By != "id" && f.By != "serial":
 		return text.UsageError("-by is id or serial")
-	case f.noExpect && f.columns["expected"] != "":
+	case f.NoExpect && f.Columns["expected"] != "":
 		return text.UsageError("use one of -no-expect and -expect-column")
 	case f.csv == "-" && (f.secretFile == "-" || f.apiKeyFile == "-" || f.tokenFile == "-" || f.functionKeyFile == "-"):
 		return text.UsageError("standard input holds the list, so the key must be in a file")
@@ -219,10 +218,7 @@ func (f *callFlags) readDevices(p Program) (*Table, error) {
 		defer func() { _ = file.Close() }()
 		source = file
 	}
-	table, err := ReadRows(source, ReadOptions{
-		By: f.by, Columns: f.columns, NoExpect: f.noExpect,
-		Placeholders: f.placeholders,
-	})
+	table, err := ReadRows(source, f.ReadOptions)
 	if err != nil {
 		return nil, fmt.Errorf("-csv %s: %w", f.csv, err)
 	}

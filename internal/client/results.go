@@ -34,7 +34,7 @@ type Result struct {
 	GraphRequestID string `json:"graphRequestId,omitempty"`
 	ByID           bool   `json:"-"` // the row names its device by the id, although there is a serial number
 	Time           string `json:"-"`
-	Deployment     string `json:"-"` // as DeploymentOf names it; "" in a file of an older version
+	Deployment     string `json:"-"` // as DeploymentOf names it
 	Expected       string `json:"-"` // of the row
 }
 
@@ -155,7 +155,7 @@ func OpenResults(path string, format Format, deployment string, dryRun bool) (*R
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for _, row := range r.rows {
-		if row.Deployment != "" && row.Deployment != deployment {
+		if row.Deployment != deployment {
 			return nil, fmt.Errorf("%s holds the results of another deployment, %s; use another -out file", path,
 				shortenText(plainText(row.Deployment)))
 		}
@@ -182,8 +182,7 @@ func (r *Results) readFile(f io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(l.header, "line") || !slices.Contains(l.header, "deployment") && len(l.header) != 10 ||
-		slices.ContainsFunc(l.header, func(name string) bool { return !slices.Contains(resultHeader, name) }) {
+	if !slices.Equal(l.header, resultHeader) {
 		return errors.New("it exists and is not a results file; move it away or use another -out file")
 	}
 	for row := range l.readRows {

@@ -439,30 +439,6 @@ func TestOpenResults(t *testing.T) {
 	}
 }
 
-// A file of an older version, without the expected account and the deployment, is read as saying nothing of it.
-func TestOpenResultsWithoutTheLastColumns(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "devices.results.csv")
-	if err := os.WriteFile(path, []byte("line,deviceId,serialNumber,status,code,message,outcome,requestId,graphRequestId,time\n2,"+oneID+",,200,unassigned,,done,,,\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r, err := OpenResults(path, Format{Comma: ','}, contoso, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, ok := r.Of(Row{ID: oneID}); !ok || got != (Result{Line: 2, DeviceID: oneID, Status: 200, Code: "unassigned", Outcome: "done"}) {
-		t.Errorf("%+v, %t", got, ok)
-	}
-	if _, ok := r.Of(Row{ID: oneID, Expected: parseAccount("room@x.com")}); ok {
-		t.Error("a device of which nothing was expected counts as answered")
-	}
-	if err := r.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), ",time,deployment,named_by,expected\n2,"+oneID+",,,200,unassigned,,done,,,,,id,\n") {
-		t.Errorf("%v\n%s", err, text)
-	}
-}
-
 // Every spelling of an address names the same deployment, and its key is not kept.
 func TestDeploymentOf(t *testing.T) {
 	for _, address := range []string{contoso, contoso + "/", "https://Contoso.example/api/unassign?code=c2VjcmV0#x", "https://u:c2VjcmV0@contoso.example/api/unassign"} {

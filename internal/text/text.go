@@ -17,9 +17,6 @@ func IsPrintableASCII(s string) bool {
 
 // Trim removes invisible characters from both ends of s: white space of every script, control characters (NUL and CR
 // among them), byte order marks and zero-width characters. Editors, shells and scripts add them unasked.
-func Trim(s string) string { return strings.TrimFunc(s, Invisible) }
-
-// Invisible reports whether r prints nothing.
-func Invisible(r rune) bool {
-	return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Z)
+func Trim(s string) string {
+	return strings.TrimFunc(s, func(c rune) bool { return unicode.IsSpace(c) || unicode.In(c, unicode.Cc, unicode.Cf, unicode.Z) })
 }
