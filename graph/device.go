@@ -70,16 +70,16 @@ func (d *Device) decode(row []byte) error {
 	for name, value := range text.Members(row) {
 		field, ofAccount := &id, false
 		switch string(name) {
-		case `"id"`:
-		case `"serialNumber"`:
+		case "id":
+		case "serialNumber":
 			field = &d.SerialNumber
-		case `"groupTag"`:
+		case "groupTag":
 			field = &d.GroupTag
-		case `"userPrincipalName"`:
+		case "userPrincipalName":
 			field, ofAccount = &d.Account.UserPrincipalName, true
-		case `"addressableUserName"`:
+		case "addressableUserName":
 			field, ofAccount = &d.Account.AddressableUserName, true
-		case `"resourceName"`:
+		case "resourceName":
 			field, ofAccount = &d.Account.ResourceName, true
 		default:
 			continue

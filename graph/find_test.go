@@ -250,6 +250,7 @@ func TestDecodeOddDevice(t *testing.T) {
 		`{"id":"` + id + `","serialNumber":7,"groupTag":["MTR"],"userPrincipalName":null}`: {ID: device(1)},
 		`{"id":"` + id + `","userPrincipalName":7,"resourceName":""}`:                      {ID: device(1), Account: graph.Account{Unknown: true}},
 		`{"id":"` + id + `","userPrincipalName":7,"resourceName":"room"}`:                  {ID: device(1), Account: graph.Account{ResourceName: "room"}},
+		`{"\u0069d":"` + id + `","resourceNam\u0065":"room"}`:                              {ID: device(1), Account: graph.Account{ResourceName: "room"}},
 		`{"id":7,"serialNumber":" S1 "}`:                                                   {SerialNumber: "S1", Account: graph.Account{Unknown: true}},
 		`null`:                                                                             {Account: graph.Account{Unknown: true}},
 		`[1]`:                                                                              {},

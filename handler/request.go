@@ -387,10 +387,7 @@ func readObject(value []byte, notObject error, fieldReader func(field string) fi
 	}
 	seen := map[string]bool{}
 	for name, member := range text.Members(value) {
-		field, ok := text.Unquote(name)
-		if !ok {
-			return notObject
-		}
+		field := string(name)
 		if seen[field] {
 			return &refusal{duplicateField, field}
 		}

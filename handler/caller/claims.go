@@ -66,12 +66,11 @@ func decodeMembers(object []byte) (map[string]json.RawMessage, error) {
 		return nil, errClaims
 	}
 	m := map[string]json.RawMessage{}
-	for quoted, member := range text.Members(object) {
-		name, ok := text.Unquote(quoted)
-		if _, twice := m[name]; !ok || twice {
+	for name, member := range text.Members(object) {
+		if _, twice := m[string(name)]; twice {
 			return nil, errClaims
 		}
-		m[name] = member
+		m[string(name)] = member
 	}
 	return m, nil
 }

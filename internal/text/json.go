@@ -11,21 +11,26 @@ import (
 // Unquote returns the string that a valid JSON value holds, and false for another value. It calls a decoder only for
 // a string with an escape or invalid UTF-8: a decoder for each member costs most of the time of a page of devices.
 func Unquote(value []byte) (s string, ok bool) {
-	switch {
-	case len(value) < 2 || value[0] != '"':
+	if len(value) < 2 || value[0] != '"' {
 		return "", false
-	case bytes.IndexByte(value, '\\') < 0 && utf8.Valid(value):
-		return string(value[1 : len(value)-1]), true
 	}
-	var decoded string // s itself would be on the heap for every value
-	ok = json.Unmarshal(value, &decoded) == nil
-	return decoded, ok
+	return string(unquoted(value)), true
+}
+
+// unquoted returns the text of a JSON string, where possible without a copy.
+func unquoted(value []byte) []byte {
+	if bytes.IndexByte(value, '\\') < 0 && utf8.Valid(value) {
+		return value[1 : len(value)-1]
+	}
+	var decoded string
+	_ = json.Unmarshal(value, &decoded) // it is valid
+	return []byte(decoded)
 }
 
 // IsObject reports whether a valid JSON value is an object.
 func IsObject(value []byte) bool { return bytes.HasPrefix(trimSpace(value), []byte("{")) }
 
-// Members returns the members of a valid JSON value in order, each as its name in quotes and its value. A value that is
+// Members returns the members of a valid JSON value in order, each as its name and its value in JSON. A value that is
 // no object has none.
 func Members(value []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
@@ -36,7 +41,7 @@ func Members(value []byte) iter.Seq2[[]byte, []byte] {
 			var name, member []byte
 			name, rest = cutValue(rest)
 			member, rest = cutValue(trimSpace(rest[1:])) // behind the colon
-			if !yield(name, member) {
+			if !yield(unquoted(name), member) {
 				return
 			}
 		}

@@ -33,7 +33,7 @@ func FuzzUnquote(f *testing.F) {
 
 // FuzzMembers compares Members with encoding/json.
 func FuzzMembers(f *testing.F) {
-	for _, seed := range []string{`{}`, ` { "a" : 1 , "b":[{"c":"}"},2] } `, `{"a\"":"\\","":null}`, `{"a":{"b":"]"}}`, `{"a":1,"a":2}`, `[{"a":1}]`, `"{"`, `null`} {
+	for _, seed := range []string{`{}`, ` { "a" : 1 , "b":[{"c":"}"},2] } `, `{"a\"":"\\","":null}`, `{"a":{"b":"]"}}`, `{"a":1,"\u0061":2}`, `[{"a":1}]`, `"{"`, `null`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
@@ -44,8 +44,7 @@ func FuzzMembers(f *testing.F) {
 		isObject := json.Unmarshal([]byte(value), &want) == nil && want != nil
 		got := map[string]json.RawMessage{}
 		for name, member := range text.Members([]byte(value)) {
-			key, _ := text.Unquote(name)
-			got[key] = member
+			got[string(name)] = member
 		}
 		same := func(a, b json.RawMessage) bool { return string(a) == string(b) }
 		if text.IsObject([]byte(value)) != isObject || !maps.EqualFunc(got, want, same) {
