@@ -41,8 +41,8 @@ type Account struct {
 	UserPrincipalName   string
 	AddressableUserName string
 	ResourceName        string
-	// Unknown means that the properties tell nothing: Graph left out all three, or sent no account and a value that is
-	// neither a string nor null.
+	// Unknown means that the device shows no account, and may carry one: Graph left out one of the three properties, or
+	// sent a value that is neither a string nor null.
 	Unknown bool
 }
 
@@ -66,9 +66,9 @@ func (d *Device) decode(row []byte) error {
 	if !text.IsObject(row) && string(row) != "null" {
 		return errNoDevice
 	}
-	id, known, odd := "", false, false
+	id, valid := "", [3]bool{} // whether each property of the account is a string or null
 	for name, value := range text.Members(row) {
-		field, ofAccount := &id, false
+		field, at := &id, -1
 		switch string(name) {
 		case "id":
 		case "serialNumber":
@@ -76,22 +76,22 @@ func (d *Device) decode(row []byte) error {
 		case "groupTag":
 			field = &d.GroupTag
 		case "userPrincipalName":
-			field, ofAccount = &d.Account.UserPrincipalName, true
+			field, at = &d.Account.UserPrincipalName, 0
 		case "addressableUserName":
-			field, ofAccount = &d.Account.AddressableUserName, true
+			field, at = &d.Account.AddressableUserName, 1
 		case "resourceName":
-			field, ofAccount = &d.Account.ResourceName, true
+			field, at = &d.Account.ResourceName, 2
 		default:
 			continue
 		}
 		content, ok := text.Unquote(value)
 		*field = content
-		if ok = ok || string(value) == "null"; ofAccount {
-			known, odd = known || ok, odd || !ok
+		if at >= 0 {
+			valid[at] = ok || string(value) == "null"
 		}
 	}
 	d.ID, _ = ParseDeviceID(id) // zero if it is invalid
 	d.SerialNumber = strings.TrimSpace(d.SerialNumber)
-	d.Account.Unknown = !d.Account.Assigned() && (odd || !known)
+	d.Account.Unknown = !d.Account.Assigned() && valid != [3]bool{true, true, true}
 	return nil
 }

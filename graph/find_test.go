@@ -247,13 +247,15 @@ func TestWalkEndsEarly(t *testing.T) {
 func TestDecodeOddDevice(t *testing.T) {
 	id := device(1).String()
 	for text, want := range map[string]graph.Device{
-		`{"id":"` + id + `","serialNumber":7,"groupTag":["MTR"],"userPrincipalName":null}`: {ID: device(1)},
-		`{"id":"` + id + `","userPrincipalName":7,"resourceName":""}`:                      {ID: device(1), Account: graph.Account{Unknown: true}},
-		`{"id":"` + id + `","userPrincipalName":7,"resourceName":"room"}`:                  {ID: device(1), Account: graph.Account{ResourceName: "room"}},
-		`{"\u0069d":"` + id + `","resourceNam\u0065":"room"}`:                              {ID: device(1), Account: graph.Account{ResourceName: "room"}},
-		`{"id":7,"serialNumber":" S1 "}`:                                                   {SerialNumber: "S1", Account: graph.Account{Unknown: true}},
-		`null`:                                                                             {Account: graph.Account{Unknown: true}},
-		`[1]`:                                                                              {},
+		`{"id":"` + id + `","serialNumber":7,"groupTag":["MTR"],"userPrincipalName":null}`:          {ID: device(1), Account: graph.Account{Unknown: true}},
+		`{"id":"` + id + `","userPrincipalName":null,"addressableUserName":""}`:                     {ID: device(1), Account: graph.Account{Unknown: true}},
+		`{"id":"` + id + `","userPrincipalName":null,"addressableUserName":"","resourceName":null}`: {ID: device(1)},
+		`{"id":"` + id + `","userPrincipalName":7,"resourceName":""}`:                               {ID: device(1), Account: graph.Account{Unknown: true}},
+		`{"id":"` + id + `","userPrincipalName":7,"resourceName":"room"}`:                           {ID: device(1), Account: graph.Account{ResourceName: "room"}},
+		`{"\u0069d":"` + id + `","resourceNam\u0065":"room"}`:                                       {ID: device(1), Account: graph.Account{ResourceName: "room"}},
+		`{"id":7,"serialNumber":" S1 "}`:                                                            {SerialNumber: "S1", Account: graph.Account{Unknown: true}},
+		`null`:                                                                                      {Account: graph.Account{Unknown: true}},
+		`[1]`:                                                                                       {},
 	} {
 		got := graph.Device{SerialNumber: "of an earlier row"}
 		if err := json.Unmarshal([]byte(text), &got); err != nil || got != want {
