@@ -8,6 +8,7 @@ package graph
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -207,11 +208,11 @@ func (c *Client) sendOnce(
 	}
 	if resp.StatusCode/100 != 2 {
 		// The status decides, so a body that breaks off is good enough.
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+		body, _ := io.ReadAll(io.LimitReader(plainBody(resp), maxErrorBody))
 		failure := classifyFailure(resp.StatusCode, resp.Header, body)
 		return resp.Header, failure, leavesDoubt(failure.Reason)
 	}
-	if err := r.decode(http.MaxBytesReader(nil, resp.Body, maxBody)); err != nil {
+	if err := r.decode(http.MaxBytesReader(nil, plainBody(resp), maxBody)); err != nil {
 		failure := badResponse(resp, "not the expected JSON")
 		if fault := upstream.Classify(err); fault.Reason == upstream.Timeout {
 			failure.Reason, failure.Cause, failure.Status = fault.Reason, fault.Cause, 0
@@ -219,6 +220,19 @@ func (c *Client) sendOnce(
 		return resp.Header, failure, true
 	}
 	return resp.Header, nil, false
+}
+
+// plainBody returns the body of resp without the compression of a proxy that ignores Accept-Encoding: net/http
+// decompresses nothing if a request names an encoding. A body that cannot be decompressed is empty.
+func plainBody(resp *http.Response) io.ReadCloser {
+	if !strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		return resp.Body
+	}
+	plain, err := gzip.NewReader(resp.Body)
+	if err != nil {
+		return http.NoBody
+	}
+	return plain
 }
 
 // authorization returns the value of Authorization with token. It keeps the last one: a token has a kilobyte, and serves
