@@ -28,11 +28,9 @@ import (
 // the dead-letter queue that its redrive policy names, because redrive would take maxReceiveCount times the visibility
 // timeout.
 type Queues struct {
-	credentials aws.Credentials
-	client      upstream.Doer
-
-	mu               sync.Mutex
-	deadLetterQueues map[string]string // ARNs, by the ARN of the source
+	credentials      aws.Credentials
+	client           upstream.Doer
+	deadLetterQueues sync.Map // ARNs, by the ARN of the source
 }
 
 // NewQueues takes the credentials of the function's role, which Lambda puts into the environment.
@@ -42,7 +40,7 @@ func NewQueues(getenv func(string) string, client upstream.Doer) *Queues {
 			AccessKeyID: getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: getenv("AWS_SECRET_ACCESS_KEY"),
 			SessionToken: getenv("AWS_SESSION_TOKEN"),
 		},
-		client: upstream.Capped(client, 64<<10), deadLetterQueues: map[string]string{},
+		client: upstream.Capped(client, 64<<10),
 	}
 }
 
@@ -130,10 +128,8 @@ func (q *Queues) deadLetterQueue(ctx context.Context, sourceARN string) (string,
 	if q == nil {
 		return "", errNoRole
 	}
-	q.mu.Lock()
-	target, ok := q.deadLetterQueues[sourceARN]
-	q.mu.Unlock()
-	if ok {
+	known, _ := q.deadLetterQueues.Load(sourceARN)
+	if target, ok := known.(string); ok {
 		return target, nil
 	}
 	var out struct {
@@ -148,9 +144,7 @@ func (q *Queues) deadLetterQueue(ctx context.Context, sourceARN string) (string,
 	if !arnOfQueue().MatchString(policy.DeadLetterTargetARN) {
 		return "", errors.New("the queue has no redrive policy to a standard queue")
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.deadLetterQueues[sourceARN] = policy.DeadLetterTargetARN
+	q.deadLetterQueues.Store(sourceARN, policy.DeadLetterTargetARN)
 	return policy.DeadLetterTargetARN, nil
 }
 

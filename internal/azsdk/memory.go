@@ -19,15 +19,13 @@ import (
 // response is the same each time. It keeps no other response, no failure, and nothing that does not look like one of
 // them, such as the page of a proxy.
 func Remember(next upstream.Doer) upstream.Doer {
-	return &memory{next: next, known: map[string]remembered{}}
+	return &memory{next: next}
 }
 
 type memory struct {
 	next   upstream.Doer
 	asking singleflight.Group[remembered]
-
-	mu    sync.Mutex
-	known map[string]remembered
+	known  sync.Map // a remembered for each name
 }
 
 // remembered is a response that has been read to its end.
@@ -87,19 +85,15 @@ func (m *memory) Do(req *http.Request) (*http.Response, error) {
 		}
 		return resp, err
 	}
-	m.mu.Lock()
-	known := m.known[name]
-	m.mu.Unlock()
-	if time.Now().Before(known.until) {
-		return known.responseTo(req), nil
+	known, _ := m.known.Load(name)
+	if a, ok := known.(remembered); ok && time.Now().Before(a.until) {
+		return a.responseTo(req), nil
 	}
 	a, err := m.asking.Do(req.Context(), name, func(context.Context) (remembered, error) {
 		a, err := m.send(req)
 		if err == nil && answered(a) {
-			m.mu.Lock()
-			defer m.mu.Unlock()
 			a.until = time.Now().Add(memoryTTL)
-			m.known[name] = a
+			m.known.Store(name, a)
 		}
 		return a, err
 	})
@@ -120,9 +114,7 @@ func (m *memory) forget(req *http.Request, status int) {
 	default:
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.known, name)
+	m.known.Delete(name)
 }
 
 // send sends req for all callers that wait for its response, within the time of the first one.
@@ -148,12 +140,8 @@ func (r remembered) responseTo(req *http.Request) *http.Response {
 	return &resp
 }
 
-// Discover fetches the endpoints of a tenant for the next caller. Without a memory it would be useless.
+// Discover fetches the endpoints of a tenant, which the Transport remembers for the next caller (see [Remember]).
 func (o Options) Discover(ctx context.Context, tenantID string) {
-	m, ok := o.Transport.(*memory)
-	if !ok {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, FirstTry(o.Share(TokenShare))) // leaves a waiting caller time for a second try
 	defer cancel()
 	address := strings.TrimSuffix(o.Cloud.ActiveDirectoryAuthorityHost, "/") + "/" + tenantID + openIDConfiguration
@@ -161,7 +149,7 @@ func (o Options) Discover(ctx context.Context, tenantID string) {
 	if err != nil {
 		return
 	}
-	if resp, err := m.Do(req); err == nil {
+	if resp, err := o.Transport.Do(req); err == nil {
 		_ = resp.Body.Close()
 	}
 }

@@ -472,9 +472,7 @@ func (d *diagnosis) askGraph(ctx context.Context, f []Finding) {
 // dates is a Transport that stores the clock difference to each host, by the Date header of its last response.
 type dates struct {
 	next policy.Transporter
-
-	mu   sync.Mutex
-	seen map[string]time.Duration
+	seen sync.Map // a time.Duration for each host
 }
 
 func (d *dates) Do(req *http.Request) (*http.Response, error) {
@@ -486,9 +484,7 @@ func (d *dates) Do(req *http.Request) (*http.Response, error) {
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		// A Date has whole seconds and was written during the request: its error is about a second.
 		middle := start.Add(time.Since(start) / 2)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.seen[req.URL.Host] = at.Sub(middle)
+		d.seen.Store(req.URL.Host, at.Sub(middle))
 	}
 	return resp, nil
 }
@@ -499,10 +495,9 @@ func (d *dates) clockAhead(address string) (time.Duration, bool) {
 	if err != nil {
 		return 0, false
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	by, ok := d.seen[u.Host]
-	return by, ok
+	by, _ := d.seen.Load(u.Host)
+	ahead, ok := by.(time.Duration)
+	return ahead, ok
 }
 
 func (d *diagnosis) compareClocks(_ context.Context, f []Finding) {

@@ -186,7 +186,7 @@ func (e Examination) Run(ctx context.Context) (Report, error) {
 	// The steps take shares of this time (see azsdk.Options). Together they usually fit into the limit.
 	c.Timeout = time.Until(end) * 5 / 7
 	d := &diagnosis{
-		Config: c, dates: &dates{next: e.Transport, seen: map[string]time.Duration{}},
+		Config: c, dates: &dates{next: e.Transport},
 		log: slog.New(slog.DiscardHandler), show: e.Show, report: Report{Version: e.Version},
 	}
 	if faults == nil {
