@@ -13,7 +13,7 @@ func TestTourNamesExist(t *testing.T) {
 	folders := map[string]string{
 		"function": "../function", "handler": "../handler", "caller": "../handler/caller", "graph": "../graph",
 		"config": "../internal/config", "app": "../internal/app", "entra": "../internal/entra",
-		"azuresim": "../internal/azuresim",
+		"azuresim": "../internal/azuresim", "server": "../internal/server",
 	}
 	page, names := read(t, "tour.md"), 0
 	for _, m := range regexp.MustCompile("`([a-z]+)\\.(\\w+)`").FindAllStringSubmatch(page, -1) {

@@ -3,10 +3,8 @@ package client
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"unicode/utf16"
@@ -45,12 +43,12 @@ func decodeText(b []byte) (text string, bom bool) {
 
 // readLines returns the lines of a text without their ends: \n, \r\n, or \r as Excel for Mac writes it.
 func readLines(r io.Reader) (lines []string, bom bool, err error) {
-	whole, err := io.ReadAll(http.MaxBytesReader(nil, io.NopCloser(r), maxFile))
-	if isTooLarge(err) {
-		return nil, false, fmt.Errorf("it is larger than %d bytes, so it is not a list", maxFile)
-	}
-	if err != nil {
+	whole, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	switch {
+	case err != nil:
 		return nil, false, err
+	case len(whole) > maxFile:
+		return nil, false, fmt.Errorf("it is larger than %d bytes, so it is not a list", maxFile)
 	}
 	text, bom := decodeText(whole)
 	text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", "\n")
@@ -61,11 +59,6 @@ func readLines(r io.Reader) (lines []string, bom bool, err error) {
 		}
 	}
 	return lines, bom, nil
-}
-
-func isTooLarge(err error) bool {
-	_, ok := errors.AsType[*http.MaxBytesError](err)
-	return ok
 }
 
 // source is a place that a key or token may come from: a flag or a setting, with the name of a file or with the value.
@@ -89,14 +82,14 @@ func (s source) readKey(stdin io.Reader) (string, error) {
 		defer func() { _ = f.Close() }()
 		from = f
 	}
-	whole, err := io.ReadAll(http.MaxBytesReader(nil, io.NopCloser(from), maxKeyFile))
-	if err != nil && !isTooLarge(err) {
+	whole, err := io.ReadAll(io.LimitReader(from, maxKeyFile+1))
+	if err != nil {
 		return "", err
 	}
 	key, _ := decodeText(whole)
 	key = strings.Trim(key, "\x00\t\r\n ")
 	switch {
-	case err != nil:
+	case len(whole) > maxKeyFile:
 		return "", fmt.Errorf("%s is larger than %d bytes, so it is not a key file", name, maxKeyFile)
 	case key == "":
 		return "", fmt.Errorf("%s is empty", name)

@@ -250,13 +250,12 @@ func parseGroupTag(tag string) (string, error) {
 }
 
 // The forms of app roles, scopes and App ID URIs, narrower than Entra ID's
-// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest). They are compiled on use and lengths are checked
-// beside them: compiling patterns, above all those that count, takes a good part of a cold start.
+// (https://learn.microsoft.com/entra/identity-platform/reference-app-manifest). The pattern is compiled on use and the length is
+// checked beside it: compiling patterns, above all those that count, takes a good part of a cold start.
 const (
-	rolePattern = `^[0-9A-Za-z][0-9A-Za-z._:/-]*$`
-	appPattern  = `^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]+$`
-	maxRole     = 120 // bytes
-	maxApp      = 240 // bytes behind ://
+	appPattern = `^[a-z][a-z0-9.+-]*://[0-9A-Za-z._~:/-]+$`
+	maxRole    = 120 // bytes
+	maxApp     = 240 // bytes behind ://
 )
 
 func parseAudience(audience string) (string, error) {
@@ -271,8 +270,8 @@ func parseAudience(audience string) (string, error) {
 
 // parseRole takes the value of an app role or a scope.
 func parseRole(value string) (string, error) {
-	// The defaults are valid.
-	if value != "Device.Unassign" && value != "user_impersonation" && (len(value) > maxRole || !regexp.MustCompile(rolePattern).MatchString(value)) {
+	if len(value) > maxRole || !strings.ContainsAny(value[:1], text.Alphanumeric) ||
+		strings.Trim(value, text.Alphanumeric+"._:/-") != "" {
 		return "", errors.New("must be the value of one app role or scope: up to 120 letters, digits and . _ : / -")
 	}
 	return value, nil
