@@ -150,7 +150,7 @@ func (p *Pace) Rate() float64 {
 
 // Learn starts with the rate of another process, the highest of those that it is told, until Graph refuses something. A
 // process that replaces one of eighty would otherwise disturb all of them until it has found its part. It finds a rate
-// above startRate as quickly by itself.
+// above startRate as quickly by itself, and keeps the part of the limit that Graph has accepted from it in the window.
 func (p *Pace) Learn(rate float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -161,7 +161,11 @@ func (p *Pace) Learn(rate float64) {
 	case p.heard > 0:
 		p.rate = max(p.rate, min(rate, startRate))
 	case rate < startRate:
-		p.rate = max(minRate, rate)
+		least := minRate
+		if p.accepted = dropBefore(p.accepted, time.Now().Add(-window)); len(p.accepted) >= fewWrites {
+			least = p.part()
+		}
+		p.rate = min(p.rate, max(least, rate))
 	}
 	p.heard = rate
 }
@@ -207,10 +211,13 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	}
 }
 
-// cut lowers the rate to a little below the part of Graph's limit that the process had: the writes that Graph accepted
-// from it in the window. again says that this is the second refusal in a short time.
+// part returns the part of Graph's limit that the process had: the writes that Graph accepted from it in the window.
+func (p *Pace) part() float64 { return float64(len(p.accepted)) / window.Seconds() }
+
+// cut lowers the rate to a little below the part of Graph's limit that the process had. again says that this is the second
+// refusal in a short time.
 func (p *Pace) cut(now time.Time, again bool) {
-	part := float64(len(p.accepted)) / window.Seconds()
+	part := p.part()
 	if p.refusals == 0 {
 		p.measured = part
 	}

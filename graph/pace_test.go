@@ -304,6 +304,22 @@ func TestPaceLearnsTheRateOfAnother(t *testing.T) {
 	})
 }
 
+// A process that writes at its own rate does not slow down because a message carries a lower one.
+func TestPaceKeepsWhatGraphAccepts(t *testing.T) {
+	t.Parallel()
+	for _, told := range []float64{1e-300, 0.06} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewPace()
+			succeed := func(granted int) { p.report(granted, 0, 0) }
+			drain(p, time.Minute, succeed)
+			p.Learn(told)
+			if writes := drain(p, time.Minute, succeed); writes < 240 {
+				t.Errorf("told %g: %d writes in a minute at a limit of 288", told, writes)
+			}
+		})
+	}
+}
+
 func TestPaceEndsWithTheContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
