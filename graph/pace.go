@@ -18,6 +18,7 @@ const (
 	maxRate       = 4.8                           // writes a second; the rest of Graph's limit is left for interactive requests
 	startRate     = 0.3                           // low, as 80 processes may start at the same moment
 	startStep     = 0.43                          // added for each success until Graph throttles: the rate doubles in two seconds
+	quickRate     = 2                             // below it, a success until then lets another write go at once
 	minRate       = 0.025                         // a write in 40 s, so that a slow process makes progress
 	learnedGrowth = 0.1                           // for each success until then, from the rate of another process
 	growth        = 0.005                         // for each success after that, far from the rate that Graph refused
@@ -126,6 +127,14 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	return granted, 0
 }
 
+// Return gives back permits of changes that no write was sent for.
+func (p *Pace) Return(permits int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.permits += float64(permits)
+	p.granted = p.granted[:max(0, len(p.granted)-permits)]
+}
+
 // dropBefore drops the times before start from an ordered list.
 func dropBefore(times []time.Time, start time.Time) []time.Time {
 	return slices.DeleteFunc(times, func(at time.Time) bool { return at.Before(start) })
@@ -181,6 +190,9 @@ func (p *Pace) report(succeeded, throttled int, retryAfter time.Duration) {
 	now := time.Now()
 	for range succeeded {
 		p.refusals = 0
+		if p.refused == 0 && p.heard == 0 && p.rate < quickRate {
+			p.permits++ // as in TCP's slow start (RFC 5681)
+		}
 		p.accepted = append(p.accepted, now)
 		p.rate = min(maxRate, p.grown(now))
 	}

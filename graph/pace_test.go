@@ -34,14 +34,34 @@ func TestPaceGrowsToTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := NewPace()
 		succeed := func(granted int) { p.report(granted, 0, 0) }
-		if first := drain(p, 3*time.Second, succeed); first < 1 || first > 5 {
-			t.Errorf("%d permits in the first 3 s", first)
+		if first := drain(p, 3*time.Second, func(int) {}); first != 1 {
+			t.Errorf("%d permits in 3 s without a response", first)
 		}
+		p.report(1, 0, 0)
 		drain(p, 17*time.Second, succeed)
 		if full := drain(p, 20*time.Second, succeed); full < 90 || full > 97 {
 			t.Errorf("%d permits in 20 s, of the 100 that Graph takes", full)
 		}
 	})
+}
+
+// Slow calls do not hold up the start of a process, unless messages tell it the rate of another one: then many may share
+// the limit.
+func TestPaceStartsQuickly(t *testing.T) {
+	t.Parallel()
+	for heard, want := range map[float64]struct{ least, most int }{0: {16, 20}, startRate: {9, 13}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := NewPace()
+			p.Learn(heard)
+			n := drain(p, 8*time.Second, func(granted int) {
+				time.AfterFunc(2*time.Second, func() { p.report(granted, 0, 0) }) // a read and the write
+			})
+			if n < want.least || n > want.most {
+				t.Errorf("%d permits in 8 s with calls of a second, another process at %.1f a second", n, heard)
+			}
+			time.Sleep(2 * time.Second) // for the last of them
+		})
+	}
 }
 
 func TestPaceIsCutOnceInAWindow(t *testing.T) {
@@ -233,6 +253,26 @@ func TestPaceKeepsToItsRateAfterAPause(t *testing.T) {
 			if took := at[i].Sub(at[i-most]); took < window {
 				t.Fatalf("%d permits in %v", most+1, took)
 			}
+		}
+	})
+}
+
+// Permits that were given back are granted again, and count as no write of the window.
+func TestPaceTakesPermitsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPace()
+		drain(p, 5*time.Minute, func(granted int) { p.report(granted, 0, 0) })
+		start := time.Now()
+		for range 100 {
+			p.Return(p.Take(t.Context(), 20))
+		}
+		if took := time.Since(start); took > accrual {
+			t.Errorf("a hundred groups that wrote nothing took %v", took)
+		}
+		p.Return(1)
+		if n := drain(p, window-time.Millisecond, func(int) {}); float64(n) > maxRate*window.Seconds() {
+			t.Errorf("%d writes in a window after that", n)
 		}
 	})
 }

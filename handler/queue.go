@@ -24,6 +24,8 @@ import (
 type Pace interface {
 	// Take waits for permits and returns their number: at least one and at most want, or 0 if ctx ends first.
 	Take(ctx context.Context, want int) int
+	// Return gives back permits of changes that no write was sent for.
+	Return(permits int)
 	// Capacity returns how many permits Take will grant within d.
 	Capacity(d time.Duration) int
 	// Rate returns the permits a second, 0 if the limit is not known.
@@ -310,8 +312,11 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	acting, cancel := context.WithTimeout(ctx, m.Timeout)
 	defer cancel()
 	m.tryDevices(acting, m.Background, w, group)
-	throttled, wait := 0, time.Duration(0)
+	throttled, unused, wait := 0, 0, time.Duration(0)
 	for _, d := range group {
+		if w.repeated && d.clientRequestID == "" { // most likely the process that was killed has changed it
+			unused++
+		}
 		if !d.result.retriesLater() {
 			continue
 		}
@@ -323,6 +328,7 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	}
 	if !w.dryRun {
 		m.limits.returnChanges(o.caller, throttled)
+		m.Pace.Return(unused)
 	}
 	upstream.Sleep(m.taking, wait) //nolint:contextcheck // taking comes of ctx
 }

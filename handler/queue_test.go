@@ -25,9 +25,19 @@ import (
 type unlimited struct{}
 
 func (unlimited) Take(_ context.Context, want int) int { return want }
+func (unlimited) Return(int)                           {}
 func (unlimited) Capacity(time.Duration) int           { return math.MaxInt32 }
 func (unlimited) Rate() float64                        { return 0 }
 func (unlimited) Learn(float64)                        {}
+
+// returns is a pace without a limit that counts the permits given back.
+type returns struct {
+	unlimited
+
+	permits atomic.Int64
+}
+
+func (r *returns) Return(permits int) { r.permits.Add(int64(permits)) }
 
 // slowPace grants one permit in each interval.
 type slowPace struct {
@@ -69,7 +79,7 @@ func (g *graphLog) UnassignResourceAccount(_ context.Context, ids ...graph.Devic
 			}
 		}
 		g.changed = append(g.changed, id.String())
-		results[i].ID = id
+		results[i] = graph.Result{ID: id, ClientRequestID: fmt.Sprint("request-", attempt)}
 		if g.fail != nil {
 			results[i].Err = g.fail(id.String(), attempt)
 		}
@@ -413,7 +423,7 @@ func (g *accountsOf) Find(_ context.Context, selectors ...graph.Selector) []grap
 }
 
 // A message that comes again after its process was killed changes the devices that still carry an account. Where Graph
-// has never shown a resource account in such a read, it changes all of them.
+// has never shown a resource account in such a read, it changes all of them. It gives the permits of the others back.
 func TestRepeatedMessageChangesTheRest(t *testing.T) {
 	t.Parallel()
 	byID := []string{idOf(1), idOf(2)}
@@ -434,10 +444,13 @@ func TestRepeatedMessageChangesTheRest(t *testing.T) {
 			[]byte(`{"devices":[{"deviceId":"` + idOf(1) + `"},{"serialNumber":"S2"}]}`), 2,
 		},
 	} {
-		g := test.shown
-		settlement, log := settle(t, Options{Devices: g}, Message{Text: test.text, Deliveries: test.deliveries})
+		g, pace := test.shown, &returns{}
+		settlement, log := settle(t, Options{Devices: g, Pace: pace}, Message{Text: test.text, Deliveries: test.deliveries})
 		if settlement.Retry || settlement.Requeue != nil || settlement.DeadLetters != nil || !slices.Equal(g.changed, test.changed) {
 			t.Errorf("%s: %+v, %q changed", name, settlement, g.changed)
+		}
+		if unused := 2 - len(test.changed); pace.permits.Load() != int64(unused) {
+			t.Errorf("%s: %d permits given back, want %d", name, pace.permits.Load(), unused)
 		}
 		if strings.Count(log, `"status":200`)+strings.Count(log, `"status":204`) != 2 || strings.Count(log, `"outcome":"done"`) != 2 {
 			t.Errorf("%s: not two records of devices that are done\n%s", name, log)

@@ -312,6 +312,8 @@ func (g groups) Take(ctx context.Context, want int) int {
 	}
 }
 
+func (groups) Return(int) {}
+
 func (g groups) Capacity(d time.Duration) int { return int(g) * int(d.Seconds()) }
 
 func (groups) Rate() float64 { return 0 }
