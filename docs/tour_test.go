@@ -13,16 +13,20 @@ func TestTourNamesExist(t *testing.T) {
 	folders := map[string]string{
 		"function": "../function", "handler": "../handler", "caller": "../handler/caller", "graph": "../graph",
 		"config": "../internal/config", "app": "../internal/app", "entra": "../internal/entra",
-		"azuresim": "../internal/azuresim", "server": "../internal/server",
+		"azuresim": "../internal/azuresim", "server": "../internal/server", "doctor": "../internal/doctor",
 	}
 	page, names := read(t, "tour.md"), 0
-	for _, m := range regexp.MustCompile("`([a-z]+)\\.(\\w+)`").FindAllStringSubmatch(page, -1) {
+	for _, m := range regexp.MustCompile("`([a-z]+)\\.(\\w+\\.)?(\\w+)`").FindAllStringSubmatch(page, -1) {
 		folder, ok := folders[m[1]]
 		if !ok {
 			continue
 		}
 		names++
-		function, found := regexp.MustCompile(`(?m)^func (\([^)]*\) )?`+m[2]+`[\[(]`), false
+		receiver := ""
+		if kind := strings.TrimSuffix(m[2], "."); kind != "" {
+			receiver = `\((\w+ )?\*?` + kind + `\) `
+		}
+		function, found := regexp.MustCompile(`(?m)^func `+receiver+m[3]+`[\[(]`), false
 		files, err := filepath.Glob(folder + "/*.go")
 		if err != nil {
 			t.Fatal(err)
@@ -35,7 +39,7 @@ func TestTourNamesExist(t *testing.T) {
 			found = found || function.Match(text)
 		}
 		if !found {
-			t.Errorf("there is no %s.%s", m[1], m[2])
+			t.Errorf("there is no %s", m[0])
 		}
 	}
 	for _, m := range regexp.MustCompile("`((?:function|handler|graph|internal)/[a-z/.]*)`").FindAllStringSubmatch(page, -1) {

@@ -58,7 +58,7 @@ type lambdaHost struct {
 	run     func(context.Context, handler.Event) (any, error)
 	examine app.Examine
 	settle  func(context.Context, handler.Source, []handler.Message, func(int, handler.Settlement))
-	hide    time.Duration // the time after which the messages of a killed process are delivered again
+	hide    time.Duration // for messages: those of a killed process are delivered again after it
 	queues  *app.Queues
 	log     *slog.Logger
 }

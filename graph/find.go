@@ -37,7 +37,7 @@ type Found struct {
 	walk bool
 }
 
-// Find returns one Found for each Selector, in order. It sends one request for one device, and one for each twenty
+// Find returns one Found for each Selector, in order. It sends one request for one device id, and one for each twenty
 // otherwise.
 //
 // Serial numbers match regardless of case. Graph's only filter finds the serial numbers that contain a

@@ -78,7 +78,7 @@ func (h *Handler) performOnce(
 		w.replayOf = last.requestID
 		return nil
 	}
-	var ended []*device // none after a refusal or a panic: waiting requests must go on
+	var ended []*device // nil after a refusal or a panic; store then only lets waiting requests go on
 	defer func() { h.ledger.store(entry, o.requestID, ended) }()
 	if err := act(ctx); err != nil {
 		return err
@@ -225,8 +225,8 @@ func (h *Handler) findDevices(ctx context.Context, devices []*device) []graph.Fo
 }
 
 // checkDevice sets the result of a device that was read and must not be changed: for the policy, the expected account,
-// a dry run, or because the process that was killed with the message has changed it. A missing account proves the last
-// only where Graph shows resource accounts at all.
+// a dry run, or because a process that was killed with the same message has changed it. A missing account proves that
+// only after Graph has shown a resource account (accountShown).
 func (h *Handler) checkDevice(w *work, d *device) {
 	account, expects := d.known.Account, d.expected != (graph.Account{})
 	switch {
@@ -255,8 +255,8 @@ func matchesAccount(account, expected graph.Account) bool {
 	return strings.EqualFold(account.ResourceName, expected.ResourceName)
 }
 
-// unassignDevices removes the resource account from the pending devices without a result. A device that all names twice
-// is changed once.
+// unassignDevices removes the resource account from the pending devices without a result. A device that occurs twice in
+// all is changed once.
 //
 // It also changes devices that show no account: no source says which properties show one. Only the code differs.
 // checkDevice has one exception, for a message that was delivered before.

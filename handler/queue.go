@@ -83,8 +83,8 @@ type queueState struct {
 	Rate  float64   `json:"rate,omitempty"`  // of the sender's pace, writes a second
 }
 
-// MessageTime returns the time for which a queue must not deliver a message again: until the message is settled at the
-// latest. That is the time for permits, and Timeout each for the last change and for its verification.
+// MessageTime returns the longest time that settling a message takes, for which a queue must not deliver it again: the
+// time for permits, Timeout for the last change and Timeout for its verification.
 func (h *Handler) MessageTime() time.Duration {
 	return max(minMessageTime, settleAfter+2*h.Timeout+sendReserve)
 }
@@ -321,7 +321,7 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 			continue
 		}
 		throttled++
-		if !d.read { // the pace waits for writes alone
+		if !d.read { // no permit delays a throttled read
 			wait = max(wait, d.result.retryAfter)
 		}
 		d.result = result{}
