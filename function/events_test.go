@@ -895,7 +895,7 @@ func (s slowDevice) UnassignResourceAccount(ctx context.Context, ids ...graph.De
 type unlimited struct{}
 
 func (unlimited) Take(_ context.Context, want int) int { return want }
-func (unlimited) Return(int)                           {}
+func (unlimited) Return(int, time.Time)                {}
 func (unlimited) Capacity(time.Duration) int           { return math.MaxInt32 }
 func (unlimited) Rate() float64                        { return 0 }
 func (unlimited) Learn(float64)                        {}

@@ -127,12 +127,17 @@ func (p *Pace) grant(want int) (granted int, delay time.Duration) {
 	return granted, 0
 }
 
-// Return gives back permits of changes that no write was sent for.
-func (p *Pace) Return(permits int) {
+// Return gives back permits that were taken at that time, of changes that no write was sent for. The window may have passed
+// since then: later permits stay in it.
+func (p *Pace) Return(permits int, taken time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.permits += float64(permits)
-	p.granted = p.granted[:max(0, len(p.granted)-permits)]
+	end := slices.IndexFunc(p.granted, taken.Before)
+	if end < 0 {
+		end = len(p.granted)
+	}
+	p.granted = slices.Delete(p.granted, max(0, end-permits), end)
 }
 
 // dropBefore drops the times before start from an ordered list.

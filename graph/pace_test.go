@@ -265,12 +265,12 @@ func TestPaceTakesPermitsBack(t *testing.T) {
 		drain(p, 5*time.Minute, func(granted int) { p.report(granted, 0, 0) })
 		start := time.Now()
 		for range 100 {
-			p.Return(p.Take(t.Context(), 20))
+			p.Return(p.Take(t.Context(), 20), time.Now())
 		}
 		if took := time.Since(start); took > accrual {
 			t.Errorf("a hundred groups that wrote nothing took %v", took)
 		}
-		p.Return(1)
+		p.Return(1, time.Now())
 		if n := drain(p, window-time.Millisecond, func(int) {}); float64(n) > maxRate*window.Seconds() {
 			t.Errorf("%d writes in a window after that", n)
 		}
@@ -340,6 +340,34 @@ func TestPaceLearnsTheRateOfAnother(t *testing.T) {
 		}
 		if fast.Learn(0.05); fast.Rate() != 0 {
 			t.Errorf("learned %g writes a second from the slower of two processes", fast.Rate())
+		}
+	})
+}
+
+// Permits that come back late take no others out of the window: no window has more writes than the rate allows.
+func TestPaceTakesLatePermitsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPace()
+		var at []time.Time
+		succeed := func(granted int) {
+			p.report(granted, 0, 0)
+			at = append(at, slices.Repeat([]time.Time{time.Now()}, granted)...)
+		}
+		drain(p, time.Minute, succeed)
+		for _, late := range []time.Duration{15 * time.Second, 25 * time.Second} {
+			time.Sleep(window)
+			taken := time.Now()
+			unused := p.Take(t.Context(), 20)
+			drain(p, late, succeed)
+			p.Return(unused, taken)
+			drain(p, window, succeed)
+		}
+		most := int(maxRate * window.Seconds())
+		for i := most; i < len(at); i++ {
+			if took := at[i].Sub(at[i-most]); took < window {
+				t.Fatalf("%d writes in %v", most+1, took)
+			}
 		}
 	})
 }

@@ -24,8 +24,8 @@ import (
 type Pace interface {
 	// Take waits for permits and returns their number: at least one and at most want, or 0 if ctx ends first.
 	Take(ctx context.Context, want int) int
-	// Return gives back permits of changes that no write was sent for.
-	Return(permits int)
+	// Return gives back permits that were taken at that time, of changes that no write was sent for.
+	Return(permits int, taken time.Time)
 	// Capacity returns how many permits Take will grant within d.
 	Capacity(d time.Duration) int
 	// Rate returns the permits a second, 0 if the limit is not known.
@@ -299,6 +299,7 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 // changeGroup changes the devices of group. A device that Graph throttled, or above the hourly limit of the caller, has
 // no result yet.
 func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
+	start := time.Now()
 	if err := m.takeChanges(o, w, group); err != nil {
 		if limited, ok := errors.AsType[*rateLimitError](err); ok {
 			upstream.Sleep(m.taking, limited.wait) //nolint:contextcheck // taking comes of ctx
@@ -328,7 +329,7 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 	}
 	if !w.dryRun {
 		m.limits.returnChanges(o.caller, throttled)
-		m.Pace.Return(unused)
+		m.Pace.Return(unused, start)
 	}
 	upstream.Sleep(m.taking, wait) //nolint:contextcheck // taking comes of ctx
 }

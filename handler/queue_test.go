@@ -25,7 +25,7 @@ import (
 type unlimited struct{}
 
 func (unlimited) Take(_ context.Context, want int) int { return want }
-func (unlimited) Return(int)                           {}
+func (unlimited) Return(int, time.Time)                {}
 func (unlimited) Capacity(time.Duration) int           { return math.MaxInt32 }
 func (unlimited) Rate() float64                        { return 0 }
 func (unlimited) Learn(float64)                        {}
@@ -37,7 +37,7 @@ type returns struct {
 	permits atomic.Int64
 }
 
-func (r *returns) Return(permits int) { r.permits.Add(int64(permits)) }
+func (r *returns) Return(permits int, _ time.Time) { r.permits.Add(int64(permits)) }
 
 // slowPace grants one permit in each interval.
 type slowPace struct {

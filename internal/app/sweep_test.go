@@ -312,7 +312,7 @@ func (g groups) Take(ctx context.Context, want int) int {
 	}
 }
 
-func (groups) Return(int) {}
+func (groups) Return(int, time.Time) {}
 
 func (g groups) Capacity(d time.Duration) int { return int(g) * int(d.Seconds()) }
 
