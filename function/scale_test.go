@@ -248,7 +248,9 @@ func (s scale) run(t *testing.T) scaleResult {
 		var devices []string
 		for j := i; j < i+s.perMessage; j++ {
 			id := fmt.Sprintf("00000000-0000-4000-8000-%012d", j)
-			cloud.PutDevice(azuresim.Device{ID: id, SerialNumber: "SN" + strconv.Itoa(j), UserPrincipalName: "room@contoso.com"})
+			device := azuresim.Device{ID: id, SerialNumber: "SN" + strconv.Itoa(j)}
+			device.UserPrincipalName, device.ResourceName = "room@contoso.com", "room"
+			cloud.PutDevice(device)
 			devices = append(devices, `{"deviceId":"`+id+`"}`)
 		}
 		messages = append(messages, `{"devices":[`+strings.Join(devices, ",")+`]}`)
