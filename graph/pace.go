@@ -18,7 +18,7 @@ const (
 	maxRate       = 4.8                           // writes a second; the rest of Graph's limit is left for interactive requests
 	startRate     = 0.3                           // low, as 80 processes may start at the same moment
 	startStep     = 0.43                          // added for each success until Graph throttles: the rate doubles in two seconds
-	quickRate     = 2                             // below it, a success until then lets another write go at once
+	quickRate     = 1                             // below it, a success until then lets another write go at once
 	minRate       = 0.025                         // a write in 40 s, so that a slow process makes progress
 	learnedGrowth = 0.1                           // for each success until then, from the rate of another process
 	growth        = 0.005                         // for each success after that, far from the rate that Graph refused

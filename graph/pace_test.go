@@ -49,7 +49,7 @@ func TestPaceGrowsToTheLimit(t *testing.T) {
 // the limit.
 func TestPaceStartsQuickly(t *testing.T) {
 	t.Parallel()
-	for heard, want := range map[float64]struct{ least, most int }{0: {16, 20}, startRate: {9, 13}} {
+	for heard, want := range map[float64]struct{ least, most int }{0: {14, 20}, startRate: {9, 13}} {
 		synctest.Test(t, func(t *testing.T) {
 			p := NewPace()
 			p.Learn(heard)
