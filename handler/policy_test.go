@@ -264,7 +264,6 @@ func TestPolicyOfAQueue(t *testing.T) {
 		"a dry run":      {Policy{DryRun: true}, WouldUnassign, 0, false, 0},
 		"its group tags": {only(CallerPolicy{GroupTags: []string{"revoked"}}), policyDenied, 0, false, 1},
 		"no expected":    {only(CallerPolicy{RequireExpected: true}), policyDenied, 0, false, 1},
-		"too many":       {only(CallerPolicy{DevicesPerHour: 1}), policyDenied, 0, false, 1},
 		"an hour's":      {only(CallerPolicy{DevicesPerHour: 2}), Unassigned, 2, false, 0},
 	} {
 		changed := &graphLog{}
@@ -313,5 +312,40 @@ func TestSweepCountsFailures(t *testing.T) {
 	failed, ok := errors.AsType[*EventError](err)
 	if report != want || !ok || !failed.Retryable {
 		t.Errorf("%+v, %v; want %+v", report, err, want)
+	}
+}
+
+// brokenChange is an inventory whose first changes end in a panic.
+type brokenChange struct {
+	inventory
+
+	calls int
+}
+
+func (b *brokenChange) UnassignResourceAccount(_ context.Context, ids ...graph.DeviceID) []graph.Result {
+	if b.calls++; b.calls == 1 {
+		panic("a defect behind the change")
+	}
+	return done204(ids)
+}
+
+// A panic behind a change leaves a record of each device, and the sweep goes on with the others.
+func TestPanicOfASweep(t *testing.T) {
+	t.Parallel()
+	b := &brokenChange{}
+	for n := range byte(maxDevices + 1) {
+		b.inventory = append(b.inventory, graph.Device{ID: graph.DeviceID{n + 1}, GroupTag: "Retired", Account: graph.Account{ResourceName: "room"}})
+	}
+	var log bytes.Buffer
+	h := newHandler(Options{
+		Devices: b, Log: slog.New(slog.NewJSONHandler(&log, nil)), Timeout: time.Second,
+		Sweep: Sweep{GroupTag: "Retired", MaxDevices: 100, Apply: true},
+	})
+	report, err := h.Run(t.Context(), SweepEvent(SourceTimer))
+	want := Report{
+		Code: sweepIncomplete, GroupTag: "Retired", Inventory: 21, Tagged: 21, Matching: 21, Succeeded: 1, HandedBack: 20,
+	}
+	if report != want || err == nil || strings.Count(log.String(), `"outcome":"unknown","device_id"`) != maxDevices {
+		t.Errorf("%+v, %v\n%s", report, err, log.String())
 	}
 }

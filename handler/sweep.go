@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"autopilot-unassign/internal/singleflight"
 	"autopilot-unassign/internal/upstream"
 )
 
@@ -122,10 +123,16 @@ func (h *Handler) unassignGroups(ctx context.Context, o *origin, w *work, device
 		part := *o
 		part.trace, part.start = &upstream.Trace{RequestID: o.requestID}, time.Now()
 		part.trace.Wait(time.Since(start))
-		unassignDevices(upstream.WithTrace(ctx, part.trace), h.Background, group, group)
+		panicked := singleflight.CatchPanic(func() error {
+			unassignDevices(upstream.WithTrace(ctx, part.trace), h.Background, group, group)
+			return nil
+		})
 		o.trace.Add(part.trace)
 		var stop result // of a device whose fault is the fault of all
 		for _, d := range group {
+			if panicked != nil { // perhaps after the change: it must have a record
+				d.result = classify(panicked)
+			}
 			switch {
 			case d.result.retriesLater(): // at the end, at the new pace
 				incomplete.err, incomplete.throttled = d.result.err, true
