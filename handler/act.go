@@ -268,6 +268,7 @@ func unassignDevices(ctx context.Context, via Devices, all, pending []*device) {
 			continue
 		}
 		if other := settledAs(all, d.known.ID); other != nil { // the list names it by serial number and by id
+			d.known.Account = other.known.Account // the removed one: by now d may carry another
 			d.result, d.verification, d.replayOf = other.result, other.verification, other.replayOf
 			d.graphRequestID, d.clientRequestID = other.graphRequestID, other.clientRequestID
 			continue

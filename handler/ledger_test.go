@@ -319,14 +319,14 @@ func TestForgottenMeanwhile(t *testing.T) {
 }
 
 // TestListNamesADeviceTwice has a list come again whose second name for a device could not be looked up the first time:
-// it is not acted on for that name either.
+// it is not acted on for that name either, and its new account is not said to be removed.
 func TestListNamesADeviceTwice(t *testing.T) {
 	twice := &namedTwice{id: mustDevice(t, someDevice)}
 	d := newDesk(nil, Policy{})
 	d.Devices = twice
 	list := `{"devices":[{"deviceId":"` + someDevice + `"},{"serialNumber":"5CG1234ABC"}]}`
 	for i, status := range []int{503, 200, 200} {
-		if w := d.ask(t, list, "Idempotency-Key", "k"); w.Code != status {
+		if w := d.ask(t, list, "Idempotency-Key", "k"); w.Code != status || strings.Contains(w.Body.String(), "new@contoso.com") {
 			t.Errorf("answer %d is %d %s", i+1, w.Code, w.Body)
 		}
 	}
