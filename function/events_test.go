@@ -587,6 +587,16 @@ func TestMetadataIsNotTrusted(t *testing.T) {
 	}
 }
 
+// A number of deliveries that no queue counts must not make a message immortal, or its rest unreadable.
+func TestDeliveriesOfAMessage(t *testing.T) {
+	t.Parallel()
+	for count, want := range map[string]int{"": 1, "x": 1, "-7": 1, "0": 1, "3": 3, "9223372036854775807": math.MaxUint16} {
+		if got := newMessage(nil, "", "dequeueCount", count).Deliveries; got != want {
+			t.Errorf("%q: %d deliveries, want %d", count, got, want)
+		}
+	}
+}
+
 // A host that closes the connection does not stop a running sweep.
 func TestHostThatGoesAway(t *testing.T) {
 	t.Parallel()

@@ -153,9 +153,6 @@ func newMessage(body []byte, id, countName, count string) handler.Message {
 	maps.DeleteFunc(words, func(_, word string) bool {
 		return word == "" || len(word) > 64 || strings.Trim(word, text.Alphanumeric+"-") != ""
 	})
-	deliveries, err := strconv.Atoi(words[countName])
-	if err != nil {
-		deliveries = 1
-	}
-	return handler.Message{ID: words["messageId"], Text: body, Deliveries: deliveries, Context: words}
+	deliveries, _ := strconv.ParseUint(words[countName], 10, 16) // 0 for no number
+	return handler.Message{ID: words["messageId"], Text: body, Deliveries: int(max(1, deliveries)), Context: words}
 }
