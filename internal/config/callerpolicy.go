@@ -17,7 +17,11 @@ func (s *settings) checkPolicies(c *Config) {
 	}
 	d := json.NewDecoder(strings.NewReader(s.policies))
 	d.DisallowUnknownFields()
-	var policies map[string]handler.CallerPolicy
+	var policies map[string]struct {
+		handler.CallerPolicy
+
+		DevicesPerHour *int `json:"devicesPerHour"`
+	}
 	if err := d.Decode(&policies); err != nil || !errors.Is(d.Decode(&struct{}{}), io.EOF) {
 		s.addf(`CALLER_POLICY must be JSON such as {"webhook-servicenow":{"groupTags":["MTR-*"],"requireExpected":true,"devicesPerHour":50}}`)
 		return
@@ -38,11 +42,15 @@ func (s *settings) checkPolicies(c *Config) {
 				c.callerForms(), handler.Sources())
 		case twice:
 			s.addf("CALLER_POLICY names a caller twice")
-		case policy.DevicesPerHour < 0:
-			s.addf("CALLER_POLICY has a negative devicesPerHour")
+		case policy.DevicesPerHour != nil && *policy.DevicesPerHour < 1, policy.GroupTags != nil && len(policy.GroupTags) == 0:
+			// An administrator means no device by either, and the handler would take it for every device.
+			s.addf("CALLER_POLICY has a devicesPerHour below 1 or groupTags without a tag: remove it for no limit")
 		case slices.ContainsFunc(policy.GroupTags, func(tag string) bool { _, err := parseGroupTag(tag); return err != nil }):
 			s.addf("CALLER_POLICY has a group tag with a * that is not at its end")
 		}
-		c.Policy.Callers[id] = policy
+		if policy.DevicesPerHour != nil {
+			policy.CallerPolicy.DevicesPerHour = *policy.DevicesPerHour
+		}
+		c.Policy.Callers[id] = policy.CallerPolicy
 	}
 }

@@ -402,7 +402,9 @@ func TestCallerPolicy(t *testing.T) {
 		`[]`:                                 "CALLER_POLICY must be JSON",
 		`{} {}`:                              "CALLER_POLICY must be JSON",
 		`{"webhook-servicenow":{"groupTags":["*a"]}}`:  "CALLER_POLICY has a group tag",
-		`{"webhook-servicenow":{"devicesPerHour":-1}}`: "CALLER_POLICY has a negative",
+		`{"webhook-servicenow":{"devicesPerHour":-1}}`: "CALLER_POLICY has a devicesPerHour below 1",
+		`{"webhook-servicenow":{"devicesPerHour":0}}`:  "CALLER_POLICY has a devicesPerHour below 1",
+		`{"webhook-servicenow":{"groupTags":[]}}`:      "groupTags without a tag",
 	} {
 		if _, err := Load(complete("CALLER_POLICY", policy), Azure); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", policy, err)
