@@ -152,7 +152,7 @@ func eventResult(devices []*device) (any, error) {
 
 // decodeCommand decodes the text of a command into e, as strictly as a body. Its error is a *refusal.
 func (e *Event) decodeCommand(text []byte) error {
-	text, err := checkJSON(text)
+	text, err := checkJSON(text, maxBody)
 	if err != nil {
 		return err
 	}

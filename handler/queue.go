@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,6 +72,9 @@ const (
 	// killed count, because no queue tells them apart. The queues' own limits are higher, and are reached only if every process
 	// was killed.
 	maxTries = 5
+	// maxQueueState is the number of bytes above maxBody of a message that this function sent: with its member queue, and its
+	// device in a list.
+	maxQueueState = 256
 	// maxRateAge is the age of a message above which its rate is no longer true.
 	maxRateAge = 5 * time.Minute
 )
@@ -222,11 +226,6 @@ func (m *messageRun) drain(ctx context.Context, o *origin, w *work) error {
 		}
 		groups.Go(m.startGroup(ctx, o, w, pending[:granted]))
 	}
-	if w.verify {
-		verifying, cancel := context.WithTimeout(ctx, m.Timeout)
-		defer cancel()
-		m.verifyDevices(verifying, w.devices)
-	}
 	return m.failure
 }
 
@@ -248,6 +247,9 @@ func (m *messageRun) takeTurn(o *origin) func() {
 func (m *messageRun) takePermits(o *origin, w *work, want int) int {
 	if want == 0 || w.dryRun {
 		return want
+	}
+	if limit := m.Policy.Callers[w.caller].DevicesPerHour; limit > 0 { // the others wait for the next hour
+		want = min(want, limit)
 	}
 	start := time.Now()
 	defer func() { o.trace.Wait(time.Since(start)) }()
@@ -277,43 +279,54 @@ func (m *messageRun) startGroup(ctx context.Context, o *origin, w *work, group [
 		}
 	}
 	return func() {
-		err := singleflight.CatchPanic(func() error { m.changeGroup(ctx, o, &part, copies); return nil })
+		var wait time.Duration
+		err := singleflight.CatchPanic(func() error { wait = m.changeGroup(ctx, o, &part, copies); return nil })
+		m.endGroup(ctx, o, w, group, copies, err)
+		upstream.Sleep(m.taking, wait) //nolint:contextcheck // taking comes of ctx
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		for i, d := range group {
-			*d = *copies[i]
+		for _, d := range group {
 			delete(m.changing, d)
 		}
-		m.failure = cmp.Or(m.failure, err)
-		if at := slices.IndexFunc(group, func(d *device) bool { return d.result.status == http.StatusFailedDependency }); at >= 0 {
-			for _, d := range w.devices { // 424 is a fault of the deployment, so no other device can succeed
-				if !d.result.ended() && !m.changing[d] {
-					d.result = group[at].result
-				}
-			}
-		}
-		m.auditEnded(ctx, o, w)
 	}
 }
 
+// endGroup takes the results of a group over from its copies, and writes the records, before anything waits.
+func (m *messageRun) endGroup(ctx context.Context, o *origin, w *work, group, copies []*device, failure error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, d := range group {
+		*d = *copies[i]
+	}
+	m.failure = cmp.Or(m.failure, failure)
+	if at := slices.IndexFunc(group, func(d *device) bool { return d.result.status == http.StatusFailedDependency }); at >= 0 {
+		for _, d := range w.devices { // 424 is a fault of the deployment, so no other device can succeed
+			if !d.result.ended() && !m.changing[d] {
+				d.result = group[at].result
+			}
+		}
+	}
+	m.auditEnded(ctx, o, w)
+}
+
 // changeGroup changes the devices of group. A device that Graph throttled, or above the hourly limit of the caller, has
-// no result yet.
-func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) {
+// no result yet: wait is the time until it may be tried again.
+func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group []*device) (wait time.Duration) {
 	start := time.Now()
 	if err := m.takeChanges(o, w, group); err != nil {
+		m.Pace.Return(len(group), start)
 		if limited, ok := errors.AsType[*rateLimitError](err); ok {
-			upstream.Sleep(m.taking, limited.wait) //nolint:contextcheck // taking comes of ctx
-			return
+			return limited.wait
 		}
 		for _, d := range group {
 			d.result = classify(err)
 		}
-		return
+		return 0
 	}
 	acting, cancel := context.WithTimeout(ctx, m.Timeout)
 	defer cancel()
 	m.tryDevices(acting, m.Background, w, group)
-	throttled, unused, wait := 0, 0, time.Duration(0)
+	throttled, unused := 0, 0
 	for _, d := range group {
 		if w.repeated && d.clientRequestID == "" { // most likely the process that was killed has changed it
 			unused++
@@ -331,7 +344,12 @@ func (m *messageRun) changeGroup(ctx context.Context, o *origin, w *work, group 
 		m.limits.returnChanges(o.caller, throttled)
 		m.Pace.Return(unused, start)
 	}
-	upstream.Sleep(m.taking, wait) //nolint:contextcheck // taking comes of ctx
+	if w.verify { // before the record
+		verifying, cancel := context.WithTimeout(ctx, m.Timeout)
+		defer cancel()
+		m.verifyDevices(verifying, group)
+	}
+	return wait
 }
 
 // auditEnded writes the records of the devices that have a result and no record.
@@ -433,27 +451,26 @@ func (m *messageRun) body(w *work, devices []*device, state queueState) []byte {
 			list[i].Expected = &Account{d.expected.UserPrincipalName, d.expected.ResourceName}
 		}
 	}
-	text, err := json.Marshal(struct {
+	text := encodeJSON(struct {
 		Devices   []messageDevice   `json:"devices"`
 		DryRun    bool              `json:"dryRun,omitempty"`
 		Verify    bool              `json:"verify,omitempty"`
 		Reference string            `json:"reference,omitempty"`
 		Context   map[string]string `json:"context,omitempty"`
 		Queue     queueState        `json:"queue"`
-	}{list, m.request.dryRun, w.verify, w.reference, m.request.context, state})
-	if err != nil {
-		panic("handler: encode a message: " + err.Error()) // every type is of this package
-	}
-	return text
+	}{list, m.request.dryRun, m.request.verify, w.reference, m.request.context, state})
+	return []byte(strings.TrimSuffix(text, "\n"))
 }
 
 // decode decodes the text of the message: a body, with the member queue if this function sent it.
 func (m *messageRun) decode() {
 	var decoder bodyDecoder
-	m.request, m.invalid = decoder.decode(decodeMessage(m.message.Text), func(field string) fieldReader {
+	own, text := false, decodeMessage(m.message.Text)
+	m.request, m.invalid = decoder.decode(text, maxBody+maxQueueState, func(field string) fieldReader {
 		if field != "queue" {
 			return decoder.fieldReader(field)
 		}
+		own = true
 		return func(value json.RawMessage) error {
 			if json.Unmarshal(value, &m.state) != nil || m.state.Tries < 0 {
 				return &refusal{code: eventInvalid, field: field}
@@ -466,6 +483,9 @@ func (m *messageRun) decode() {
 			return nil
 		}
 	})
+	if m.invalid == nil && !own && len(text) > maxBody {
+		m.request, m.invalid = request{}, &refusal{code: bodyTooLarge}
+	}
 }
 
 // normalTime returns t in UTC, and zero for a time that JSON cannot hold: package time reads some that it does not write,

@@ -494,28 +494,28 @@ func TestThrottledInDoubt(t *testing.T) {
 	}
 }
 
-// Devices above the devicesPerHour of the queue wait for the hour to pass, and use up no try meanwhile.
+// Devices above the devicesPerHour of the queue wait for the hour to pass, even those of one message. They use up neither a
+// try nor permits meanwhile.
 func TestHourlyLimitTakesNoTry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		g := &graphLog{}
+		g, pace := &graphLog{}, &returns{}
 		h := newHandler(Options{
-			Devices: g, Log: slog.New(slog.DiscardHandler), Timeout: time.Second,
+			Devices: g, Log: slog.New(slog.DiscardHandler), Timeout: time.Second, Pace: pace,
 			Policy: Policy{Callers: map[string]CallerPolicy{string(SourceSQS): {DevicesPerHour: 2}}},
 		})
-		first := runMessages(t, h, Message{ID: "m-1", Text: messageOf("", 1, 2), Deliveries: 1})[0]
-		if len(g.changed) != 2 || first.Requeue != nil {
-			t.Fatalf("%q changed, %+v", g.changed, first)
-		}
 		start := time.Now()
-		last := Settlement{Requeue: [][]byte{messageOf("", 3)}}
+		last := runMessages(t, h, Message{ID: "m-1", Text: messageOf("", 1, 2, 3, 4), Deliveries: 1})[0]
+		if len(g.changed) != 2 || len(last.Requeue) != 1 || last.DeadLetters != nil || pace.permits.Load() != 2 {
+			t.Fatalf("%q changed, %+v, %d permits given back", g.changed, last, pace.permits.Load())
+		}
 		for n := 2; last.Requeue != nil && n < 1000; n++ {
 			last = runMessages(t, h, Message{ID: fmt.Sprint("m-", n), Text: last.Requeue[0], Deliveries: 1})[0]
 			if last.Retry || last.DeadLetters != nil {
 				t.Fatalf("after %v: %+v", time.Since(start), last)
 			}
 		}
-		if took := time.Since(start); len(g.changed) != 3 || took < time.Hour || took > time.Hour+settleAfter {
+		if took := time.Since(start); len(g.changed) != 4 || took < time.Hour || took > time.Hour+settleAfter {
 			t.Errorf("%q changed after %v", g.changed, took)
 		}
 	})
@@ -553,6 +553,29 @@ func (g *throttledReads) Find(_ context.Context, selectors ...graph.Selector) []
 	time.Sleep(100 * time.Millisecond)
 	err := &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled, RetryAfter: 20 * time.Second}
 	return slices.Repeat([]graph.Found{{Err: err}}, len(selectors))
+}
+
+// firstReadThrottled is a Graph that throttles the first read of its first device.
+type firstReadThrottled struct{ graphLog }
+
+func (g *firstReadThrottled) Find(ctx context.Context, selectors ...graph.Selector) []graph.Found {
+	found := g.graphLog.Find(ctx, selectors...)
+	if len(g.changed) == 0 {
+		found[0] = graph.Found{Err: &upstream.Error{Service: upstream.Graph, Reason: upstream.Throttled, RetryAfter: 10 * time.Second}}
+	}
+	return found
+}
+
+// The record of a change does not wait for the Retry-After of another device: the process may be killed meanwhile.
+func TestRecordDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, log := settle(t, Options{Devices: &firstReadThrottled{}}, Message{Text: messageOf("", 1, 2)})
+		first, second, _ := strings.Cut(log, "\n")
+		if !strings.Contains(first, `"total_ms":0`) || !strings.Contains(first, idOf(2)) || !strings.Contains(second, `"total_ms":10000`) {
+			t.Error(log)
+		}
+	})
 }
 
 // A message waits for the Retry-After of a read. The pace, which waits for a write's, is no help to a dry run.
@@ -746,6 +769,41 @@ func TestMessagePanic(t *testing.T) {
 	if !settlement.Retry || !strings.Contains(log, string(internalError)) {
 		t.Errorf("%+v\n%s", settlement, log)
 	}
+}
+
+// The record of a change has its verification.
+func TestMessageIsVerified(t *testing.T) {
+	t.Parallel()
+	g := &accountsOf{assigned: []string{idOf(1)}}
+	_, log := settle(t, Options{Devices: g}, Message{Text: messageOf(`,"verify":true`, 1, 2)})
+	if strings.Count(log, `"verification":"pending"`) != 1 || strings.Count(log, `"verification":"cleared"`) != 1 {
+		t.Error(log)
+	}
+}
+
+// The rest of the largest message is a message that can be read. It keeps verify under DRY_RUN.
+func TestRestOfTheLargestMessage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		expected := `","expected":{"resourceName":"` + strings.Repeat("ö", 245) + `<&>"}}`
+		text := strings.ReplaceAll(string(messageOf("", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20)), `"}`, expected)
+		text = text[:len(text)-1] + `,"verify":true,"context":{"of":"HTML"`
+		for i := 10; len(text) < maxBody-2; i++ {
+			text += fmt.Sprintf(`,"%d":%q`, i, strings.Repeat("&", min(maxContextValue, maxBody-10-len(text))))
+		}
+		text += "}}"
+		settlement, log := settle(t, Options{Devices: &throttledReads{}, Policy: Policy{DryRun: true}}, Message{Text: []byte(text), Sent: time.Now()})
+		if len(text) != maxBody || len(settlement.Requeue) != 1 || !bytes.Contains(settlement.Requeue[0], []byte(`"verify":true`)) {
+			t.Fatalf("%d bytes: %+v\n%s", len(text), settlement, log)
+		}
+		if again := sent(t, settlement.Requeue)[0]; len(again.Devices) != maxDevices {
+			t.Errorf("%s", settlement.Requeue[0])
+		}
+		settlement, _ = settle(t, Options{Devices: &graphLog{}}, Message{Text: []byte(text + " ")})
+		if len(settlement.DeadLetters) != 1 || settlement.DeadLetters[0].Code != bodyTooLarge {
+			t.Errorf("a byte more: %+v", settlement)
+		}
+	})
 }
 
 // A dry run takes no permits.

@@ -138,7 +138,7 @@ func deliveryID(h http.Header, from caller.Caller) (string, error) {
 // error is a *refusal that names the field.
 func decodeBody(body []byte) (request, error) {
 	var d bodyDecoder
-	return d.decode(body, d.fieldReader)
+	return d.decode(body, maxBody, d.fieldReader)
 }
 
 type bodyDecoder struct {
@@ -146,9 +146,9 @@ type bodyDecoder struct {
 	single target // the device that the body names itself, outside devices
 }
 
-// decode decodes a body whose fields fieldReader reads, with those of a request among them.
-func (d *bodyDecoder) decode(body []byte, fieldReader func(field string) fieldReader) (request, error) {
-	body, err := checkJSON(body)
+// decode decodes a body of at most limit bytes whose fields fieldReader reads, with those of a request among them.
+func (d *bodyDecoder) decode(body []byte, limit int, fieldReader func(field string) fieldReader) (request, error) {
+	body, err := checkJSON(body, limit)
 	if err == nil {
 		err = readObject(body, &refusal{code: invalidJSON}, fieldReader)
 	}
@@ -207,14 +207,14 @@ func (d *bodyDecoder) finish() (request, error) {
 	return d.req, nil
 }
 
-// checkJSON returns a body without its byte order mark. Its error is a *refusal of a body that is empty, too large or
-// not JSON.
-func checkJSON(body []byte) ([]byte, error) {
+// checkJSON returns a body without its byte order mark. Its error is a *refusal of a body that is empty, larger than limit
+// or not JSON.
+func checkJSON(body []byte, limit int) ([]byte, error) {
 	body = bytes.TrimPrefix(body, []byte("\ufeff"))
 	switch {
 	case len(bytes.TrimSpace(body)) == 0:
 		return nil, &refusal{code: bodyMissing}
-	case len(body) > maxBody:
+	case len(body) > limit:
 		return nil, &refusal{code: bodyTooLarge}
 	case !utf8.Valid(body) || !json.Valid(body):
 		return nil, &refusal{code: invalidJSON}

@@ -263,7 +263,7 @@ func FuzzReadObject(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		body, err := checkJSON(body)
+		body, err := checkJSON(body, maxBody)
 		if err != nil {
 			return
 		}

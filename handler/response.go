@@ -36,13 +36,18 @@ func (r response) send(w http.ResponseWriter) {
 }
 
 func jsonResponse(status int, contentType string, body any) response {
+	return response{status, contentType, encodeJSON(body)}
+}
+
+// encodeJSON returns a document as JSON. Escapes for HTML would make a requeued message too large to read.
+func encodeJSON(document any) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(body); err != nil {
-		panic(fmt.Sprintf("handler: encode %T: %v", body, err)) // every type is of this package
+	if err := encoder.Encode(document); err != nil {
+		panic(fmt.Sprintf("handler: encode %T: %v", document, err)) // every type is of this package
 	}
-	return response{status, contentType, b.String()}
+	return b.String()
 }
 
 // Success is the body of a response about a device that was changed, or that a dry run checked.
