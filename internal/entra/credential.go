@@ -46,11 +46,23 @@ type Credential struct {
 
 	acquiring sync.Mutex // held by the one request for a token; the fields below are its own
 	secret    vault.Secret
-	signed    azcore.TokenCredential // made of secret; nil before that is read
-	readAt    time.Time              // when secret was read
-	rereadAt  time.Time              // when it was read because Entra refused it
-	failure   error                  // of the last try, nil if it was a success
+	signed    *source   // made of secret, or of an older version; nil before that is read
+	readAt    time.Time // when secret was read
+	rereadAt  time.Time // when it was read because Entra refused it
+	failure   error     // of the last try, nil if it was a success
 	failedAt  time.Time
+}
+
+// source is a token source made of a version of the secret.
+type source struct {
+	azcore.TokenCredential
+
+	secret vault.Secret
+}
+
+func (c *Credential) newSource(secret vault.Secret) (*source, error) {
+	signed, err := c.signIn(secret)
+	return &source{signed, secret}, err
 }
 
 // The lifetimes of a read secret.
@@ -170,13 +182,14 @@ func (c *Credential) acquireToken(ctx context.Context, o policy.TokenRequestOpti
 }
 
 // dropCache replaces the token source after Expire: azidentity has a cache of its own, and would hand out the same token.
+// The version stays: Entra ID may refuse the newest.
 func (c *Credential) dropCache() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.expired {
+	if !c.expired || c.signed == nil {
 		return
 	}
-	if signed, err := c.signIn(c.secret); err == nil {
+	if signed, err := c.newSource(c.signed.secret); err == nil {
 		c.signed, c.expired = signed, false
 	}
 }
@@ -216,9 +229,9 @@ func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOpti
 // renews itself has a version that the app does not have yet. It uses before, the version in memory, or the versions in
 // the vault if that is nil, and keeps the accepted one until the secret is read again. It returns refusal if all fail.
 func (c *Credential) signInWithOlder(
-	ctx context.Context, before azcore.TokenCredential, o policy.TokenRequestOptions, refusal *upstream.Error,
+	ctx context.Context, before *source, o policy.TokenRequestOptions, refusal *upstream.Error,
 ) (azcore.AccessToken, error) {
-	older := []azcore.TokenCredential{before}
+	older := []*source{before}
 	if before == nil {
 		older = c.readOlder(ctx)
 	}
@@ -234,7 +247,7 @@ func (c *Credential) signInWithOlder(
 }
 
 // readOlder returns the token sources of the older versions in the vault.
-func (c *Credential) readOlder(ctx context.Context) (sources []azcore.TokenCredential) {
+func (c *Credential) readOlder(ctx context.Context) (sources []*source) {
 	if c.older == nil {
 		return nil
 	}
@@ -245,7 +258,7 @@ func (c *Credential) readOlder(ctx context.Context) (sources []azcore.TokenCrede
 			slog.String("secret", c.name), slog.Any("error", err))
 	}
 	for _, secret := range older {
-		if signed, err := c.signIn(secret); err == nil {
+		if signed, err := c.newSource(secret); err == nil {
 			sources = append(sources, signed)
 		}
 	}
@@ -271,9 +284,9 @@ func (c *Credential) readIfDue(ctx context.Context) (justRead bool, err error) {
 func (c *Credential) readSecret(ctx context.Context) error {
 	c.stage.Store(upstream.Vault)
 	secret, err := c.read(ctx)
-	var signed azcore.TokenCredential
+	var signed *source
 	if err == nil {
-		if signed, err = c.signIn(secret); err != nil {
+		if signed, err = c.newSource(secret); err != nil {
 			err = vault.Invalid(c.name, vault.FaultOf(err))
 		}
 	}
@@ -287,13 +300,13 @@ func (c *Credential) readSecret(ctx context.Context) error {
 }
 
 // signInWith requests a token of Entra ID from a token source.
-func (c *Credential) signInWith(ctx context.Context, signed azcore.TokenCredential,
-	o policy.TokenRequestOptions,
+func (c *Credential) signInWith(
+	ctx context.Context, signed *source, o policy.TokenRequestOptions,
 ) (azcore.AccessToken, error) {
 	c.stage.Store(upstream.Identity)
-	inTime, ok := signed.(identity) // one that is used directly has its errors reduced already
+	inTime, ok := signed.TokenCredential.(identity) // one that is used directly has its errors reduced already
 	if !ok {
-		inTime.TokenCredential = signed
+		inTime.TokenCredential = signed.TokenCredential
 	}
 	inTime.limit = c.options.Share(azsdk.TokenShare)
 	return inTime.requestToken(ctx, o)
