@@ -203,45 +203,54 @@ func (c *Credential) requestToken(ctx context.Context, o policy.TokenRequestOpti
 		return azcore.AccessToken{}, err
 	}
 	token, err := c.signInWith(ctx, c.signed, o)
-	failed, _ := errors.AsType[*upstream.Error](err)
-	if failed == nil || failed.Reason != upstream.CredentialRejected && failed.Reason != upstream.CredentialExpired {
-		return token, err
-	}
 	switch {
+	case !isRefusal(err):
+		return token, err
 	case justRead:
-		return c.signInWithOlder(ctx, before, o, failed)
+		return c.signInWithOlder(ctx, before, o, err)
 	case time.Since(c.rereadAt) < minReread:
 		return token, err
 	}
 	// Refused: it may have been rotated. If it has not been, the refusal stands.
-	version, rereadAt := c.secret.Version, time.Now()
+	version, rereadAt := c.signed.secret.Version, time.Now()
 	if err := c.readSecret(ctx); err != nil { // minReread does not hold back the next read
 		return azcore.AccessToken{}, err
 	}
 	c.rereadAt = rereadAt
 	if c.secret.Version == version {
-		return c.signInWithOlder(ctx, nil, o, failed)
+		return c.signInWithOlder(ctx, nil, o, err)
 	}
 	return c.signInWith(ctx, c.signed, o)
 }
 
+// isRefusal reports whether err says that Entra ID does not accept a version of the credential.
+func isRefusal(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && (failed.Reason == upstream.CredentialRejected || failed.Reason == upstream.CredentialExpired)
+}
+
 // signInWithOlder requests a token with an older version after Entra ID refused the newest one: a certificate that
 // renews itself has a version that the app does not have yet. It uses before, the version in memory, or the versions in
-// the vault if that is nil, and keeps the accepted one until the secret is read again. It returns refusal if all fail.
+// the vault if that is nil or the newest, and keeps the first that is not refused until the secret is read again. It
+// returns refusal if all are refused.
 func (c *Credential) signInWithOlder(
-	ctx context.Context, before *source, o policy.TokenRequestOptions, refusal *upstream.Error,
+	ctx context.Context, before *source, o policy.TokenRequestOptions, refusal error,
 ) (azcore.AccessToken, error) {
 	older := []*source{before}
-	if before == nil {
+	if before == nil || before.secret.Version == c.secret.Version {
 		older = c.readOlder(ctx)
 	}
 	for _, signed := range older {
-		if token, err := c.signInWith(ctx, signed, o); err == nil {
+		token, err := c.signInWith(ctx, signed, o)
+		if isRefusal(err) {
+			continue
+		}
+		c.signed = signed // also after an outage of Entra ID, which says nothing about the version
+		if err == nil {
 			c.options.Log.WarnContext(ctx, "Entra ID refuses the newest version of the app's credential; "+
 				"the version before is used: add the newest to the app", slog.String("secret", c.name), slog.Any("error", refusal))
-			c.signed = signed
-			return token, nil
 		}
+		return token, err
 	}
 	return azcore.AccessToken{}, refusal
 }

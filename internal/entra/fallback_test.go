@@ -44,6 +44,36 @@ func TestSecretThatEntraDoesNotKnow(t *testing.T) {
 	})
 }
 
+// A new client secret that Entra ID does not know yet is used within the call that has the one before refused: the version
+// before is in use by then, and the newest in memory.
+func TestNewestOnceTheOlderIsRefused(t *testing.T) {
+	simulate(t, func(w *world) {
+		c := w.appSecret()
+		w.wantToken(c, "with the first version")
+		w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: simulated.NewSecret})
+		time.Sleep(2 * time.Hour)
+		c.Expire(w.wantToken(c, "with a version that Entra ID does not know yet"))
+		w.Cloud.SetAppSecrets(simulated.NewSecret)
+		w.wantToken(c, "once the app has the newest alone")
+	})
+}
+
+// An outage of Entra ID while the version before is tried is no refusal, and costs that version nothing.
+func TestOutageDuringTheFallback(t *testing.T) {
+	simulate(t, func(w *world) {
+		c := w.appSecret()
+		w.wantToken(c, "with the first version")
+		w.Cloud.PutSecret(simulated.AppSecretName, azuresim.Secret{Value: "the-id-of-the-secret"})
+		time.Sleep(2 * time.Hour)
+		w.Cloud.Fail(azuresim.StepToken, 1, azuresim.Body(401, "application/json",
+			`{"error":"invalid_client","error_codes":[7000215]}`))
+		w.Cloud.Fail(azuresim.StepToken, 3, azuresim.Status(503))
+		w.wantFailure(c, "identity: unavailable (503)", "in the outage")
+		time.Sleep(10 * time.Second)
+		w.wantToken(c, "after the outage")
+	})
+}
+
 // A process that starts after the renewal finds the version that the app has among the older ones. It does not use a
 // disabled or expired version, and reports the refusal if no version is left.
 func TestColdCertificateThatRenewedItself(t *testing.T) {
