@@ -112,6 +112,12 @@ Describe 'against the program' {
         $results.Code | Select-Object -Unique | Should -Be 'would_unassign'
     }
 
+    It 'expects the accounts that a dry run of unassign call has found' {
+        $csv = "serialNumber,account_before,code,outcome,expected`nR90A2B3C,other@contoso.com,would_unassign,dry_run,`n5CG1234ABC,,would_unassign,dry_run,room.fjord@contoso.com" | ConvertFrom-Csv
+        $results = @($csv | Remove-AutopilotResourceAccount @connection -WhatIf -ErrorAction SilentlyContinue)
+        $results.Code | Should -Be @('state_changed', 'would_unassign')
+    }
+
     It 'takes its settings from the environment' {
         $env:UNASSIGN_URL = " $($program.Uri)/api/unassign/`r`n"
         $file = Join-Path $TestDrive 'utf16.txt'
@@ -179,6 +185,23 @@ Describe 'the rule for callers' {
     It 'stops where no device can be changed' {
         $server = Start-Script @(@{ Status = 424; Headers = $ours; Body = '{"results":[{"status":424,"error":{"code":"graph_permission_missing","message":"m"}}]}' })
         { Remove-AutopilotResourceAccount -Uri $server.Uri @quick -SerialNumber A1 -Confirm:$false } | Should -Throw -ErrorId 'graph_permission_missing,Remove-AutopilotResourceAccount'
+    }
+
+    It 'takes no dry run of the deployment for a success' {
+        $server = Start-Script @(@{ Status = 200; Headers = $ours; Body = '{"results":[{"status":200,"code":"would_unassign","outcome":"not_done"}]}' })
+        { Remove-AutopilotResourceAccount -Uri $server.Uri @quick -SerialNumber A1 -Confirm:$false } | Should -Throw -ErrorId 'would_unassign,Remove-AutopilotResourceAccount'
+    }
+
+    It 'lists nothing for an empty filter' {
+        { Get-AutopilotResourceAccount -Uri 'http://127.0.0.1:1' -ApiKey $key -GroupTag '' } | Should -Throw -ErrorId 'ParameterArgumentValidationError,Get-AutopilotResourceAccount'
+        { Get-AutopilotResourceAccount -Uri 'http://127.0.0.1:1' -ApiKey $key -SerialNumber $null } | Should -Throw -ErrorId 'ParameterArgumentValidationError,Get-AutopilotResourceAccount'
+    }
+
+    It 'does not say that nothing was sent after an attempt that was' {
+        Mock -ModuleName AutopilotUnassign Start-Sleep { }
+        $script:attempts = 0
+        Mock -ModuleName AutopilotUnassign Invoke-Attempt { $script:attempts++; @{ Status = 0; Sent = ($script:attempts -eq 1); FromFunction = $false; Body = $null; RetryAfter = 0; Text = 'gone' } }
+        { Remove-AutopilotResourceAccount -Uri 'http://127.0.0.1:1' @quick -SerialNumber A1 -Confirm:$false } | Should -Throw -ErrorId 'no_response,Remove-AutopilotResourceAccount'
     }
 
     It 'says that nothing was sent where no connection is there' {

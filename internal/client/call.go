@@ -52,8 +52,8 @@ func newCallFlags() *callFlags {
 			f.rows = append(f.rows, Row{Serial: serial})
 			return nil
 		})
-	f.StringVar(&f.expect, "expect", "",
-		"`account` that the device must still carry: a user principal name, or a resource name without @")
+	f.Func("expect", "`account` that the device must still carry: a user principal name, or a resource name without @",
+		setLimit(&f.expect))
 	f.BoolVar(&f.dryRun, "dry-run", false, "report the changes, and make none")
 	f.BoolVar(&f.verify, "verify", false, "read the device again after the change")
 	f.BoolVar(&f.doctor, "doctor", false, "have the deployment examine itself, and print the report")

@@ -152,8 +152,12 @@ func (c *Client) sendWithRetries(ctx context.Context, method string, query url.V
 	final func(Response) bool,
 ) (Response, error) {
 	id := guid.New().String()
+	sent := false
 	for tried := 0; ; tried++ {
 		response, err := c.sendOnce(ctx, method, query, id, body)
+		if sent = sent || !errors.Is(err, ErrNotSent); sent && errors.Is(err, ErrNotSent) {
+			err = fmt.Errorf("an earlier attempt was sent, and then there was no connection: %w", ErrNoResponse)
+		}
 		why := response.statusText()
 		switch {
 		case err == nil && (!Retryable(response.Status) || final(response)):

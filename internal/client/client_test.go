@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,14 +24,49 @@ type script struct {
 func (s *script) Do(r *http.Request) (*http.Response, error) {
 	n := len(s.headers)
 	s.headers = append(s.headers, r.Header)
-	if s.statuses[n] == 0 {
+	switch s.statuses[n] {
+	case 0:
 		return nil, io.ErrUnexpectedEOF
+	case refusedConnection:
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	}
 	resp := &http.Response{StatusCode: s.statuses[n], Header: http.Header{"X-Request-Id": {"x"}}, Body: http.NoBody}
 	if n < len(s.retryAfter) {
 		resp.Header.Set("Retry-After", s.retryAfter[n])
 	}
 	return resp, nil
+}
+
+const refusedConnection = -1
+
+// Where an attempt was sent, a later one without a connection does not tell that nothing was.
+func TestClientRemembersWhatWasSent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for want, statuses := range map[error][]int{
+			ErrNotSent: {refusedConnection}, ErrNoResponse: {0, refusedConnection, refusedConnection},
+		} {
+			s := &script{statuses: statuses}
+			c := Client{URL: contoso, Evidence: headerEvidence("X-Api-Key", "k"), HTTP: s, Retries: len(statuses) - 1, Timeout: time.Second, Note: func(string) {}}
+			results := NewResults("")
+			l := List{Client: &c, Results: results, Progress: func(Counts) {}}
+			row := Row{ID: oneID}
+			_, err := l.Work(t.Context(), []Row{row})
+			r, _ := results.Of(row)
+			unknown := errors.Is(want, ErrNoResponse)
+			if !errors.Is(err, want) || len(s.headers) != len(statuses) || (r.Outcome == outcomeUnknown) != unknown {
+				t.Errorf("%v: %v, %q after %d requests", statuses, err, r.Outcome, len(s.headers))
+			}
+			s.statuses = append(s.statuses, refusedConnection)
+			c.Retries, c.reached = 0, true
+			if _, err := l.Work(t.Context(), []Row{row}); !errors.Is(err, ErrNotSent) {
+				t.Errorf("the next run of %v: %v", statuses, err)
+			}
+			if r, _ := results.Of(row); (r.Outcome == outcomeUnknown) != unknown {
+				t.Errorf("the next run of %v leaves %q", statuses, r.Outcome)
+			}
+		}
+	})
 }
 
 func isFinal(Response) bool { return false }

@@ -74,6 +74,18 @@ func newConnection(command, help string) *connection {
 	return c
 }
 
+// setLimit returns the function of a flag that limits what a command does. An empty value, such as of a variable that
+// is not set, would lift the limit: it is an error.
+func setLimit(value *string) func(string) error {
+	return func(text string) error {
+		if strings.TrimSpace(text) == "" {
+			return errors.New("must not be empty")
+		}
+		*value = text
+		return nil
+	}
+}
+
 func (c *connection) printHelp(w io.Writer) {
 	fmt.Fprint(w, c.help, "\nFlags:\n")
 	c.SetOutput(w)

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"autopilot-unassign/internal/text"
 )
 
 // deployment is a function that changes every device, and lists pages of devices.
@@ -20,6 +22,7 @@ type deployment struct {
 	queries []string
 	sizes   []int // devices in each request
 	dry     bool  // of the last request
+	dryOnly bool  // DRY_RUN=true
 	bodies  []string
 }
 
@@ -30,13 +33,14 @@ func (d *deployment) Do(r *http.Request) (*http.Response, error) {
 		d.queries = append(d.queries, r.URL.RawQuery)
 	} else {
 		var order Order
-		text, err := io.ReadAll(r.Body)
-		if err != nil || json.Unmarshal(text, &order) != nil {
+		sent, err := io.ReadAll(r.Body)
+		if err != nil || json.Unmarshal(sent, &order) != nil {
 			return nil, errors.New("not an order")
 		}
-		d.sizes, d.dry, d.bodies = append(d.sizes, len(order.Devices)), order.DryRun, append(d.bodies, string(text))
-		code := map[bool]string{true: "would_unassign", false: "unassigned"}[order.DryRun]
-		body += strings.TrimSuffix(strings.Repeat(`{"status":200,"code":"`+code+`","account":{"userPrincipalName":"room@x.com"}},`, len(order.Devices)), ",") + "]}"
+		d.sizes, d.dry, d.bodies = append(d.sizes, len(order.Devices)), order.DryRun, append(d.bodies, string(sent))
+		code := map[bool]string{true: "would_unassign", false: "unassigned"}[order.DryRun || d.dryOnly]
+		outcome := map[bool]string{true: "not_done", false: "done"}[order.DryRun || d.dryOnly]
+		body += strings.TrimSuffix(strings.Repeat(`{"status":200,"code":"`+code+`","outcome":"`+outcome+`","account":{"userPrincipalName":"room@x.com"}},`, len(order.Devices)), ",") + "]}"
 	}
 	return &http.Response{StatusCode: 200, Header: http.Header{"X-Request-Id": {"x"}}, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
@@ -89,6 +93,40 @@ func TestCallConfirms(t *testing.T) {
 		asked := strings.Contains(stderr, "This removes the resource account from 60 devices at https://contoso.example/api/unassign:\n  SN-0, expected to carry room@x.com\n  SN-1, expected to carry room@x.com\n  SN-2, expected to carry room@x.com\n  and 57 more\nType yes to go on: ")
 		if asked != (test.interactive && !slices.Contains(test.args, "-yes")) {
 			t.Errorf("%s: it asked: %t\n%s", name, asked, stderr)
+		}
+	}
+}
+
+// A deployment with DRY_RUN=true changes nothing. A real run is no success then, and sends its devices again later.
+func TestCallOfDryDeployment(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "devices.csv")
+	if err := os.WriteFile(file, []byte("serial\n"+manySerials(30)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := &deployment{dryOnly: true}
+	_, stderr, err := runProgram(t, d, false, "", "call", "-csv", file)
+	if err == nil || err.Error() != "call: no device can be changed before this is fixed: would_unassign: The deployment has DRY_RUN=true, so nothing was changed." || !strings.Contains(stderr, "0 succeeded; 20 to retry: 20 would_unassign; 10 not sent") {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	d = &deployment{}
+	if _, stderr, err := runProgram(t, d, false, "", "call", "-csv", file); err != nil || !slices.Equal(d.sizes, []int{20, 10}) {
+		t.Errorf("%v, %v\n%s", err, d.sizes, stderr)
+	}
+}
+
+// A variable that is not set does not lift a limit.
+func TestEmptyLimits(t *testing.T) {
+	t.Parallel()
+	for flag, args := range map[string][]string{
+		"-group-tag": {"list", "-group-tag", ""}, "-serial": {"list", "-serial", " "}, "-expect": {"call", "-serial", "5CG1", "-expect", ""},
+	} {
+		d := &deployment{pages: []string{`{"devices":[]}`}}
+		_, _, err := runProgram(t, d, false, "", args[0], args[1:]...)
+		_, usage := errors.AsType[text.UsageError](err)
+		if !usage || !strings.Contains(err.Error(), "for flag "+flag+": must not be empty") || len(d.queries)+len(d.sizes) > 0 {
+			t.Errorf("%v: %v", args, err)
 		}
 	}
 }

@@ -45,8 +45,8 @@ type listFlags struct {
 
 func newListFlags() *listFlags {
 	f := &listFlags{connection: newConnection("list", listHelp)}
-	f.StringVar(&f.groupTag, "group-tag", "", "`tag`: list the devices with this group tag")
-	f.StringVar(&f.serial, "serial", "", "`number`: list the devices with this serial number")
+	f.Func("group-tag", "`tag`: list the devices with this group tag", setLimit(&f.groupTag))
+	f.Func("serial", "`number`: list the devices with this serial number", setLimit(&f.serial))
 	f.StringVar(&f.csv, "csv", "", "`file` to write, as unassign call -csv reads it; - writes standard output")
 	return f
 }

@@ -275,6 +275,9 @@ func (l *List) resultsOf(rows []Row, r Response, failed error) ([]Result, error)
 			one.RequestID = whole.RequestID
 		}
 		results[i] = l.resultOf(row, one, r)
+		if earlier, ok := l.Results.Of(row); ok && earlier.Outcome == outcomeUnknown && errors.Is(ended, ErrNotSent) {
+			results[i] = earlier // an attempt that was never sent does not tell how the one before it ended
+		}
 	}
 	return results, ended
 }
@@ -304,6 +307,8 @@ func (l *List) resultOf(row Row, one item, r Response) Result {
 	result.ByID = row.ID != "" && result.SerialNumber != ""
 	if l.DryRun {
 		result.Outcome = outcomeDryRun
+	} else if result.Code == codeWouldUnassign {
+		result.Message = "The deployment has DRY_RUN=true, so nothing was changed."
 	}
 	return result
 }

@@ -46,6 +46,9 @@ const (
 	outcomeDryRun  = "dry_run" // not a word of the function
 )
 
+// codeWouldUnassign is the code of a device that a dry run, of the request or of the deployment, left as it was.
+const codeWouldUnassign = "would_unassign"
+
 func (r Result) deviceKey() string {
 	if r.ByID {
 		return deviceKey(r.DeviceID, "")
@@ -67,6 +70,8 @@ const (
 // cause is fixed.
 func (r Result) findStanding() standing {
 	switch {
+	case r.Code == codeWouldUnassign && r.Outcome != outcomeDryRun: // the deployment has DRY_RUN=true
+		return open
 	case r.Status/100 == 2 && r.Outcome != outcomeUnknown:
 		return succeeded
 	case r.Status/100 != 4, Retryable(r.Status), r.Outcome == outcomeUnknown, r.Status == http.StatusUnauthorized,

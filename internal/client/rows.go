@@ -127,7 +127,7 @@ func (t *tableReader) addRow(cells []string, number int) error {
 	if !slices.ContainsFunc(cells, func(cell string) bool { return strings.TrimSpace(cell) != "" }) {
 		return nil
 	}
-	if t.columns.cellOf(cells, "outcome") == outcomeDryRun && t.columns.cellOf(cells, "code") != "would_unassign" {
+	if t.columns.cellOf(cells, "outcome") == outcomeDryRun && t.columns.cellOf(cells, "code") != codeWouldUnassign {
 		t.leftOut[t.columns.cellOf(cells, "code")]++
 		return nil
 	}

@@ -157,10 +157,12 @@ function Wait-Retry($Connection, $Response, [int]$Tried, [string]$Why) {
 # have one id.
 function Invoke-Retried($Connection, [string]$Method, [string]$Route, [string]$Query, [string]$Body) {
     $id = 'msg_' + [guid]::NewGuid().ToString()
+    $sent = $false
     for ($tried = 0; ; $tried++) {
         $response = Invoke-Attempt $Connection $Method $Route $Query $id $Body
         if ($script:RetryStatus -notcontains $response.Status -or (Get-JsonMember $response.Body 'results')) { return $response }
-        if (-not $response.Sent) { return $response }
+        if (-not $response.Sent -and -not $sent) { return $response }
+        $sent = $response.Sent = $true # or an earlier attempt was
         $why = 'status ' + $response.Status
         if ($response.Status -eq 0) { $why = 'no response' }
         if (-not (Wait-Retry $Connection $response $tried $why)) { return $response }
@@ -226,8 +228,9 @@ function Get-AutopilotResourceAccount {
     [CmdletBinding()]
     [OutputType('AutopilotUnassign.Device')]
     param(
-        [string]$GroupTag,
-        [string]$SerialNumber,
+        # An empty filter, such as of a variable that is not set, would list every device.
+        [ValidateNotNullOrEmpty()][string]$GroupTag,
+        [ValidateNotNullOrEmpty()][string]$SerialNumber,
         [Alias('Url')][string]$Uri,
         [securestring]$Secret,
         [securestring]$ApiKey,
@@ -334,7 +337,7 @@ function Send-Batch($Connection, $Devices, [bool]$DryRun, [bool]$Verify, [string
             $result = New-Result $pending[$i] $items[$i] $response.Body $response.Status
             $results[$pending[$i].Number] = $result
             if ($script:RetryStatus -contains $result.Status) { $again += $pending[$i] }
-            elseif (@(401, 424) -contains $result.Status) { $lasting = $result; $lastingCount++ }
+            elseif (@(401, 424) -contains $result.Status -or ($result.Code -eq 'would_unassign' -and -not $DryRun)) { $lasting = $result; $lastingCount++ }
         }
         if ($lasting -and $lastingCount + $again.Count -eq @($Devices).Count) {
             $failure = New-UnassignError $lasting.Code "No device can be changed before this is fixed: $($lasting.Message)" $lasting
@@ -481,6 +484,12 @@ function Remove-AutopilotResourceAccount {
         if ($selector.Contains('serialNumber') -and $serial -match $placeholders) {
             $PSCmdlet.WriteError((New-UnassignError 'serial_number_placeholder' "'$serial' is a placeholder that many devices share, not a serial number." $_ 'InvalidArgument'))
             return
+        }
+        # Of an object with several of its names PowerShell binds one, even an empty one.
+        foreach ($other in 'userPrincipalName', 'expected', 'account_before') {
+            if ($PSCmdlet.MyInvocation.ExpectingInput -and -not $ExpectedUserPrincipalName -and -not $ExpectedResourceName) {
+                $ExpectedUserPrincipalName = [string](Get-JsonMember $_ $other)
+            }
         }
         $account = ''
         if (-not $NoExpect -and $ExpectedUserPrincipalName -match '@') { $selector['expected'] = @{ userPrincipalName = $ExpectedUserPrincipalName } }
