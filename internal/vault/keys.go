@@ -48,12 +48,13 @@ type Keys struct {
 	mismatchAt   time.Time // when a read started because evidence matched no key
 	backgroundAt time.Time // when a read started in the background
 	reading      bool      // a request waits: from the decision to read until the end of the read
+	waitUntil    time.Time // requests wait for that read so long, if the known keys may be used without it
 }
 
 const (
 	keyTTL             = time.Minute      // a key is read again, so that a disabled key is refused within it
 	refreshAhead       = 10 * time.Second // before keyTTL ends, a request starts a read in the background
-	refreshWait        = 2 * time.Second  // a request waits for a read, if the known keys may be used without it
+	refreshWait        = 2 * time.Second  // requests wait for a read, if the known keys may be used without it
 	refreshAfter       = time.Hour        // known keys are not used without waiting for the vault
 	maxStale           = 24 * time.Hour   // a key is used while the vault is down
 	minRefreshInterval = 5 * time.Minute  // the least time between two reads because evidence matched no key
@@ -87,10 +88,11 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 	if background {
 		k.backgroundAt = now
 	}
-	waits := due && (!usable || !k.reading) // one request waits, the others use known keys
-	if waits && usable {
-		k.reading = true
+	if due && usable && !k.reading {
+		k.beginReading(now)
 	}
+	until := k.waitUntil
+	waits := due && (!usable || now.Before(until))
 	k.mu.Unlock()
 	if background {
 		k.reads.Start(ctx, "", k.readIfDue(now))
@@ -102,7 +104,7 @@ func (k *Keys) Current(ctx context.Context) ([]Key, error) {
 		return k.awaitRead(ctx, now)
 	}
 	// A vault that hangs must not hold the requests of callers whose keys are known.
-	limited, cancel := context.WithTimeout(ctx, refreshWait)
+	limited, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	keys, err := k.awaitRead(limited, now)
 	if keys == nil && limited.Err() != nil && ctx.Err() == nil {
@@ -118,7 +120,8 @@ func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	k.mu.Lock()
 	waits := k.reading || now.Sub(k.mismatchAt) >= minRefreshInterval
 	if waits && !k.reading {
-		k.mismatchAt, k.reading = now, true
+		k.mismatchAt = now
+		k.beginReading(now)
 	}
 	k.mu.Unlock()
 	if waits {
@@ -127,13 +130,17 @@ func (k *Keys) Refresh(ctx context.Context) ([]Key, error) {
 	return k.Current(ctx)
 }
 
-// knownKeys returns the keys of the last read.
+// beginReading is called with the lock held, by the request that reads keys at that time.
+func (k *Keys) beginReading(now time.Time) { k.reading, k.waitUntil = true, now.Add(refreshWait) }
+
+// knownKeys returns the keys of the last read that have not expired.
 func (k *Keys) knownKeys() ([]Key, error) {
+	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	keys := make([]Key, 0, len(k.names))
 	for _, name := range k.names {
-		if key, ok := k.known[name]; ok {
+		if key, ok := k.known[name]; ok && !isExpired(key.expires, now) {
 			keys = append(keys, key.Key)
 		}
 	}

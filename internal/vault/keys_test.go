@@ -202,6 +202,21 @@ func TestKeyExpires(t *testing.T) {
 	}
 }
 
+// TestKeyExpiresWhileTheVaultHangs has no request use the key of a secret that has expired meanwhile.
+func TestKeyExpiresWhileTheVaultHangs(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a")
+		w.Cloud.PutSecret("key-b", azuresim.Secret{Value: "canary-key-b", Expires: time.Now().Add(30 * time.Second)})
+		k := w.Vault.Keys(plain, "key-a", "key-b")
+		w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b", "", 2, "cold")
+		w.Cloud.Fail(azuresim.StepSecret, -1, azuresim.Hang())
+		time.Sleep(30 * time.Second)
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 4, "after two seconds")
+		w.wantKeys(k.Current, "key-a=canary-key-a", "", 4, "at once")
+		time.Sleep(time.Minute)
+	})
+}
+
 // TestNoKeys has no key be there: that is looked at again after 5 s, however many ask.
 func TestNoKeys(t *testing.T) {
 	simulate(t, func(w *world) {
@@ -339,6 +354,28 @@ func TestRevocation(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		w.T.Logf("refused after %v", time.Since(disabled))
+	})
+}
+
+// TestRevocationAfterAQuietTime has requests come at once after half an hour without any. All of them wait for the read
+// that finds a key disabled.
+func TestRevocationAfterAQuietTime(t *testing.T) {
+	simulate(t, func(w *world) {
+		w.putKeys("key-a", "canary-key-a", "key-b", "canary-key-b")
+		k := w.Vault.Keys(plain, "key-a", "key-b")
+		w.wantKeys(k.Current, "key-a=canary-key-a key-b=canary-key-b", "", 2, "cold")
+		w.Cloud.PutSecret("key-a", azuresim.Secret{Disabled: true})
+		time.Sleep(30 * time.Minute)
+		w.Cloud.Fail(azuresim.StepSecret, 2, azuresim.Delay(time.Second))
+		var requests sync.WaitGroup
+		for range 3 {
+			requests.Go(func() {
+				w.wantKeys(k.Current, "key-b=canary-key-b",
+					"vault: secret_disabled (403 SecretDisabled): secret key-a", 4, "after half an hour")
+			})
+			time.Sleep(time.Millisecond)
+		}
+		requests.Wait()
 	})
 }
 
