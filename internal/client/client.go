@@ -168,10 +168,7 @@ func (c *Client) sendWithRetries(ctx context.Context, method string, query url.V
 			why = "no response"
 		}
 		if waited, stop := c.waitForRetry(ctx, why, response.retryAfter, tried); !waited {
-			if stop != nil && err == nil {
-				err = stop
-			}
-			return response, err
+			return response, errors.Join(err, stop)
 		}
 	}
 }

@@ -132,6 +132,12 @@ func TestClientStopsWhileItWaits(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || response.Status != 503 || len(s.headers) != 1 || time.Since(start) != 5*time.Second {
 			t.Errorf("%d, %v, %d requests in %s", response.Status, err, len(s.headers), time.Since(start))
 		}
+		c.HTTP = &script{statuses: []int{0}}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.sendOrder(ctx, Order{}, isFinal); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrNoResponse) {
+			t.Errorf("without a response: %v", err)
+		}
 	})
 }
 
