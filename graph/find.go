@@ -168,7 +168,8 @@ type matches struct {
 
 func (m *matches) addPage(page []Device, serial string) {
 	for _, device := range page {
-		if !sameSerial(device.SerialNumber, serial) {
+		again := func(known Device) bool { return known.ID == device.ID && known.ID != (DeviceID{}) }
+		if !sameSerial(device.SerialNumber, serial) || slices.ContainsFunc(m.devices, again) {
 			continue
 		}
 		if m.count++; len(m.devices) < maxCandidates {

@@ -264,6 +264,23 @@ func TestDecodeOddDevice(t *testing.T) {
 	}
 }
 
+// A device that comes again pages later is one device, not several that share its serial number.
+func TestFindDeviceOnTwoPages(t *testing.T) {
+	next := devices + "?$skiptoken=LastSerialNumber="
+	row := func(n int) string { return fmt.Sprintf(`{"id":"%v","serialNumber":"S%d"}`, device(n), n) }
+	page := func(link, row string) azuresim.Fault {
+		return azuresim.Body(200, "application/json", `{"value":[`+row+`],"@odata.nextLink":"`+link+`"}`)
+	}
+	simulate(t, func(w *world) {
+		for _, p := range []azuresim.Fault{page(next+"1", row(1)), page(next+"2", row(2)), page("", row(1))} {
+			w.cloud.Fail(azuresim.StepGraph, 1, p)
+		}
+		if got := foundWords(t, w.client.Find(w.t.Context(), serials("S1")...)); got != "1" {
+			t.Errorf("found %s", got)
+		}
+	})
+}
+
 // More devices than fit on a page share a placeholder, so that the list leads to itself. They are ambiguous all the same.
 func TestFindAmongTooMany(t *testing.T) {
 	simulate(t, func(w *world) {
