@@ -82,7 +82,7 @@ func run(rounds int, only string) (results, []contestant, error) {
 	r := results{}
 	for round := range rounds {
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
-		if err := measureRound(c, field, r); err != nil {
+		if err := measureRound(c, field, round, r); err != nil {
 			return nil, nil, err
 		}
 		if len(interrupted) > 0 {

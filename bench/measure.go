@@ -49,7 +49,7 @@ const (
 // permits.
 const (
 	minStarts, maxStarts = 3, 15
-	timeForStarts        = 3 * time.Second
+	timeForStarts        = 1500 * time.Millisecond
 )
 
 // newRequest returns a signed request for the device, as bytes on the wire or as an event.
@@ -124,8 +124,9 @@ func checkContestant(c *simulated, who contestant) error {
 	return nil
 }
 
-// measureRound takes the figures of all contestants for one round. They take turns in each part of it.
-func measureRound(c *simulated, field []contestant, r results) error {
+// measureRound takes the figures of all contestants for one round. They start cold one after the other, as a start is
+// quicker after one of the same program; warm, they take many turns.
+func measureRound(c *simulated, field []contestant, round int, r results) error {
 	var all []*measurement
 	defer func() {
 		for _, m := range all {
@@ -141,12 +142,7 @@ func measureRound(c *simulated, field []contestant, r results) error {
 		}
 		m.addFigure(disk, size)
 	}
-	for i := range maxStarts {
-		if err := takeTurns(all, i, (*measurement).startCold); err != nil {
-			return err
-		}
-	}
-	if err := takeTurns(all, 0, (*measurement).startWarm); err != nil {
+	if err := errors.Join(takeTurns(all, round, (*measurement).measureCold), takeTurns(all, round, (*measurement).startWarm)); err != nil {
 		return err
 	}
 	for i := range turns {
@@ -179,10 +175,8 @@ type measurement struct {
 	who   contestant
 	results
 
-	cold         [2]coldStarts // one for each of the delays
-	spent        time.Duration // on cold starts
-	conns        []caller      // of the clients at once
-	worked, done float64       // the CPU seconds for the clients at once, and their requests
+	conns        []caller // of the clients at once
+	worked, done float64  // the CPU seconds for the clients at once, and their requests
 }
 
 // coldStarts holds a value for each start.
@@ -205,22 +199,38 @@ func (m *measurement) countRequests(delay time.Duration) (float64, error) {
 	return float64(s.Requests), err
 }
 
-// startCold starts the contestant with each delay of the cloud, and sends each process a request at once.
-func (m *measurement) startCold() error {
-	began := time.Now()
-	for i, delay := range delays {
-		s := &m.cold[i]
-		if len(s.starts) >= minStarts && m.spent > timeForStarts {
-			continue
-		}
+// measureCold takes the figures of the cold starts.
+func (m *measurement) measureCold() error {
+	fast, err := m.startCold(delays[0])
+	if err != nil {
+		return err
+	}
+	slow, err := m.startCold(delays[1])
+	if err != nil {
+		return err
+	}
+	m.addFigure(first, median(fast.responses).Seconds())
+	m.addFigure(firstSlow, median(slow.responses).Seconds())
+	m.addFigure(ready, median(fast.starts).Seconds())
+	m.addFigure(coldRequests, median(fast.upstream))
+	// The delay lengthens a response by one delay for each round trip that it waits for in sequence. Other work of the
+	// machine can only add to a time, so the shortest ones count.
+	waited := slices.Min(slow.responses) - slices.Min(fast.responses)
+	m.addFigure(inSequence, waited.Seconds()/(delays[1]-delays[0]).Seconds())
+	return nil
+}
+
+// startCold starts the contestant several times, and sends each process a request at once.
+func (m *measurement) startCold(delay time.Duration) (s coldStarts, err error) {
+	for began := time.Now(); len(s.starts) < minStarts || len(s.starts) < maxStarts && time.Since(began) < timeForStarts; {
 		before, err := m.countRequests(delay)
 		if err != nil {
-			return err
+			return s, err
 		}
 		request := newRequests(m.who, 1)[0]
 		p, err := start(m.cloud, m.who)
 		if err != nil {
-			return err
+			return s, err
 		}
 		err = expect(p, http.StatusNoContent, request)
 		s.responses, s.starts = append(s.responses, time.Since(p.startedAt())), append(s.starts, p.readyAfter())
@@ -230,26 +240,15 @@ func (m *measurement) startCold() error {
 		p.stop()
 		after, err1 := m.countRequests(0)
 		if err := errors.Join(err, err1); err != nil {
-			return err
+			return s, err
 		}
 		s.upstream = append(s.upstream, after-before)
 	}
-	m.spent += time.Since(began)
-	return nil
+	return s, nil
 }
 
-// startWarm takes the figures of the cold starts, starts the process that stays, and warms it up.
+// startWarm starts the process that stays, and warms it up.
 func (m *measurement) startWarm() (err error) {
-	fast, slow := m.cold[0], m.cold[1]
-	m.addFigure(first, median(fast.responses).Seconds())
-	m.addFigure(firstSlow, median(slow.responses).Seconds())
-	m.addFigure(ready, median(fast.starts).Seconds())
-	m.addFigure(coldRequests, median(fast.upstream))
-	// The delay lengthens a response by one delay for each round trip that it waits for in sequence. Other work of the
-	// machine can only add to a time, so the shortest ones count.
-	waited := slices.Min(slow.responses) - slices.Min(fast.responses)
-	m.addFigure(inSequence, waited.Seconds()/(delays[1]-delays[0]).Seconds())
-
 	if m.process, err = start(m.cloud, m.who); err != nil {
 		return err
 	}
