@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,7 +89,12 @@ func work(start string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	_ = http.Serve(listener, mux)
+	// A fixed buffer: a large one would hold a body that nobody reads.
+	small := func(ctx context.Context, c net.Conn) context.Context {
+		_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
+		return ctx
+	}
+	_ = (&http.Server{Handler: mux, ConnContext: small}).Serve(listener)
 }
 
 // seen is a request as the worker received it.
