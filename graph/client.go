@@ -8,7 +8,6 @@ package graph
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -120,7 +119,6 @@ type request struct {
 	claims          string                // that the token must meet; "" for none
 	decode          func(io.Reader) error // reads the body of a success
 	write           bool                  // counts against the limit of writes
-	short           bool                  // the response is too short for compression to save anything
 }
 
 // outcome is the result of a request after its last try.
@@ -194,9 +192,6 @@ func (c *Client) sendOnce(
 	if r.body != nil {
 		req.Header["Content-Type"] = mediaJSON
 	}
-	if r.short {
-		req.Header["Accept-Encoding"] = uncompressed // or net/http asks for gzip
-	}
 	upstream.Tried(ctx)
 	resp, err := c.transport.Do(req)
 	if err != nil {
@@ -208,11 +203,11 @@ func (c *Client) sendOnce(
 	}
 	if resp.StatusCode/100 != 2 {
 		// The status decides, so a body that breaks off is good enough.
-		body, _ := io.ReadAll(io.LimitReader(plainBody(resp), maxErrorBody))
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 		failure := classifyFailure(resp.StatusCode, resp.Header, body)
 		return resp.Header, failure, leavesDoubt(failure.Reason)
 	}
-	if err := r.decode(http.MaxBytesReader(nil, plainBody(resp), maxBody)); err != nil {
+	if err := r.decode(http.MaxBytesReader(nil, resp.Body, maxBody)); err != nil {
 		failure := badResponse(resp, "not the expected JSON")
 		if fault := upstream.Classify(err); fault.Reason == upstream.Timeout {
 			failure.Reason, failure.Cause, failure.Status = fault.Reason, fault.Cause, 0
@@ -220,19 +215,6 @@ func (c *Client) sendOnce(
 		return resp.Header, failure, true
 	}
 	return resp.Header, nil, false
-}
-
-// plainBody returns the body of resp without the compression of a proxy that ignores Accept-Encoding: net/http
-// decompresses nothing if a request names an encoding. A body that cannot be decompressed is empty.
-func plainBody(resp *http.Response) io.ReadCloser {
-	if !strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
-		return resp.Body
-	}
-	plain, err := gzip.NewReader(resp.Body)
-	if err != nil {
-		return http.NoBody
-	}
-	return plain
 }
 
 // authorization returns the value of Authorization with token. It keeps the last one: a token has a kilobyte, and serves
@@ -254,9 +236,6 @@ type bearer struct {
 
 // mediaJSON is the value of Accept and Content-Type.
 var mediaJSON = []string{"application/json"} //nolint:gochecknoglobals // a constant
-
-// uncompressed is the value of Accept-Encoding for a short response.
-var uncompressed = []string{"identity"} //nolint:gochecknoglobals // a constant
 
 // isForeign reports whether resp is of a proxy or a firewall on the way: every response of Graph has a request-id, and
 // none is HTML. A 429 or a failure of the 5xx class says the same with or without one.
@@ -281,9 +260,8 @@ func requestID(h http.Header) string { return upstream.PlainCode(h.Get("Request-
 
 // getJSON decodes the resource at address into v. Its error is an *upstream.Error.
 func (c *Client) getJSON(ctx context.Context, address string, v any) error {
-	_, short := v.(*Device)
 	o := c.send(ctx, request{
-		method: http.MethodGet, address: address, clientRequestID: newClientRequestID(ctx), decode: decodeInto(v), short: short,
+		method: http.MethodGet, address: address, clientRequestID: newClientRequestID(ctx), decode: decodeInto(v),
 	})
 	if o.failure != nil {
 		return o.failure

@@ -85,7 +85,7 @@ func (c *Client) unassignOne(ctx context.Context, id DeviceID) Result {
 	address := c.endpoint + devices + "/" + id.String() + action
 	r := request{
 		method: http.MethodPost, address: address, clientRequestID: clientRequestID, decode: discardBody,
-		write: true, short: true,
+		write: true,
 	}
 	o := c.send(ctx, r)
 	return newResult(id, requestID(o.header), clientRequestID, o.failure, o.doubt)
