@@ -298,6 +298,7 @@ func TestThrottledTries(t *testing.T) {
 		{1500 * time.Millisecond, 10 * time.Second, 2, 2, "throttled"},
 		{100 * time.Millisecond, 12 * time.Second, 2, 2, "throttled"},
 		{2 * time.Second, 15 * time.Second, 1, 2, "done"},
+		{3 * time.Second, 15 * time.Second, 1, 1, "throttled"}, // 4 seconds are left for a retry, 4.5 wanted
 		{5 * time.Second, 15 * time.Second, 1, 1, "throttled"},
 	} {
 		for _, ids := range [][]graph.DeviceID{{device(1)}, {device(1), device(2)}} {

@@ -179,7 +179,7 @@ func (p *Pace) Learn(rate float64) {
 		if p.accepted = dropBefore(p.accepted, time.Now().Add(-window)); len(p.accepted) >= fewWrites {
 			least = p.part()
 		}
-		p.rate = min(p.rate, max(least, rate))
+		p.rate = max(least, rate)
 	}
 	p.heard = rate
 }

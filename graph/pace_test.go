@@ -14,6 +14,17 @@ import (
 	"autopilot-unassign/internal/upstream"
 )
 
+// checkWindows reports writes that are more in a window than maxRate allows.
+func checkWindows(t *testing.T, at []time.Time) {
+	t.Helper()
+	most := int(maxRate * window.Seconds())
+	for i := most; i < len(at); i++ {
+		if took := at[i].Sub(at[i-most]); took < window {
+			t.Fatalf("%d writes in %v", most+1, took)
+		}
+	}
+}
+
 // drain takes permits for d and returns how many there were.
 func drain(p *Pace, d time.Duration, each func(granted int)) int {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
@@ -248,12 +259,7 @@ func TestPaceKeepsToItsRateAfterAPause(t *testing.T) {
 		drain(p, time.Minute, succeed)
 		time.Sleep(accrual)
 		drain(p, time.Minute, succeed)
-		most := int(maxRate * window.Seconds())
-		for i := most; i < len(at); i++ {
-			if took := at[i].Sub(at[i-most]); took < window {
-				t.Fatalf("%d permits in %v", most+1, took)
-			}
-		}
+		checkWindows(t, at)
 	})
 }
 
@@ -363,12 +369,7 @@ func TestPaceTakesLatePermitsBack(t *testing.T) {
 			p.Return(unused, taken)
 			drain(p, window, succeed)
 		}
-		most := int(maxRate * window.Seconds())
-		for i := most; i < len(at); i++ {
-			if took := at[i].Sub(at[i-most]); took < window {
-				t.Fatalf("%d writes in %v", most+1, took)
-			}
-		}
+		checkWindows(t, at)
 	})
 }
 
