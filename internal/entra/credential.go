@@ -186,7 +186,7 @@ func (c *Credential) acquireToken(ctx context.Context, o policy.TokenRequestOpti
 func (c *Credential) dropCache() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.expired || c.signed == nil {
+	if !c.expired || c.signed == nil { // nil: the secret was disabled meanwhile
 		return
 	}
 	if signed, err := c.newSource(c.signed.secret); err == nil {
@@ -232,13 +232,13 @@ func isRefusal(err error) bool {
 // signInWithOlder requests a token with an older version after Entra ID refused the newest one: a certificate that
 // renews itself has a version that the app does not have yet. It uses before, the version in memory, or the versions in
 // the vault if that is nil or the newest, and keeps the first that is not refused until the secret is read again. It
-// returns refusal if all are refused.
+// returns refusal if all are refused, and the vault's error if that may hide an accepted one for now.
 func (c *Credential) signInWithOlder(
 	ctx context.Context, before *source, o policy.TokenRequestOptions, refusal error,
 ) (azcore.AccessToken, error) {
-	older := []*source{before}
+	older, unread := []*source{before}, error(nil)
 	if before == nil || before.secret.Version == c.secret.Version {
-		older = c.readOlder(ctx)
+		older, unread = c.readOlder(ctx)
 	}
 	for _, signed := range older {
 		token, err := c.signInWith(ctx, signed, o)
@@ -252,13 +252,16 @@ func (c *Credential) signInWithOlder(
 		}
 		return token, err
 	}
+	if failed, ok := errors.AsType[*upstream.Error](unread); ok && failed.Reason.Transient() {
+		return azcore.AccessToken{}, unread
+	}
 	return azcore.AccessToken{}, refusal
 }
 
-// readOlder returns the token sources of the older versions in the vault.
-func (c *Credential) readOlder(ctx context.Context) (sources []*source) {
+// readOlder returns the token sources of the older versions in the vault, of those before an error.
+func (c *Credential) readOlder(ctx context.Context) (sources []*source, err error) {
 	if c.older == nil {
-		return nil
+		return nil, nil
 	}
 	c.stage.Store(upstream.Vault)
 	older, err := c.older(ctx, c.secret.Version)
@@ -271,7 +274,7 @@ func (c *Credential) readOlder(ctx context.Context) (sources []*source) {
 			sources = append(sources, signed)
 		}
 	}
-	return sources
+	return sources, err
 }
 
 // readIfDue reads the secret if that is due, and reports whether it did.
