@@ -180,7 +180,7 @@ func TestFailedRead(t *testing.T) {
 	}
 }
 
-// A message says what happened, by the code.
+// Each code has its own message.
 func TestMessageFitsCode(t *testing.T) {
 	for code, test := range map[Code]struct {
 		carries graph.Account
@@ -270,6 +270,26 @@ func TestThrottledList(t *testing.T) {
 				t.Errorf("%s: %d changes were sent, want %d", test.name, len(fake.changed), want)
 			}
 		})
+	}
+}
+
+// A list whose devices failed for one reason has the title of that reason.
+func TestTitleOfAList(t *testing.T) {
+	for second, want := range map[upstream.Reason]string{
+		upstream.Conflict: statusOf("graph_conflict").title, upstream.StateChanged: "Devices failed",
+	} {
+		fake := &fakeGraph{find: carrying(fjord), change: func(_ int, id graph.DeviceID) error {
+			reason := upstream.Conflict
+			if id.String() != someDevice {
+				reason = second
+			}
+			return &upstream.Error{Service: upstream.Graph, Reason: reason}
+		}}
+		other := someDevice[:34] + "02"
+		w, answer, _ := post(t, Options{Devices: fake}, `{"devices":[{"deviceId":"`+someDevice+`"},{"deviceId":"`+other+`"}]}`)
+		if w.Code != http.StatusConflict || want == "" || answer["title"] != want {
+			t.Errorf("%s: %d %v, want %q", second, w.Code, answer["title"], want)
+		}
 	}
 }
 
