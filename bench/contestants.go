@@ -231,7 +231,7 @@ func (s *server) fault(err error) error {
 	return fmt.Errorf("%w; its last output: %s", err, s.output.read())
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the last bytes written to it.
 type tail struct {
 	mu   sync.Mutex
 	text []byte

@@ -124,8 +124,8 @@ func checkContestant(c *simulated, who contestant) error {
 	return nil
 }
 
-// measureRound takes the figures of all contestants for one round. They start cold one after the other, as a start is
-// quicker after one of the same program; warm, they take many turns.
+// measureRound takes the figures of all contestants for one round. Each starts cold several times in a row, so that its
+// files are cached alike. The warm processes take many turns.
 func measureRound(c *simulated, field []contestant, round int, r results) error {
 	var all []*measurement
 	defer func() {

@@ -169,8 +169,8 @@ func (h *Handler) readDevices(ctx context.Context, w *work, devices []*device) {
 	}
 }
 
-// accountShown returns whether Graph has shown a resource account in a read like that of d. Reads by id and by serial
-// number are told apart: Graph fills other properties of this resource in lists alone.
+// accountShown returns the flag for reads like that of d: Graph has shown a resource account in one. Reads by id and by
+// serial number have separate flags, because Graph fills other properties of this resource in lists alone.
 func (h *Handler) accountShown(d *device) *atomic.Bool {
 	if d.serial != "" {
 		return &h.shownBySerial

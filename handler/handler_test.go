@@ -55,7 +55,7 @@ func done204(ids []graph.DeviceID) []graph.Result {
 	return results
 }
 
-// newHandler returns a Handler whose changes in the background are like the others unless o says otherwise.
+// newHandler returns a Handler. Without a Background or a Pace in o, events use Devices, and an unlimited pace.
 func newHandler(o Options) *Handler {
 	if o.Background == nil {
 		o.Background = o.Devices

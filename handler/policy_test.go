@@ -315,7 +315,7 @@ func TestSweepCountsFailures(t *testing.T) {
 	}
 }
 
-// brokenChange is an inventory whose first changes end in a panic.
+// brokenChange is an inventory that panics in its first changes.
 type brokenChange struct {
 	inventory
 

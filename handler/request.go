@@ -146,7 +146,8 @@ type bodyDecoder struct {
 	single target // the device that the body names itself, outside devices
 }
 
-// decode decodes a body of at most limit bytes whose fields fieldReader reads, with those of a request among them.
+// decode decodes a body of at most limit bytes. fieldReader returns the reader of a field: d.fieldReader for the fields of a
+// request.
 func (d *bodyDecoder) decode(body []byte, limit int, fieldReader func(field string) fieldReader) (request, error) {
 	body, err := checkJSON(body, limit)
 	if err == nil {

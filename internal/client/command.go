@@ -74,8 +74,8 @@ func newConnection(command, help string) *connection {
 	return c
 }
 
-// setLimit returns the function of a flag that limits what a command does. An empty value, such as of a variable that
-// is not set, would lift the limit: it is an error.
+// setLimit returns the setter of a flag that limits a command. An empty value, such as of an unset variable, is an error:
+// it would lift the limit.
 func setLimit(value *string) func(string) error {
 	return func(text string) error {
 		if strings.TrimSpace(text) == "" {

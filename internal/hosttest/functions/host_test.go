@@ -89,7 +89,7 @@ func work(start string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	// A fixed buffer: a large one would hold a body that nobody reads.
+	// A fixed buffer: a large one would hold an unread body.
 	small := func(ctx context.Context, c net.Conn) context.Context {
 		_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
 		return ctx
