@@ -48,6 +48,14 @@ func TestPaceGrowsToTheLimit(t *testing.T) {
 		if first := drain(p, 3*time.Second, func(int) {}); first != 1 {
 			t.Errorf("%d permits in 3 s without a response", first)
 		}
+		for heard, most := range map[float64]int{0: 8, startRate: 5} {
+			quick := NewPace()
+			quick.Learn(heard)
+			first := drain(quick, 3*time.Second, func(granted int) { quick.report(granted, 0, 0) })
+			if first < 1 || first > most {
+				t.Errorf("%d permits in the first 3 s, another process at %.1f a second", first, heard)
+			}
+		}
 		p.report(1, 0, 0)
 		drain(p, 17*time.Second, succeed)
 		if full := drain(p, 20*time.Second, succeed); full < 90 || full > 97 {
